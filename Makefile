@@ -1,0 +1,41 @@
+# One way to do each thing; CI runs the same (.ci/run). `make` alone prints what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench faults clean
+
+# Not taken from the environment, where some shells keep the machine's own name in HOST: that would serve to the network.
+HOST = 127.0.0.1
+PORT = 5005
+ARGS =
+
+help: ## Show this list
+	@echo "Usage: make TARGET [ARGS='more arguments for the command']"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+setup: ## Create .venv with everything that development needs
+	@bash scripts/setup.sh dev
+
+run: ## Build the embedded demo and serve it on 127.0.0.1:5005 (PORT=, HOST=) until Ctrl-C
+	@bash scripts/setup.sh runtime
+	@exec .venv/bin/recs serve --demo --host '$(HOST)' --port '$(PORT)' $(ARGS)
+
+test: setup ## Run every test, on private MariaDB and Redis servers (ARGS='-k feed')
+	@bash scripts/install_servers.sh
+	@exec .venv/bin/python -m pytest $(ARGS)
+
+check: setup ## Check format, rules and types
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+
+bench: setup ## Measure, and print each figure beside its target
+	@bash scripts/install_servers.sh mariadb-server-core mariadb-client-core redis-server wrk apache2-utils
+	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+faults: setup ## Break everything at random under load, and count every event (ARGS='--seed 7 --faults 40')
+	@bash scripts/install_servers.sh mariadb-server-core redis-server
+	@exec .venv/bin/python -m tests.faults $(ARGS)
+
+clean: ## Remove .venv and all caches; the service's data in var/ stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build ./*.egg-info
+	@find . -name __pycache__ -type d -not -path './var/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The import path that runbooks name: ``api.server:app``."""

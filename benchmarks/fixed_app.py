@@ -1,0 +1,32 @@
+"""The service, and beside its feeds a route that returns one body of a feed's size: what the server alone costs."""
+
+import os
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from recommendation_service.api.feeds import read_body
+from recommendation_service.bootstrap import create_app
+
+app = create_app()
+_BODY = b'{"statusCode":200,"body":"' + b"x" * (int(os.environ.get("FIXED_BODY_BYTES", "16384")) - 28) + b'"}'
+
+
+class _Fixed:
+    """Plain ASGI like the feeds, behind the same middleware: it reads the body and answers."""
+
+    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        await read_body(scope, receive)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": _BODY})
+
+
+async def _declared(request: Request) -> Response:
+    await request.body()
+    return Response(_BODY, media_type="application/json")
+
+
+app.router.routes.insert(0, Route("/bench/fixed", _Fixed(), methods=["POST"]))
+app.add_api_route("/bench/declared", _declared, methods=["POST"], include_in_schema=False)

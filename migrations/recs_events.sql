@@ -1,0 +1,39 @@
+-- The service's own tables in the operator's database: what `recs migrate` makes, for whoever runs DDL by hand.
+-- Columns: docs/events.md.
+--
+--   mysql -h HOST -u ADMIN -p interacpedia < migrations/recs_events.sql
+--
+-- MySQL 5.7+ or MariaDB 10.2+. It can be run again: what is there stays.
+
+CREATE TABLE IF NOT EXISTS recs_schema (
+  version INT NOT NULL PRIMARY KEY,
+  what VARCHAR(255) NOT NULL,
+  applied_at VARCHAR(19) NOT NULL
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+CREATE TABLE IF NOT EXISTS recs_events (
+  id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  event_id VARCHAR(128) NOT NULL,
+  event VARCHAR(16) NOT NULL,
+  user_id BIGINT UNSIGNED NOT NULL,
+  item_type VARCHAR(9) NULL,
+  item_id BIGINT UNSIGNED NULL,
+  request_id VARCHAR(128) NULL,
+  session_id VARCHAR(128) NULL,
+  endpoint VARCHAR(8) NULL,
+  slot_kind VARCHAR(8) NULL,
+  position INT NULL,
+  value DOUBLE NULL,
+  watch_seconds DOUBLE NULL,
+  flags SMALLINT NOT NULL,
+  happened_at DATETIME(3) NOT NULL,
+  received_at DATETIME(3) NOT NULL,
+  properties MEDIUMTEXT NULL,
+  slots MEDIUMBLOB NULL,
+  flush_id BIGINT NOT NULL,
+  UNIQUE KEY recs_events_event_id (event_id),
+  KEY recs_events_user_time (user_id, happened_at),
+  KEY recs_events_request (request_id),
+  KEY recs_events_time (happened_at)
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
+INSERT IGNORE INTO recs_schema (version, what, applied_at)
+  VALUES (1, 'recs_events, what feeds showed and what people did', CAST(UTC_TIMESTAMP() AS CHAR));

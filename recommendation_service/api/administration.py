@@ -1,0 +1,159 @@
+"""What administrators ask about one feed and one user: why its items were there, and to be forgotten."""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from fastapi import FastAPI, Path, Request
+from sqlalchemy.engine import Engine
+from starlette.responses import Response
+
+from recommendation_service.api.access import Access
+from recommendation_service.api.documentation import answers
+from recommendation_service.api.feedback import Feedback
+from recommendation_service.api.personal_feeds import PersonalFeeds
+from recommendation_service.api.schemas import LARGEST_ID
+from recommendation_service.api.serving import Serving
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import NotFound, ServiceError, SourceError
+from recommendation_service.events.forgetting import forget_user
+from recommendation_service.events.lookup import find_feed
+from recommendation_service.events.records import FeedRecord, endpoint_name, now_ms
+from recommendation_service.events.tables import make_writing_engine
+from recommendation_service.events.user_memory import MemoryFailed, user_key
+from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
+from recommendation_service.ranking.places import find
+from recommendation_service.ranking.policy import Policy
+
+T = TypeVar("T")
+
+_ADMINISTRATOR: dict[str, Any] = {"security": [{"administrator": []}]}
+
+
+class DatabaseFailed(ServiceError):
+    status = 503
+    code = "database_failed"
+
+
+def add_administration(
+    app: FastAPI,
+    prefix: str,
+    settings: Settings,
+    serving: Serving,
+    feeds: PersonalFeeds,
+    feedback: Feedback,
+    access: Access,
+    policy: Policy,
+) -> None:
+    folder = settings.events_dir
+    writing_engine = functools.cache(lambda: make_writing_engine(settings))
+
+    def with_database(work: Callable[[Engine], T]) -> T:
+        """Called so rarely that no connection is kept for it."""
+        try:
+            return work(writing_engine())
+        finally:
+            writing_engine().dispose()
+
+    @app.get(
+        f"{prefix}/explain/{{request_id}}",
+        summary="Why each item of a feed was there",
+        tags=["operations"],
+        responses=answers(401, 403, 404, 422, 503),
+        openapi_extra=_ADMINISTRATOR,
+    )
+    async def explain(request: Request, request_id: Annotated[str, Path(max_length=64)]) -> Response:
+        """By the `request_id` of its answer, as long as it is in the log or in recs_events. Administrators only."""
+        access.check_administrator(request.scope)
+        try:
+            record = await asyncio.to_thread(with_database, lambda engine: find_feed(engine, folder, request_id))
+        except SourceError as error:
+            raise DatabaseFailed(str(error), retry_after_seconds=5) from error
+        if record is None:
+            raise NotFound("No feed of that request_id is recorded.")
+        body = explained(record, serving, policy)
+        return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
+
+    @app.delete(
+        f"{prefix}/users/{{user_id}}",
+        summary="Forget what the service remembers of a user",
+        tags=["operations"],
+        responses=answers(401, 403, 422, 503),
+        openapi_extra=_ADMINISTRATOR,
+    )
+    async def forget(request: Request, user_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> Response:
+        """Says what was removed. What the operator's own tables have of the user, activity_log included, stays.
+        `fleet_told`: other machines forget within seconds (with Redis; without, ask each). Administrators only."""
+        access.check_administrator(request.scope)
+        removed: dict[str, object] = {"user_id": user_id, "remembered_items": 0}
+        moment = now_ms()
+        key = user_key(user_id, 0)
+        if key is not None and feeds.memory is not None:
+            try:
+                removed["remembered_items"] = feeds.memory.forget(key)
+            except MemoryFailed as error:
+                raise DatabaseFailed(f"What the user has seen cannot be removed: {error}") from error
+        if key is not None and feeds.fleet is not None:
+            removed["fleet_memory"] = await feeds.fleet.forget(key)
+        if feedback.stream is not None:
+            removed["fleet_told"] = await feedback.stream.forget(user_id, moment)
+        if feeds.users is not None:
+            removed["cached_facts"] = await feeds.users.forget(user_id)
+        try:
+            removed |= await asyncio.to_thread(
+                with_database, lambda engine: forget_user(engine, folder, user_id, moment)
+            )
+        except SourceError as error:
+            raise DatabaseFailed(f"{error} What is in the log will not be flushed.", retry_after_seconds=30) from error
+        return Response(msgspec.json.encode({"statusCode": 200, "body": removed}), media_type="application/json")
+
+
+def explained(record: FeedRecord, serving: Serving, policy: Policy) -> dict[str, Any]:
+    """The feed and a Why for each item, with the policy of today where it is the feed's."""
+    same_policy = record.policy_version == policy.version
+    slots = record.slots()
+    items = []
+    for position, key in enumerate(slots.items.tolist()):
+        choice = Choice(
+            int(slots.kinds[position]),
+            int(slots.pools[position]),
+            int(slots.relaxed[position]),
+            float(slots.propensities[position]),
+            slots.features[position],
+        )
+        reason: Why = why(policy, choice, position, _age_days(record, serving, key) if same_policy else None)
+        content = msgspec.to_builtins(reason)
+        if not same_policy:
+            for name in ("score", "expected", "bonus", "terms"):
+                content.pop(name)  # another policy's
+        items.append({"type": "challenge" if key & 1 else "resume", "id": str(key >> 1), "why": content})
+    return {
+        "request_id": record.request_id.hex(),
+        "user_id": record.user_id,
+        "session_id": record.session_id,
+        "endpoint": endpoint_name(record.endpoint),
+        "happened_at": datetime.fromtimestamp(record.happened_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        "catalog": record.catalog_version,
+        "policy": record.policy_version,
+        "seed": record.seed,
+        "items": items,
+    }
+
+
+def _age_days(record: FeedRecord, serving: Serving, key: int) -> float | None:
+    """Of the item when the feed's catalog was built, which its version begins with; None: it is in no feed any more."""
+    catalog = serving.catalog
+    if catalog is None:
+        return None
+    arrays = catalog.arrays
+    item = find(arrays.item_id, key >> 1, *((arrays.videos, len(arrays.item_id)) if key & 1 else (0, arrays.videos)))
+    if item < 0:
+        return None
+    try:
+        built = datetime.strptime(record.catalog_version.split("Z-")[0], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return (built.timestamp() - float(arrays.created[item])) / DAY_SECONDS

@@ -1,0 +1,334 @@
+"""The OpenAPI document: FastAPI's for the ordinary routes, and the feeds described from their types."""
+
+import functools
+from importlib import resources
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from recommendation_service import __version__
+from recommendation_service.api.access import Access
+from recommendation_service.api.assets import ASK_EACH_TIME, Asset, HashedAssets, make_asset
+from recommendation_service.api.event_documentation import event_schema, feedback_operation
+from recommendation_service.api.feeds import LONGEST_IDEMPOTENCY_KEY
+from recommendation_service.api.schemas import (
+    DEFAULT_ITEMS,
+    EXCLUDED_FIELDS,
+    LARGEST_ID,
+    LONGEST_SESSION_ID,
+    MOST_EXCLUDED,
+    MOST_ITEMS,
+    SIZE_FIELDS,
+    USER_FIELDS,
+)
+from recommendation_service.catalog.items import ChallengeItem, ResumeItem
+from recommendation_service.feed.explain import Why
+from recommendation_service.feed.pipeline import IDS_FIELD
+from recommendation_service.ranking.policy import ENDPOINTS
+
+PAGE = "/docs"
+DOCUMENT = "openapi.json"
+ASSETS = "docs-assets"
+# Of the package fastapi_swagger; types are said here, since those that a machine knows by itself differ.
+PAGE_FILES = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "favicon-32x32.png": "image/png",
+}
+
+SUMMARIES = {
+    "total": "Résumé videos and challenges mixed",
+    "discover": "Résumé videos only",
+    "flow": "Challenges only",
+}
+ITEM_TYPES = {
+    "total": ("ResumeItem", "ChallengeItem"),
+    "discover": ("ResumeItem",),
+    "flow": ("ChallengeItem",),
+}
+ERRORS = {
+    400: "The body is not JSON",
+    401: "No API key or token",
+    403: "A wrong API key or token, or an endpoint that is closed",
+    404: "There is no such thing",
+    409: "The Idempotency-Key was sent with other fields less than two minutes ago",
+    413: "The body has more than 1 MiB",
+    415: "The body says that it is not JSON",
+    429: "More requests than the rate limit allows; see Retry-After",
+    422: "Fields of a wrong type or out of range, all of them named",
+    503: "Not ready, failed for now, or shedding load; see Retry-After",
+}
+
+USER_ID = {
+    "description": "Who asks: an integer from 0, or a string of digits. 0 or absent: anonymous, not personal.",
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": LARGEST_ID},
+        {"type": "string", "pattern": "^[0-9]{1,18}$"},
+        {"type": "null"},
+    ],
+    "default": 0,
+    "examples": [4711],
+}
+SIZE = {
+    "description": f"How many items, 1 to {MOST_ITEMS}.",
+    "anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_ITEMS}, {"type": "null"}],
+    "default": DEFAULT_ITEMS,
+    "examples": [DEFAULT_ITEMS],
+}
+EXCLUDED = {
+    "description": f"Items with these ids, of either type, never come back; at most {MOST_EXCLUDED}. "
+    "A list of integers or strings of digits, or one comma-separated string.",
+    "anyOf": [
+        {
+            "type": "array",
+            "maxItems": MOST_EXCLUDED,
+            "items": {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9]{1,18}$"}]},
+        },
+        {"type": "string", "pattern": "^( *[0-9]{1,18} *(, *[0-9]{1,18} *)*)?$"},
+        {"type": "null"},
+    ],
+    "default": [],
+    "examples": [[812, "105"]],
+}
+SESSION_ID = {
+    "description": f"Groups the pages of one scroll; up to {LONGEST_SESSION_ID} characters.",
+    "anyOf": [{"type": "string", "maxLength": LONGEST_SESSION_ID}, {"type": "null"}],
+    "examples": ["a3f1"],
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "A name of your own for the request: repeated within a minute, it gets the same bytes.",
+    "schema": {"type": "string", "maxLength": LONGEST_IDEMPOTENCY_KEY},
+}
+EXPLAIN = {
+    "description": "Adds `why` to each item: slot, pool, score terms and propensity.",
+    "anyOf": [{"type": "boolean"}, {"type": "null"}],
+    "default": False,
+    "examples": [False],
+}
+
+
+def answers(*errors: int, content: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """A route's documented answers: 200, and errors of the contract's form."""
+    documented: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": ERRORS[status],
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        }
+        for status in errors
+    }
+    if content is not None:
+        documented[200] = {"description": "OK", "content": content}
+    return documented
+
+
+def add_documentation(app: FastAPI, prefix: str, access: Access) -> None:
+    """``/docs``, what it loads, and ``/openapi.json`` with every route.
+
+    All of it comes from here. What the page names bears a hash and may be kept for ever; the page and
+    ``/openapi.json`` are asked for each time.
+    """
+
+    @functools.cache
+    def openapi() -> dict[str, Any]:
+        return _document(app, prefix, access)
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+    @functools.cache
+    def document() -> Asset:
+        return make_asset(msgspec.json.encode(openapi()), "application/json")
+
+    sources = {name: functools.partial(_page_file, name, media_type) for name, media_type in PAGE_FILES.items()}
+    assets = HashedAssets({**sources, DOCUMENT: document})
+
+    # Plain functions, which run in threads: the first of them reads files and makes the document.
+    def page(_request: Request) -> Response:
+        # Relative addresses: right behind any proxy, and nobody's Host header is written into a page.
+        address = {name: f"{ASSETS}/{assets.name(name)}" for name in (*PAGE_FILES, DOCUMENT)}
+        html = get_swagger_ui_html(
+            openapi_url=address[DOCUMENT],
+            title="Recommendation service",
+            swagger_js_url=address["swagger-ui-bundle.js"],
+            swagger_css_url=address["swagger-ui.css"],
+            swagger_favicon_url=address["favicon-32x32.png"],
+        )
+        return HTMLResponse(html.body, headers={"Cache-Control": ASK_EACH_TIME})
+
+    def asset(request: Request) -> Response:
+        return assets.answer(request.path_params["name"], request)
+
+    def current_document(request: Request) -> Response:
+        return document().answer(request, ASK_EACH_TIME)
+
+    routes = app.router.routes
+    # FastAPI has put its own route of the document there already, without headers for caches.
+    own = next(at for at, route in enumerate(routes) if getattr(route, "path", None) == app.openapi_url)
+    routes[own] = Route(f"/{DOCUMENT}", current_document, include_in_schema=False)
+    routes += [
+        Route(PAGE, page, include_in_schema=False),
+        Route(f"/{ASSETS}/{{name}}", asset, include_in_schema=False),
+    ]
+
+
+def _page_file(name: str, media_type: str) -> Asset:
+    return make_asset((resources.files("fastapi_swagger") / "resources" / name).read_bytes(), media_type)
+
+
+def _document(app: FastAPI, prefix: str, access: Access) -> dict[str, Any]:
+    document = get_openapi(
+        title="Recommendation service",
+        version=__version__,
+        description="Personal, diverse feeds of talent videos (résumés) and challenges.",
+        routes=app.routes,
+    )
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    _, item_schemas = msgspec.json.schema_components(
+        [ResumeItem, ChallengeItem, Why], ref_template="#/components/schemas/{name}"
+    )
+    schemas |= item_schemas
+    for item in ("ResumeItem", "ChallengeItem"):
+        # Everything of an item is always there, but status_at (where unknown) and why (unless asked for).
+        schemas[item]["required"] = sorted(set(schemas[item]["properties"]) - {"status_at"})
+        schemas[item]["properties"]["why"] = {"$ref": "#/components/schemas/Why"}
+    document["tags"] = [{"name": "feeds"}, {"name": "feedback"}, {"name": "operations"}]
+    schemas["FeedRequest"] = _feed_request()
+    schemas["FeedbackEvent"] = event_schema()
+    schemas["Error"] = _error()
+    components["securitySchemes"] = {
+        "apiKey": {"type": "http", "scheme": "bearer", "description": "One of API_KEYS, where that is set"},
+        "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same"},
+        "administrator": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN"},
+    }
+    for endpoint in ENDPOINTS:
+        schemas[f"{endpoint.capitalize()}Feed"] = _feed_answer(endpoint)
+        document["paths"][f"{prefix}/search/{endpoint}"] = {"post": _feed_operation(endpoint, access)}
+    document["paths"][f"{prefix}/feedback"] = {"post": _with_keys(feedback_operation(_errors(access)), access)}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["responses"].setdefault(
+                "500",
+                {
+                    "description": "The service failed; the message names the request's id",
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                },
+            )
+    return document
+
+
+def _feed_operation(endpoint: str, access: Access) -> dict[str, Any]:
+    responses: dict[str, Any] = {
+        "200": {
+            "description": "The feed, in order",
+            "headers": {"X-Request-ID": {"schema": {"type": "string"}, "description": "the feed's request_id"}},
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.capitalize()}Feed"}}},
+        }
+    }
+    responses |= _errors(access)
+    responses["409"] = answers(409)[409]
+    operation: dict[str, Any] = {
+        "operationId": f"feed_{endpoint}",
+        "summary": SUMMARIES[endpoint],
+        "tags": ["feeds"],
+        "parameters": [IDEMPOTENCY_KEY],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/FeedRequest"}}},
+        },
+        "responses": responses,
+    }
+    return _with_keys(operation, access)
+
+
+def _errors(access: Access) -> dict[str, Any]:
+    """What a call of a client may be answered but for success."""
+    statuses = [400, *([401, 403] if access.keys_required else []), 413, 415, 422, 429, 503]
+    return {str(status): answer for status, answer in answers(*statuses).items()}
+
+
+def _with_keys(operation: dict[str, Any], access: Access) -> dict[str, Any]:
+    return operation | ({"security": [{"apiKey": []}, {"apiKeyHeader": []}]} if access.keys_required else {})
+
+
+def _feed_request() -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for names, schema in ((USER_FIELDS, USER_ID), (SIZE_FIELDS, SIZE), (EXCLUDED_FIELDS, EXCLUDED)):
+        properties[names[0]] = schema
+        for name in names[1:]:
+            properties[name] = {
+                **schema,
+                "description": f"Another spelling of {names[0]}. {schema['description']}",
+            }
+    properties |= {"session_id": SESSION_ID, "explain": EXPLAIN}
+    return {
+        "type": "object",
+        "properties": properties,
+        "examples": [{"SELF_ID": 4711, "N_VIDEOS": DEFAULT_ITEMS, "EXCLUDED_IDS": [812], "explain": True}],
+    }
+
+
+def _feed_answer(endpoint: str) -> dict[str, Any]:
+    items = [{"$ref": f"#/components/schemas/{name}"} for name in ITEM_TYPES[endpoint]]
+    body = {
+        IDS_FIELD[endpoint].decode(): {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "the items' ids, in feed order",
+        },
+        "items": {"type": "array", "items": {"anyOf": items}, "maxItems": MOST_ITEMS},
+        "request_id": {"type": "string"},
+        "relaxed": {
+            "type": "array",
+            "items": {"enum": ["skill_novelty", "creator_window", "slot_kind", "seen"]},
+            "description": "every rule that had to give way so that the feed could be full",
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["statusCode", "body"],
+        "properties": {
+            "statusCode": {"const": 200},
+            "body": {"type": "object", "required": list(body), "properties": body},
+        },
+    }
+
+
+def _error() -> dict[str, Any]:
+    detail = {
+        "type": "object",
+        "required": ["field", "problem"],
+        "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
+    }
+    error = {
+        "type": "object",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": {"type": "string"},
+            "message": {"type": "string"},
+            "details": {"type": "array", "items": detail},
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["statusCode", "error"],
+        "properties": {"statusCode": {"type": "integer"}, "error": error},
+        "examples": [
+            {
+                "statusCode": 422,
+                "error": {
+                    "code": "invalid_request",
+                    "message": "The request has invalid fields.",
+                    "details": [{"field": "N_VIDEOS", "problem": "must be from 1 to 100, but is 0"}],
+                },
+            }
+        ],
+    }

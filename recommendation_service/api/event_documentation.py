@@ -1,0 +1,150 @@
+"""``POST /feedback`` in the OpenAPI document."""
+
+from typing import Any
+
+from recommendation_service.api.event_bodies import (
+    LARGEST_POSITION,
+    LARGEST_VALUE,
+    LARGEST_WATCH_SECONDS,
+    LONGEST_EVENT_ID,
+    MOST_EVENTS,
+)
+from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID
+from recommendation_service.catalog.layout import LARGEST_ITEM
+from recommendation_service.events.records import EVENT_NAMES, ITEM_TYPES, Flag
+
+_NUMBER = "an integer, or a string of digits"
+
+
+def _id(least: int, largest: int) -> list[dict[str, Any]]:
+    return [
+        {"type": "integer", "minimum": least, "maximum": largest},
+        {"type": "string", "pattern": "^[0-9]{1,18}$" if least == 0 else "^[1-9][0-9]{0,17}$"},
+    ]
+
+
+def _known(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    """A field that need not be there."""
+    return {"description": description, "anyOf": [schema, {"type": "null"}]}
+
+
+def _text(longest: int, least: int = 0) -> dict[str, Any]:
+    return {"type": "string", "minLength": least, "maxLength": longest}
+
+
+def event_schema() -> dict[str, Any]:
+    properties: dict[str, dict[str, Any]] = {
+        "event": {
+            "description": "What the person did. `impression`: it was on the screen. `hide`: it never comes back.",
+            "enum": list(EVENT_NAMES),
+        },
+        "user_id": {"description": f"Who did it: {_NUMBER}; 0 for an anonymous person.", "anyOf": _id(0, LARGEST_ID)},
+        "item_type": {
+            "description": "`creator` only with `hide`: nothing of that user (item_id) comes back.",
+            "enum": list(ITEM_TYPES),
+        },
+        "item_id": {"description": f"The item's id: {_NUMBER}.", "anyOf": _id(1, LARGEST_ITEM)},
+        "request_id": _known(_text(LONGEST_EVENT_ID), "The feed that showed the item."),
+        "session_id": _known(_text(LONGEST_SESSION_ID), "The session of that feed."),
+        "position": _known(
+            {"type": "integer", "minimum": 0, "maximum": LARGEST_POSITION}, "Its place in that feed, the first is 0."
+        ),
+        "value": _known(
+            {"type": "number", "minimum": 0, "maximum": LARGEST_VALUE},
+            "The rating, which that event must have; above 5 counts as 5.",
+        ),
+        "watch_seconds": _known(
+            {"type": "number", "minimum": 0, "maximum": LARGEST_WATCH_SECONDS}, "How long the video was watched."
+        ),
+        "timestamp": _known(
+            {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]},
+            "When it happened: seconds (or milliseconds) since 1970, or ISO 8601. Absent: now. Clamped to what lies "
+            "between 2000 and now.",
+        ),
+        "event_id": _known(
+            _text(LONGEST_EVENT_ID, 1) | {"pattern": "[^ ]$"},
+            "A name of your own: an event sent again under it counts once. Send one.",
+        ),
+    }
+    required = ["event", "user_id", "item_type", "item_id"]
+    items = {"description": "What it was done to.", "enum": [kind for kind in ITEM_TYPES if kind != "creator"]}
+    rating = {
+        "description": "The rating; above 5 counts as 5.",
+        "type": "number",
+        "minimum": 0,
+        "maximum": LARGEST_VALUE,
+    }
+    example = {"event": "view", "user_id": 4711, "item_type": "resume", "item_id": "812", "watch_seconds": 12.5}
+    return {
+        "description": "An event with an item, a rating of one, or that nothing of a creator is to come back.",
+        "anyOf": [
+            {
+                "title": "An event with an item",
+                "type": "object",
+                "required": required,
+                "properties": properties
+                | {
+                    "event": properties["event"] | {"enum": [n for n in EVENT_NAMES if n != "rating"]},
+                    "item_type": items,
+                },
+            },
+            {
+                "title": "A rating",
+                "type": "object",
+                "required": [*required, "value"],
+                "properties": properties | {"event": {"const": "rating"}, "item_type": items, "value": rating},
+            },
+            {
+                "title": "A creator to hide",
+                "type": "object",
+                "required": required,
+                "properties": properties | {"event": {"const": "hide"}, "item_type": {"const": "creator"}},
+            },
+        ],
+        "examples": [example | {"request_id": "0f" * 16, "position": 3, "event_id": "a7c1-42"}],
+    }
+
+
+def feedback_operation(errors: dict[str, Any]) -> dict[str, Any]:
+    """``errors``: the documented answers but for 202, by status."""
+    event = {"$ref": "#/components/schemas/FeedbackEvent"}
+    flagged = {
+        "type": "object",
+        "required": ["event_id", "flags"],
+        "properties": {
+            "event_id": {"type": "string"},
+            "flags": {"type": "array", "items": {"enum": [str(flag.name).lower() for flag in Flag]}},
+        },
+    }
+    body = {
+        "accepted": {"type": "integer", "description": "how many different events are on the disk now"},
+        "flagged": {"type": "array", "items": flagged, "description": "those of them that are odd"},
+    }
+    answer = {
+        "type": "object",
+        "required": ["statusCode", "body"],
+        "properties": {
+            "statusCode": {"const": 202},
+            "body": {"type": "object", "required": list(body), "properties": body},
+        },
+    }
+    return {
+        "operationId": "feedback",
+        "summary": "What people did with what feeds showed",
+        "description": "Answered once the events are durable. On 503 none of them was taken: send them again.",
+        "tags": ["feedback"],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "anyOf": [event, {"type": "array", "minItems": 1, "maxItems": MOST_EVENTS, "items": event}]
+                    }
+                }
+            },
+        },
+        "responses": {
+            "202": {"description": "Durable", "content": {"application/json": {"schema": answer}}},
+            **errors,
+        },
+    }

@@ -1,0 +1,210 @@
+"""A feed for a person: ranked without what the person has seen, remembered, and recorded."""
+
+import hashlib
+import time
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from recommendation_service.api.schemas import FeedBody
+from recommendation_service.api.serving import Serving
+from recommendation_service.core.errors import IdempotencyConflict
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.redis import Allowance
+from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
+from recommendation_service.events.log import EventLog, LogFull
+from recommendation_service.events.recording import feed_record
+from recommendation_service.events.records import encode
+from recommendation_service.events.user_memory import (
+    ANSWER_SECONDS,
+    MemoryFailed,
+    StoredAnswer,
+    UserMemory,
+    answer_key,
+    user_key,
+)
+from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest, Outsider
+from recommendation_service.ranking.seen import session_number
+from recommendation_service.sources.users import Users
+
+log = structlog.get_logger(__name__)
+
+# A feed whose user was served something else meanwhile is ranked again; so often, then it is given as it is.
+RANKINGS = 32
+NOBODY = b"nobody"  # the key under which nothing is remembered
+
+
+class Ranked(NamedTuple):
+    """A feed that was made, and may yet be thrown away."""
+
+    body: bytes
+    relaxed: list[str]
+    record: bytes  # empty where nothing is recorded
+    shown: npt.NDArray[np.int64]  # (n,) keys of the items
+
+
+class PersonalFeeds:
+    """One worker's. ``memory``, ``fleet`` and ``event_log`` are opened in its lifespan; None: there is none."""
+
+    def __init__(self, serving: Serving, metrics: Metrics, *, remembers: bool) -> None:
+        self._serving = serving
+        self._metrics = metrics
+        self._remembers = remembers
+        self.memory: UserMemory | None = None
+        self.fleet: FleetMemory | None = None
+        self.event_log: EventLog | None = None
+        self.users: Users | None = None
+        self._warned = 0.0
+
+    async def feed(
+        self, endpoint: str, fields: FeedBody, request_id: str, caller: str = "", idempotency_key: str = ""
+    ) -> bytes:
+        """The body of the answer. Raises NotReady, Overloaded, IdempotencyConflict for a key used otherwise."""
+        pipeline = await self._serving.ready_pipeline()
+        now = time.time()
+        session = session_number(fields.session_id)
+        request = FeedRequest(
+            endpoint,
+            fields.user_id,
+            fields.size,
+            request_id,
+            fields.excluded,
+            fields.explain,
+            now=int(now),
+            session=session,
+        )
+        key = user_key(fields.user_id, session) if self._remembers else None
+        asked = None
+        allowance = self.fleet.allowance() if self.fleet is not None else None
+        if idempotency_key:
+            asked = answer_key(caller, endpoint, str(fields.user_id), idempotency_key), _digest(fields)
+            if (stored := await self._answered(key or NOBODY, asked[0], allowance)) is not None:
+                return self._same_request(stored, asked)
+        if self.users is not None and fields.user_id and pipeline.user_row(fields.user_id) < 0:
+            request = request._replace(outsider=await self._outsider(self.users, pipeline, fields.user_id))
+        happened_ms = int(now * 1000)
+        if self.memory is not None and (key is not None or asked is not None):
+            try:
+                return await self._rank_and_remember(
+                    self.memory, pipeline, request, key or NOBODY, asked, fields.session_id, happened_ms, allowance
+                )
+            except MemoryFailed as error:
+                self._memory_failed(error)
+        return self._served(self._rank(pipeline, request, fields.session_id, happened_ms))
+
+    async def _outsider(self, users: Users, pipeline: FeedPipeline, user_id: int) -> Outsider | None:
+        """What the operator's tables say of a user who is not in the catalog, where that is known in time."""
+        known, facts = users.cached(user_id)
+        if not known:
+            facts = await users.facts(user_id)
+        if facts is None:
+            return None
+        return Outsider(facts.history, facts.network, facts.connections, pipeline.token_numbers(facts.attributes))
+
+    def _rank(self, pipeline: FeedPipeline, request: FeedRequest, session_id: str | None, happened_ms: int) -> Ranked:
+        """All that a feed leaves, read from the pipeline's memory before another request may use it."""
+        pipeline.rank(request)
+        recorded = self.event_log is not None
+        return Ranked(
+            pipeline.render(request),
+            pipeline.relaxed(),
+            encode(feed_record(pipeline, request, session_id, happened_ms)) if recorded else b"",
+            pipeline.shown(),
+        )
+
+    async def _rank_and_remember(
+        self,
+        memory: UserMemory,
+        pipeline: FeedPipeline,
+        request: FeedRequest,
+        key: bytes,
+        asked: tuple[bytes, bytes] | None,
+        session_id: str | None,
+        happened_ms: int,
+        allowance: Allowance | None,
+    ) -> bytes:
+        """Rank without what the user has seen, on any machine, until nobody else has served the user meanwhile."""
+        fleet = self.fleet
+        for _ in range(RANKINGS):
+            theirs: bytes | None = None
+            if fleet is not None and allowance is not None:
+                theirs = b"" if key is NOBODY else await fleet.read(key, allowance)
+            ours = memory.read(key)
+            seen = merged(ours, theirs)
+            ranked = self._rank(
+                pipeline, request._replace(seen=seen) if len(seen) else request, session_id, happened_ms
+            )
+            new = ours if key is NOBODY else pipeline.remembered().tobytes()
+            answer = (asked[0], StoredAnswer(asked[1], ranked.body)) if asked is not None else None
+            try:
+                replaced = await replace_everywhere(
+                    memory, fleet, key, ours, theirs, new, ranked.shown, answer, allowance
+                )
+            except MemoryFailed as error:  # what was read counts all the same
+                self._memory_failed(error)
+                break
+            if isinstance(replaced, StoredAnswer):
+                return self._same_request(replaced, asked)
+            if replaced:
+                break
+            self._metrics.feeds_ranked_again.inc()
+        return self._served(ranked)
+
+    def _served(self, ranked: Ranked) -> bytes:
+        if ranked.relaxed:
+            self._serving.count_relaxed(ranked.relaxed)
+        if self.event_log is not None:
+            try:
+                self.event_log.append_if_roomy(ranked.record)
+            except LogFull as full:
+                self._metrics.feeds_unrecorded.inc()
+                self._warn("feeds are not recorded", full)
+        return ranked.body
+
+    async def _answered(self, key: bytes, name: bytes, allowance: Allowance | None) -> StoredAnswer | None:
+        """What was answered under this Idempotency-Key, here or on another machine."""
+        if self.memory is None:
+            return None
+        try:
+            stored = self.memory.answer(name)
+        except MemoryFailed as error:
+            self._memory_failed(error)
+            return None
+        if stored is None and self.fleet is not None and allowance is not None:
+            stored = await self.fleet.answer(key, name, allowance)
+            if stored is not None:
+                stored = self.memory.keep_answer(name, stored) or stored
+        return stored
+
+    def _memory_failed(self, error: MemoryFailed) -> None:
+        self._metrics.memory_failures.inc()
+        self._warn("what users have seen cannot be remembered", error)
+
+    def _same_request(self, stored: StoredAnswer, asked: tuple[bytes, bytes] | None) -> bytes:
+        if asked is not None and stored.request != asked[1]:
+            raise IdempotencyConflict(
+                "The Idempotency-Key stands for another request.",
+                [
+                    {
+                        "field": "Idempotency-Key",
+                        "problem": f"was sent with other fields less than {2 * ANSWER_SECONDS} seconds ago",
+                    }
+                ],
+            )
+        self._metrics.feeds_repeated.inc()
+        return stored.body
+
+    def _warn(self, event: str, error: Exception) -> None:
+        """Once every ten seconds, however many feeds it befalls."""
+        now = time.monotonic()
+        if now > self._warned + 10:
+            self._warned = now
+            log.error(event, reason=str(error))
+
+
+def _digest(fields: FeedBody) -> bytes:
+    """What tells one request from another, in 16 bytes."""
+    text = f"{fields.user_id}\0{fields.size}\0{fields.session_id}\0{fields.explain}\0".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text + fields.excluded.tobytes(), digest_size=16).digest()

@@ -1,0 +1,93 @@
+"""Gunicorn's worker: Uvicorn's, with stops that fail no request, and answers that leave in one piece."""
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any, ClassVar, cast
+
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from recommendation_service.api.stopping import StoppableProtocol, StoppableServer
+
+MASTER_CHECK_SECONDS = 1.0
+# Gunicorn's master kills what is left after the graceful timeout. A worker cuts its last requests so long before, and
+# then ends in order, the refresher and the flusher with it, which is given 5 s to flush.
+CLOSING_SECONDS = 6
+
+
+class JoinedWrites:
+    """A transport that sends an answer's headers together with its body.
+
+    Uvicorn writes them one after the other, and uvloop sends each write at once: two packets, and a
+    client that wakes for the first one only to wait for the second. Joined, an answer takes one system
+    call, and a busy machine serves a fifth more.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes = b""
+
+    def write(self, data: bytes) -> None:
+        """Hold what comes first; send it with what comes next, or else when the loop comes round."""
+        if self._held:
+            data, self._held = self._held + data, b""
+            self._transport.write(data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            data, self._held = self._held, b""
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class JoinedWritesProtocol(StoppableProtocol):
+    """HTTP over such a transport."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport, self.loop)))
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "http": JoinedWritesProtocol,
+        "lifespan": "on",
+        "access_log": False,
+        "server_header": False,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - CLOSING_SECONDS)
+
+    async def _serve(self) -> None:
+        """Uvicorn's worker's own, with a server that knows how to stop."""
+        self.config.app = self.wsgi
+        server = StoppableServer(self.config)
+        # Gunicorn's quick stop. Left to Gunicorn's own handler, nobody would hear of it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, setattr, server, "should_exit", True)
+        task = asyncio.create_task(self._stop_without_master())
+        try:
+            await server.serve(sockets=self.sockets)
+        finally:
+            task.cancel()
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _stop_without_master(self) -> None:
+        """A master that was killed can no longer stop its workers."""
+        while os.getppid() == self.ppid:
+            await asyncio.sleep(MASTER_CHECK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,228 @@
+"""The composition root: the one place where the service's objects are built and closed."""
+
+import asyncio
+import contextlib
+import gc
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from recommendation_service.api.access import Access
+from recommendation_service.api.administration import add_administration
+from recommendation_service.api.documentation import add_documentation
+from recommendation_service.api.feedback import Feedback, feedback_route
+from recommendation_service.api.feeds import CallLimits, feed_routes
+from recommendation_service.api.limits import RateLimiter
+from recommendation_service.api.middleware import RequestScope, error_body, http_error_body
+from recommendation_service.api.operations import add_operations
+from recommendation_service.api.personal_feeds import PersonalFeeds
+from recommendation_service.api.serving import Serving
+from recommendation_service.catalog import refresher
+from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.core import database_metrics
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.errors import InvalidRequest, ServiceError
+from recommendation_service.core.logging import configure_logging
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.redis import open_redis
+from recommendation_service.core.replicas import ReadReplicas
+from recommendation_service.core.supervision import ProcessSupervisor
+from recommendation_service.events import flusher
+from recommendation_service.events.fleet_memory import FleetMemory
+from recommendation_service.events.log import EventLog
+from recommendation_service.events.stream import EventStream
+from recommendation_service.events.user_memory import MemoryFailed, UserMemory
+from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
+from recommendation_service.ranking.compiled import kernel_folder
+from recommendation_service.ranking.policy import ENDPOINTS, load_policy
+from recommendation_service.ranking.seen import Lifetimes
+from recommendation_service.sources.users import UserReader, Users
+
+log = structlog.get_logger(__name__)
+
+SWEEP_SECONDS = 30.0
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Nothing is opened or connected before its lifespan begins.
+
+    Raises ConfigurationError with every problem of settings and policy.
+    """
+    settings = settings or load_settings()
+    configure_logging(settings)
+    policy = load_policy(settings.policy_file)
+    metrics = Metrics()
+    metrics.database.folder = settings.data_dir / database_metrics.FOLDER
+    access = Access(settings)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    serving = Serving(settings, store, policy, metrics)
+    feeds = PersonalFeeds(serving, metrics, remembers=settings.seen_state)
+    limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
+    feedback = Feedback(serving, metrics, access, limits, serving.lifetimes)
+    prefix = settings.api_path
+
+    app = FastAPI(
+        title="recommendation-service",
+        lifespan=_lifespan(settings, metrics, serving, feeds, feedback),
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        middleware=_middleware(settings, metrics, prefix),
+        exception_handlers={
+            ServiceError: _answer_service_error,
+            HTTPException: _answer_http_error,
+            RequestValidationError: _answer_invalid_request,
+        },
+    )
+    app.state.serving = serving
+    app.state.feeds = feeds
+    # The feeds first: the router asks each route in turn.
+    app.router.routes[:0] = [
+        *feed_routes(prefix, feeds, access, limits),
+        feedback_route(prefix, feedback),
+    ]
+    add_administration(app, prefix, settings, serving, feeds, feedback, access, policy)
+    add_operations(app, prefix, serving, store, metrics, access)
+    add_documentation(app, prefix, access)
+    return app
+
+
+def warm_up(app: FastAPI) -> None:
+    """In Gunicorn's master, before workers are forked: they then share machine code and catalog, and what
+    is compiled at a machine's first start is compiled once."""
+    if not kernels_are_compiled() and kernel_folder().is_dir():
+        _compile_apart()
+    compile_kernels()
+    serving: Serving = app.state.serving
+    serving.load_current()
+    gc.collect()
+    gc.freeze()  # what lives now is never collected, so its pages stay shared
+
+
+def _compile_apart() -> None:
+    """By a process that ends: the compiler leaves hundreds of MB behind, which master and workers would keep.
+
+    Where that fails, whoever calls compiles by itself.
+    """
+    module, function = compile_kernels.__module__, compile_kernels.__name__
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+    subprocess.run(command, check=False)  # noqa: S603
+
+
+def _lifespan(
+    settings: Settings, metrics: Metrics, serving: Serving, feeds: PersonalFeeds, feedback: Feedback
+) -> Callable[[FastAPI], Any]:
+    """What a worker opens, in the order in which it is needed, and closes the other way round.
+
+    Here and not in the master: connections, threads and the memory's map do not survive a fork.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(serving.load_current)
+        work: list[Coroutine[Any, Any, None]] = [serving.watch()]
+        async with contextlib.AsyncExitStack() as stack:
+            if settings.record_events:
+                event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20)
+                stack.push_async_callback(event_log.close)
+                work.append(event_log.sync_often())
+                feeds.event_log = feedback.event_log = event_log
+            if settings.seen_state and (memory := _open_memory(settings)) is not None:
+                stack.callback(memory.close)
+                work.append(_sweep(memory, serving.lifetimes))
+                feeds.memory = feedback.memory = memory
+            redis = open_redis(settings, metrics)
+            if redis is not None:
+                stack.push_async_callback(redis.close)
+                feedback.stream = EventStream(redis)
+                feeds.fleet = feedback.fleet = FleetMemory(redis, max(serving.lifetimes))
+            replicas = ReadReplicas(settings, "worker", numbers=metrics.database)
+            stack.callback(replicas.dispose)
+            feeds.users = Users(UserReader(replicas.connect, settings), settings, metrics, redis)
+            stack.push_async_callback(feeds.users.close)
+            if settings.catalog_refresher:
+                serving.supervisor = ProcessSupervisor(refresher.NAME, refresher.MODULE, settings.catalog_dir)
+                work.append(serving.supervisor.run())
+            if settings.event_flusher:
+                work.append(ProcessSupervisor(flusher.NAME, flusher.MODULE, settings.events_dir).run())
+            stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])
+            yield
+
+    return lifespan
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _open_memory(settings: Settings) -> UserMemory | None:
+    """One that cannot be opened is done without."""
+    try:
+        return UserMemory(settings.seen_dir, settings.seen_megabytes << 20)
+    except MemoryFailed as error:
+        log.error("feeds will repeat what they showed", reason=str(error))
+        return None
+
+
+async def _sweep(memory: UserMemory, lifetimes: Lifetimes) -> None:
+    """Until cancelled: delete what has expired, a little now and then."""
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        try:
+            await asyncio.to_thread(memory.sweep, lifetimes, time.time())
+        except MemoryFailed:
+            log.exception("the memory of what users have seen could not be swept")
+
+
+def _middleware(settings: Settings, metrics: Metrics, prefix: str) -> list[Middleware]:
+    paths = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
+    middleware = [Middleware(RequestScope, metrics, paths, settings.access_log)]
+    if settings.cors_allow_origins:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=list(settings.cors_allow_origins),
+                allow_methods=["GET", "POST", "DELETE"],
+                allow_headers=["authorization", "content-type", "x-api-key", "idempotency-key"],
+                allow_credentials="*" not in settings.cors_allow_origins,
+                expose_headers=["x-request-id"],
+            )
+        )
+    return middleware
+
+
+async def _answer_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)  # noqa: S101
+    request.state.error_code = error.code  # for the metrics
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(error_body(error), error.status, headers, "application/json")
+
+
+async def _answer_invalid_request(request: Request, error: Exception) -> Response:
+    """What FastAPI found wrong in an address, in the contract's form."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    details = [{"field": str(each["loc"][-1]), "problem": str(each["msg"])} for each in error.errors()]
+    return await _answer_service_error(request, InvalidRequest("The request has invalid fields.", details))
+
+
+async def _answer_http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    _, body = http_error_body(error.status_code)
+    return Response(body, error.status_code, error.headers, "application/json")

@@ -1,0 +1,283 @@
+"""Builds a catalog from a source: read, clean, number, compute, order. Nothing is written here."""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from recommendation_service.catalog import cleaning
+from recommendation_service.catalog.items import Eligibility, Items, eligible_challenges, eligible_videos
+from recommendation_service.catalog.layout import CatalogArrays, Int64
+from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
+from recommendation_service.catalog.people import Interactions, People, gather_interactions, gather_people, places
+from recommendation_service.catalog.report import BuildReport
+from recommendation_service.catalog.vocabulary import Vocabulary
+from recommendation_service.core.config import Settings
+from recommendation_service.ranking.item_features import (
+    ItemStatistics,
+    item_features,
+    static_hand_sum,
+    static_terms,
+)
+from recommendation_service.ranking.policy import KINDS, Policy
+from recommendation_service.sources.lists import UNKNOWN_CITY, read_blacklist, read_cities
+from recommendation_service.sources.reader import Snapshot, Source, Table
+
+INTERACTIONS = ("interactions_ratings", "interactions_matches", "interactions_saves", "interactions_views")
+ENGAGEMENT = ("ratings", "matches", "saves", "exhibitions", "views")
+DAY_SECONDS = 86400.0
+
+
+@dataclass
+class BuiltCatalog:
+    """A catalog in memory, ready to be written."""
+
+    arrays: CatalogArrays
+    item_bodies: list[bytes]
+    names: dict[str, Any]  # tokens and cities by number, for people who look into a catalog
+    report: BuildReport
+    built_at: datetime
+    policy_version: str
+    policy_digest: str
+
+
+@dataclass
+class SourceTables:
+    """Everything read from the source for one build."""
+
+    users: Table
+    videos: Table
+    challenges: Table
+    connections: Table
+    interactions: dict[str, Table]
+    engagement: dict[str, Table]
+
+
+def read_source(source: Source, now: datetime) -> tuple[SourceTables, dict[str, float]]:
+    """One consistent snapshot of all tables, and the milliseconds of each query."""
+    with source.snapshot(now) as snapshot:
+        return _read(snapshot), snapshot.milliseconds
+
+
+def _read(snapshot: Snapshot) -> SourceTables:
+    return SourceTables(
+        users=snapshot.read("users"),
+        videos=snapshot.read("videos"),
+        challenges=snapshot.read("challenges"),
+        connections=snapshot.read("connections"),
+        interactions={name: snapshot.read(name) for name in INTERACTIONS},
+        engagement={name: snapshot.read(f"engagement_{name}") for name in ENGAGEMENT},
+    )
+
+
+def build_catalog(source: Source, settings: Settings, policy: Policy, now: datetime | None = None) -> BuiltCatalog:
+    """Read the source and build a catalog as of ``now``.
+
+    Raises SourceError where the database cannot be read; a bad row or value never stops a build.
+    """
+    now = now or datetime.now(UTC)
+    tables, milliseconds = read_source(source, now)
+    return assemble_catalog(tables, milliseconds, settings, policy, now)
+
+
+def assemble_catalog(
+    tables: SourceTables, milliseconds: dict[str, float], settings: Settings, policy: Policy, now: datetime
+) -> BuiltCatalog:
+    """The whole build from tables in memory."""
+    started = time.perf_counter()
+    report = BuildReport(query_milliseconds=milliseconds)
+    rules = _eligibility(settings, policy, report)
+    seconds = now.timestamp()
+    videos = eligible_videos(tables.videos, rules, seconds, report)
+    challenges_since = (now - timedelta(days=settings.challenges_window_days)).timestamp()
+    challenges = eligible_challenges(tables.challenges, rules, seconds, challenges_since, report)
+    count = len(videos.ids)
+
+    vocabulary = Vocabulary()
+    tokens = vocabulary.rows([*videos.tokens, *challenges.tokens])
+    creator_ids = np.unique(np.array([*videos.creator_ids, *challenges.creator_ids], np.int64))
+    video_ids, challenge_ids = np.array(videos.ids, np.int64), np.array(challenges.ids, np.int64)
+    interactions = gather_interactions(tables.interactions, video_ids, challenge_ids, seconds, report)
+    people = gather_people(
+        tables.users,
+        tables.connections,
+        interactions,
+        creator_ids,
+        vocabulary,
+        rules.cuts,
+        seconds,
+        (now - timedelta(days=settings.users_window_days)).timestamp(),
+        report,
+    )
+    absent = len(vocabulary)
+    tokens = vocabulary.fill_absent(tokens)
+    skills = tokens[:, :5]
+    skill_count = (skills != absent).sum(axis=1)
+
+    created = np.array([*videos.created, *challenges.created], np.float64)
+    age_days = (seconds - created) / DAY_SECONDS
+    X = np.zeros((len(tokens), 18))
+    X[:count] = item_features(
+        _statistics(tables.engagement, video_ids, age_days[:count], tokens[:count], absent, report),
+        policy.file,
+    )
+    recency = item_features(_only_age(age_days[count:]), policy.file)
+    X[count:, 1] = recency[:, 1]
+    terms = static_terms(X, age_days, policy.file)
+    hand = np.zeros((len(tokens), len(KINDS)), np.float32)
+    for number, name in enumerate(KINDS):
+        kind = policy.file.kind(name)  # type: ignore[arg-type]
+        hand[:, number] = static_hand_sum(terms, kind)
+    order_offsets, order_items = kind_orderings(hand, X[:, 12], age_days, count, policy.file)
+    similar = next((n for n, k in enumerate(KINDS) if policy.arrays.weight_similarity[n] > 0), 0)
+    token_offsets, token_items = token_lists(tokens[:count], absent, hand[:, similar])
+    if count > policy.file.pruning.exact_up_to_videos and policy.file.pruning.entries_per_pair > 0:
+        pair_key, pair_offsets, pair_items = pair_lists(tokens[:count], absent, hand[:, similar])
+    else:
+        pair_key, pair_offsets, pair_items = (
+            np.zeros(0, np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(0, np.int32),
+        )
+    city_numbers, city_names = _number_cities([*videos.cities, *challenges.cities])
+
+    hash_key, hash_item = hash_table(np.concatenate([video_ids << 1, challenge_ids << 1 | 1]))
+    token_hash, token_of_hash = vocabulary.hashes()
+    creator = places(creator_ids, np.array([*videos.creator_ids, *challenges.creator_ids], np.int64)).astype(np.int32)
+
+    arrays = CatalogArrays(
+        item_id=np.concatenate([video_ids, challenge_ids]),
+        features=X.astype(np.float32),
+        hand=hand,
+        tokens=tokens,
+        skill_count=skill_count.astype(np.uint8),
+        created=created,
+        creator=creator,
+        city=city_numbers,
+        hash_key=hash_key,
+        hash_item=hash_item,
+        creator_id=creator_ids,
+        creator_offsets=np.concatenate([[0], np.cumsum(np.bincount(creator, minlength=len(creator_ids)))]),
+        creator_items=np.argsort(creator, kind="stable").astype(np.int32),
+        order_offsets=order_offsets,
+        order_items=order_items,
+        token_offsets=token_offsets.astype(np.int64),
+        token_items=token_items,
+        pair_key=pair_key,
+        pair_offsets=pair_offsets,
+        pair_items=pair_items,
+        token_hash=token_hash,
+        token_of_hash=token_of_hash,
+        token_kind=vocabulary.kinds(),
+        user_id=people.user_id,
+        history_offsets=people.history_offsets.astype(np.int64),
+        history_items=interactions.item,
+        history_weight=interactions.weight,
+        history_when=interactions.when,
+        network_offsets=people.network_offsets.astype(np.int64),
+        network_creators=people.network_creators,
+        connections=people.connections,
+        profile_offsets=people.profile_offsets.astype(np.int64),
+        profile_tokens=people.profile_tokens,
+        videos=count,
+        creators=len(creator_ids),
+        cities=len(city_names),
+    )
+    report.counts = _counts(videos, challenges, interactions, people, arrays)
+    report.build_milliseconds = round((time.perf_counter() - started) * 1000, 1)
+    return BuiltCatalog(
+        arrays=arrays,
+        item_bodies=[*videos.bodies, *challenges.bodies],
+        names={"tokens": vocabulary.names(), "cities": city_names},
+        report=report,
+        built_at=now,
+        policy_version=policy.version,
+        policy_digest=policy.catalog_digest,
+    )
+
+
+def _eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Eligibility:
+    cities, city_warnings = read_cities(settings.cities_file)
+    blacklist, blacklist_warnings = read_blacklist(settings.blacklist_file, settings.data_dir / "blacklist.txt")
+    report.warnings += [*city_warnings, *blacklist_warnings]
+    cuts = policy.file.cuts
+    return Eligibility(
+        blacklist=blacklist,
+        test_words=cleaning.whole_words(settings.test_row_words),
+        cities=cities,
+        media_base_url=settings.media_base_url,
+        cuts=(cuts.skills, cuts.knowledges, cuts.tools, cuts.languages),
+    )
+
+
+def _statistics(
+    engagement: dict[str, Table],
+    video_ids: Int64,
+    age_days: Any,
+    tokens: Any,
+    absent: int,
+    report: BuildReport,
+) -> ItemStatistics:
+    """Engagement totals joined with the eligible videos; a total of a video that is not here is left out."""
+
+    known = {}
+    for name in ENGAGEMENT:
+        place = places(video_ids, cleaning.ids(engagement[name]["video_id"], f"engagement_{name}.video_id", report))
+        known[name] = (place[place >= 0], place >= 0)
+
+    def total(name: str, column: str) -> Any:
+        values = np.zeros(len(video_ids))
+        place, rows = known[name]
+        values[place] = cleaning.numbers(engagement[name][column], f"engagement_{name}.{column}", report)[rows]
+        return values
+
+    skills = tokens[:, :5]
+    present = skills != absent
+    uses = np.bincount(skills[present], minlength=absent + 1)
+    skill_count = present.sum(axis=1)
+    rarity = np.where(present, 1.0 / (uses[skills] + 1.0), 0.0).sum(axis=1) / np.maximum(skill_count, 1)
+    return ItemStatistics(
+        age_days=age_days,
+        views=total("views", "views"),
+        average=np.minimum(5.0, total("ratings", "average")),
+        ratings=total("ratings", "ratings"),
+        matches=total("matches", "matches"),
+        saves=total("saves", "saves"),
+        exhibitions=total("exhibitions", "exhibitions"),
+        attribute_count=(tokens[:, :11] != absent).sum(axis=1).astype(np.float64),
+        rarity=rarity,
+    )
+
+
+def _only_age(age_days: Any) -> ItemStatistics:
+    nothing = np.zeros(len(age_days))
+    return ItemStatistics(age_days, *[nothing] * (len(ItemStatistics._fields) - 1))
+
+
+def _number_cities(cities: list[str]) -> tuple[Any, list[str]]:
+    """City numbers of the items; 0 is the unknown city, which is the same as no other."""
+    names = [UNKNOWN_CITY]
+    numbers = {UNKNOWN_CITY: 0}
+    for city in cities:
+        if city not in numbers:
+            numbers[city] = len(names)
+            names.append(city)
+    return np.array([numbers[city] for city in cities], np.int32), names
+
+
+def _counts(
+    videos: Items, challenges: Items, interactions: Interactions, people: People, arrays: CatalogArrays
+) -> dict[str, int]:
+    return {
+        "users": people.recent,
+        "videos": len(videos.ids),
+        "video_creators": len(set(videos.creator_ids)),
+        "challenges": len(challenges.ids),
+        "interactions": interactions.read,
+        "connections": people.connected,
+        "known_users": len(arrays.user_id),
+        "tokens": len(arrays.token_kind) - 1,
+        "cities": arrays.cities,
+    }

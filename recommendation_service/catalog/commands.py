@@ -1,0 +1,203 @@
+"""`recs catalog …`: build, list, verify and look into catalog versions."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.errors import CatalogError
+
+app = typer.Typer(no_args_is_help=True, help="Catalog versions: what feeds are served from.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
+
+
+@app.command()
+def build(as_json: AsJson = False) -> None:
+    """Build a catalog from the database now, and publish it.
+
+    Running workers take it up by themselves within a second.
+
+    \b
+    $ recs catalog build
+    $ recs catalog build --json | jq .set_aside
+    """
+    settings = load_settings()
+    store = _store()
+    version = publish_catalog(settings, Console(stderr=True, quiet=as_json))
+    report = store.manifest(version)["report"]
+    if as_json:
+        typer.echo(json.dumps({"version": version, **report}, ensure_ascii=False))
+        return
+    console = Console()
+    console.print(f"Published {version}", highlight=False)
+    _print_report(console, report)
+
+
+def publish_catalog(settings: Settings, console: Console) -> str:
+    """Build and publish, saying on ``console`` what is being done; gives the version."""
+    from recommendation_service.catalog.builder import build_catalog
+    from recommendation_service.core.database import make_engine
+    from recommendation_service.ranking.policy import load_policy
+    from recommendation_service.sources.reader import Source
+
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    policy = load_policy(settings.policy_file)
+    source = Source(make_engine(settings), settings)
+    with console.status("Waiting for another build to end") as status, store.build_lock():
+        status.update("Reading the tables and building the catalog")
+        return store.publish(build_catalog(source, settings, policy))
+
+
+@app.command("list")
+def list_versions(as_json: AsJson = False) -> None:
+    """The versions on disk, newest first.
+
+    \b
+    $ recs catalog list
+    """
+    store = _store()
+    current = store.current()
+    rows: list[dict[str, Any]] = []
+    for version in reversed(store.versions()):
+        try:
+            manifest = store.manifest(version)
+        except CatalogError as error:
+            rows.append({"version": version, "current": version == current, "problem": str(error)})
+            continue
+        size = sum(file["bytes"] for file in manifest["files"].values())
+        rows.append(
+            {
+                "version": version,
+                "current": version == current,
+                "policy": manifest["policy_version"],
+                "bytes": size,
+                "counts": manifest["report"]["counts"],
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("version", "", "videos", "challenges", "users", "size", "policy")
+    for row in rows:
+        if "problem" in row:
+            table.add_row(row["version"], "damaged", row["problem"])
+            continue
+        counts = row["counts"]
+        table.add_row(
+            row["version"],
+            "current" if row["current"] else "",
+            f"{counts['videos']:,}",
+            f"{counts['challenges']:,}",
+            f"{counts['known_users']:,}",
+            f"{row['bytes'] / 1e6:,.1f} MB",
+            row["policy"],
+        )
+    Console().print(table if rows else f"No catalog in {store.folder}: run `recs catalog build`.")
+
+
+@app.command()
+def verify(version: Version = None, as_json: AsJson = False) -> None:
+    """Check sizes and checksums of a version's files; exit status 1 where something is wrong.
+
+    \b
+    $ recs catalog verify
+    """
+    store = _store()
+    version = _named(store, version)
+    problems = store.verify(version)
+    if as_json:
+        typer.echo(json.dumps({"version": version, "problems": problems}, ensure_ascii=False))
+    elif problems:
+        for problem in problems:
+            typer.echo(f"{version}: {problem}", err=True)
+    else:
+        typer.echo(f"{version}: every file is whole")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(
+    version: Version = None,
+    video: Annotated[int | None, typer.Option(help="A résumé video's number.")] = None,
+    challenge: Annotated[int | None, typer.Option(help="A challenge's number.")] = None,
+    user: Annotated[int | None, typer.Option(help="A user's number.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is in a version: its report, or one item or user of it.
+
+    \b
+    $ recs catalog show
+    $ recs catalog show --video 812
+    $ recs catalog show --user 4711 --json
+    """
+    from recommendation_service.catalog.inspection import describe_item, describe_user
+
+    store = _store()
+    version = _named(store, version)
+    catalog = store.open(version)
+    names = store.names(version)
+    if video is not None:
+        _print(describe_item(catalog, names, video, is_challenge=False), as_json)
+    elif challenge is not None:
+        _print(describe_item(catalog, names, challenge, is_challenge=True), as_json)
+    elif user is not None:
+        _print(describe_user(catalog, names, user), as_json)
+    elif as_json:
+        typer.echo(json.dumps({"version": version, **catalog.manifest}, ensure_ascii=False))
+    else:
+        _print_manifest(catalog)
+
+
+def _store() -> CatalogStore:
+    settings = load_settings()
+    return CatalogStore(settings.catalog_dir, settings.catalog_keep)
+
+
+def _named(store: CatalogStore, version: str | None) -> str:
+    version = version or store.current()
+    if version is None:
+        raise CatalogError(f"No catalog in {store.folder}: run `recs catalog build`.")
+    return version
+
+
+def _print(described: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(described, ensure_ascii=False))
+    else:
+        Console().print_json(json.dumps(described, ensure_ascii=False))
+
+
+def _print_manifest(catalog: Catalog) -> None:
+    console = Console()
+    manifest = catalog.manifest
+    console.print(
+        f"{catalog.version}, policy {manifest['policy_version']}, built {manifest['built_at']}",
+        highlight=False,
+    )
+    _print_report(console, manifest["report"])
+
+
+def _print_report(console: Console, report: dict[str, Any]) -> None:
+    counts = Table("what", "rows", title="Counts", title_justify="left")
+    for name, count in report["counts"].items():
+        counts.add_row(name, f"{count:,}")
+    times = Table("query", "milliseconds", title="Times", title_justify="left")
+    for name, milliseconds in report["query_milliseconds"].items():
+        times.add_row(name, f"{milliseconds:,.1f}")
+    times.add_row("all queries", f"{sum(report['query_milliseconds'].values()):,.1f}")
+    times.add_row("building", f"{report['build_milliseconds']:,.1f}")
+    console.print(counts, times)
+    if report["set_aside"]:
+        aside = Table("column", "reason", "count", title="Set aside", title_justify="left")
+        for entry in report["set_aside"]:
+            aside.add_row(entry["column"], entry["reason"], f"{entry['count']:,}")
+        console.print(aside)
+    for warning in report["warnings"]:
+        console.print(f"Warning: {warning}", style="yellow", markup=False)

@@ -1,0 +1,60 @@
+"""What a catalog holds of one item or one user, in words: for people who ask why."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from recommendation_service.catalog.layout import Int64
+from recommendation_service.catalog.store import Catalog
+from recommendation_service.core.errors import CatalogError
+from recommendation_service.ranking.policy import FEATURE_NAMES, KINDS
+
+
+def describe_item(catalog: Catalog, names: dict[str, Any], number: int, *, is_challenge: bool) -> dict[str, Any]:
+    """Raises CatalogError where the item is not in the catalog."""
+    arrays = catalog.arrays
+    start, end = (arrays.videos, len(arrays.item_id)) if is_challenge else (0, arrays.videos)
+    item = _place(arrays.item_id[start:end], number) + start
+    if item < start:
+        what = "challenge" if is_challenge else "video"
+        raise CatalogError(f"There is no {what} {number} in catalog {catalog.version}: see the rules of eligibility.")
+    return {
+        "item": msgspec.json.decode(catalog.item_json(item)),
+        "created": datetime.fromtimestamp(float(arrays.created[item]), UTC).isoformat(),
+        "city": names["cities"][int(arrays.city[item])],
+        "tokens": [names["tokens"][token] for token in arrays.tokens[item] if token < len(names["tokens"])],
+        "features": dict(zip(FEATURE_NAMES, arrays.features[item].tolist(), strict=True)),
+        "static_sums": dict(zip(KINDS, arrays.hand[item].tolist(), strict=True)),
+    }
+
+
+def describe_user(catalog: Catalog, names: dict[str, Any], number: int) -> dict[str, Any]:
+    """Raises CatalogError where the user is not in the catalog (who still gets a feed)."""
+    arrays = catalog.arrays
+    row = _place(arrays.user_id, number)
+    if row < 0:
+        raise CatalogError(f"User {number} is not in catalog {catalog.version}, and gets the feed of an unknown user.")
+    history = slice(int(arrays.history_offsets[row]), int(arrays.history_offsets[row + 1]))
+    network = slice(int(arrays.network_offsets[row]), int(arrays.network_offsets[row + 1]))
+    profile = slice(int(arrays.profile_offsets[row]), int(arrays.profile_offsets[row + 1]))
+    return {
+        "user_id": number,
+        "history": [
+            {
+                "type": "resume" if item < arrays.videos else "challenge",
+                "id": int(arrays.item_id[item]),
+                "weight": float(weight),
+            }
+            for item, weight in zip(arrays.history_items[history], arrays.history_weight[history], strict=True)
+        ],
+        "connections": int(arrays.connections[row]),
+        "creators_in_network": [int(arrays.creator_id[creator]) for creator in arrays.network_creators[network]],
+        "profile": [names["tokens"][token] for token in arrays.profile_tokens[profile]],
+    }
+
+
+def _place(sorted_ids: Int64, number: int) -> int:
+    place = int(np.searchsorted(sorted_ids, number))
+    return place if place < len(sorted_ids) and sorted_ids[place] == number else -1

@@ -1,0 +1,229 @@
+"""The process that builds catalogs: at its start, where something changed, and on demand.
+
+It is a process of its own so that a driver's threads never meet a fork, and whatever goes wrong with
+a build goes wrong here. Workers start and watch it (core/supervision.py); one runs for each catalog folder.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+
+from recommendation_service.catalog.builder import build_catalog
+from recommendation_service.catalog.server_figures import ServerWatch
+from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.database import process_numbers
+from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
+from recommendation_service.core.logging import configure_logging
+from recommendation_service.core.replicas import ReadReplicas
+from recommendation_service.core.supervision import end_with_parent
+from recommendation_service.ranking.policy import Policy, load_policy
+from recommendation_service.sources.reader import Source
+
+log = structlog.get_logger(__name__)
+
+NAME = "refresher"  # of the process, its lock and its logs
+MODULE = "recommendation_service.catalog.refresher"
+STATUS_FILE = "refresher.json"
+STATUS_BYTES = 4096  # padded to so many, so that a later status has its room when the disk is full
+RELOAD_FILE = "reload.request"
+
+POLL_SECONDS = 0.1
+# After a failed build the next try comes after so long, doubled up to the refresh interval.
+FIRST_RETRY_SECONDS = 1.0
+# A build has time, and requests have not: where both want a core, requests get most of it.
+BUILD_NICENESS = 10
+
+
+@dataclass
+class RefresherStatus:
+    """Written after each build or try, read by workers for /ready, /metrics and reload."""
+
+    version: str | None = None
+    error: str | None = None
+    failures: int = 0
+    reload_token: str | None = None  # of the last reload that was carried out
+    built_at: float = 0.0
+
+
+class Refresher:
+    """Decides when to build, builds, publishes, and says how it went."""
+
+    def __init__(self, settings: Settings, source: Source, store: CatalogStore, policy: Policy) -> None:
+        self._settings = settings
+        self._source = source
+        self._store = store
+        self._policy = policy
+        self.status = RefresherStatus()
+        self._last_fingerprint: str | None = None
+        self._verified: str | None = None
+        self._last_build = 0.0
+        self._build_seconds = 0.0
+
+    def run(self) -> None:
+        """Until the process ends."""
+        retry_seconds = FIRST_RETRY_SECONDS
+        while True:
+            started = time.monotonic()
+            reload_token = self._reload_token()
+            succeeded = self.refresh(reload_token)
+            if succeeded:
+                retry_seconds = FIRST_RETRY_SECONDS
+                # What changes now must be in feeds within the interval, the next build's time included.
+                pause = max(0.5, self._settings.catalog_refresh_seconds - self._build_seconds - 1.0)
+            else:
+                pause = retry_seconds
+                retry_seconds = min(retry_seconds * 2, float(self._settings.catalog_refresh_seconds))
+            self._wait(started + pause)
+
+    def refresh(self, reload_token: str | None = None) -> bool:
+        """Build where something changed, the catalog is old, or a reload is asked for. False: it failed."""
+        try:
+            fingerprint = self._fingerprint()
+            old = time.time() - self._last_build > self._settings.catalog_max_age_seconds
+            if reload_token is not None or old or fingerprint != self._last_fingerprint or not self._is_whole():
+                self._build(fingerprint)
+                self._last_fingerprint = fingerprint
+            failed = None
+        except (SourceError, CatalogError) as error:
+            failed = str(error)
+        except Exception as error:
+            # A build must never end the process: what is being served goes on, and the next try comes.
+            log.exception("catalog build failed")
+            failed = f"{type(error).__name__}: {error}"
+        if failed is not None:
+            self.status.failures += 1
+            log.error("catalog build failed", reason=failed, failures=self.status.failures)
+        elif self.status.error is not None:
+            log.info("catalog builds succeed again", after_failures=self.status.failures)
+        changed = (
+            failed != self.status.error or reload_token is not None or self.status.version != self._store.current()
+        )
+        self.status.error = failed
+        if failed is None:
+            self.status.failures = 0
+            self.status.version = self._store.current()
+        if reload_token is not None:
+            self.status.reload_token = reload_token
+        if changed or failed is not None:
+            self._write_status()
+        return failed is None
+
+    def _build(self, fingerprint: str) -> None:
+        started = time.monotonic()
+        with self._store.build_lock():
+            built = build_catalog(self._source, self._settings, self._policy)
+            version = self._store.publish(built, fingerprint)
+        self._last_build = time.time()
+        self._build_seconds = time.monotonic() - started
+        self.status.built_at = self._last_build
+        report = built.report.as_json()
+        for warning in built.report.warnings:
+            log.warning("catalog warning", warning=warning)
+        log.info("catalog built", version=version, **report)
+
+    def _fingerprint(self) -> str:
+        """Of the tables and of the files that decide what a catalog holds."""
+        settings = self._settings
+        files = [settings.blacklist_file or settings.data_dir / "blacklist.txt", settings.cities_file]
+        return repr((self._source.fingerprint(), [_stamp(path) for path in files], self._policy.catalog_digest))
+
+    def _is_whole(self) -> bool:
+        """Whether the current version is there and undamaged; each version's bytes are read once."""
+        current = self._store.current()
+        if current is None:
+            return False
+        if current != self._verified:
+            problems = self._store.verify(current)
+            if problems:
+                log.error("current catalog is damaged, building another", version=current, problems=problems)
+                return False
+            self._verified = current
+        return (self._store.folder / current).is_dir()
+
+    def _reload_token(self) -> str | None:
+        """The reload that waits to be carried out."""
+        try:
+            token = (self._store.folder / RELOAD_FILE).read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return None
+        return token if token > (self.status.reload_token or "") else None
+
+    def _wait(self, until: float) -> None:
+        """Returns early where a reload is asked for."""
+        while time.monotonic() < until and self._reload_token() is None:
+            time.sleep(POLL_SECONDS)
+
+    def _write_status(self) -> None:
+        content = json.dumps(asdict(self.status)).ljust(STATUS_BYTES).encode()
+        path = self._store.folder / STATUS_FILE
+        temporary = self._store.folder / f".{STATUS_FILE}-{os.getpid()}"
+        try:
+            self._store.folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError:
+            # A full disk is among what has to be told: the last status is overwritten where it stands.
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                with path.open("r+b") as file:
+                    if os.fstat(file.fileno()).st_size >= len(content):
+                        file.write(content)
+
+
+def request_reload(folder: Path) -> str:
+    """Ask the refresher for a build now; once it is done, its status bears this token or a later one.
+
+    Raises OSError where the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{RELOAD_FILE}.lock", "w") as lock:
+        # Tokens are written in the order of their times, so that one build answers all who asked before it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        token = f"{time.time_ns():020d}"
+        temporary = folder / f".{RELOAD_FILE}-{token}"
+        temporary.write_text(token)
+        os.replace(temporary, folder / RELOAD_FILE)
+    return token
+
+
+def _stamp(path: Path | None) -> tuple[str, int, int] | None:
+    if path is None:
+        return None
+    try:
+        stat = path.stat()
+    except OSError:
+        return (str(path), 0, 0)
+    return (str(path), stat.st_mtime_ns, stat.st_size)
+
+
+def main() -> int:
+    """Entry of the process. Its settings are those of the worker that started it."""
+    try:
+        settings = load_settings()
+        configure_logging(settings)
+        policy = load_policy(settings.policy_file)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    end_with_parent()
+    os.nice(BUILD_NICENESS)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    # It stays with a server while it can: two replicas are never at the same point, and a change of server rebuilds.
+    reads = ReadReplicas(settings, "refresher", stays=True, numbers=process_numbers(settings, "refresher"))
+    source = Source(reads.primary, settings, reads.connect)
+    ServerWatch(source.engine, store.folder).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        Refresher(settings, source, store, policy).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

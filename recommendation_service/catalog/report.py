@@ -1,0 +1,33 @@
+"""What a build did: counts, times, and everything that it set aside."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class BuildReport:
+    counts: dict[str, int] = field(default_factory=dict)
+    query_milliseconds: dict[str, float] = field(default_factory=dict)
+    build_milliseconds: float = 0.0
+    write_milliseconds: float = 0.0
+    set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, reason): how many
+    warnings: list[str] = field(default_factory=list)
+
+    def aside(self, column: str, reason: str, how_many: int = 1) -> None:
+        """Count rows or values that were set aside."""
+        if how_many:
+            self.set_aside[column, reason] += how_many
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "counts": self.counts,
+            "query_milliseconds": self.query_milliseconds,
+            "build_milliseconds": self.build_milliseconds,
+            "write_milliseconds": self.write_milliseconds,
+            "set_aside": [
+                {"column": column, "reason": reason, "count": count}
+                for (column, reason), count in sorted(self.set_aside.items())
+            ],
+            "warnings": self.warnings,
+        }

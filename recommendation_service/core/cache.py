@@ -1,0 +1,334 @@
+"""What is dear to read, kept in each worker (L1) and in Redis (L2), and read once however many ask for it.
+
+The levels hold bytes, so that what they take is known exactly. An empty entry says that there is nothing to read, so
+that asking for what does not exist is as cheap. Everything may be lost at any moment, and is then read again.
+"""
+
+import asyncio
+import secrets
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from recommendation_service.core.lru import LruBytes
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.redis import Allowance, RedisGuard, RedisUnavailable
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Workers differ from L2, and so from each other, for no longer than this.
+L1_SECONDS = 60.0
+NEGATIVE_SECONDS = 60
+# Others leave a read that somebody is at to them for so long; who died at it is forgotten then.
+LEASE_MILLISECONDS = 2000
+POLL_SECONDS = 0.002
+# What was read before an entry was invalidated is not written after it: for so long nothing is written at all, ...
+TOMBSTONE_SECONDS = 10
+# ... and what took longer to read is not written.
+LONGEST_READ_SECONDS = TOMBSTONE_SECONDS - 1.0
+EPOCH_SECONDS = 10.0
+MOST_READS = 64
+PAUSE_SECONDS = 1.0
+
+VALUE, NEGATIVE, TOMBSTONE = b"v", b"n", b"t"
+
+# Written where nobody else wrote meanwhile, and the lease given back. KEYS: entry, lease. ARGV: frame, seconds,
+# the lease's token, 1 to replace what is there.
+FILL = """
+if redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
+if ARGV[1] == '' then return 0 end
+if ARGV[4] == '1' then return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], 'NX')
+"""
+
+
+class Cache(Generic[T]):
+    """Values by number, through L1 and L2 from ``load``. One worker's, on one event loop.
+
+    ``namespace`` has the version of the encoding, so that another version's entries are not even seen. ``load`` gives
+    None for what does not exist, and raises where it cannot tell. ``decode`` gives None for bytes that are no value.
+    Without ``guard`` there is no L2.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        encode: Callable[[T], bytes],
+        decode: Callable[[bytes], T | None],
+        load: Callable[[int], Awaitable[T | None]],
+        *,
+        guard: RedisGuard | None,
+        metrics: Metrics,
+        limit_bytes: int,
+        ttl_seconds: int,
+        wait_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._namespace = namespace
+        self._encode = encode
+        self._decode = decode
+        self._load = load
+        self._guard = guard
+        self._metrics = metrics
+        self._ttl_seconds = ttl_seconds
+        self._wait_seconds = wait_seconds
+        self._clock = clock
+        self._l1 = LruBytes(limit_bytes)
+        self._l1_hits = metrics.cache_lookups.labels("l1", "hit")
+        self._l1_negatives = metrics.cache_lookups.labels("l1", "negative")
+        self._flights: dict[int, asyncio.Task[T | None]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._epoch = "0"
+        self._epoch_known_until = float("-inf")
+        self._reads = 0  # under way
+        self._paused_until = float("-inf")
+        metrics.cache_sizes.read = lambda: (self._l1.bytes, len(self._l1))
+
+    def cached(self, key: int) -> tuple[bool, T | None]:
+        """(True, value or None) where L1 has it, (False, None) where it does not. Takes microseconds."""
+        payload = self._l1.get(key, self._clock())
+        if payload is None:
+            return False, None
+        if not payload:
+            self._l1_negatives.inc()
+            return True, None
+        self._l1_hits.inc()
+        return True, self._decode(payload)
+
+    async def get(self, key: int) -> T | None:
+        """The value; None where there is none, and where it takes longer than ``wait_seconds`` to tell.
+
+        What is late goes on by itself and is there for the next who asks. Never raises.
+        """
+        known, value = self.cached(key)
+        if known:
+            return value
+        self._metrics.cache_lookups.labels("l1", "miss").inc()
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = self._run(self._read(key))
+            flight.add_done_callback(lambda done: self._landed(key, done))
+        else:
+            self._metrics.cache_collapsed.labels("worker").inc()
+        await asyncio.wait({flight}, timeout=self._wait_seconds)
+        if not flight.done():
+            self._metrics.cache_late.inc()
+            return None
+        return None if flight.cancelled() or flight.exception() else flight.result()
+
+    async def invalidate(self, key: int, timeout_seconds: float = 1.0) -> bool:
+        """Forget the value, and what is being read of it; other workers within L1_SECONDS.
+
+        False: Redis, which has it for up to its time to live, did not take the order; try again.
+        """
+        self._l1.remove(key)
+        self._flights.pop(key, None)
+        if self._guard is None:
+            return True
+        try:
+            await self._read_epoch(self._guard.call)
+            frame, name = _frame(TOMBSTONE), self._name(key)
+            await self._guard.call(
+                "cache_forget", lambda redis: redis.set(name, frame, ex=TOMBSTONE_SECONDS), timeout_seconds
+            )
+        except RedisUnavailable:
+            return False
+        return True
+
+    async def invalidate_all(self, timeout_seconds: float = 1.0) -> bool:
+        """No key of before is looked at any more, by other workers within L1_SECONDS. False: as above.
+
+        The epoch outlives every entry of an earlier one.
+        """
+        epoch = f"{time.time_ns():x}"
+        if self._guard is not None:
+            name, seconds = f"recs:{self._namespace}:epoch", 2 * self._ttl_seconds
+            try:
+                await self._guard.call(
+                    "cache_forget", lambda redis: redis.set(name, epoch, ex=seconds), timeout_seconds
+                )
+            except RedisUnavailable:
+                self._begin_epoch(self._epoch)
+                return False
+        self._begin_epoch(epoch)
+        return True
+
+    async def close(self) -> None:
+        """Cancel what is being read and written."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _read(self, key: int) -> T | None:
+        """L2, else the source, unless somebody else is at it."""
+        token, replaces = "", False
+        if self._guard is not None:
+            allowance = Allowance(self._guard)
+            try:
+                outcome, value = await self._look_up(key, allowance)
+                self._metrics.cache_lookups.labels("l2", outcome).inc()
+                if outcome in {"hit", "negative"}:
+                    return value
+                replaces = outcome == "damaged"
+                if not self._may_read():
+                    return None
+                token = secrets.token_hex(8)
+                name = self._lease_name(key)
+                is_ours = await allowance.call(
+                    "cache_lease", lambda redis: redis.set(name, token, px=LEASE_MILLISECONDS, nx=True)
+                )
+                if not is_ours:
+                    return await self._await_other(key, allowance)
+            except RedisUnavailable:
+                if not token:
+                    self._metrics.cache_lookups.labels("l2", "down").inc()
+        return await self._read_source(key, token, replaces)
+
+    async def _look_up(self, key: int, allowance: Allowance) -> tuple[str, T | None]:
+        """(hit, negative, miss or damaged; value) of L2, noted in L1. Raises RedisUnavailable."""
+        await self._read_epoch(allowance.call)
+        name = self._name(key)
+        frame = await allowance.call("cache_get", lambda redis: redis.get(name))
+        if frame is None:
+            return "miss", None
+        kind, payload = _open(frame)
+        if kind == TOMBSTONE:
+            return "miss", None
+        if kind == NEGATIVE:
+            self._note(key, b"", NEGATIVE_SECONDS)
+            return "negative", None
+        value = self._decode(payload) if kind == VALUE else None
+        if value is None:
+            return "damaged", None
+        self._note(key, payload, L1_SECONDS)
+        return "hit", value
+
+    async def _await_other(self, key: int, allowance: Allowance) -> T | None:
+        """What another worker or machine is reading. Raises RedisUnavailable."""
+        until = time.monotonic() + self._wait_seconds
+        while time.monotonic() < until:
+            await asyncio.sleep(POLL_SECONDS)
+            outcome, value = await self._look_up(key, allowance)
+            if outcome in {"hit", "negative"}:
+                self._metrics.cache_collapsed.labels("fleet").inc()
+                return value
+        return None
+
+    async def _read_source(self, key: int, token: str, replaces: bool) -> T | None:
+        if not self._may_read():
+            return None
+        self._reads += 1
+        epoch, started = self._epoch, time.perf_counter()
+        try:
+            value = await self._load(key)
+        except Exception as error:  # noqa: BLE001 - the feed goes on without its user
+            self._metrics.cache_reads.labels("failed").inc()
+            self._paused_until = self._clock() + PAUSE_SECONDS
+            log.warning("cache_read_failed", namespace=self._namespace, reason=str(error))
+            self._fill(key, b"", 0, token, replaces)
+            return None
+        finally:
+            self._reads -= 1
+        seconds = time.perf_counter() - started
+        self._metrics.cache_read_seconds.observe(seconds)
+        self._metrics.cache_reads.labels("unknown" if value is None else "found").inc()
+        payload = b"" if value is None else self._encode(value)
+        is_valid = epoch == self._epoch and self._is_current(key)
+        if is_valid:
+            self._note(key, payload, NEGATIVE_SECONDS if value is None else L1_SECONDS)
+        if not is_valid or seconds > LONGEST_READ_SECONDS:
+            self._fill(key, b"", 0, token, replaces)
+        elif value is None:
+            self._fill(key, _frame(NEGATIVE), NEGATIVE_SECONDS, token, replaces)
+        else:
+            self._fill(key, _frame(VALUE, payload), self._ttl_seconds, token, replaces)
+        return value
+
+    def _may_read(self) -> bool:
+        """Not where it failed just now, and not where too many wait for it: a source that hangs would have all."""
+        if self._clock() < self._paused_until:
+            self._metrics.cache_reads.labels("skipped").inc()
+            return False
+        if self._reads >= MOST_READS:
+            self._metrics.cache_reads.labels("busy").inc()
+            return False
+        return True
+
+    def _fill(self, key: int, frame: bytes, seconds: int, token: str, replaces: bool) -> None:
+        """Write to L2, which nobody waits for; without a frame only the lease is given back."""
+        if self._guard is None or not (frame or token):
+            return
+        guard, name, lease = self._guard, self._name(key), self._lease_name(key)
+
+        async def fill() -> None:
+            try:
+                await guard.call(
+                    "cache_set",
+                    lambda redis: redis.eval(FILL, 2, name, lease, frame, seconds, token, int(replaces)),
+                )
+            except RedisUnavailable:
+                return  # counted; the next who misses it reads it again
+
+        self._run(fill())
+
+    def _note(self, key: int, payload: bytes, seconds: float) -> None:
+        """Into L1, unless it was invalidated while it was read."""
+        if self._is_current(key):
+            self._metrics.cache_evictions.inc(self._l1.put(key, payload, self._clock() + seconds))
+
+    def _is_current(self, key: int) -> bool:
+        return self._flights.get(key) is asyncio.current_task()
+
+    async def _read_epoch(self, call: Callable[[str, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]) -> None:
+        """What `invalidate_all` of any worker wrote last. Raises RedisUnavailable."""
+        if self._clock() < self._epoch_known_until:
+            return
+        raw = await call("cache_epoch", lambda redis: redis.get(f"recs:{self._namespace}:epoch"))
+        epoch = raw.decode("ascii", "replace") if raw else "0"
+        self._epoch_known_until = self._clock() + EPOCH_SECONDS
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._l1.clear()
+
+    def _begin_epoch(self, epoch: str) -> None:
+        self._epoch = epoch
+        self._epoch_known_until = self._clock() + EPOCH_SECONDS
+        self._l1.clear()
+        self._flights.clear()
+
+    def _name(self, key: int) -> str:
+        return f"recs:{self._namespace}:{self._epoch}:{{{key}}}"  # the braces: in a cluster beside its lease
+
+    def _lease_name(self, key: int) -> str:
+        return f"{self._name(key)}:lease"
+
+    def _landed(self, key: int, flight: asyncio.Task[T | None]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if not flight.cancelled() and (error := flight.exception()):
+            log.error("cache_failed", namespace=self._namespace, exc_info=error)
+
+    def _run(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _frame(kind: bytes, payload: bytes = b"") -> bytes:
+    body = kind + payload
+    return zlib.crc32(body).to_bytes(4, "little") + body
+
+
+def _open(frame: bytes) -> tuple[bytes, bytes]:
+    """(kind, payload); no kind where the bytes are damaged or not ours."""
+    body = frame[4:]
+    if zlib.crc32(body).to_bytes(4, "little") != frame[:4]:
+        return b"", b""
+    return body[:1], body[1:]

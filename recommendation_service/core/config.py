@@ -1,0 +1,436 @@
+"""Settings: from the environment or a ``.env`` file, validated whole before anything starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.config import JsonDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from recommendation_service.core.errors import ConfigurationError
+
+ENV_FILE = ".env"
+
+Seconds: JsonDict = {"unit": "seconds"}
+Days: JsonDict = {"unit": "days"}
+Milliseconds: JsonDict = {"unit": "milliseconds"}
+Mebibytes: JsonDict = {"unit": "MiB"}
+
+_BETWEEN = "\n"  # of several contradictions in one message
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+WindowDays = Annotated[int, Field(ge=1, le=36500, json_schema_extra=Days)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. Names in the environment are the same in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    # The operator's database.
+    mysql_host: str | None = Field(None, description="MySQL or MariaDB server; unset: the embedded database")
+    mysql_port: Port = Field(3306, description="its port")
+    mysql_user: str | None = Field(None, description="its user")
+    mysql_password: SecretStr = Field(SecretStr(""), description="that user's password")
+    mysql_db: str = Field("interacpedia", description="the operator's database", min_length=1)
+    mysql_pool_size: int = Field(20, ge=1, le=1000, description="most connections of a pool")
+    mysql_use_pooling: bool = Field(True, description="false: open a connection for each use")
+    mysql_connect_timeout_seconds: int = Field(
+        5, ge=1, le=600, description="limit on connecting, handshake included", json_schema_extra=Seconds
+    )
+    mysql_read_timeout_seconds: int = Field(
+        60, ge=1, le=3600, description="limit on waiting for a result", json_schema_extra=Seconds
+    )
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy address of the operator's tables, instead of MYSQL_*"
+    )
+    mysql_replica_urls: SecretStr | None = Field(
+        None, description="comma-separated SQLAlchemy addresses of replicas to read from"
+    )
+    mysql_max_replica_lag_seconds: int = Field(
+        30, ge=1, le=86400, description="a replica that is further behind is not read from", json_schema_extra=Seconds
+    )
+
+    # The service's address.
+    api_path: str = Field("/api", description="prefix of the endpoints")
+    api_host: str = Field("0.0.0.0", description="address that `recs serve` binds")  # noqa: S104
+    api_port: Port = Field(5005, description="port that `recs serve` binds")
+    media_base_url: str = Field("https://media.interacpedia.com", description="address under which avatars are found")
+
+    # Who may call.
+    api_keys: CommaSeparated = Field(
+        (), description="comma-separated; where set, every feed call must bear one", repr=False
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="bearer token of administrators; unset: their endpoints answer 403"
+    )
+    cors_allow_origins: CommaSeparated = Field((), description="comma-separated origins that browsers may call from")
+
+    # How much may be asked for.
+    rate_limit_per_key: float = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="feed requests an API key may make; 0: any number",
+        json_schema_extra={"unit": "requests/second"},
+    )
+    rate_limit_per_user: float = Field(
+        0.0,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="feed requests for one user, or from one address for anonymous ones; 0: any number",
+        json_schema_extra={"unit": "requests/second"},
+    )
+    shed_load_after_seconds: float = Field(
+        2.0,
+        gt=0,
+        le=60,
+        allow_inf_nan=False,
+        description="a worker that is so far behind refuses feeds with 503 until it has caught up",
+        json_schema_extra=Seconds,
+    )
+
+    # Gunicorn.
+    gunicorn_workers: int | None = Field(None, ge=1, le=512, description="worker processes; unset: cores × 2")
+    gunicorn_bind: str = Field("0.0.0.0:5005", description="address and port, or unix:PATH")
+    gunicorn_timeout: int = Field(
+        120, ge=1, description="a worker silent for so long is restarted", json_schema_extra=Seconds
+    )
+    gunicorn_graceful_timeout: int = Field(
+        30, ge=1, description="time that a stop may take; requests in flight have 6 s less", json_schema_extra=Seconds
+    )
+    gunicorn_keepalive: int = Field(
+        65, ge=1, description="an idle connection is kept for so long", json_schema_extra=Seconds
+    )
+    gunicorn_max_requests: int = Field(0, ge=0, description="a worker ends after so many requests; 0: never")
+    gunicorn_preload_app: bool = Field(True, description="load once and fork, so that workers share memory")
+    gunicorn_log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        "info", description="Gunicorn's own log level"
+    )
+
+    # Redis.
+    redis_host: str | None = Field(
+        None, description="Redis or Valkey server, or any node of a cluster; unset, and no Sentinels: no Redis"
+    )
+    redis_port: Port = Field(6379, description="its port")
+    redis_db: int = Field(0, ge=0, le=1_000_000, description="its database")
+    redis_password: SecretStr = Field(SecretStr(""), description="its password")
+    redis_scheme: Literal["redis", "tls"] = Field("redis", description="tls: encrypted, and the certificate is checked")
+    redis_ca_file: Path | None = Field(
+        None, description="certificates of the authorities that are trusted for tls; unset: the system's"
+    )
+    redis_sentinels: CommaSeparated = Field(
+        (), description="comma-separated Sentinels to ask which server is the master, instead of REDIS_HOST"
+    )
+    redis_sentinel_master: str = Field("mymaster", min_length=1, description="the Sentinels' name for the master")
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="the Sentinels' own password")
+    redis_cluster: bool = Field(False, description="true: REDIS_HOST is a node of a Redis Cluster")
+    redis_timeout_milliseconds: int = Field(
+        5, ge=1, le=1000, description="most that Redis may cost a request", json_schema_extra=Milliseconds
+    )
+
+    # Users outside the catalog.
+    cache_l1_megabytes: int = Field(
+        32, ge=1, le=65536, description="memory of each worker for what was read of users", json_schema_extra=Mebibytes
+    )
+    activity_ttl_seconds: int = Field(
+        86400, ge=60, le=86400 * 30, description="what was read of a user is kept in Redis", json_schema_extra=Seconds
+    )
+    user_read_timeout_milliseconds: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="a feed waits for what is read of its user, then goes on without",
+        json_schema_extra=Milliseconds,
+    )
+
+    # Files.
+    data_dir: Path = Field(Path("var"), description="folder of what the service keeps")
+    blacklist_file: Path | None = Field(
+        None,
+        description="video addresses never to show, one a line; unset: DATA_DIR/blacklist.txt if present",
+    )
+    cities_file: Path | None = Field(None, description="table of city spellings; unset: the one that ships")
+    policy_file: Path | None = Field(None, description="ranking policy; unset: the one that ships")
+
+    # The catalog.
+    catalog_refresh_seconds: int = Field(
+        10, ge=1, le=86400, description="a change is in feeds within so long", json_schema_extra=Seconds
+    )
+    catalog_max_age_seconds: int = Field(
+        3600,
+        ge=1,
+        le=86400,
+        description="rebuilt after so long even where nothing changed, as ages move on",
+        json_schema_extra=Seconds,
+    )
+    catalog_keep: int = Field(
+        3, ge=1, le=100, description="catalog versions kept", json_schema_extra={"unit": "versions"}
+    )
+    catalog_refresher: bool = Field(True, description="false: another process or machine builds the catalog")
+
+    # Events: what feeds showed, and what people did.
+    record_events: bool = Field(True, description="false: feeds are not recorded, and feedback is refused")
+    event_log_megabytes: int = Field(
+        1024,
+        ge=32,
+        le=1 << 20,
+        description="most that the events waiting for the database may take of the disk",
+        json_schema_extra={"unit": "MiB"},
+    )
+    flush_interval_seconds: int = Field(
+        900, ge=1, le=86400, description="events are in the database within so long", json_schema_extra=Seconds
+    )
+    flush_threshold_activities: int = Field(
+        50, ge=1, le=1_000_000, description="or as soon as one user has so many that are not"
+    )
+    events_retention_days: int = Field(
+        400, ge=1, le=36500, description="rows of recs_events are deleted after so long", json_schema_extra=Days
+    )
+    event_flusher: bool = Field(True, description="false: nothing here brings events into the database")
+
+    # What a user has seen.
+    seen_state: bool = Field(True, description="false: feeds do not remember what they showed")
+    session_ttl_seconds: int = Field(
+        3600,
+        ge=1,
+        le=86400 * 30,
+        description="a session ends so long after its last feed; until then nothing it showed comes back",
+        json_schema_extra=Seconds,
+    )
+    seen_served_seconds: int = Field(
+        1800, ge=0, le=86400 * 30, description="what a feed showed stays away for so long", json_schema_extra=Seconds
+    )
+    seen_impressed_days: int = Field(
+        30,
+        ge=0,
+        le=3650,
+        description="what a person was seen to look at stays away for so long",
+        json_schema_extra=Days,
+    )
+    seen_acted_days: int = Field(
+        30, ge=0, le=3650, description="what a person acted on stays away for so long", json_schema_extra=Days
+    )
+    seen_megabytes: int = Field(
+        4096,
+        ge=16,
+        le=1 << 20,
+        description="most that the memory of what users have seen may take of the disk",
+        json_schema_extra={"unit": "MiB"},
+    )
+
+    # What is eligible.
+    users_window_days: WindowDays = Field(90, description="users created or updated since are loaded")
+    videos_window_days: WindowDays = Field(360, description="résumé videos created since are eligible")
+    challenges_window_days: WindowDays = Field(90, description="challenges created or updated since are eligible")
+    interactions_window_days: WindowDays = Field(90, description="ratings, matches and saves that count for a user")
+    views_window_days: WindowDays = Field(30, description="views that count for a user")
+    connections_window_days: WindowDays = Field(90, description="connections that count")
+    test_row_words: CommaSeparated = Field(
+        ("prueba", "test"), description="comma-separated whole words that mark a test row"
+    )
+
+    # Logs and randomness.
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["json", "console"] = Field("json", description="one JSON object a line, or for people")
+    access_log: bool = Field(False, description="a line for every request")
+    feed_seed: int = Field(0, ge=0, description="part of the seed of every feed's randomness")
+
+    @field_validator("api_keys", "cors_allow_origins", "test_row_words", "redis_sentinels", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_path")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        if value and (not value.startswith("/") or value.endswith("/") or "{" in value):
+            raise ValueError("must be empty or begin with / and not end with one")
+        return value
+
+    @field_validator("cors_allow_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [o for o in value if o != "*" and not (o.startswith(("http://", "https://")) and o.count("/") == 2)]
+        if wrong:
+            raise ValueError(f"{wrong} must be * or scheme://host[:port]")
+        return value
+
+    @field_validator("redis_sentinels")
+    @classmethod
+    def _sentinels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for sentinel in value:
+            host, _, port = sentinel.rpartition(":")
+            if not host.strip("[]") or not port.isdecimal() or not 1 <= int(port) <= 65535:
+                raise ValueError(f"{sentinel} must be host:port")
+        return value
+
+    @field_validator("admin_token")
+    @classmethod
+    def _token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 8:
+            raise ValueError("must have at least 8 characters")
+        return value
+
+    @field_validator("mysql_replica_urls")
+    @classmethod
+    def _replicas(cls, value: SecretStr | None) -> SecretStr | None:
+        for number, replica in enumerate(_parts(value), 1):
+            try:
+                url = make_url(replica)
+            except (ArgumentError, ValueError):
+                url = None
+            if url is None or url.get_backend_name() not in {"mysql", "mariadb"} or not url.host:
+                raise ValueError(f"number {number} is not an address such as mysql://user:password@host/database")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _address(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                url = make_url(value.get_secret_value())
+            except (ArgumentError, ValueError):
+                raise ValueError(
+                    "is not an SQLAlchemy address such as mysql+pymysql://user:password@host/database"
+                ) from None
+            if url.get_backend_name() not in {"mysql", "mariadb", "sqlite"}:
+                raise ValueError(f"names {url.get_backend_name()}; the service reads mysql, mariadb or sqlite")
+        return value
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Settings":
+        problems = []
+        if self.mysql_host and self.database_url:
+            problems.append("MYSQL_HOST and DATABASE_URL name two databases: set one")
+        if self.mysql_host and not self.mysql_user:
+            problems.append("MYSQL_HOST is set but MYSQL_USER is not")
+        if self.mysql_user and not self.mysql_host:
+            problems.append("MYSQL_USER is set but MYSQL_HOST is not")
+        if self.mysql_replica_urls and self.source_url.get_backend_name() == "sqlite":
+            problems.append("MYSQL_REPLICA_URLS is set but there is no MySQL server: set MYSQL_HOST or DATABASE_URL")
+        if self.rate_limit_per_key > 0 and not self.api_keys:
+            problems.append("RATE_LIMIT_PER_KEY is set but API_KEYS is not")
+        if self.redis_host and self.redis_sentinels:
+            problems.append("REDIS_HOST and REDIS_SENTINELS both say where Redis is: set one")
+        if self.redis_cluster and not self.redis_host:
+            problems.append("REDIS_CLUSTER is set but REDIS_HOST, one of its nodes, is not")
+        if self.redis_cluster and self.redis_db:
+            problems.append("REDIS_CLUSTER is set, and a cluster has no database but REDIS_DB 0")
+        if self.catalog_max_age_seconds < self.catalog_refresh_seconds:
+            problems.append(
+                f"CATALOG_MAX_AGE_SECONDS ({self.catalog_max_age_seconds}) must not be less than "
+                f"CATALOG_REFRESH_SECONDS ({self.catalog_refresh_seconds})"
+            )
+        if self.gunicorn_graceful_timeout > self.gunicorn_timeout:
+            problems.append(
+                f"GUNICORN_GRACEFUL_TIMEOUT ({self.gunicorn_graceful_timeout}) must not exceed "
+                f"GUNICORN_TIMEOUT ({self.gunicorn_timeout})"
+            )
+        if problems:
+            raise ValueError(_BETWEEN.join(problems))
+        return self
+
+    @property
+    def source_url(self) -> URL:
+        """The operator's tables: MYSQL_*, DATABASE_URL, or the embedded database in DATA_DIR."""
+        if self.mysql_host:
+            return URL.create(
+                "mysql+pymysql",
+                username=self.mysql_user,
+                password=self.mysql_password.get_secret_value() or None,
+                host=self.mysql_host,
+                port=self.mysql_port,
+                database=self.mysql_db,
+                query={"charset": "utf8mb4"},
+            )
+        if self.database_url:
+            url = make_url(self.database_url.get_secret_value())
+            return url if "+" in url.drivername or url.drivername == "sqlite" else url.set(drivername="mysql+pymysql")
+        return URL.create("sqlite", database=str(self.data_dir / "interacpedia.sqlite"))
+
+    @property
+    def replica_urls(self) -> tuple[URL, ...]:
+        """Each with a driver, and the primary's database where it names none."""
+        urls = map(make_url, _parts(self.mysql_replica_urls))
+        return tuple(
+            url.set(
+                drivername=url.drivername if "+" in url.drivername else "mysql+pymysql",
+                database=url.database or self.source_url.database,
+                query=url.query or {"charset": "utf8mb4"},
+            )
+            for url in urls
+        )
+
+    @property
+    def catalog_dir(self) -> Path:
+        return self.data_dir / "catalogs"
+
+    @property
+    def events_dir(self) -> Path:
+        return self.data_dir / "events"
+
+    @property
+    def seen_dir(self) -> Path:
+        return self.data_dir / "seen"
+
+
+def _parts(value: SecretStr | None) -> list[str]:
+    """Of a comma-separated secret."""
+    return [part.strip() for part in value.get_secret_value().split(",") if part.strip()] if value else []
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read and validate the settings; every problem is named at once.
+
+    Raises ConfigurationError.
+    """
+    try:
+        return Settings(**overrides)
+    except UnicodeDecodeError:
+        raise ConfigurationError([f"{ENV_FILE} is not UTF-8"]) from None
+    except ValidationError as error:
+        problems = [_problem(problem) for problem in error.errors()]
+        wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+    # Whether settings fit together is checked only where each is valid: put defaults in the place of
+    # those that are not, so that everything is named at once.
+    try:
+        if wrong:
+            Settings(**overrides | {name: Settings.model_fields[name].default for name in wrong})
+    except ValidationError as error:
+        problems += [_problem(problem) for problem in error.errors() if not problem["loc"]]
+    raise ConfigurationError([part for problem in problems for part in problem.split(_BETWEEN)])
+
+
+def _problem(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]).upper()
+    message = problem["msg"].removeprefix("Value error, ")
+    if not name:
+        return message  # type: ignore[no-any-return]
+    field = Settings.model_fields.get(str(problem["loc"][0]))
+    secret = field is not None and ("Secret" in str(field.annotation) or not field.repr)
+    shown = "" if secret else f" (given: {problem['input']!r})"
+    return f"{name}: {message}{shown}"
+
+
+def origins_of(settings: Settings) -> dict[str, str]:
+    """Where each setting's value came from: environment, .env file, or default."""
+    import os
+
+    from dotenv import dotenv_values
+
+    in_environment = {name.lower() for name, value in os.environ.items() if value}
+    in_file = {name.lower() for name, value in dotenv_values(ENV_FILE).items() if value}
+    return {
+        name: "environment" if name in in_environment else ".env" if name in in_file else "default"
+        for name in type(settings).model_fields
+    }

@@ -1,0 +1,210 @@
+"""Connections to the operator's database: one place that sets pool, time limits and session.
+
+MYSQL_POOL_SIZE is the service's budget, not a process's: ``pool_share`` divides it among the processes that connect.
+Reads that may be a little old go through replicas (replicas.py); everything else goes to the primary.
+"""
+
+import os
+import sqlite3
+import time
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import structlog
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import TimeoutError as CheckoutTimeout
+from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database_metrics import (
+    FOLDER,
+    POOL_IN_USE,
+    POOL_SIZE,
+    POOL_TIMEOUTS,
+    POOL_WAIT_SECONDS,
+    POOL_WAITS,
+    NoNumbers,
+    Numbers,
+    ProcessNumbers,
+)
+
+log = structlog.get_logger(__name__)
+
+# Recycled below the deployment guide's wait_timeout of 600 s, so that the server never closes first.
+POOL_RECYCLE_SECONDS = 540
+CHECKOUT_TIMEOUT_SECONDS = 5
+
+# command: run by a person, and no part of the running service.
+Role = Literal["worker", "refresher", "flusher", "command"]
+# What a process that there is once has use for: the refresher's build and its look at the server's figures; the
+# flusher's batches.
+MOST_OF_REFRESHER = 2
+MOST_OF_FLUSHER = 4
+
+
+class MeasuredPool(QueuePool):
+    """A pool that counts who had to wait for a connection, for how long, and in vain."""
+
+    numbers: Numbers = NoNumbers()
+
+    def connect(self) -> PoolProxiedConnection:
+        if self.checkedout() < self.size():
+            return super().connect()
+        started = time.perf_counter()
+        try:
+            return super().connect()
+        except CheckoutTimeout:
+            self.numbers.add(POOL_TIMEOUTS, 1)
+            raise
+        finally:
+            self.numbers.add(POOL_WAITS, 1)
+            self.numbers.add(POOL_WAIT_SECONDS, time.perf_counter() - started)
+
+    def recreate(self) -> "MeasuredPool":
+        pool = super().recreate()
+        assert isinstance(pool, MeasuredPool)  # noqa: S101
+        pool.numbers = self.numbers
+        return pool
+
+
+def make_engine(
+    settings: Settings, role: Role = "command", *, url: URL | None = None, numbers: Numbers | None = None
+) -> Engine:
+    """An engine for ``url``, or else for ``settings.source_url``. Nothing is connected until it is used.
+
+    Every MySQL session speaks UTC, so that TIMESTAMP columns read as UTC whatever the server's zone.
+    SQLite is opened so that nothing can be written. ``numbers``: where the pool counts.
+    """
+    url = url or settings.source_url
+    if url.get_backend_name() == "sqlite":
+        return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
+    if not settings.mysql_use_pooling:
+        engine = make_unpooled_engine(settings, url)
+    else:
+        share = pool_share(settings, role)
+        engine = create_engine(
+            url,
+            poolclass=MeasuredPool,
+            pool_size=share,
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_recycle=POOL_RECYCLE_SECONDS,
+            pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
+            connect_args=_session(settings.mysql_read_timeout_seconds),
+        )
+        _limit_handshake(engine, settings.mysql_connect_timeout_seconds)
+        event.listen(engine, "checkin", _log_checkin)
+        log.info(
+            f"Connection pool inicializado: {settings.mysql_pool_size} conexiones a {address(url)}",
+            process=role,
+            most_of_this_process=share,
+        )
+    if numbers is not None:
+        _count(engine, numbers)
+    return engine
+
+
+def make_unpooled_engine(settings: Settings, url: URL, *, read_timeout_seconds: int | None = None) -> Engine:
+    """A MySQL engine that opens a connection for each use."""
+    seconds = read_timeout_seconds or settings.mysql_read_timeout_seconds
+    engine = create_engine(url, poolclass=NullPool, connect_args=_session(seconds))
+    _limit_handshake(engine, settings.mysql_connect_timeout_seconds)
+    return engine
+
+
+def pool_share(settings: Settings, role: Role) -> int:
+    """Most connections of one process of that role to one server.
+
+    One each; of what is left the refresher gets one more, the flusher three, and the workers divide the rest. So
+    all of them together stay within MYSQL_POOL_SIZE, unless that is less than there are processes.
+    """
+    if role == "command":
+        return settings.mysql_pool_size
+    workers = settings.gunicorn_workers or (os.cpu_count() or 1) * 2  # as gunicorn.conf.py
+    left = max(0, settings.mysql_pool_size - workers - 2)
+    of_refresher = min(left, MOST_OF_REFRESHER - 1)
+    of_flusher = min(left - of_refresher, MOST_OF_FLUSHER - 1)
+    more = {"refresher": of_refresher, "flusher": of_flusher, "worker": (left - of_refresher - of_flusher) // workers}
+    return 1 + more[role]
+
+
+def process_numbers(settings: Settings, role: Role) -> ProcessNumbers:
+    """Where the refresher and the flusher count, which have no /metrics of their own."""
+    return ProcessNumbers(settings.data_dir / FOLDER, role)
+
+
+def address(url: URL) -> str:
+    """host:port/database, without user and password."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    return f"{url.host}:{url.port or 3306}/{url.database}"
+
+
+def _session(read_timeout_seconds: int) -> dict[str, Any]:
+    return {
+        "read_timeout": read_timeout_seconds,
+        "write_timeout": read_timeout_seconds,
+        "init_command": "SET SESSION time_zone = '+00:00'",
+    }
+
+
+def _limit_handshake(engine: Engine, seconds: int) -> None:
+    """PyMySQL's connect_timeout ends with TCP's handshake; for the server's it waits as long as for a result.
+
+    A frozen server, or a proxy without one behind it, takes connections and says nothing. So the connection is opened
+    with the short limit for everything, and has the long one from then on.
+    """
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+        limits = {"connect_timeout": seconds}
+        if dialect.driver != "pymysql":
+            return dialect.connect(*arguments, **{**parameters, **limits})
+        limits |= {"read_timeout": seconds, "write_timeout": seconds}
+        connection = dialect.connect(*arguments, **{**parameters, **limits})
+        connection._read_timeout = parameters["read_timeout"]
+        connection._write_timeout = parameters["write_timeout"]
+        return connection
+
+
+def _count(engine: Engine, numbers: Numbers) -> None:
+    if isinstance(engine.pool, MeasuredPool):
+        engine.pool.numbers = numbers
+        numbers.add(POOL_SIZE, engine.pool.size())
+    numbers.add(POOL_IN_USE, 0)
+    in_use: set[int] = set()
+
+    @event.listens_for(engine, "checkout")
+    def checkout(_connection: Any, record: Any, _proxy: Any) -> None:
+        in_use.add(id(record))
+        numbers.add(POOL_IN_USE, 1)
+
+    @event.listens_for(engine, "checkin")
+    def checkin(_connection: Any, record: Any) -> None:
+        if id(record) in in_use:  # else it could not be opened, and was never given out
+            in_use.remove(id(record))
+            numbers.add(POOL_IN_USE, -1)
+
+
+def _open_sqlite(path: str) -> sqlite3.Connection:
+    """Read-only; a missing file is an error, not a new database, and bytes that are no text stop no query."""
+    if not Path(path).exists():
+        raise sqlite3.OperationalError(
+            f"there is no database {path}: set MYSQL_HOST (or DATABASE_URL), or run `recs demo load`"
+        )
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.create_function("CRC32", 1, _crc32, deterministic=True)
+    return connection
+
+
+def _crc32(value: object) -> int | None:
+    """MySQL's function, which SQLite lacks."""
+    return None if value is None else zlib.crc32(str(value).encode())
+
+
+def _log_checkin(_connection: Any, _record: Any) -> None:
+    log.debug("Conexion devuelta al pool")

@@ -1,0 +1,94 @@
+"""The service's errors: one base with a status and a code, so that one handler answers them all."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """What a client may be told: ``message`` and ``details`` are safe to send."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        details: Sequence[dict[str, str]] = (),
+        *,
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = list(details)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotJson(ServiceError):
+    status = 400
+    code = "not_json"
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(ServiceError):
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+
+
+class IdempotencyConflict(ServiceError):
+    status = 409
+    code = "idempotency_conflict"
+
+
+class BodyTooLarge(ServiceError):
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InvalidRequest(ServiceError):
+    status = 422
+    code = "invalid_request"
+
+
+class TooManyRequests(ServiceError):
+    status = 429
+    code = "too_many_requests"
+
+
+class Overloaded(ServiceError):
+    status = 503
+    code = "overloaded"
+
+
+class NotReady(ServiceError):
+    status = 503
+    code = "not_ready"
+
+
+class ConfigurationError(Exception):
+    """Settings or a policy file that cannot be used; ``problems`` names all of them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+class CatalogError(Exception):
+    """A catalog version that is missing, damaged, or of another layout."""
+
+
+class SourceError(Exception):
+    """The operator's database could not be read; the message names what failed, never a secret."""

@@ -1,0 +1,174 @@
+"""`recs demo …`: fill a database to try the service on."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.demo.interacpedia import DEFAULT_SEED, load_interacpedia
+from recommendation_service.demo.loading import DemoError, LoadReport
+from recommendation_service.demo.loading import Progress as ProgressCallback
+from recommendation_service.demo.movielens import load_movielens
+from recommendation_service.demo.schema import metadata
+from recommendation_service.demo.sizes import sizes_at
+
+app = typer.Typer(no_args_is_help=True, help="Data to try the service on.")
+
+FAILED, WRONG_USE = 1, 2
+
+
+class Source(StrEnum):
+    """Where the data comes from."""
+
+    INTERACPEDIA = "interacpedia"
+    MOVIELENS = "movielens"
+
+
+@app.callback()
+def demo() -> None:
+    """Data to try the service on."""
+
+
+def _wheel_folder() -> Path:
+    """The user's cache, where a download may stay without anyone having to tidy it."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "recs"
+
+
+@app.command()
+def load(
+    address: Annotated[
+        str | None,
+        typer.Argument(metavar="[URL]", help="SQLAlchemy address of the database. Default: the one of the settings."),
+    ] = None,
+    source: Annotated[
+        Source, typer.Option("--from", help="An invented operator, or the real MovieLens-100K log.")
+    ] = Source.INTERACPEDIA,
+    scale: Annotated[
+        float, typer.Option(help="Times the operator's sizes; interacpedia only.", show_default=True)
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="The same seed gives the same data; interacpedia only.")
+    ] = DEFAULT_SEED,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the operator's tables in that database first.")
+    ] = False,
+    cache_folder: Annotated[
+        Path | None, typer.Option(help="Where the MovieLens wheel is kept. Default: ~/.cache/recs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary in JSON and nothing else.")] = False,
+) -> None:
+    """Write the operator's tables, filled, into a database.
+
+    Tables that hold rows are left alone without --replace.
+    No other table is ever touched.
+    A MariaDB or MySQL database that does not exist is created.
+
+    Examples:
+
+    \b
+    $ recs demo load
+    $ recs demo load sqlite:///demo.db --scale 0.1
+    $ recs demo load mysql+pymysql://root@127.0.0.1/interacpedia --replace
+    $ recs demo load sqlite:///films.db --from movielens --json
+    """
+    try:
+        sizes_at(scale)
+        engine = _engine(address)
+    except (DemoError, ConfigurationError) as error:
+        raise _exit(error, WRONG_USE) from None
+    console = Console(quiet=as_json)
+    try:
+        with progress_bars(console) as progress:
+            if source is Source.MOVIELENS:
+                folder = cache_folder or _wheel_folder()
+                report = load_movielens(
+                    engine,
+                    wheel_folder=folder,
+                    replace=replace,
+                    progress=progress,
+                    announce=lambda notice: console.print(notice, markup=False, highlight=False),
+                )
+            else:
+                report = load_interacpedia(engine, scale=scale, seed=seed, replace=replace, progress=progress)
+    except DemoError as error:
+        raise _exit(error, FAILED) from None
+    finally:
+        engine.dispose()
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        console.print(_summary(report, engine.url))
+
+
+def _exit(error: Exception, status: int) -> typer.Exit:
+    """Say what went wrong, in full and on stderr; the exit is for the caller to raise."""
+    Console(stderr=True).print(f"Error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(status)
+
+
+def _engine(address: str | None) -> Engine:
+    try:
+        return create_engine(make_url(address) if address else _configured_url(), poolclass=NullPool)
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise DemoError(
+            f"There is no driver for that address ({error}). Write mysql+pymysql://… or sqlite:///…."
+        ) from error
+    except ArgumentError as error:
+        example = "mysql+pymysql://user:password@host:3306/interacpedia or sqlite:///demo.db"
+        raise DemoError(f"That is not a database address; one looks like {example}.") from error
+
+
+def _configured_url() -> URL:
+    # Imported here because `--help`, and a load into a named address, need no settings.
+    from recommendation_service.core.config import load_settings
+
+    url = load_settings().source_url
+    if url.get_backend_name() == "sqlite" and url.database:
+        # The embedded database lies in the service's own data folder, which a first start has yet to make.
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    return url
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[ProgressCallback]:
+    """A bar for each table, in the order they are written."""
+    bars = Progress(
+        TextColumn("{task.description:>18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=console.quiet,
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def advance(table: str, done: int, expected: int) -> None:
+        if table not in tasks:
+            tasks[table] = bars.add_task(table, total=expected)
+        bars.update(tasks[table], completed=done, total=max(done, expected))
+
+    with bars:
+        yield advance
+
+
+def _summary(report: LoadReport, url: URL) -> Table:
+    shown = url.render_as_string(hide_password=True)
+    table = Table(title=f"{report.source} in {shown}", caption=f"{report.seconds:.1f} s")
+    table.add_column("table")
+    table.add_column("rows", justify="right")
+    for name in metadata.tables:
+        table.add_row(name, f"{report.counts[name]:,}")
+    table.add_row("[dim]dirty rows and values among them[/dim]", f"[dim]{sum(report.dirt.values()):,}[/dim]")
+    return table

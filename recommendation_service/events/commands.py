@@ -1,0 +1,295 @@
+"""`recs events …` and `recs migrate`: the log's way into the database, looked at and helped along by hand."""
+
+import fcntl
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.errors import SourceError
+
+if TYPE_CHECKING:
+    from recommendation_service.events.dead_letters import DeadLetter
+
+app = typer.Typer(no_args_is_help=True, help="Events: what feeds showed, what people did, and its way into MySQL.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+WAIT_POLL_SECONDS = 0.05
+
+
+class Format(StrEnum):
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What waits on this machine for the database, and how flushing goes.
+
+    \b
+    $ recs events status
+    $ recs events status --json | jq '.waiting_records, .error'
+    """
+    from recommendation_service.events.dead_letters import DeadLetters
+    from recommendation_service.events.flusher_status import FlusherStatus, read_status
+    from recommendation_service.events.log import folder_bytes
+
+    folder = load_settings().events_dir
+    last = read_status(folder)
+    found = asdict(last or FlusherStatus())
+    found |= {
+        "flusher_runs": _flusher_runs(folder),
+        "log_bytes": folder_bytes(folder) if folder.is_dir() else 0,
+        "dead_letters_kept": len(DeadLetters(folder).all()) if folder.is_dir() else 0,
+    }
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    table = Table("", "", show_header=False)
+    table.add_row("flusher", "runs" if found["flusher_runs"] else "does not run on this machine")
+    if last is not None:
+        waited = f", the oldest for {time.time() - last.oldest_ms / 1000:,.0f} s" if last.oldest_ms else ""
+        table.add_row("waiting", f"{last.waiting_records:,} records, {last.waiting_bytes:,} bytes{waited}")
+        table.add_row("last problem", last.error or "none")
+        for event, count in sorted(last.flushed.items()):
+            table.add_row(f"flushed: {event}", f"{count:,}")
+        table.add_row("duplicates", f"{last.duplicates:,}")
+    table.add_row("log on disk", f"{found['log_bytes']:,} bytes")
+    table.add_row("dead letters", f"{found['dead_letters_kept']:,}")
+    Console().print(table)
+
+
+@app.command()
+def flush(
+    as_json: AsJson = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the running flusher.")] = 60.0,
+) -> None:
+    """Bring all events of this machine into the database now, and wait for it.
+
+    Asks the flusher where one runs; otherwise does it here. Exit status 1 where something is left.
+
+    \b
+    $ recs events flush
+    """
+    settings = load_settings()
+    if not _flush_here(settings):
+        _ask_for_flush(settings.events_dir, timeout)
+    from recommendation_service.events.flusher_status import FlusherStatus, read_status
+
+    last = read_status(settings.events_dir) or FlusherStatus()
+    if as_json:
+        typer.echo(json.dumps(asdict(last)))
+    else:
+        typer.echo("All events are in the database.")
+
+
+def _flush_here(settings: Settings) -> bool:
+    """False: a flusher runs. Raises SourceError where something is left."""
+    from recommendation_service.core.supervision import lock_path
+    from recommendation_service.events.flusher import NAME, Flusher
+    from recommendation_service.events.tables import make_writing_engine
+
+    settings.events_dir.mkdir(parents=True, exist_ok=True)
+    with open(lock_path(settings.events_dir, NAME), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        engine = make_writing_engine(settings)
+        flusher = Flusher(settings, engine)
+        whole = flusher.flush_all()
+        flusher.tell()
+        engine.dispose()
+        if not whole:
+            raise SourceError(flusher.status.error or "Not all events could be flushed.")
+    return True
+
+
+def _ask_for_flush(folder: Path, timeout: float) -> None:
+    from recommendation_service.events.flusher_status import read_status, request_flush
+
+    token = request_flush(folder)
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        last = read_status(folder)
+        if last is not None and (last.flush_token or "") >= token:
+            return
+        time.sleep(WAIT_POLL_SECONDS)
+    last = read_status(folder)
+    raise SourceError((last.error if last else None) or f"The flusher has not answered within {timeout:g} s.")
+
+
+@app.command()
+def dead(
+    replay: Annotated[bool, typer.Option("--replay", help="Put them through again; what succeeds is removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Records that the database refused for ever, or that could not be read: list them, or try them again.
+
+    Exit status 1 where a replay leaves some.
+
+    \b
+    $ recs events dead
+    $ recs events dead --json | jq -r '.[].reason' | sort | uniq -c
+    $ recs events dead --replay
+    """
+    from recommendation_service.events.dead_letters import DeadLetters
+
+    settings = load_settings()
+    if replay:
+        _replay(settings, as_json=as_json)
+        return
+    letters = DeadLetters(settings.events_dir).all()
+    if as_json:
+        typer.echo(json.dumps([asdict(letter) for letter in letters]))
+        return
+    if not letters:
+        typer.echo("There are no dead letters.")
+        return
+    table = Table("died at", "event", "event_id", "reason")
+    for letter in letters:
+        table.add_row(letter.died_at, letter.event or "unreadable", letter.event_id or "", letter.reason)
+    Console().print(table)
+
+
+def _replay(settings: Settings, *, as_json: bool) -> None:
+    from recommendation_service.events.dead_letters import DeadLetters, dead_letter
+    from recommendation_service.events.flush import EventWriter
+    from recommendation_service.events.forgetting import is_forgotten, read_forgotten
+    from recommendation_service.events.records import encode
+    from recommendation_service.events.tables import make_writing_engine
+
+    dead_letters = DeadLetters(settings.events_dir)
+    letters = dead_letters.all()
+    forgotten = read_forgotten(settings.events_dir)
+    records = [record for letter in letters if (record := letter.record()) is not None]
+    outcome = EventWriter(make_writing_engine(settings)).write(
+        [record for record in records if not is_forgotten(record, forgotten)]
+    )
+    if outcome.left:
+        # Nothing was removed: those that went through are found to be there at the next replay.
+        raise SourceError(outcome.problem)
+    kept: list[DeadLetter] = [letter for letter in letters if letter.record() is None]
+    kept += [dead_letter(encode(record), reason, record) for record, reason in outcome.refused]
+    dead_letters.replace(letters, kept)
+    result = {"replayed": outcome.inserted.total(), "already_there": outcome.duplicates, "dead": len(kept)}
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        typer.echo(
+            f"{result['replayed']:,} went through, {result['already_there']:,} were there already, "
+            f"{result['dead']:,} stay dead."
+        )
+    if kept:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    output: Annotated[Path | None, typer.Option(help="File to write; default: standard output (JSON lines).")] = None,
+    form: Annotated[Format, typer.Option("--format", help="jsonl or parquet.")] = Format.JSONL,
+    since: Annotated[datetime | None, typer.Option(help="From this time on, UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Before this time, UTC.")] = None,
+    event: Annotated[str | None, typer.Option(help="Only this event: feed, impression, view, …")] = None,
+    user: Annotated[int | None, typer.Option(min=0, help="Only of this user.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Say on standard error how many, as JSON.")] = False,
+) -> None:
+    """Events from the database: as JSON lines or Parquet, feeds with their slots.
+
+    \b
+    $ recs events export --since 2026-11-01 > events.jsonl
+    $ recs events export --event feed --format parquet --output feeds.parquet
+    $ recs events export --user 4711 | jq .
+    """
+    from recommendation_service.core.database import make_engine
+    from recommendation_service.events.export import Selection, read_events, write_json_lines, write_parquet
+    from recommendation_service.events.records import EVENT_NAMES
+    from recommendation_service.events.rows import FEED
+
+    if event is not None and event not in {FEED, *EVENT_NAMES}:
+        raise typer.BadParameter(f"{event!r} is none of {', '.join((FEED, *EVENT_NAMES))}", param_hint="--event")
+    if form is Format.PARQUET and output is None:
+        raise typer.BadParameter("Parquet needs a file", param_hint="--output")
+    engine = make_engine(load_settings())
+    events = read_events(engine, Selection(_utc(since), _utc(until), event, user))
+    try:
+        if output is None:
+            count = write_json_lines(events, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        elif form is Format.PARQUET:
+            count = write_parquet(events, output)
+        else:
+            with open(output, "wb") as file:
+                count = write_json_lines(events, file)
+    finally:
+        engine.dispose()
+    if as_json:
+        typer.echo(json.dumps({"events": count}), err=True)
+    elif output is not None:
+        typer.echo(f"{count:,} events in {output}", err=True)
+
+
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the SQL that would run, and run nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the service's own tables (recs_…) in the operator's database, or bring them up to date.
+
+    Needs CREATE there; running it again changes nothing. migrations/recs_events.sql is the same for the plain client.
+
+    \b
+    $ recs migrate --dry-run
+    $ MYSQL_USER=admin MYSQL_PASSWORD=… recs migrate
+    """
+    from recommendation_service.events.tables import make_writing_engine, pending_migrations, statements
+    from recommendation_service.events.tables import migrate as carry_out
+
+    engine = make_writing_engine(load_settings())
+    try:
+        pending = pending_migrations(engine)
+        sql = statements(pending, engine.dialect.name)
+        if not dry_run:
+            carry_out(engine)
+    finally:
+        engine.dispose()
+    if as_json:
+        found: dict[str, Any] = {
+            "migrations": [{"version": migration.version, "what": migration.what} for migration in pending],
+            "done": not dry_run,
+            "statements": sql,
+        }
+        typer.echo(json.dumps(found))
+    elif dry_run:
+        typer.echo("".join(f"{statement};\n" for statement in sql) or "-- Nothing to do.\n", nl=False)
+    else:
+        for migration in pending:
+            typer.echo(f"Carried out {migration.version}: {migration.what}")
+        if not pending:
+            typer.echo("Nothing to do: the tables are up to date.")
+
+
+def _flusher_runs(folder: Path) -> bool:
+    from recommendation_service.core.supervision import lock_path
+
+    try:
+        with open(lock_path(folder, "flusher")) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,272 @@
+"""Records into the database, each exactly once however often it is tried.
+
+One transaction writes a batch to ``recs_events``, where an event's id is unique, and lets the server copy what was
+new there to ``activity_log``. Whoever repeats a batch, after a lost answer to a COMMIT or beside another flusher,
+finds its events there and copies nothing.
+"""
+
+import random
+import secrets
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pymysql.err
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from recommendation_service.events.literals import feedback_literals, quote_plain, row_literals
+from recommendation_service.events.records import FeedbackRecord, FeedRecord
+from recommendation_service.events.rows import (
+    COPY_PARAMETERS,
+    FEED_COLUMNS,
+    FEEDBACK_COLUMNS,
+    Event,
+    are_plain,
+    copy_to_activity_log,
+    event_id_of,
+    event_of,
+    feed_row,
+    feedback_row,
+)
+from recommendation_service.events.tables import describe, error_code, has_activity_log
+
+FEEDBACK_ROWS = 1_000
+FEED_SLOTS = 4_000  # in the feeds of a batch: a statement of some 700 kB
+# Batches at once: while the server works at some, the next is written out. More gained nothing on two cores.
+WRITERS = 3
+ATTEMPTS = 6
+# What took longer before it failed, as a server that hangs, is left for a later flush.
+ATTEMPTS_SECONDS = 10.0
+FIRST_PAUSE_SECONDS = 0.02
+
+# What is there stays as it is. Not `id = id`: where that meets a row that another transaction has just written, MariaDB
+# numbers the rows that follow from that one's id on, meets the other transaction's next ones, and takes events that are
+# nowhere for duplicates. Should a row of another event be met all the same, NULL is refused, and the batch tried again.
+_KEEP = " ON DUPLICATE KEY UPDATE event_id = IF(event_id = VALUES(event_id), event_id, NULL)"
+_NULL = 1048
+
+# A second try succeeds: deadlock, lock wait, and a connection that was lost or killed.
+_TRANSIENT = {
+    1205,
+    1213,
+    1020,
+    1053,
+    1077,
+    1078,
+    1079,
+    1152,
+    1159,
+    1160,
+    1161,
+    1184,
+    1317,
+    1927,
+    2006,
+    2013,
+    2055,
+    4031,
+}
+# What is wrong is the row: it is refused however often it is tried.
+_REFUSALS = {
+    *(1048, 1264, 1265, 1292, 1300, 1366, 1406, 1411, 1452, 1644, 1690, 3140, 3141, 3156, 3819, 3988, 4025),
+    1153,  # the statement is larger than max_allowed_packet: of one row, a refusal
+}
+
+
+@dataclass
+class Outcome:
+    """What became of records."""
+
+    inserted: Counter[str] = field(default_factory=Counter)  # event: rows
+    duplicates: int = 0  # events that were there before
+    refused: list[tuple[Event, str]] = field(default_factory=list)  # for ever, and why
+    left: list[Event] = field(default_factory=list)  # not written, to be tried again
+    problem: str = ""  # why they are left
+    retries: int = 0  # batches that were tried again
+
+
+class _RowRefusedError(Exception):
+    """A row of the batch cannot be written, by the server's word or already by ours."""
+
+
+class _TroubleError(Exception):
+    """The database cannot be written to at present."""
+
+
+class EventWriter:
+    """Writes records. One thread at a time calls it."""
+
+    def __init__(self, engine: Engine, *, stop: threading.Event | None = None) -> None:
+        """``stop``: once set, what is not under way is left."""
+        self._engine = engine
+        self._stop = stop or threading.Event()
+        self._is_mysql = engine.dialect.name != "sqlite"
+        self._with_activity_log: bool | None = None
+
+    def write(self, records: Sequence[Event], rest: Callable[[float], None] | None = None) -> Outcome:
+        """Never raises for what the database does: ``left`` and ``problem`` tell.
+
+        ``rest``: called after each batch with the seconds that it took, and then one batch is written at a time.
+        """
+        outcome, lock = Outcome(), threading.Lock()
+        waiting = _batches(records)
+        taking = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with taking:
+                    batch = next(waiting, None)
+                if batch is None:
+                    return
+                started = time.monotonic()
+                done = self._write(batch) if not outcome.problem else Outcome(left=batch, problem=outcome.problem)
+                with lock:
+                    _add(outcome, done)
+                if rest is not None and not outcome.problem:
+                    rest(time.monotonic() - started)
+
+        if self._with_activity_log is None and records:
+            try:
+                self._with_activity_log = has_activity_log(self._engine)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, events wait in the log
+                return Outcome(left=list(records), problem=str(error))
+        workers = self._workers() if len(records) > FEEDBACK_ROWS and rest is None else 1
+        with ThreadPoolExecutor(workers, "flush") as pool:
+            for future in [pool.submit(work) for _ in range(workers)]:
+                future.result()
+        return outcome
+
+    def _workers(self) -> int:
+        if not self._is_mysql:
+            return 1
+        pool = self._engine.pool
+        return min(WRITERS, pool.size()) if isinstance(pool, QueuePool) else WRITERS
+
+    def _write(self, batch: list[Event]) -> Outcome:
+        """A batch; where a row of it is refused, its halves, so that the others are written."""
+        outcome, started = Outcome(), time.monotonic()
+        for attempt in range(ATTEMPTS):
+            if self._stop.is_set():
+                return Outcome(left=batch, problem="the flush was stopped", retries=outcome.retries)
+            try:
+                outcome.inserted = self._transact(batch)
+            except _RowRefusedError as refusal:
+                if len(batch) == 1:
+                    return Outcome(refused=[(batch[0], str(refusal))], retries=outcome.retries)
+                middle = len(batch) // 2
+                _add(outcome, self._write(batch[:middle]))
+                _add(outcome, self._write(batch[middle:]))
+                return outcome
+            except _TroubleError as trouble:
+                return Outcome(left=batch, problem=str(trouble), retries=outcome.retries)
+            except DBAPIError as error:
+                outcome.retries += 1
+                if attempt == ATTEMPTS - 1 or time.monotonic() - started > ATTEMPTS_SECONDS:
+                    return Outcome(left=batch, problem=describe(error), retries=outcome.retries)
+                time.sleep(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            else:
+                outcome.duplicates = len(batch) - outcome.inserted.total()
+                return outcome
+        raise AssertionError("unreachable")
+
+    def _transact(self, batch: list[Event]) -> Counter[str]:
+        """Rows inserted, by event. Raises DBAPIError where another try may succeed at once."""
+        flush_id, plain = secrets.randbits(63), are_plain(batch)
+        try:
+            with self._engine.begin() as connection:
+                last_id = connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM recs_events").scalar_one()
+                self._insert(connection, batch, flush_id, plain=plain)
+                parameters = {"last_id": last_id, "flush_id": flush_id}
+                if self._with_activity_log:
+                    copy = text(copy_to_activity_log(plain=plain))
+                    copied = connection.execute(copy, parameters | COPY_PARAMETERS)
+                    if copied.rowcount == len(batch):
+                        return Counter(map(event_of, batch))
+                found = connection.execute(
+                    text(
+                        "SELECT event, COUNT(*) FROM recs_events WHERE id > :last_id AND flush_id = :flush_id "
+                        "GROUP BY event"
+                    ),
+                    parameters,
+                )
+                return Counter({str(event): int(count) for event, count in found})
+        except DBAPIError as error:
+            if _is_of_another(error):
+                raise
+            if _is_refusal(error):
+                raise _RowRefusedError(str(error.orig)) from error
+            if error_code(error) in _TRANSIENT or error.connection_invalidated:
+                raise
+            raise _TroubleError(describe(error)) from error
+        except SQLAlchemyError as error:
+            raise _TroubleError(f"no connection to the database: {error}") from error
+        except (ValueError, IndexError, OverflowError, pymysql.err.ProgrammingError) as error:
+            raise _RowRefusedError(str(error)) from error
+
+    def _insert(self, connection: Connection, batch: list[Event], flush_id: int, *, plain: bool) -> None:
+        feedback = [record for record in batch if isinstance(record, FeedbackRecord)]
+        feeds = [record for record in batch if isinstance(record, FeedRecord)]
+        columns = FEEDBACK_COLUMNS if feedback else FEED_COLUMNS
+        insert = f"INSERT INTO recs_events ({', '.join(columns)}) VALUES "
+        if not self._is_mysql:
+            rows = [feedback_row(record, flush_id) for record in feedback]
+            rows += [feed_row(record, flush_id) for record in feeds]
+            places = ", ".join("?" * len(columns))
+            connection.exec_driver_sql(f"{insert}({places}) ON CONFLICT (event_id) DO NOTHING", rows)
+            return
+        driver: Any = connection.connection.dbapi_connection
+        escape = quote_plain if plain else driver.escape
+        literals = feedback_literals(feedback, flush_id, escape)
+        literals += row_literals((feed_row(record, flush_id) for record in feeds), driver.escape)
+        statement = f"{insert}{','.join(literals)}{_KEEP}"
+        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+
+
+def _batches(records: Sequence[Event]) -> Iterator[list[Event]]:
+    """Of one kind each, and each sorted, so that all transactions lock in one order: they cannot deadlock.
+
+    What came in together stays together: its rows are neighbours in the indices of requests, users and time, which
+    costs the server less than a batch from all over them does.
+    """
+    feedback: list[Event] = [record for record in records if isinstance(record, FeedbackRecord)]
+    feeds = [record for record in records if isinstance(record, FeedRecord)]
+    for start in range(0, len(feedback), FEEDBACK_ROWS):
+        yield sorted(feedback[start : start + FEEDBACK_ROWS], key=event_id_of)
+    batch: list[Event] = []
+    slots = 0
+    for feed in feeds:
+        batch.append(feed)
+        slots += 10 + len(feed.kinds)
+        if slots >= FEED_SLOTS:
+            yield sorted(batch, key=event_id_of)
+            batch, slots = [], 0
+    if batch:
+        yield sorted(batch, key=event_id_of)
+
+
+def _add(outcome: Outcome, more: Outcome) -> None:
+    outcome.inserted += more.inserted
+    outcome.duplicates += more.duplicates
+    outcome.refused += more.refused
+    outcome.left += more.left
+    outcome.problem = outcome.problem or more.problem
+    outcome.retries += more.retries
+
+
+def _is_of_another(error: DBAPIError) -> bool:
+    """Whether _KEEP met a row of another event."""
+    return error_code(error) == _NULL and "'event_id'" in str(error.orig)
+
+
+def _is_refusal(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        return isinstance(error.orig, sqlite3.IntegrityError | sqlite3.DataError | sqlite3.InterfaceError)
+    return error_code(error) in _REFUSALS

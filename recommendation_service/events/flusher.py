@@ -1,0 +1,321 @@
+"""The process that brings events from the log into the database: one a machine, kept alive by a worker.
+
+It reads all segments as they grow, keeps what is not in the database in memory up to a bound (pending.py), and
+flushes when somebody would otherwise wait too long. It is no loss when it is killed: the log has everything until the
+database has it, and to flush an event twice is to flush it once.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from sqlalchemy.engine import Engine
+
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.database import process_numbers
+from recommendation_service.core.errors import ConfigurationError, SourceError
+from recommendation_service.core.logging import configure_logging
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.supervision import end_with_parent
+from recommendation_service.events.dead_letters import DeadLetters, dead_letter
+from recommendation_service.events.flush import EventWriter, Outcome
+from recommendation_service.events.flusher_status import FlusherStatus, read_status, requested_flush
+from recommendation_service.events.forgetting import is_forgotten, read_forgotten
+from recommendation_service.events.housekeeping import Housekeeping
+from recommendation_service.events.log import folder_bytes
+from recommendation_service.events.pending import Fleet, Pending
+from recommendation_service.events.rebuild import Rebuild
+from recommendation_service.events.records import encode, now_ms
+from recommendation_service.events.rows import Event
+from recommendation_service.events.stream import FlusherStream, rescue_after_seconds
+from recommendation_service.events.tables import (
+    make_writing_engine,
+    migrate,
+    pending_migrations,
+    untransactional_tables,
+)
+
+log = structlog.get_logger(__name__)
+
+NAME = "flusher"  # of the process, its lock and its logs
+MODULE = "recommendation_service.events.flusher"
+
+# Of what waits in memory; while that is written, as much again is read.
+MOST_RECORDS = 50_000
+MOST_BYTES = 64 << 20
+LOOK_SECONDS = 1.0
+REQUEST_POLL_SECONDS = 0.1
+# After a failed flush the next try comes after so long, doubled up to the longest.
+FIRST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 15.0
+# The supervisor waits 5 s for the process to end.
+LAST_FLUSH_SECONDS = 3.5
+REBUILD_RETRY_SECONDS = 5.0
+# A flush has time, and requests have not.
+FLUSH_NICENESS = 5
+# Nor has the database: after a batch the flusher does nothing for so many times as long as it took, unless the log
+# fills up or somebody waits. What it cannot take up so is taken up when the machine has less to do.
+REST = 9.0
+
+
+class Flusher:
+    """Decides when to flush, flushes, and says how it went.
+
+    ``clock``: seconds that only go on; ``now_ms``: milliseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        fleet: Fleet | None = None,
+        rebuild: Rebuild | None = None,
+        stop: threading.Event | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = now_ms,
+    ) -> None:
+        self._settings = settings
+        self._folder = settings.events_dir
+        self._engine = engine
+        self._rebuild = rebuild
+        self._stop = stop or threading.Event()
+        self._clock = clock
+        self._now_ms = now_ms
+        self._pending = Pending(self._folder, fleet, MOST_RECORDS, MOST_BYTES)
+        self._dead = DeadLetters(self._folder)
+        self._hurry = threading.Event()  # what is under way may end, nothing else is begun
+        self._writer = EventWriter(engine, stop=self._hurry)
+        self._since: float | None = None  # when what is pending began to wait
+        self._next_try = 0.0
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._tables_ready = False
+        self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms)
+        self._next_rebuild = 0.0
+        self.status = read_status(self._folder) or FlusherStatus()
+        self.status.error = None
+
+    def run(self) -> None:
+        """Until asked to stop; then what can be flushed within seconds is."""
+        while not self._stop.is_set():
+            try:
+                self.step()
+            except Exception as error:
+                # Whatever is wrong, events wait in the log, and the next look comes.
+                log.exception("the flusher failed")
+                self.status.error = f"{type(error).__name__}: {error}"
+                self.tell()
+            self._wait(LOOK_SECONDS)
+        timer = threading.Timer(LAST_FLUSH_SECONDS, self._hurry.set)
+        timer.daemon = True
+        timer.start()
+        self._next_try = 0.0
+        try:
+            self.flush_all()
+        except Exception:
+            log.exception("the last flush failed")
+        timer.cancel()
+        self.tell()
+
+    def step(self) -> None:
+        """One look: read what is new, flush where that is due, keep house now and then."""
+        if self._rebuild is not None and not self._rebuild.is_done and self._clock() >= self._next_rebuild:
+            self._next_rebuild = self._clock() + REBUILD_RETRY_SECONDS
+            self._rebuild.step(self._engine if self._prepare_tables() is None else None)
+        self._housekeeping.forget_with_the_fleet()
+        self.read()
+        token = self._requested()
+        if token is not None or self._is_due():
+            whole = self.flush_all(gently=token is None)
+            if token is not None and whole:
+                self.status.flush_token = token
+        self._housekeeping.step()
+        self.tell()
+
+    def flush_all(self, *, gently: bool = False) -> bool:
+        """All that the log had at the call, in steps where it is more than the bound. Whether nothing of it is left.
+
+        ``gently``: with rests, see REST.
+        """
+        while True:
+            self.read()
+            has_more = self._pending.has_more
+            if not self.flush(gently=gently):
+                return False
+            if not has_more:
+                return True
+
+    def read(self) -> int:
+        """Take up what the log has beyond what is pending; how many records."""
+        count = self._pending.read()
+        if self._since is None and self._pending:
+            oldest_ms = self._pending.oldest_ms
+            waited = 0.0 if oldest_ms is None else max(0.0, (self._now_ms() - oldest_ms) / 1000)
+            self._since = self._clock() - waited
+        return count
+
+    def _is_due(self) -> bool:
+        if self._since is None or self._clock() < self._next_try:
+            return False
+        return (
+            self._clock() - self._since >= self._settings.flush_interval_seconds
+            or self._pending.most_of_a_user >= self._settings.flush_threshold_activities
+            or self._pending.is_full
+            or self._is_crowded()
+        )
+
+    def _is_crowded(self) -> bool:
+        """Whether the log is over half its limit."""
+        return folder_bytes(self._folder) > self._settings.event_log_megabytes << 19
+
+    def _rest(self, seconds: float) -> None:
+        """After a batch that took so long, while nobody waits for the flush: leave the machine to requests."""
+        until = time.monotonic() + REST * seconds
+        while (left := until - time.monotonic()) > 0 and self._requested() is None and not self._is_crowded():
+            if self._stop.wait(min(left, REQUEST_POLL_SECONDS)):
+                return
+
+    def flush(self, *, gently: bool = False) -> bool:
+        """Bring all that is pending into the database. Whether all of it is there, or among the dead letters."""
+        started = self._clock()
+        # With nothing to write no table is needed, and none is made.
+        problem = self._prepare_tables() if self._pending.records or self._pending.undecodable else None
+        if problem is None:
+            problem = self._flush(self._rest if gently else None)
+        self.status.flushes += 1
+        self.status.flush_seconds += self._clock() - started
+        if problem is None:
+            if self.status.error is not None:
+                log.info("events are flushed again", after_failures=self.status.failures)
+            self.status.failures, self.status.error = 0, None
+            self._retry_seconds, self._next_try = FIRST_RETRY_SECONDS, 0.0
+            return True
+        if problem != self.status.error:
+            log.error("events wait in the log", reason=problem, records=len(self._pending.records))
+        self.status.failures, self.status.error = self.status.failures + 1, problem
+        self._next_try = self._clock() + self._retry_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+        self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_SECONDS)
+        return False
+
+    def _flush(self, rest: Callable[[float], None] | None) -> str | None:
+        """None, or why something is left."""
+        forgotten = read_forgotten(self._folder)
+        pending = self._pending
+        wanted = [record for record in pending.records if not is_forgotten(record, forgotten)]
+        self.status.forgotten += len(pending.records) - len(wanted)
+        outcome = self._write(wanted, rest)
+        letters = [dead_letter(encode(record), reason, record) for record, reason in outcome.refused]
+        letters += pending.undecodable
+        try:
+            self._dead.add(letters)
+        except OSError as error:
+            # The refused ones stay pending: they have no other place.
+            outcome.left += [record for record, _ in outcome.refused]
+            outcome.problem = f"dead letters cannot be written to {self._folder}: {error.strerror}"
+        else:
+            pending.undecodable = []
+            self.status.dead_letters += len(letters)
+            if letters:
+                log.error("records were refused for ever", records=len(letters), reason=letters[0].reason)
+        for event, count in outcome.inserted.items():
+            self.status.flushed[event] = self.status.flushed.get(event, 0) + count
+        self.status.duplicates += outcome.duplicates
+        self.status.retries += outcome.retries
+        pending.keep(outcome.left)
+        if outcome.left or outcome.problem:
+            return outcome.problem
+        removed = pending.settle()
+        self.status.damaged_segments += removed.damaged
+        self.status.torn_records += removed.torn
+        self._since = None
+        self._housekeeping.forget_again(read_forgotten(self._folder))
+        return None
+
+    def _write(self, records: list[Event], rest: Callable[[float], None] | None) -> Outcome:
+        """Where there is more in the log and no rest, that is read meanwhile: the database is to wait for nothing.
+
+        Raises whatever else befell the reading. What was taken and not kept would count as flushed with the next
+        batch; so this process ends, and the one that follows reads from what was settled.
+        """
+        if rest is not None or not self._pending.may_read_ahead:
+            return self._writer.write(records, rest)
+        with ThreadPoolExecutor(1, "read") as pool:
+            reading = pool.submit(self._pending.read_ahead)
+            outcome = self._writer.write(records)
+        try:
+            reading.result()
+        except OSError as error:  # then nothing was taken, and the next look says it, or succeeds
+            log.warning("reading ahead failed", reason=str(error))
+        return outcome
+
+    def _prepare_tables(self) -> str | None:
+        """Make the tables where they are missing and privileges allow; None, or a sentence that says what lacks."""
+        if self._tables_ready:
+            return None
+        try:
+            if pending_migrations(self._engine):
+                done = migrate(self._engine)
+                log.info("tables were made", migrations=[migration.what for migration in done])
+            for table in untransactional_tables(self._engine):
+                log.warning("a failed flush can leave rows behind, so events may be there twice", table=table)
+        except SourceError as error:
+            return f"{error} `recs migrate` makes the tables."
+        self._tables_ready = True
+        return None
+
+    def _requested(self) -> str | None:
+        """The flush that somebody waits for."""
+        if self._clock() < self._next_try:
+            return None
+        token = requested_flush(self._folder)
+        return token if token is not None and token > (self.status.flush_token or "") else None
+
+    def _wait(self, seconds: float) -> None:
+        """Returns early where a flush is asked for, or the end is."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._requested() is None:
+            if self._stop.wait(REQUEST_POLL_SECONDS):
+                return
+
+    def tell(self) -> None:
+        """Write the status."""
+        status = self.status
+        status.waiting_records = len(self._pending.records)
+        status.waiting_bytes = self._pending.waiting_bytes
+        status.oldest_ms = self._pending.oldest_ms
+        status.write(self._folder)
+
+
+def main() -> int:
+    """Entry of the process. Its settings are those of the worker that started it."""
+    try:
+        settings = load_settings()
+        configure_logging(settings)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    end_with_parent()
+    os.nice(FLUSH_NICENESS)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    has_redis = settings.redis_host or settings.redis_sentinels
+    fleet = FlusherStream(settings, Metrics(), rescue_after_seconds(settings)) if has_redis else None
+    Flusher(
+        settings,
+        make_writing_engine(settings, "flusher", numbers=process_numbers(settings, "flusher")),
+        fleet=fleet,
+        rebuild=Rebuild(settings),
+        stop=stop,
+    ).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

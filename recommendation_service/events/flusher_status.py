@@ -1,0 +1,78 @@
+"""What the flusher tells of itself, and how a flush is asked of it: files of the log's folder."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recommendation_service.events.records import now_ms
+
+STATUS_FILE = "flusher.json"
+REQUEST_FILE = "flush.request"
+
+
+@dataclass
+class FlusherStatus:
+    """Written after each flush, and while anything waits each second; for /metrics and `recs events status`.
+
+    Totals go on where the last process left them.
+    """
+
+    flushed: dict[str, int] = field(default_factory=dict)  # event: rows that were new
+    duplicates: int = 0
+    dead_letters: int = 0
+    forgotten: int = 0  # records of users who were forgotten, dropped
+    damaged_segments: int = 0
+    torn_records: int = 0
+    flushes: int = 0
+    flush_seconds: float = 0.0
+    retries: int = 0
+    failures: int = 0  # flushes since the last good one that did not bring everything in
+    error: str | None = None
+    waiting_records: int = 0
+    waiting_bytes: int = 0
+    oldest_ms: int | None = None  # when the oldest of them was accepted
+    flush_token: str | None = None  # of the last flush that was asked for and is done
+    written_ms: int = 0
+
+    def write(self, folder: Path) -> None:
+        self.written_ms = now_ms()
+        with contextlib.suppress(OSError):  # a full disk: the last status stands
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".{STATUS_FILE}"
+            temporary.write_text(json.dumps(asdict(self)))
+            temporary.replace(folder / STATUS_FILE)
+
+
+def read_status(folder: Path) -> FlusherStatus | None:
+    """What the flusher last said of itself; None: it has never run here, or what it said cannot be read."""
+    try:
+        content: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())
+        return FlusherStatus(**content)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def requested_flush(folder: Path) -> str | None:
+    """The token of the last flush that was asked for."""
+    try:
+        return (folder / REQUEST_FILE).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def request_flush(folder: Path) -> str:
+    """Ask the flusher for a flush now; once it is done, its status bears this token or a later one. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{REQUEST_FILE}.lock", "w") as lock:
+        # Tokens are written in the order of their times, so that one flush answers all who asked before it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        token = f"{time.time_ns():020d}"
+        temporary = folder / f".{REQUEST_FILE}-{token}"
+        temporary.write_text(token)
+        os.replace(temporary, folder / REQUEST_FILE)
+    return token

@@ -1,0 +1,92 @@
+"""What the flusher does beside flushing: deletes rows and files that are too old, and forgets with the fleet."""
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.engine import Engine
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import SourceError
+from recommendation_service.events.forgetting import Forgotten, delete_forgotten, drop_settled, forget_user
+from recommendation_service.events.pending import Fleet
+from recommendation_service.events.records import now_ms
+from recommendation_service.events.rows import text_of
+from recommendation_service.events.tables import delete_events, has_events
+from recommendation_service.events.tail import remove_unfinished
+from recommendation_service.events.user_memory import MemoryFailed, forget_seen
+
+log = structlog.get_logger(__name__)
+
+PAUSE_SECONDS = 3600.0
+# Of rows that are too old, in one go; the next comes with the next look.
+MOST_DELETED = 10_000
+
+
+class Housekeeping:
+    """Raises nothing for what the database or the disk does: it is done another time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        fleet: Fleet | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = now_ms,
+    ) -> None:
+        self._settings = settings
+        self._folder = settings.events_dir
+        self._engine = engine
+        self._fleet = fleet
+        self._clock = clock
+        self._now_ms = now_ms
+        self._next = 0.0
+        self._forgotten: Forgotten = {}  # whose rows were deleted
+        self._fleet_forgotten: Forgotten = {}  # whom the fleet forgot, and this machine too
+
+    def step(self) -> None:
+        """About hourly: delete rows that are too old, and files that nobody needs."""
+        if self._clock() < self._next:
+            return
+        self._next = self._clock() + PAUSE_SECONDS
+        remove_unfinished(self._folder)
+        with contextlib.suppress(OSError):  # a full disk: an hour later, then
+            drop_settled(self._folder)
+        before = self._now_ms() - self._settings.events_retention_days * 86_400_000
+        try:
+            if not has_events(self._engine):
+                return
+            deleted = delete_events(self._engine, "happened_at < :before", MOST_DELETED, before=text_of(before))
+        except SourceError as error:
+            log.error("old events could not be deleted", reason=str(error))
+            return
+        if deleted:
+            log.info("old events were deleted", rows=deleted)
+        if deleted >= MOST_DELETED:
+            self._next = self._clock()
+
+    def forget_again(self, forgotten: Forgotten) -> None:
+        """Who was forgotten while a flush was under way has rows that came after the deletion."""
+        new = {user_id: moment for user_id, moment in forgotten.items() if self._forgotten.get(user_id) != moment}
+        if new:
+            with contextlib.suppress(SourceError):
+                delete_forgotten(self._engine, new)
+                self._forgotten = forgotten
+
+    def forget_with_the_fleet(self) -> None:
+        """What another machine was told to forget has to go from here, too: log, rows and memory."""
+        if self._fleet is None:
+            return
+        for user_id, moment in self._fleet.forgotten().items():
+            if self._fleet_forgotten.get(user_id) == moment:
+                continue
+            try:
+                forget_user(self._engine, self._folder, user_id, moment)
+                if self._settings.seen_state:
+                    forget_seen(self._settings, user_id, moment // 1000)
+            except (SourceError, MemoryFailed, OSError) as error:
+                log.error("a user could not be forgotten yet", reason=str(error))
+                continue
+            self._fleet_forgotten[user_id] = moment

@@ -1,0 +1,83 @@
+"""Rows written out as SQL, by the driver's own escaping of text: its own way of doing so takes longer than the server.
+
+Numbers, hexadecimal digits, times and names of ours need no escaping.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+
+from recommendation_service.events.records import ITEM_TYPES, FeedbackRecord
+from recommendation_service.events.rows import Value, text_of
+from recommendation_service.ranking.policy import KINDS
+
+# Text to a quoted literal, for one connection.
+Escape = Callable[[str], str]
+
+NULL = "NULL"
+_NO_MARKS = str.maketrans("", "", "-: ")
+_FIELDS = attrgetter(*FeedbackRecord.__struct_fields__)
+_KINDS = (NULL, *(f"'{kind}'" for kind in KINDS))
+_ITEM_TYPES = tuple(f"'{item_type}'" for item_type in ITEM_TYPES)
+
+
+def quote_plain(text: str) -> str:
+    """Of text in which nothing wants escaping (rows.are_plain), in a sixth of the time of the driver's escaping."""
+    return f"'{text}'"
+
+
+def row_literals(rows: Iterable[tuple[Value, ...]], escape: Escape) -> list[str]:
+    """Any rows. Raises ValueError for a number that is none."""
+    return [f"({','.join([_literal(value, escape) for value in row])})" for row in rows]
+
+
+def feedback_literals(records: Iterable[FeedbackRecord], flush_id: int, escape: Escape) -> list[str]:
+    """What ``row_literals`` of ``feedback_row`` says, in half of the time for both sides: nearly all events are these.
+
+    Times are numbers here, which the server reads with less work than text.
+    """
+    known: dict[str | None, str] = {None: NULL}  # several events of a batch have the same request and session
+    seconds: dict[int, str] = {}
+    found = []
+    for (
+        event_id, event, user_id, item_type, item_id, happened_ms, received_ms, request_id, session_id, position, value,
+        watch_seconds, slot_kind, flags,
+    ) in map(_FIELDS, records):  # fmt: skip
+        if request_id not in known:
+            known[request_id] = escape(request_id)
+        if session_id not in known:
+            known[session_id] = escape(session_id)
+        happened, happened_rest = divmod(happened_ms, 1000)
+        if happened not in seconds:
+            seconds[happened] = _digits(happened)
+        received, received_rest = divmod(received_ms, 1000)
+        if received not in seconds:
+            seconds[received] = _digits(received)
+        found.append(
+            f"({escape(event_id)},'{event}',{user_id},{_ITEM_TYPES[item_type]},{item_id},{known[request_id]},"
+            f"{known[session_id]},{_KINDS[slot_kind]},{NULL if position is None else position},"
+            f"{NULL if value is None else _number(value)},{NULL if watch_seconds is None else _number(watch_seconds)},"
+            f"{flags},{seconds[happened]}.{happened_rest:03},{seconds[received]}.{received_rest:03},{flush_id})"
+        )
+    return found
+
+
+def _digits(seconds: int) -> str:
+    """'20261124064501', UTC. Raises ValueError."""
+    return text_of(seconds * 1000)[:19].translate(_NO_MARKS)
+
+
+def _literal(value: Value, escape: Escape) -> str:
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, bytes):
+        return f"X'{value.hex()}'"
+    return str(value) if isinstance(value, int) else _number(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NULL
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is no number that a table can hold")
+    return repr(value)

@@ -1,0 +1,57 @@
+"""Finding the record of one feed: in the database, or in the log that has not been flushed yet."""
+
+import mmap
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.engine import Engine
+
+from recommendation_service.events.forgetting import is_forgotten, read_forgotten
+from recommendation_service.events.records import FeedRecord, decode
+from recommendation_service.events.rows import unpack_slots
+from recommendation_service.events.segments import SUFFIX, scan
+from recommendation_service.events.tables import has_events, transaction
+
+_QUERY = "SELECT slots FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
+
+
+def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | None:
+    """Reads the log first, which is this machine's. Blocks. Raises SourceError where the database cannot be read."""
+    try:
+        raw = bytes.fromhex(request_id)
+    except ValueError:
+        return None
+    if len(raw) != 16:
+        return None
+    found = _in_log(folder, raw)
+    if found is None and has_events(engine):
+        found = _in_database(engine, request_id.lower())
+    return None if found is not None and is_forgotten(found, read_forgotten(folder)) else found
+
+
+def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
+    with transaction(engine) as connection:
+        packed = connection.execute(text(_QUERY), {"request_id": request_id}).scalar_one_or_none()
+    return unpack_slots(packed) if packed is not None else None
+
+
+def _in_log(folder: Path, raw: bytes) -> FeedRecord | None:
+    for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
+        try:
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+                if memory.find(raw) < 0:
+                    continue
+            payloads = scan(path).payloads
+        except (FileNotFoundError, ValueError):
+            continue  # flushed just now, or made just now and empty
+        for payload in payloads:
+            if raw not in payload:
+                continue
+            try:
+                record = decode(payload)
+            except msgspec.DecodeError:
+                continue
+            if isinstance(record, FeedRecord) and record.request_id == raw:
+                return record
+    return None

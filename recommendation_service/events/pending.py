@@ -1,0 +1,147 @@
+"""What the flusher has read and the database does not have: records of the log, and copies on the fleet's stream."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from recommendation_service.events.dead_letters import DeadLetter, dead_letter
+from recommendation_service.events.records import StreamedRecord, decode
+from recommendation_service.events.rows import Event, received_ms_of
+from recommendation_service.events.tail import LogTail, Removed
+
+
+class Fleet(Protocol):
+    """The other machines' copies of events, where there are any (stream.py)."""
+
+    def remove(self, entries: list[bytes]) -> None:
+        """These are in the database now. Raises nothing."""
+
+    def abandoned(self) -> list[tuple[bytes, list[bytes]]]:
+        """Entries that no machine has flushed in time, with their records. Raises nothing."""
+
+    def forgotten(self) -> dict[int, int]:
+        """Users to be forgotten by all machines: milliseconds since 1970 up to which. Raises nothing."""
+
+
+@dataclass
+class _Decoded:
+    """Payloads, taken apart."""
+
+    payloads: int = 0
+    records: list[Event] = field(default_factory=list)
+    record_bytes: int = 0
+    undecodable: list[DeadLetter] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)
+
+    def add(self, payloads: list[bytes]) -> None:
+        self.payloads += len(payloads)
+        for payload in payloads:
+            try:
+                record = decode(payload)
+            except (msgspec.DecodeError, ValueError) as error:
+                self.undecodable.append(dead_letter(payload, f"no record of this release: {error}"))
+                continue
+            if isinstance(record, StreamedRecord):
+                self.entries.append(record.entry_id)
+            else:
+                self.records.append(record)
+                self.record_bytes += len(payload)
+
+
+class Pending:
+    """Bounded: ``read`` takes up as much as is missing to ``most`` records or ``most_bytes``.
+
+    ``read_ahead`` reads as much once more, in a thread of its own while what is pending is written; nothing else here
+    may be called meanwhile. The next ``read`` takes that up, so after a failed flush there may be twice the bound.
+    """
+
+    def __init__(self, folder: Path, fleet: Fleet | None, most: int, most_bytes: int) -> None:
+        self._tail = LogTail(folder)
+        self._fleet = fleet
+        self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._of_user: Counter[int] = Counter()
+        self._entries: list[bytes] = []  # of the fleet's stream, to be removed once all pending is flushed
+        self._ahead: _Decoded | None = None
+        self._mark = self._tail.mark()  # what is pending, or was flushed, is before it
+        self.records: list[Event] = []
+        self.undecodable: list[DeadLetter] = []
+        self.most_of_a_user = 0
+        self.has_more = False  # the log may have more than was taken up
+
+    def read(self) -> int:
+        """Take up what the log has beyond what is pending; how many records."""
+        decoded, self._ahead = self._ahead or _Decoded(), None
+        most = self._most - len(self.records) - len(decoded.records)
+        most_bytes = self._most_bytes - self._bytes - decoded.record_bytes
+        payloads = self._tail.read(most, most_bytes)
+        self._mark = self._tail.mark()
+        # Not all that was read is pending: what is pending does not tell whether there is more.
+        self.has_more = len(payloads) >= most or sum(map(len, payloads)) >= most_bytes
+        decoded.add(payloads)
+        count = decoded.payloads
+        if self._fleet is not None and len(self.records) + len(decoded.records) < self._most:
+            for entry, copies in self._fleet.abandoned():
+                decoded.add(copies)
+                decoded.entries.append(entry)
+        self._take(decoded)
+        return count
+
+    @property
+    def may_read_ahead(self) -> bool:
+        """Whether there is something to read, and what is pending is not over the bound already."""
+        return self.has_more and len(self.records) <= self._most and self._bytes < 2 * self._most_bytes
+
+    def read_ahead(self) -> None:
+        """Read, for the next ``read``. Raises OSError, as that does."""
+        decoded = _Decoded()
+        decoded.add(self._tail.read(self._most, self._most_bytes))
+        self._ahead = decoded
+
+    def settle(self) -> Removed:
+        """All that is pending is in the database, or among the dead letters."""
+        removed = self._tail.settle(self._mark)
+        if self._entries and self._fleet is not None:
+            self._fleet.remove(self._entries)
+        self._entries = []
+        return removed
+
+    def keep(self, records: list[Event]) -> None:
+        """These are left of what was pending."""
+        self.records = records
+        if not records:
+            self._bytes, self.most_of_a_user = 0, 0
+            self._of_user.clear()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything that a flush would do."""
+        return bool(self.records or self.undecodable or self._entries)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.records) >= self._most or self._bytes >= self._most_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the log, see LogTail."""
+        return self._tail.waiting_bytes
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the oldest record was accepted, in milliseconds since 1970."""
+        return min(map(received_ms_of, self.records), default=None)
+
+    def _take(self, decoded: _Decoded) -> None:
+        self.records += decoded.records
+        self.undecodable += decoded.undecodable
+        self._entries += decoded.entries
+        self._bytes += decoded.record_bytes
+        of_user = Counter(record.user_id for record in decoded.records)
+        del of_user[0]  # all anonymous people have one number
+        self._of_user += of_user
+        if of_user:
+            self.most_of_a_user = max(self.most_of_a_user, *(self._of_user[user_id] for user_id in of_user))

@@ -1,0 +1,163 @@
+"""A segment of the event log: a file of checksummed records, mapped into memory and of fixed size.
+
+A record is in the file the moment it is copied there, so it survives the end of its process, however it comes; what
+has to survive the machine as well is synced (log.py). Room on the disk is taken when the segment is made: a full
+disk is met there, and never while a record is written.
+
+    file    = "RECSLOG1" + 8 bytes of zero, then records, then zeros
+    record  = "RECS" + length (4 bytes) + CRC-32 of all that follows (4) + number in the segment (4) + payload,
+              padded with zeros to a multiple of 8
+
+Little-endian. The header is written after the payload, so that a reader sees no half of a record but where a process
+ended just then; that, and what a disk damages, is found by its checksum.
+"""
+
+import fcntl
+import mmap
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+FILE_HEADER = b"RECSLOG1" + bytes(8)
+MAGIC = b"RECS"
+_HEADER = struct.Struct("<4sIII")
+HEADER_BYTES = _HEADER.size
+SUFFIX = ".segment"
+UNFINISHED = ".unfinished"
+
+
+class SegmentFull(Exception):
+    """The record does not fit any more."""
+
+
+class SegmentWriter:
+    """The one process that holds the segment's lock appends to it; readers may look on."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Raises OSError, ENOSPC on a full disk; then no file is left."""
+        self.path = path
+        self.size = size
+        # Under another name until it is locked and whole: a reader would take it for an abandoned one.
+        unfinished = path.with_suffix(UNFINISHED)
+        self.descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+            os.posix_fallocate(self.descriptor, 0, size)
+            self._memory = mmap.mmap(self.descriptor, size)
+            self._memory[: len(FILE_HEADER)] = FILE_HEADER
+            unfinished.rename(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            os.close(self.descriptor)
+            raise
+        self.position = len(FILE_HEADER)
+        self._number = 0
+
+    def append(self, payload: bytes) -> None:
+        """Raises SegmentFull."""
+        start, length = self.position, len(payload)
+        body = start + HEADER_BYTES
+        end = body + length + (-length) % 8
+        if end > self.size:
+            raise SegmentFull
+        number = self._number
+        self._memory[body : body + length] = payload
+        self._memory[start:body] = _HEADER.pack(MAGIC, length, _checksum(payload, number), number)
+        self._number = number + 1
+        self.position = end
+
+    def close(self) -> None:
+        """Give up the lock: the segment is complete."""
+        self._memory.close()
+        os.close(self.descriptor)
+
+
+def record_bytes(payload: bytes) -> int:
+    """What a record takes of a segment."""
+    return HEADER_BYTES + len(payload) + (-len(payload)) % 8
+
+
+class Scan(NamedTuple):
+    """What a segment holds from some position on."""
+
+    payloads: list[bytes]
+    ends: list[int]  # position after each of them
+    position: int  # where to go on reading
+    damaged: int  # stretches of bytes that are no record though records follow
+    torn: bool  # the last record was never completed
+    finished: bool  # nothing can follow: the segment is complete and read to its end
+
+
+def scan(path: Path, start: int = 0, most: int = 100_000) -> Scan:
+    """Records of a segment from ``start`` on, at most ``most``. Raises FileNotFoundError.
+
+    A segment that a process still writes to is read as far as it is whole; what looks torn there may be about to be
+    completed, and is left for the next call.
+    """
+    with open(path, "rb") as file:
+        complete = _is_complete(file.fileno())  # asked first: what is written afterwards is not missed
+        size = os.fstat(file.fileno()).st_size
+        if size <= len(FILE_HEADER):
+            return Scan([], [], start, 0, torn=False, finished=complete)
+        with mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ) as memory:
+            return _scan(memory, max(start, len(FILE_HEADER)), most, complete=complete)
+
+
+def _scan(memory: mmap.mmap, position: int, most: int, *, complete: bool) -> Scan:
+    payloads: list[bytes] = []
+    ends: list[int] = []
+    damaged = 0
+    while len(payloads) < most:
+        found = _record(memory, position)
+        if found is None:
+            if not complete and not any(memory[position : position + HEADER_BYTES]):
+                return Scan(payloads, ends, position, damaged, torn=False, finished=False)  # nothing more so far
+            following = _next_record(memory, position)
+            if following < 0:
+                torn = complete and any(memory[position : position + 4096])
+                return Scan(payloads, ends, position, damaged, torn, finished=complete)
+            damaged += 1
+            position = following
+            continue
+        payload, position = found
+        payloads.append(payload)
+        ends.append(position)
+    return Scan(payloads, ends, position, damaged, torn=False, finished=False)
+
+
+def _record(memory: mmap.mmap, position: int) -> tuple[bytes, int] | None:
+    """Payload and end of the record at a position, if a whole one is there."""
+    body = position + HEADER_BYTES
+    if body > len(memory):
+        return None
+    magic, length, checksum, number = _HEADER.unpack_from(memory, position)
+    if magic != MAGIC or length == 0 or body + length > len(memory):
+        return None
+    payload = memory[body : body + length]
+    if _checksum(payload, number) != checksum:
+        return None
+    return payload, body + length + (-length) % 8
+
+
+def _next_record(memory: mmap.mmap, position: int) -> int:
+    """Where the next whole record after a damaged place begins; -1: nowhere."""
+    while True:
+        position = memory.find(MAGIC, position + 1)
+        if position < 0 or _record(memory, position) is not None:
+            return position
+
+
+def _checksum(payload: bytes, number: int) -> int:
+    return zlib.crc32(payload, number)
+
+
+def _is_complete(descriptor: int) -> bool:
+    """Whether no process holds the segment's lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True

@@ -1,0 +1,186 @@
+"""A second copy of acknowledged feedback, in a Redis stream, so that a machine may lose its disk.
+
+The machine's own flusher brings its log into the database and then takes its entries off the stream. What stays on it
+for longer than a flush can take belongs to a machine that died or lost its log: any flusher of the fleet claims it
+(XAUTOCLAIM, which gives an entry to one at a time) and flushes it. An entry that is flushed twice counts once, by its
+event_id. Redis may be lost at any moment: then the logs have everything.
+
+An entry's field ``r`` holds the records of one call, in MessagePack: a list of their bytes.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from typing import Any
+
+import msgspec
+import structlog
+from redis.exceptions import ResponseError
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.redis import Grouped, RedisGuard, RedisUnavailable, open_redis
+
+log = structlog.get_logger(__name__)
+
+STREAM = "recs:events"
+# user: milliseconds since 1970 up to which every machine is to forget
+FORGOTTEN = "recs:forgotten"
+GROUP = "flushers"
+# The stream itself goes when nobody has added to it for so long. Entries are trimmed beyond a bound, oldest first.
+STREAM_SECONDS = 7 * 86400
+MOST_ENTRIES = 200_000
+BATCH = 500
+MOST_TOGETHER = 1_000  # events of the calls that are added in one operation; a call may have as many
+# Of the flusher, which no user waits for.
+PATIENCE_SECONDS = 2.0
+FORGOTTEN_SECONDS = 3.0
+
+# Adds the calls of a group and keeps alive in one step, so that the key always has a time to live.
+ADD = """
+local ids = {}
+for i = 3, #ARGV do
+  ids[#ids + 1] = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'r', ARGV[i])
+end
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return ids
+"""
+
+
+# The same for who is to be forgotten: a machine that was away for longer has no events of before.
+FORGET = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+
+class EventStream:
+    """One process's end of the stream."""
+
+    def __init__(self, redis: RedisGuard) -> None:
+        self._redis = redis
+        client: Any = redis.client
+        self._add = client.register_script(ADD)
+        self._adds = Grouped(redis, "stream_add", self._add_all, MOST_TOGETHER)
+        self._forget = client.register_script(FORGET)
+
+    async def add(self, payloads: list[bytes]) -> bytes | None:
+        """Add the records of one call; the entry's id, or None where Redis did not take it in time."""
+        return await self._adds.call(msgspec.msgpack.encode(payloads), len(payloads))
+
+    async def _add_all(self, client: Any, calls: list[bytes]) -> list[bytes]:
+        arguments = [MOST_ENTRIES, STREAM_SECONDS, *calls]
+        ids: list[bytes] = await self._add(keys=[STREAM], args=arguments, client=client)
+        return ids
+
+    async def forget(self, user_id: int, moment_ms: int) -> bool:
+        """Tell all machines to forget what they have of a user up to a moment. Whether Redis took the order."""
+        arguments = [user_id, moment_ms, STREAM_SECONDS]
+        try:
+            await self._redis.call(
+                "forget",
+                lambda client: self._forget(keys=[FORGOTTEN], args=arguments, client=client),
+                PATIENCE_SECONDS,
+            )
+        except RedisUnavailable:
+            return False
+        return True
+
+    async def forgotten(self) -> dict[int, int]:
+        """Who is to be forgotten, and up to when. Raises RedisUnavailable."""
+        found = await self._redis.call("forgotten", lambda client: client.hgetall(FORGOTTEN), PATIENCE_SECONDS)
+        return {int(user_id): int(moment) for user_id, moment in found.items()}
+
+    async def remove(self, ids: list[bytes]) -> None:
+        """Take entries off that are in the database. Raises RedisUnavailable: then they are flushed again, later."""
+        for start in range(0, len(ids), BATCH):
+            some = ids[start : start + BATCH]
+
+            async def remove(client: Any, some: list[bytes] = some) -> None:
+                with contextlib.suppress(ResponseError):  # no such group: nobody has read yet
+                    await client.xack(STREAM, GROUP, *some)
+                await client.xdel(STREAM, *some)
+
+            await self._redis.call("stream_remove", remove, PATIENCE_SECONDS)
+
+    async def abandoned(self, consumer: str, idle_seconds: float) -> list[tuple[bytes, list[bytes]]]:
+        """Entries that have been on the stream for so long: (id, records). They are this consumer's from now on.
+
+        Raises RedisUnavailable.
+        """
+
+        async def claim(client: Any) -> list[tuple[bytes, list[bytes]]]:
+            try:
+                await client.xgroup_create(STREAM, GROUP, id="0", mkstream=False)
+            except ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    return []  # there is no stream
+            # Reading only notes when an entry was first seen; from then on it counts as idle.
+            await client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, noack=False)
+            answer = await client.xautoclaim(STREAM, GROUP, consumer, int(idle_seconds * 1000), "0-0", count=BATCH)
+            return [
+                (entry, msgspec.msgpack.decode(fields[b"r"], type=list[bytes])) for entry, fields in answer[1] if fields
+            ]
+
+        return await self._redis.call("stream_claim", claim, PATIENCE_SECONDS)
+
+
+class FlusherStream:
+    """The flusher's end, on a loop of its own: the flusher is a process without one. Raises nothing.
+
+    ``rescue_after_seconds``: what a healthy machine's flush may take; an entry that is older is flushed here.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, rescue_after_seconds: float) -> None:
+        self._runner = asyncio.Runner()
+        self._settings, self._metrics = settings, metrics
+        self._rescue_after = rescue_after_seconds
+        self._consumer = f"{socket.gethostname()}-{os.getpid()}"
+        self._next_look = 0.0
+        self._next_forgotten = 0.0
+        self._stream: EventStream | None = None
+
+    def remove(self, entries: list[bytes]) -> None:
+        """These are in the database now."""
+        with contextlib.suppress(RedisUnavailable):  # then they are rescued, and count once
+            self._runner.run(self._opened().remove(entries))
+
+    def abandoned(self) -> list[tuple[bytes, list[bytes]]]:
+        """Entries that no machine has flushed in time, with their records; looked for now and then."""
+        if time.monotonic() < self._next_look:
+            return []
+        try:
+            found = self._runner.run(self._opened().abandoned(self._consumer, self._rescue_after))
+        except RedisUnavailable:
+            found = []
+        if found:
+            log.warning("events of another machine, or of a lost log, are flushed here", entries=len(found))
+        else:
+            self._next_look = time.monotonic() + self._rescue_after / 4
+        return found
+
+    def forgotten(self) -> dict[int, int]:
+        """Users whom some machine was told to forget, and up to when; asked for every few seconds."""
+        if time.monotonic() < self._next_forgotten:
+            return {}
+        self._next_forgotten = time.monotonic() + FORGOTTEN_SECONDS
+        try:
+            return self._runner.run(self._opened().forgotten())
+        except RedisUnavailable:
+            return {}
+
+    def _opened(self) -> EventStream:
+        if self._stream is None:
+            redis = open_redis(self._settings, self._metrics)
+            if redis is None:
+                raise RedisUnavailable("there is none")
+            self._stream = EventStream(redis)
+        return self._stream
+
+
+def rescue_after_seconds(settings: Settings) -> float:
+    """Some flushes, and the time that one may take."""
+    return 3.0 * settings.flush_interval_seconds + 5.0

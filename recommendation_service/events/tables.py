@@ -1,0 +1,261 @@
+"""The service's own tables beside the operator's, and connections that may write to them.
+
+``recs_events`` holds each event once, by its id; ``recs_schema`` says which migrations were carried out. Both are
+made by ``recs migrate``, and by the flusher where it may. docs/events.md describes every column.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import create_engine, event, inspect, text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database import Role, make_engine
+from recommendation_service.core.database_metrics import Numbers
+from recommendation_service.core.errors import SourceError
+
+SQLITE_BUSY_SECONDS = 10.0
+# Rows deleted in one transaction, so that nobody waits long for their locks.
+DELETE_ROWS = 1_000
+
+NO_TABLE, NO_COLUMN = 1146, 1054
+# Codes of MySQL and MariaDB for what the user may not do.
+DENIED = {1044, 1045, 1142, 1143, 1227, 1370}
+READ_ONLY = {1290, 1792, 1836}
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Statements that can be run again; ``sqlite``: the same for the embedded database."""
+
+    version: int
+    what: str
+    mysql: tuple[str, ...]
+    sqlite: tuple[str, ...]
+
+
+_SCHEMA_TABLE = """\
+CREATE TABLE IF NOT EXISTS recs_schema (
+  version INT NOT NULL PRIMARY KEY,
+  what VARCHAR(255) NOT NULL,
+  applied_at VARCHAR(19) NOT NULL
+)"""
+_INNODB = " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
+
+MIGRATIONS = (
+    Migration(
+        1,
+        "recs_events, what feeds showed and what people did",
+        (
+            """\
+CREATE TABLE IF NOT EXISTS recs_events (
+  id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  event_id VARCHAR(128) NOT NULL,
+  event VARCHAR(16) NOT NULL,
+  user_id BIGINT UNSIGNED NOT NULL,
+  item_type VARCHAR(9) NULL,
+  item_id BIGINT UNSIGNED NULL,
+  request_id VARCHAR(128) NULL,
+  session_id VARCHAR(128) NULL,
+  endpoint VARCHAR(8) NULL,
+  slot_kind VARCHAR(8) NULL,
+  position INT NULL,
+  value DOUBLE NULL,
+  watch_seconds DOUBLE NULL,
+  flags SMALLINT NOT NULL,
+  happened_at DATETIME(3) NOT NULL,
+  received_at DATETIME(3) NOT NULL,
+  properties MEDIUMTEXT NULL,
+  slots MEDIUMBLOB NULL,
+  flush_id BIGINT NOT NULL,
+  UNIQUE KEY recs_events_event_id (event_id),
+  KEY recs_events_user_time (user_id, happened_at),
+  KEY recs_events_request (request_id),
+  KEY recs_events_time (happened_at)
+)"""
+            + _INNODB,
+        ),
+        (
+            """\
+CREATE TABLE IF NOT EXISTS recs_events (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  event_id TEXT NOT NULL UNIQUE,
+  event TEXT NOT NULL,
+  user_id INTEGER NOT NULL,
+  item_type TEXT NULL,
+  item_id INTEGER NULL,
+  request_id TEXT NULL,
+  session_id TEXT NULL,
+  endpoint TEXT NULL,
+  slot_kind TEXT NULL,
+  position INTEGER NULL,
+  value REAL NULL,
+  watch_seconds REAL NULL,
+  flags INTEGER NOT NULL,
+  happened_at TEXT NOT NULL,
+  received_at TEXT NOT NULL,
+  properties TEXT NULL,
+  slots BLOB NULL,
+  flush_id INTEGER NOT NULL
+)""",
+            "CREATE INDEX IF NOT EXISTS recs_events_user_time ON recs_events (user_id, happened_at)",
+            "CREATE INDEX IF NOT EXISTS recs_events_request ON recs_events (request_id)",
+            "CREATE INDEX IF NOT EXISTS recs_events_time ON recs_events (happened_at)",
+        ),
+    ),
+)
+
+
+def make_writing_engine(settings: Settings, role: Role = "command", *, numbers: Numbers | None = None) -> Engine:
+    """An engine for the primary whose sessions refuse data that does not fit instead of cutting it short.
+
+    They read what is committed and lock nothing by reading, so that two writers do not wait for each other.
+    """
+    url = settings.source_url
+    if url.get_backend_name() == "sqlite":
+        return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
+    engine = make_engine(settings, role, numbers=numbers)
+    event.listen(engine, "connect", _begin_session)
+    return engine
+
+
+def _begin_session(connection: Any, _record: Any) -> None:
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
+        cursor.execute("SHOW VARIABLES LIKE 'binlog_format'")
+        # A log of statements can be written at the server's own level only.
+        if (cursor.fetchone() or ("", ""))[1] != "STATEMENT":
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+def _open_sqlite(path: str) -> sqlite3.Connection:
+    if not Path(path).exists():
+        raise sqlite3.OperationalError(f"there is no database {path}")
+    connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=SQLITE_BUSY_SECONDS)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.create_function("CONCAT", -1, _concat, deterministic=True)
+    return connection
+
+
+def _concat(*parts: object) -> str | None:
+    """MySQL's function, which this SQLite may lack."""
+    return None if None in parts else "".join(str(part) for part in parts)
+
+
+@contextlib.contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A transaction whose errors are SourceError, of one sentence and without data."""
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise SourceError(describe(error)) from error
+
+
+def error_code(error: DBAPIError) -> int | None:
+    """The server's number of an error; None: it has none, as where the connection was lost."""
+    arguments = getattr(error.orig, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def describe(error: DBAPIError) -> str:
+    """A sentence for logs and people: what the server said, and what to do where that is known. Never a row's data."""
+    said = str(error.orig.args[-1] if error.orig and error.orig.args else error.orig)
+    code = error_code(error)
+    if code in DENIED:
+        return f"The database user lacks a privilege ({said}): docs/events.md has the GRANT statements."
+    if code == NO_TABLE or (code == NO_COLUMN and "recs_" in said) or "no such table: recs_" in said:
+        return f"A table is missing or old ({said}): run `recs migrate`."
+    if code in READ_ONLY or "readonly database" in said:
+        return f"The database cannot be written to ({said})."
+    return f"The database said: {said}"
+
+
+def pending_migrations(engine: Engine) -> tuple[Migration, ...]:
+    """Those that were not carried out. Raises SourceError."""
+    with transaction(engine) as connection:
+        try:
+            found = connection.execute(text("SELECT version FROM recs_schema"))
+        except DBAPIError as error:
+            if error_code(error) != NO_TABLE and "no such table" not in str(error.orig):
+                raise
+            return MIGRATIONS
+        done = {int(version) for (version,) in found}
+    return tuple(migration for migration in MIGRATIONS if migration.version not in done)
+
+
+def statements(migrations: tuple[Migration, ...], dialect: str) -> list[str]:
+    """What carries them out; may be run by hand, and again."""
+    mysql = dialect != "sqlite"
+    found = [_SCHEMA_TABLE + (_INNODB if mysql else "")] if migrations else []
+    now = "CAST(UTC_TIMESTAMP() AS CHAR)" if mysql else "datetime('now')"
+    insert = "INSERT IGNORE" if mysql else "INSERT OR IGNORE"  # needs no right to update
+    for migration in migrations:
+        found += migration.mysql if mysql else migration.sqlite
+        found.append(
+            f"{insert} INTO recs_schema (version, what, applied_at)\n"
+            f"  VALUES ({migration.version}, '{migration.what}', {now})"
+        )
+    return found
+
+
+def migrate(engine: Engine) -> tuple[Migration, ...]:
+    """Carry out what is pending, and say what that was. Raises SourceError with the privilege that is missing."""
+    pending = pending_migrations(engine)
+    for statement in statements(pending, engine.dialect.name):
+        with transaction(engine) as connection:
+            connection.exec_driver_sql(statement)
+    return pending
+
+
+def has_events(engine: Engine) -> bool:
+    """Whether the table is there. Raises SourceError."""
+    try:
+        return inspect(engine).has_table("recs_events")
+    except DBAPIError as error:
+        raise SourceError(describe(error)) from error
+
+
+def has_activity_log(engine: Engine) -> bool:
+    """An embedded database may have none; on a server the table has to be there."""
+    if engine.dialect.name != "sqlite":
+        return True
+    with transaction(engine) as connection:
+        found = connection.execute(text("SELECT COUNT(*) FROM sqlite_master WHERE name = 'activity_log'"))
+        return bool(found.scalar_one())
+
+
+def untransactional_tables(engine: Engine) -> list[str]:
+    """Of the tables that events go to, those where a failed flush leaves rows behind: then not each is there once."""
+    if engine.dialect.name == "sqlite":
+        return []
+    with transaction(engine) as connection:
+        found = connection.execute(
+            text(
+                "SELECT table_name, engine FROM information_schema.tables "
+                "WHERE table_schema = DATABASE() AND table_name IN ('activity_log', 'recs_events')"
+            )
+        )
+        return [f"{name} ({engine_name})" for name, engine_name in found if engine_name not in {"InnoDB", "XTRADB"}]
+
+
+def delete_events(engine: Engine, condition: str, most: int | None = None, **parameters: Any) -> int:
+    """Delete the rows of recs_events that meet a condition, a few at a time, at most ``most``. Raises SourceError."""
+    deleted = 0
+    while most is None or deleted < most:
+        with transaction(engine) as connection:
+            select = text(f"SELECT id FROM recs_events WHERE {condition} LIMIT {DELETE_ROWS}")
+            ids = [int(row_id) for (row_id,) in connection.execute(select, parameters)]
+            if not ids:
+                break
+            found = connection.exec_driver_sql(f"DELETE FROM recs_events WHERE id IN ({','.join(map(str, ids))})")
+            deleted += found.rowcount
+    return deleted

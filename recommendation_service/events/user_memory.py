@@ -1,0 +1,346 @@
+"""What users have seen, for all processes of a machine at once: an LMDB file that every worker maps.
+
+A feed reads a user's entries, ranks, and replaces them if nobody else has replaced them meanwhile; else it ranks again
+with the new ones. So two requests of one user at once, on whichever workers, never show one item twice, and no lock is
+held while a feed is made. Answers that may be asked for again (Idempotency-Key) are kept in the same transaction.
+
+Room on the disk is taken ahead of its use, so that a disk that is full for a while costs no memory and no repeats.
+
+Nothing here is synced: a process that is killed loses nothing, as what it wrote is the operating system's; after a
+crash of the machine the file is not trusted but begun anew, and filled from recs_events (rebuild.py).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from recommendation_service.core.config import Settings
+from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
+
+log = structlog.get_logger(__name__)
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+BOOT_FILE = "boot"
+LOCK_FILE = "lock"
+FORMAT = "1"
+ANSWER_SECONDS = 60
+DAY_SECONDS = 86_400
+# On the disk beyond what is used: LMDB would else meet a full disk when it commits.
+RESERVE_BYTES = 16 << 20
+WRITES_BETWEEN = 32  # looks at what is left of it
+_MINUTE = struct.Struct(">I")
+_USER = struct.Struct(">cQ")
+REBUILT = b"rebuilt"
+SPARE_BYTES = 8 << 20  # of the limit: a full map could not even be swept, as LMDB deletes by copying
+
+Entries = npt.NDArray[np.int64]  # (n, 2), see ranking/seen.py
+NOTHING: Entries = np.zeros((0, 2), np.int64)
+
+
+class MemoryFailed(Exception):
+    """The memory could not be read or written: the disk is full, or the file is damaged."""
+
+
+class StoredAnswer(NamedTuple):
+    """An answer given before under the same Idempotency-Key."""
+
+    request: bytes  # 16 bytes that tell requests apart
+    body: bytes
+
+
+class UserMemory:
+    """Opened in each process after it was forked."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        """Raises MemoryFailed."""
+        self._swept = b""  # the key at which the next sweep begins
+        self._file = folder / "lmdb" / "data.mdb"
+        self._limit = limit_bytes
+        self._writes = 0
+        self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / LOCK_FILE, "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _distrust_after_a_crash(folder)
+                try:
+                    self._environment = _open(folder / "lmdb", limit_bytes)
+                except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
+                    log.error("what users have seen is damaged, and read again from recs_events", reason=str(error))
+                    shutil.rmtree(folder / "lmdb")
+                    self._environment = _open(folder / "lmdb", limit_bytes)
+                self._environment.reader_check()  # places of processes that were killed
+            self._seen = self._environment.open_db(b"seen")
+            self._answers = self._environment.open_db(b"answers")
+            self._facts = self._environment.open_db(b"facts")
+            self._reserve()
+        except (OSError, lmdb.Error) as error:
+            raise MemoryFailed(f"the memory in {folder} cannot be opened: {error}") from error
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def read(self, key: bytes) -> bytes:
+        """The user's entries as they are stored; nothing of one who is not remembered. Raises MemoryFailed."""
+        try:
+            with self._environment.begin(db=self._seen) as transaction:
+                return transaction.get(key) or b""
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def replace(
+        self, key: bytes, old: bytes, new: bytes, answer: tuple[bytes, StoredAnswer] | None = None
+    ) -> StoredAnswer | bool:
+        """Put ``new`` in the place of ``old``; False, and nothing is written, where that is not there any more.
+
+        ``answer``: (its key, what to keep under it), in the same step. Where another answer was kept meanwhile, that
+        one is given, and nothing is written. Raises MemoryFailed.
+        """
+        self._writes += 1
+        try:
+            if self._writes % WRITES_BETWEEN == 0:
+                self._reserve()
+            with self._environment.begin(write=True) as transaction:
+                if answer is not None:
+                    there = self._find_answer(transaction, answer[0], time.time())
+                    if there is not None:
+                        return there
+                if (transaction.get(key, db=self._seen) or b"") != old:
+                    return False
+                if len(new) > len(old) or answer is not None:
+                    self._check_room(transaction)
+                if new != old:
+                    transaction.put(key, new, db=self._seen)
+                if answer is not None:
+                    self._put_answer(transaction, *answer)
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+        return True
+
+    def take_back(self, key: bytes, written: Entries) -> None:
+        """Remove entries that were put for a feed that nobody was shown, where they are still as written.
+
+        Raises MemoryFailed.
+        """
+        try:
+            with self._environment.begin(write=True, db=self._seen) as transaction:
+                now = as_entries(transaction.get(key) or b"")
+                unwanted = {(int(item), int(detail)) for item, detail in written}
+                kept = [row for row in now.tolist() if tuple(row) not in unwanted]
+                transaction.put(key, np.array(kept, np.int64).reshape(-1, 2).tobytes())
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def answer(self, key: bytes) -> StoredAnswer | None:
+        """What was answered under this key in the last minute. Raises MemoryFailed."""
+        try:
+            with self._environment.begin() as transaction:
+                return self._find_answer(transaction, key, time.time())
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def merge(self, key: bytes, entries: Entries) -> None:
+        """Add entries that another memory has: a record in the database, or another machine. Raises MemoryFailed."""
+        try:
+            with self._environment.begin(write=True, db=self._seen) as transaction:
+                self._check_room(transaction)
+                ours = as_entries(transaction.get(key) or b"")
+                transaction.put(key, merge_entries(ours, entries).tobytes())
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def forget(self, key: bytes, until: int | None = None) -> int:
+        """Remove a user's entries up to ``until``, seconds since 1970 (None: all); how many. Raises MemoryFailed."""
+        try:
+            with self._environment.begin(write=True, db=self._seen) as transaction:
+                old = as_entries(transaction.pop(key) or b"")
+                kept = old[(old[:, 1] >> 32) + EPOCH > until] if until is not None else NOTHING
+                if len(kept):
+                    transaction.put(key, kept.tobytes())
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+        return len(old) - len(kept)
+
+    def is_rebuilt(self) -> bool:
+        """Whether what the database knows was merged into this memory since it was begun."""
+        with self._environment.begin(db=self._facts) as transaction:
+            return transaction.get(REBUILT) is not None
+
+    def mark_rebuilt(self) -> None:
+        with self._environment.begin(write=True, db=self._facts) as transaction:
+            transaction.put(REBUILT, b"1")
+
+    def sweep(self, lifetimes: Lifetimes, now: float, most: int = 1_000) -> None:
+        """Delete answers that nobody may ask for any more, and users whose entries have all expired.
+
+        A step each call, from where the last one ended. Raises MemoryFailed.
+        """
+        oldest = int(now) - max(lifetimes)
+        try:
+            self._reserve()
+            with self._environment.begin(write=True) as transaction:
+                self._delete_answers(transaction, now, most)
+            with self._environment.begin(write=True, db=self._seen) as transaction:
+                cursor = transaction.cursor()
+                more = cursor.set_range(self._swept)
+                for _ in range(most):
+                    if not more:
+                        break
+                    entries = as_entries(bytes(cursor.value()))
+                    lasts = len(entries) and int(entries[-1, 1] >> 32) + EPOCH >= oldest
+                    lasts = lasts or ((entries[:, 1] & 15) == HIDDEN).any()
+                    more = cursor.next() if lasts else cursor.delete()  # which then stands on the next
+                self._swept = bytes(cursor.key()) if more else b""
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def users(self) -> int:
+        """How many are remembered."""
+        with self._environment.begin(db=self._seen) as transaction:
+            return int(transaction.stat()["entries"])
+
+    @property
+    def used_bytes(self) -> int:
+        info = self._environment.info()
+        return int(info["last_pgno"] + 1) * int(self._environment.stat()["psize"])
+
+    def _reserve(self) -> None:
+        """Have the file reach beyond what is used; where the disk has no room, another time."""
+        with contextlib.suppress(OSError):
+            used, size = self.used_bytes, self._file.stat().st_size
+            if size >= min(used + RESERVE_BYTES // 2, self._limit):
+                return
+            with self._environment.begin(write=True):  # nobody else changes the file's size meanwhile
+                size = self._file.stat().st_size
+                wanted = min(self.used_bytes + RESERVE_BYTES, self._limit)
+                if size < wanted:
+                    descriptor = os.open(self._file, os.O_RDWR)
+                    try:
+                        os.posix_fallocate(descriptor, size, wanted - size)
+                    finally:
+                        os.close(descriptor)
+
+    def keep_answer(self, name: bytes, answer: StoredAnswer) -> StoredAnswer | None:
+        """Keep it, unless another was kept under that key in the last minute: that one. Raises MemoryFailed."""
+        try:
+            with self._environment.begin(write=True, db=self._answers) as transaction:
+                there = self._find_answer(transaction, name, time.time())
+                if there is None:
+                    self._check_room(transaction)
+                    self._put_answer(transaction, name, answer)
+                return there
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def _check_room(self, transaction: lmdb.Transaction) -> None:
+        """Raises MemoryFailed where no more may be kept."""
+        pages = 0
+        for database in (self._seen, self._answers):
+            figures = transaction.stat(database)
+            pages += figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
+        if pages * figures["psize"] >= self._room:
+            raise MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
+
+    def _put_answer(self, transaction: lmdb.Transaction, name: bytes, answer: StoredAnswer) -> None:
+        self._delete_answers(transaction, time.time(), most=2)  # so that those kept are bounded at any rate
+        minute = _MINUTE.pack(int(time.time()) // 60)
+        transaction.put(minute + name, answer.request + answer.body, db=self._answers)
+
+    def _delete_answers(self, transaction: lmdb.Transaction, now: float, most: int) -> None:
+        """Those that nobody may ask for any more, the oldest first."""
+        before = _MINUTE.pack(int(now - ANSWER_SECONDS) // 60)
+        cursor = transaction.cursor(self._answers)
+        for _ in range(most):
+            if not cursor.first() or bytes(cursor.key()) >= before:
+                break
+            cursor.delete()
+
+    def _find_answer(self, transaction: lmdb.Transaction, key: bytes, now: float) -> StoredAnswer | None:
+        for minute in (int(now) // 60, int(now) // 60 - 1):
+            value = transaction.get(_MINUTE.pack(minute) + key, db=self._answers)
+            if value is not None:
+                return StoredAnswer(bytes(value[:16]), bytes(value[16:]))
+        return None
+
+
+def user_key(user_id: int, session: int) -> bytes | None:
+    """Under which a requester is remembered: the user, or an anonymous one's session; None for neither."""
+    if user_id:
+        return _USER.pack(b"u", user_id)
+    return _USER.pack(b"s", session) if session else None
+
+
+def answer_key(*parts: str) -> bytes:
+    """16 bytes for what an Idempotency-Key stands for: caller, endpoint, key."""
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def as_entries(stored: bytes) -> Entries:
+    return np.frombuffer(stored, "<i8").reshape(-1, 2)
+
+
+def lifetimes_of(settings: Settings) -> Lifetimes:
+    return Lifetimes(
+        served=settings.seen_served_seconds,
+        session=settings.session_ttl_seconds,
+        impressed=settings.seen_impressed_days * DAY_SECONDS,
+        acted=settings.seen_acted_days * DAY_SECONDS,
+    )
+
+
+@contextlib.contextmanager
+def opened(folder: Path, limit_bytes: int) -> Iterator[UserMemory]:
+    memory = UserMemory(folder, limit_bytes)
+    try:
+        yield memory
+    finally:
+        memory.close()
+
+
+def forget_seen(settings: Settings, user_id: int, until: int) -> None:
+    """Remove what this machine remembers of a user up to ``until``, seconds since 1970. Raises MemoryFailed."""
+    key = user_key(user_id, 0)
+    if key is not None:
+        with opened(settings.seen_dir, settings.seen_megabytes << 20) as memory:
+            memory.forget(key, until)
+
+
+def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:
+    # Without a map that is written to (WRITEMAP): a full disk would end the process there.
+    return lmdb.open(
+        str(folder),
+        map_size=limit_bytes,
+        max_dbs=4,
+        max_readers=2048,
+        sync=False,
+        metasync=False,
+        readahead=False,
+        meminit=False,
+    )
+
+
+def _distrust_after_a_crash(folder: Path) -> None:
+    """Begin anew where the machine has been started since: what was not synced may be half there."""
+    try:
+        boot = f"{FORMAT} {BOOT_ID.read_text().strip()}"
+    except OSError:
+        boot = FORMAT
+    file = folder / BOOT_FILE
+    known = file.read_text() if file.exists() else None
+    if known != boot:
+        if (folder / "lmdb").exists():
+            log.warning("the machine was restarted: what users have seen is read again from recs_events")
+        shutil.rmtree(folder / "lmdb", ignore_errors=True)
+        file.write_text(boot)

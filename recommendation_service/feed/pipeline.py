@@ -1,0 +1,222 @@
+"""From a request to the bytes of its feed, on one catalog version and one policy version."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.catalog.layout import hash_token
+from recommendation_service.catalog.store import Catalog
+from recommendation_service.feed.explain import explain_slot
+from recommendation_service.feed.slate import RULES
+from recommendation_service.feed.stages import STAGES, rank
+from recommendation_service.ranking.compiled import entry_for
+from recommendation_service.ranking.places import find
+from recommendation_service.ranking.policy import ENDPOINTS, Policy
+from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
+from recommendation_service.ranking.seen import Lifetimes, remember_feed
+from recommendation_service.ranking.working_memory import (
+    RELAXED,
+    SCANNED,
+    SEEN_CAPACITY,
+    SLOTS,
+    TOUCHED_ITEMS,
+    WorkingMemory,
+    make_working_memory,
+)
+
+IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge_ids"}
+
+# Every so many feeds the stages are run one by one and timed; together they are one call.
+TIMED_EVERY = 64
+
+NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
+
+
+class Outsider(NamedTuple):
+    """What the operator's tables say of a user who is not in the catalog."""
+
+    history: npt.NDArray[np.int64]  # (h, 2) item key, seconds since 1970; latest first
+    network: npt.NDArray[np.int64]  # (n,) numbers of connected users
+    connections: int
+    tokens: npt.NDArray[np.int32]  # (t,) the profile's, as the catalog numbers them
+
+
+class FeedRequest(NamedTuple):
+    """A valid request. ``request_id`` and ``user_id`` fix all randomness of the feed."""
+
+    endpoint: str
+    user_id: int
+    size: int
+    request_id: str
+    excluded: npt.NDArray[np.int64] = NO_IDS
+    explain: bool = False
+    now: int = 0  # seconds since 1970
+    session: int = 0  # seen.session_number
+    seen: npt.NDArray[np.int64] | None = None  # (n, 2) what is remembered of the user, see ranking/seen.py
+    outsider: Outsider | None = None
+
+
+class FeedPipeline:
+    """Not safe for several threads: a worker's event loop runs one feed at a time."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        policy: Policy,
+        seed: int = 0,
+        observe_stage: ObserveStage | None = None,
+        lifetimes: Lifetimes = Lifetimes(),  # noqa: B008
+    ) -> None:
+        self.catalog = catalog
+        self.policy = policy
+        self.memory: WorkingMemory = make_working_memory(catalog.arrays, policy.arrays)
+        self.memory.lifetimes[:] = lifetimes
+        self._seed = seed
+        self._observe_stage = observe_stage
+        self._feeds = 0
+        example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
+        self._rank = entry_for(rank, catalog.arrays, policy.arrays, example, self.memory)
+        self._remember = entry_for(remember_feed, example, self.memory)
+        self._request = example
+
+    def feed(self, request: FeedRequest) -> bytes:
+        """The body of the answer. Never fails for a valid request."""
+        self.rank(request)
+        return self.render(request)
+
+    def rank(self, request: FeedRequest) -> None:
+        """Fill the working memory's slots."""
+        memory, seen, outsider = self.memory, 0, request.outsider
+        if request.seen is not None:
+            seen = min(len(request.seen), SEEN_CAPACITY)
+            memory.seen_entries[:seen] = request.seen[-SEEN_CAPACITY:]
+        row = self.user_row(request.user_id)
+        history = network = tokens = connections = 0
+        if outsider is not None and row < 0:
+            history = _copy(outsider.history, memory.own_history)
+            network = _copy(outsider.network, memory.own_network)
+            tokens = _copy(outsider.tokens, memory.own_tokens)
+            connections = outsider.connections
+        ranking_request = self._request = RankingRequest(
+            row,
+            request.size,
+            ENDPOINTS.index(request.endpoint),
+            feed_seed(self._seed, request.user_id, request.request_id),
+            request.excluded,
+            request.now,
+            request.session,
+            seen,
+            history,
+            network,
+            tokens,
+            connections,
+        )
+        self._feeds += 1
+        if self._observe_stage is None or self._feeds % TIMED_EVERY:
+            self._rank(self.catalog.arrays, self.policy.arrays, ranking_request, self.memory)
+            return
+        started = time.perf_counter()
+        for name, stage in STAGES:
+            stage(self.catalog.arrays, self.policy.arrays, ranking_request, self.memory)
+            ended = time.perf_counter()
+            self._observe_stage(name, ended - started, self._handled(name))
+            started = ended
+
+    @property
+    def seed(self) -> int:
+        """Of the last feed."""
+        return self._request.seed
+
+    def token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
+        """Numbers of a profile's skills, knowledges, tools and languages; what no item here has is left out."""
+        arrays = self.catalog.arrays
+        numbers = []
+        for kind, texts in enumerate(attributes):
+            for text in texts:
+                place = find(arrays.token_hash, hash_token(kind, text), 0, len(arrays.token_hash))
+                if place >= 0:
+                    numbers.append(arrays.token_of_hash[place])
+        return np.array(numbers, np.int32)
+
+    def shown(self) -> npt.NDArray[np.int64]:
+        """(n,) keys of the last feed's items, a copy."""
+        return self.memory.slot_key[: int(self.memory.counts[SLOTS])].copy()
+
+    def remembered(self) -> npt.NDArray[np.int64]:
+        """(n, 2) what is to be remembered of the last feed's user from now on. A view, until the next feed."""
+        count = self._remember(self._request, self.memory)
+        return self.memory.remembered[:count]
+
+    def _handled(self, stage: str) -> int:
+        """Items that a stage of the last feed handled."""
+        counts = self.memory.counts
+        if stage == "user":
+            return int(counts[TOUCHED_ITEMS])
+        if stage == "candidates":
+            return int(counts[SCANNED])
+        if stage in {"features", "scores"}:
+            return int(self.memory.pool_offsets[-1])
+        return int(counts[SLOTS])
+
+    def user_row(self, user_id: int) -> int:
+        """The user's row in the catalog; -1 for anonymous and unknown ones."""
+        if user_id == 0:
+            return ANONYMOUS_ROW
+        ids = self.catalog.arrays.user_id
+        return find(ids, user_id, 0, len(ids))
+
+    def render(self, request: FeedRequest) -> bytes:
+        """Join the ready-made items to the answer."""
+        memory, catalog = self.memory, self.catalog
+        slots = int(memory.counts[SLOTS])
+        items = memory.slot_item[:slots]
+        starts, ends = catalog.item_offsets[items], catalog.item_offsets[items + 1]
+        blob = catalog.item_bytes
+        bodies: list[memoryview | bytes] = [
+            blob[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
+        if request.explain:
+            bodies = [
+                b"%b,%b}" % (bytes(body[:-1]), b'"why":' + explain_slot(catalog, self.policy, memory, slot))
+                for slot, body in enumerate(bodies)
+            ]
+        ids = '","'.join(map(str, memory.slot_number[:slots].tolist()))
+        relaxed = ",".join(f'"{rule}"' for rule in self.relaxed())
+        return b"".join(
+            (
+                b'{"statusCode":200,"body":{"',
+                IDS_FIELD[request.endpoint],
+                f'":["{ids}"],"items":['.encode() if slots else b'":[],"items":[',
+                b",".join(bodies),
+                f'],"request_id":"{request.request_id}","relaxed":[{relaxed}]}}}}'.encode(),
+            )
+        )
+
+    def relaxed(self) -> list[str]:
+        """Names of the rules that gave way in the last feed, in the order in which they do."""
+        broken = int(self.memory.counts[RELAXED])
+        return [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else []
+
+    @property
+    def scanned(self) -> int:
+        """Items that retrieval scored for the last feed."""
+        return int(self.memory.counts[SCANNED])
+
+
+def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:
+    """As many as there is room for; how many."""
+    count = min(len(values), len(memory))
+    memory[:count] = values[:count]
+    return count
+
+
+def feed_seed(seed: int, user_id: int, request_id: str) -> int:
+    """63 bits from (seed, user, request): the same three give the same feed on the same versions."""
+    digest = hashlib.blake2b(f"{seed}:{user_id}:{request_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,401 @@
+"""Stage 5: draw the feed, slot by slot, under the limits of ranking.md, with exact propensities.
+
+A slot's item is drawn from the softmax over the eligible items of its kind's pool; where the pool has
+none, evenly from an exploration sample of the rest. Each draw's probability given what was chosen
+before is its propensity (Plackett–Luce over a set that the rules shrink; drawn anew for each slot,
+because reused Gumbel noise is no longer exact once a rule lets an item back in).
+
+When nothing fits, rules give way. The order skill_novelty, creator_window, slot_kind, seen makes
+a number of each set of broken rules, with the later rule the heavier bit; sets are tried in that
+order, so a feed never breaks a heavier rule where breaking lighter ones would do.
+"""
+
+from math import exp
+
+import numpy as np
+
+from recommendation_service.catalog.layout import Bytes, CatalogArrays, Int32
+from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.features import write_features
+from recommendation_service.ranking.linucb import predict
+from recommendation_service.ranking.policy import KINDS, PolicyArrays
+from recommendation_service.ranking.randomness import below, uniform
+from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.working_memory import (
+    EXCLUDED,
+    EXPLORED,
+    FEED_SKILLS,
+    POOLED,
+    RELAXED,
+    SEEN,
+    SEEN_ITEMS,
+    SLOTS,
+    TOUCHED_CREATORS,
+    TOUCHED_ITEMS,
+    USED,
+    WorkingMemory,
+    flag,
+)
+
+RULES = ("skill_novelty", "creator_window", "slot_kind", "seen")
+NOVELTY, WINDOW, KIND, SEEN_RULE = 1, 2, 4, 8
+
+EXPLORATION = 100  # value of slot_pool beyond the kinds, as SEEN_POOL is
+
+VIDEO, CHALLENGE = 0, 1
+NOTHING = -1
+SPENT_REST, SPENT_NOVELTY = 0, 1  # columns of ``spent``
+SAMPLING_TRIES = 4  # rejection sampling gives up after so many tries a wanted item
+
+
+@compiled
+def assemble(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+    """Fill the slots; fewer than asked for only where no item is left that was not excluded."""
+    watched, items, tokens = memory.watched_skill, memory.pool_items, catalog.tokens
+    candidate_creator, creator = memory.candidate_creator, catalog.creator
+    # The absent token counts as being in the feed: a video without skills brings nothing new. The
+    # token after it never is: challenges watch that.
+    absent = len(catalog.token_kind) - 1
+    memory.feed_skill[absent] = 1
+    for c in range(memory.pool_offsets[len(KINDS)]):
+        watched[c] = tokens[items[c], 0] if items[c] < catalog.videos else absent + 1
+        candidate_creator[c] = creator[items[c]]
+    length = policy.pattern_length[request.endpoint]
+    for slot in range(request.size):
+        kind = policy.pattern[request.endpoint, slot % length]
+        item = NOTHING
+        for broken in range(16):
+            item = _fill(catalog, policy, request, memory, slot, kind, broken)
+            if item != NOTHING:
+                memory.slot_relaxed[slot] = broken
+                break
+        if item == NOTHING:
+            break
+        _place(catalog, memory, slot, kind, item)
+
+
+@compiled
+def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+    """Stage 6: features and score of what was chosen, for explanations and for learning."""
+    slots, kinds, X = memory.counts[SLOTS], memory.slot_kind, memory.slot_X
+    mean, width, score = memory.slot_mean, memory.slot_width, memory.slot_score
+    write_features(catalog, policy, memory, memory.slot_item, kinds, 0, slots, X)
+    for slot in range(slots):
+        kind = kinds[slot]
+        theta, root = policy.theta[kind], policy.precision_root[kind]
+        predict(X, slot, slot + 1, theta, root, mean, width, memory.projected)
+        score[slot] = mean[slot] + policy.alpha[kind] * width[slot]
+        item = memory.slot_item[slot]
+        memory.slot_number[slot] = catalog.item_id[item]
+        memory.slot_key[slot] = catalog.item_id[item] << 1 | int(item >= catalog.videos)
+        memory.counts[RELAXED] |= memory.slot_relaxed[slot]
+
+
+@inlined
+def _place(catalog: CatalogArrays, memory: WorkingMemory, slot: int, kind: int, item: int) -> None:
+    flag(memory, item, USED)
+    memory.slot_item[slot] = item
+    memory.slot_kind[slot] = kind
+    memory.counts[SLOTS] = slot + 1
+    creator = catalog.creator[item]
+    if memory.creator_last[creator] < 0:
+        memory.touched_creators[memory.counts[TOUCHED_CREATORS]] = creator
+        memory.counts[TOUCHED_CREATORS] += 1
+    memory.creator_last[creator] = slot
+    for place in range(catalog.skill_count[item]):
+        skill = catalog.tokens[item, place]
+        if memory.feed_skill[skill] == 0:
+            memory.feed_skill[skill] = 1
+            memory.counts[FEED_SKILLS] += 1
+
+
+@inlined
+def _fill(
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    request: RankingRequest,
+    memory: WorkingMemory,
+    slot: int,
+    kind: int,
+    broken: int,
+) -> int:
+    """An item for the slot with exactly the rules in ``broken`` out of force, or NOTHING."""
+    own_type = VIDEO if policy.kind_is_video[kind] == 1 else CHALLENGE
+    if broken & NOVELTY and memory.counts[FEED_SKILLS] < policy.novelty_after_skills:
+        return NOTHING  # the rule is not yet in force, so breaking it opens nothing
+    if broken & SEEN_RULE:
+        return _longest_ago(catalog, policy, request, memory, slot, own_type, broken)
+    if broken & KIND == 0:
+        item = _draw_from_pool(catalog, policy, memory, slot, kind, broken)
+        if item == NOTHING:
+            item = _explore(catalog, policy, memory, slot, own_type, broken)
+        return item
+    for other in range(len(KINDS)):
+        if other != kind:
+            item = _draw_from_pool(catalog, policy, memory, slot, other, broken)
+            if item != NOTHING:
+                return item
+    other_type = 1 - own_type
+    if _endpoint_has_type(policy, request, other_type):
+        return _explore(catalog, policy, memory, slot, other_type, broken)
+    return NOTHING
+
+
+@inlined
+def _endpoint_has_type(policy: PolicyArrays, request: RankingRequest, item_type: int) -> bool:
+    for slot in range(policy.pattern_length[request.endpoint]):
+        is_video = policy.kind_is_video[policy.pattern[request.endpoint, slot]] == 1
+        if is_video == (item_type == VIDEO):
+            return True
+    return False
+
+
+@inlined
+def _new_skill(item: int, tokens: Int32, skill_count: Bytes, feed_skill: Bytes) -> int:
+    """A skill of a video that is not yet in the feed, or the absent one."""
+    for place in range(skill_count[item]):
+        if feed_skill[tokens[item, place]] == 0:
+            return tokens[item, place]
+    return len(feed_skill) - 2
+
+
+@inlined
+def _draw_from_pool(
+    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, slot: int, pool: int, broken: int
+) -> int:
+    """Softmax draw among the pool's eligible items: one pass adds up their weights, and a search in the
+    running sums finds the item."""
+    start, end = memory.pool_offsets[pool], memory.pool_offsets[pool + 1]
+    novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
+    blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else slot
+    flags, creator_last, watched = memory.flags, memory.creator_last, memory.watched_skill
+    items, creators, weights = memory.pool_items, memory.candidate_creator, memory.weight
+    feed_skill, cumulative, eligible = memory.feed_skill, memory.cumulative, memory.eligible
+    tokens, skill_count = catalog.tokens, catalog.skill_count
+    absent = len(feed_skill) - 2
+    found, total = 0, 0.0
+    for c in range(start, end):
+        last = creator_last[creators[c]]
+        eligible[c] = 0
+        cumulative[c] = total
+        if last > blocked_after:
+            continue
+        if last >= 0 and flags[items[c]] & USED:  # only a creator of the feed has items in it
+            continue
+        # The watched skill was new when last looked at; only once it is in the feed are the others read,
+        # and once none is new the absent one is watched, which never is.
+        if novelty and feed_skill[watched[c]] != 0:
+            if watched[c] != absent:
+                watched[c] = _new_skill(items[c], tokens, skill_count, feed_skill)
+            if watched[c] == absent:
+                continue
+        found += 1
+        total += weights[c]
+        eligible[c] = 1
+        cumulative[c] = total
+    if found == 0:
+        return NOTHING
+    if not total > 1e-280:
+        total = _reweigh(memory, start, end, policy.temperature[pool])
+    target = uniform(memory.random) * total
+    low, high = start, end - 1
+    while low < high:
+        middle = (low + high) >> 1
+        if cumulative[middle] > target:
+            high = middle
+        else:
+            low = middle + 1
+    while eligible[low] == 0:  # the target was rounded up to the total: the last eligible item is meant
+        low -= 1
+    before = cumulative[low - 1] if low > start else 0.0
+    memory.slot_propensity[slot] = (cumulative[low] - before) / total
+    memory.slot_pool[slot] = pool
+    return items[low]
+
+
+@inlined
+def _reweigh(memory: WorkingMemory, start: int, end: int, temperature: float) -> float:
+    """All eligible items are so far below the pool's best that their weights vanish: weigh them against
+    the best of themselves; where no score is a number, evenly."""
+    scores, eligible, cumulative = memory.score, memory.eligible, memory.cumulative
+    best = -np.inf
+    for c in range(start, end):
+        if eligible[c]:
+            best = max(best, scores[c])
+    total = 0.0
+    for c in range(start, end):
+        if eligible[c]:
+            total += 1.0 if best == -np.inf else exp((scores[c] - best) / temperature)
+        cumulative[c] = total
+    return total
+
+
+@inlined
+def _allows(
+    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, slot: int, item: int, broken: int
+) -> bool:
+    if broken & WINDOW == 0 and memory.creator_last[catalog.creator[item]] > slot - policy.creator_window:
+        return False
+    if broken & NOVELTY or memory.counts[FEED_SKILLS] < policy.novelty_after_skills:
+        return True
+    return _brings_new_skill(catalog, memory, item)
+
+
+@inlined
+def _brings_new_skill(catalog: CatalogArrays, memory: WorkingMemory, item: int) -> bool:
+    """A challenge always does, as far as the rule goes."""
+    absent = len(memory.feed_skill) - 2
+    return item >= catalog.videos or absent != _new_skill(item, catalog.tokens, catalog.skill_count, memory.feed_skill)
+
+
+@inlined
+def _explore(
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    memory: WorkingMemory,
+    slot: int,
+    item_type: int,
+    broken: int,
+) -> int:
+    """Even draw from what is in no pool: from a sample first, and where that has nothing that the rules
+    allow, from all of the rest, so that no rule gives way while an item exists that keeps it."""
+    novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
+    if memory.spent[item_type, SPENT_REST] or (
+        novelty and item_type == VIDEO and memory.spent[item_type, SPENT_NOVELTY]
+    ):
+        return NOTHING
+    if memory.explore_count[item_type] < 0:
+        _sample_rest(catalog, policy, memory, item_type)
+    found = 0
+    for i in range(memory.explore_count[item_type]):
+        item = memory.explore[item_type, i]
+        if memory.flags[item] & USED == 0 and _allows(catalog, policy, memory, slot, item, broken):
+            memory.explore_eligible[found] = item
+            found += 1
+    memory.slot_pool[slot] = EXPLORATION
+    if found > 0:
+        memory.slot_propensity[slot] = 1.0 / found
+        return memory.explore_eligible[below(memory.random, found)]
+    return _explore_all(catalog, policy, memory, slot, item_type, broken)
+
+
+@inlined
+def _explore_all(
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    memory: WorkingMemory,
+    slot: int,
+    item_type: int,
+    broken: int,
+) -> int:
+    """Reservoir draw of one item over the whole rest; notes what can no longer be found in this feed."""
+    start, end = _range(catalog, item_type)
+    found, novel, rest, chosen = 0, 0, 0, NOTHING
+    for item in range(start, end):
+        if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
+            continue
+        rest += 1
+        if _brings_new_skill(catalog, memory, item):
+            novel += 1
+        if _allows(catalog, policy, memory, slot, item, broken):
+            found += 1
+            if below(memory.random, found) == 0:
+                chosen = item
+    memory.spent[item_type, SPENT_REST] = rest == 0
+    memory.spent[item_type, SPENT_NOVELTY] = novel == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
+    if found > 0:
+        memory.slot_propensity[slot] = 1.0 / found
+    return chosen
+
+
+@inlined
+def _range(catalog: CatalogArrays, item_type: int) -> tuple[int, int]:
+    if item_type == VIDEO:
+        return 0, catalog.videos
+    return catalog.videos, len(catalog.item_id)
+
+
+@inlined
+def _sample_rest(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, item_type: int) -> None:
+    """An even sample without repetition of the items in no pool: by rejection where they are many,
+    by a reservoir over all where they are few."""
+    start, end = _range(catalog, item_type)
+    wanted = policy.exploration_size
+    taken = 0
+    if end - start > wanted * SAMPLING_TRIES:
+        for _ in range(wanted * SAMPLING_TRIES):
+            if taken == wanted:
+                break
+            item = start + below(memory.random, end - start)
+            if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED | EXPLORED) == 0:
+                flag(memory, item, EXPLORED)
+                memory.explore[item_type, taken] = item
+                taken += 1
+    if taken < wanted:
+        taken = 0
+        rest = 0
+        for item in range(start, end):
+            if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
+                continue
+            rest += 1
+            if taken < wanted:
+                memory.explore[item_type, taken] = item
+                taken += 1
+            else:
+                place = below(memory.random, rest)
+                if place < wanted:
+                    memory.explore[item_type, place] = item
+    memory.explore_count[item_type] = taken
+
+
+@inlined
+def _longest_ago(
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    request: RankingRequest,
+    memory: WorkingMemory,
+    slot: int,
+    own_type: int,
+    broken: int,
+) -> int:
+    """The allowed item that the user saw longest ago. Nothing is drawn, so its propensity is 1."""
+    if memory.counts[SEEN_ITEMS] == 0:
+        _order_seen(memory)
+    for i in range(memory.counts[SEEN_ITEMS]):
+        item = memory.seen_items[i]
+        if memory.flags[item] & (EXCLUDED | USED):
+            continue
+        item_type = VIDEO if item < catalog.videos else CHALLENGE
+        if item_type != own_type and (broken & KIND == 0 or not _endpoint_has_type(policy, request, item_type)):
+            continue
+        if item_type == own_type and broken & KIND:
+            continue
+        if _allows(catalog, policy, memory, slot, item, broken):
+            memory.slot_propensity[slot] = 1.0
+            memory.slot_pool[slot] = SEEN_POOL
+            return item
+    return NOTHING
+
+
+@inlined
+def _order_seen(memory: WorkingMemory) -> None:
+    """List what the user has seen, longest ago first: by Shell's method, since kernels make no arrays."""
+    items, when, count = memory.seen_items, memory.seen_when, 0
+    for i in range(memory.counts[TOUCHED_ITEMS]):
+        if memory.flags[memory.touched_items[i]] & SEEN:
+            items[count] = memory.touched_items[i]
+            count += 1
+    gap = count // 2
+    while gap > 0:
+        for i in range(gap, count):
+            item, place = items[i], i
+            while place >= gap and (
+                when[items[place - gap]] > when[item]
+                or (when[items[place - gap]] == when[item] and items[place - gap] > item)
+            ):
+                items[place] = items[place - gap]
+                place -= gap
+            items[place] = item
+        gap //= 2
+    memory.counts[SEEN_ITEMS] = count

@@ -1,0 +1,1 @@
+"""Ranking: pure functions over arrays. Nothing here knows of HTTP or of a database."""

@@ -1,0 +1,257 @@
+"""Stage 2: for each kind of the feed, the best n items by its hand-set sum.
+
+Where no term of a kind's sum depends on the user, its pool is the head of an ordering made at build
+time. Otherwise the ordering is searched: exactly, with an early stop, up to a policy's number of
+videos; beyond that, only the heads of the user's inverted lists and of the ordering are scored, so
+that the cost follows the candidates and not the catalog (docs/decisions/0005).
+"""
+
+import numpy as np
+
+from recommendation_service.catalog.layout import ATTRIBUTE_PLACES, SKILL_PLACES, CatalogArrays, Int32
+from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.features import match_of, similarity_of
+from recommendation_service.ranking.places import find
+from recommendation_service.ranking.policy import KINDS, Floats, PolicyArrays
+from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.working_memory import (
+    EXCLUDED,
+    HAS_NETWORK,
+    HAS_TOKENS,
+    POOLED,
+    SCANNED,
+    SEEN,
+    TOUCHED_TOKENS,
+    WorkingMemory,
+    flag,
+    touch,
+)
+
+HIDDEN = EXCLUDED | SEEN
+
+
+@compiled
+def candidate_pools(
+    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory
+) -> None:
+    """Fill ``pool_items`` for the kinds that the endpoint's pattern names."""
+    place = 0
+    for kind in range(len(KINDS)):
+        memory.pool_offsets[kind] = place
+        wanted = False
+        for slot in range(policy.pattern_length[request.endpoint]):
+            wanted = wanted or policy.pattern[request.endpoint, slot] == kind
+        if wanted:
+            bound = _user_bound(catalog, policy, memory, kind)
+            if bound == 0.0:
+                place = _head_of_ordering(catalog, policy, memory, kind, place)
+            else:
+                place = _search(catalog, policy, memory, kind, bound, place)
+    memory.pool_offsets[len(KINDS)] = place
+    for c in range(place):
+        flag(memory, memory.pool_items[c], POOLED)
+
+
+@inlined
+def _user_bound(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int) -> float:
+    """The most that the user's terms can add to a static sum of this kind; 0 where they add the same to
+    every item, and the static ordering is the answer."""
+    bound = 0.0
+    if policy.weight_network[kind] > 0.0 and memory.counts[HAS_NETWORK] > 0:
+        bound += policy.weight_network[kind]
+    if memory.counts[HAS_TOKENS] == 0:
+        return bound
+    if policy.weight_similarity[kind] > 0.0:
+        bound += policy.weight_similarity[kind] * _largest_similarity(policy, memory)
+    if policy.weight_match[kind] > 0.0:
+        bound += policy.weight_match[kind] * _largest_match(catalog, policy, memory)
+    return bound
+
+
+@inlined
+def _largest_similarity(policy: PolicyArrays, memory: WorkingMemory) -> float:
+    """Feature 5 of the best imaginable video: one whose skills are the user's most frequent ones."""
+    top = memory.top_counts
+    top[:] = 0.0
+    for i in range(memory.counts[TOUCHED_TOKENS]):
+        count = memory.skill_count[memory.touched_tokens[i]]
+        for place in range(SKILL_PLACES):
+            if count > top[place]:
+                top[place], count = count, top[place]
+    largest, total = policy.similarity[3], 0.0
+    for place in range(SKILL_PLACES):
+        total += top[place]
+        largest = max(largest, total * memory.similarity_scale[place + 1])
+    return largest
+
+
+@inlined
+def _largest_match(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory) -> float:
+    """Feature 6 of the best imaginable video: every place filled with something that the user has."""
+    held = memory.held_kinds
+    held[:] = 0
+    for i in range(memory.counts[TOUCHED_TOKENS]):
+        held[catalog.token_kind[memory.touched_tokens[i]]] += 1
+    total = policy.match_weight[0] * min(held[0], SKILL_PLACES)
+    for kind in range(1, 4):
+        total += policy.match_weight[kind] * min(held[kind], ATTRIBUTE_PLACES)
+    memory.largest_match[0] = min(policy.match_cap, total)
+    return memory.largest_match[0]
+
+
+@inlined
+def _head_of_ordering(
+    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, place: int
+) -> int:
+    order, flags, pool = catalog.order_items, memory.flags, memory.pool_items
+    full = place + policy.pool[kind]
+    for i in range(catalog.order_offsets[kind], catalog.order_offsets[kind + 1]):
+        if place == full:
+            break
+        if flags[order[i]] & HIDDEN == 0:
+            pool[place] = order[i]
+            place += 1
+    return place
+
+
+@inlined
+def _search(
+    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, bound: float, place: int
+) -> int:
+    """The best n by the whole hand-set sum, kept in a heap whose root is the worst of them."""
+    start, end = catalog.order_offsets[kind], catalog.order_offsets[kind + 1]
+    size = 0
+    prune = end - start > policy.exact_up_to_videos and policy.weight_similarity[kind] > 0.0
+    if prune:
+        size = _search_inverted_lists(catalog, policy, memory, kind)
+        end = min(end, start + policy.static_entries)
+    size = _offer(catalog, policy, memory, kind, catalog.order_items, start, end, prune, bound, size)
+    items, pool = memory.heap_items, memory.pool_items
+    for i in range(size):
+        pool[place + i] = items[i]
+    return place + size
+
+
+@compiled
+def _search_inverted_lists(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int) -> int:
+    """Offer the heads of the inverted lists of the user's most frequent skills, and of their pairs."""
+    strongest = memory.strongest
+    strongest[:] = -1
+    counts = memory.skill_count
+    wanted = len(strongest)
+    for i in range(memory.counts[TOUCHED_TOKENS]):
+        token = np.int64(memory.touched_tokens[i])
+        for rank in range(wanted):
+            held = strongest[rank]
+            if token >= 0 and counts[token] > 0.0 and (held < 0 or counts[token] > counts[held]):
+                strongest[rank], token = token, held
+    tokens = len(catalog.token_kind) - 1
+    size = 0
+    for rank in range(wanted):
+        token = strongest[rank]
+        if token < 0:
+            break
+        for other_rank in range(rank):
+            other = strongest[other_rank]
+            key = min(token, other) * tokens + max(token, other)
+            pair = find(catalog.pair_key, key, 0, len(catalog.pair_key))
+            if pair >= 0:
+                first, last = catalog.pair_offsets[pair], catalog.pair_offsets[pair + 1]
+                last = min(last, first + policy.entries_per_pair)
+                size = _offer(catalog, policy, memory, kind, catalog.pair_items, first, last, True, np.inf, size)
+        first, last = catalog.token_offsets[token], catalog.token_offsets[token + 1]
+        last = min(last, first + policy.entries_per_skill)
+        size = _offer(catalog, policy, memory, kind, catalog.token_items, first, last, True, np.inf, size)
+    return size
+
+
+@compiled
+def _offer(
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    memory: WorkingMemory,
+    kind: int,
+    offered: Int32,
+    start: int,
+    end: int,
+    once: bool,
+    bound: float,
+    size: int,
+) -> int:
+    """Score offered[start:end], best static sum first, and keep what is among the best so far.
+
+    Stops where ``bound``, the most that the user's terms can add, no longer reaches the worst item
+    kept. ``once``: an item may stand in several lists, and only its first time counts. Gives the
+    number of items kept. The arrays are taken out of their tuples first: inside a loop each use
+    would count references.
+    """
+    hand, tokens, skill_count, creator = catalog.hand, catalog.tokens, catalog.skill_count, catalog.creator
+    flags, scored, touched, counts = memory.flags, memory.scored, memory.touched_items, memory.counts
+    user_skills, match_weight, scale = memory.skill_count, memory.match_weight, memory.similarity_scale
+    in_network, scores, items = memory.in_network, memory.heap_scores, memory.heap_items
+    has_tokens = counts[HAS_TOKENS] > 0
+    without_history, without_skills = policy.similarity[2], policy.similarity[3]
+    weight_similarity, weight_match = policy.weight_similarity[kind], policy.weight_match[kind]
+    weight_network, cap, limit = policy.weight_network[kind], policy.match_cap, policy.pool[kind]
+    largest_match = memory.largest_match[0]
+    videos, bit = catalog.videos, np.uint8(1 << kind)
+    scanned = 0
+    for i in range(start, end):
+        item = offered[i]
+        score = float(hand[item, kind])
+        if size == limit and score + bound <= scores[0]:
+            break
+        if flags[item] & HIDDEN != 0:
+            continue
+        if once:
+            if scored[item] & bit != 0:
+                continue
+            touch(item, flags, scored, touched, counts)
+            scored[item] |= bit
+        scanned += 1
+        if item < videos:
+            score += weight_similarity * similarity_of(
+                item, tokens, skill_count, user_skills, scale, has_tokens, without_history, without_skills
+            )
+            # Where even the user's best match would not be enough, the match need not be read.
+            if size < limit or score + weight_match * largest_match + weight_network > scores[0]:
+                score += weight_match * match_of(item, tokens, match_weight, cap)
+        score += weight_network * in_network[creator[item]]
+        if size < limit:
+            scores[size] = score
+            items[size] = item
+            size += 1
+            _sift_up(scores, items, size - 1)
+        elif score > scores[0]:
+            scores[0] = score
+            items[0] = item
+            _sift_down(scores, items, size)
+    counts[SCANNED] += scanned
+    return size
+
+
+@inlined
+def _sift_up(scores: Floats, items: Int32, place: int) -> None:
+    while place > 0:
+        parent = (place - 1) >> 1
+        if scores[parent] <= scores[place]:
+            break
+        scores[parent], scores[place] = scores[place], scores[parent]
+        items[parent], items[place] = items[place], items[parent]
+        place = parent
+
+
+@inlined
+def _sift_down(scores: Floats, items: Int32, size: int) -> None:
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= size:
+            break
+        if child + 1 < size and scores[child + 1] < scores[child]:
+            child += 1
+        if scores[place] <= scores[child]:
+            break
+        scores[place], scores[child] = scores[child], scores[place]
+        items[place], items[child] = items[child], items[place]
+        place = child

@@ -1,0 +1,114 @@
+"""Stage 3: the 18 features of user and item; those of the item alone come ready from the catalog."""
+
+from recommendation_service.catalog.layout import (
+    SKILL_PLACES,
+    TOKEN_PLACES,
+    Bytes,
+    CatalogArrays,
+    Int32,
+    Int64,
+)
+from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.policy import FEATURES, KINDS, Floats, PolicyArrays
+from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.working_memory import (
+    HAS_TOKENS,
+    WorkingMemory,
+)
+
+
+@inlined
+def similarity_of(
+    item: int,
+    item_tokens: Int32,
+    item_skill_count: Bytes,
+    user_skill_count: Floats,
+    similarity_scale: Floats,
+    has_tokens: bool,
+    without_history: float,
+    without_skills: float,
+) -> float:
+    """Feature 5."""
+    if not has_tokens:
+        return without_history
+    n = item_skill_count[item]
+    if n == 0:
+        return without_skills
+    total = 0.0
+    for place in range(SKILL_PLACES):
+        total += user_skill_count[item_tokens[item, place]]
+    return total * similarity_scale[n]
+
+
+@inlined
+def match_of(item: int, item_tokens: Int32, match_weight: Floats, cap: float) -> float:
+    """Feature 6."""
+    # Two sums side by side: one alone would wait for each addition.
+    even, odd = 0.0, 0.0
+    for place in range(0, TOKEN_PLACES, 2):
+        even += match_weight[item_tokens[item, place]]
+        odd += match_weight[item_tokens[item, place + 1]]
+    return min(cap, even + odd)
+
+
+@compiled
+def write_features(
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    memory: WorkingMemory,
+    items: Int32,
+    kinds: Int64,
+    start: int,
+    end: int,
+    X: Floats,
+) -> None:
+    """The 18 features of items[start:end] for the user in memory, each in the row of its place in
+    ``X`` (n, 18); ``kinds`` says whose hand-set sum feature 17 is.
+
+    The arrays are taken out of their tuples first: inside a loop each use would count references.
+    """
+    static, hand, tokens, skill_count = catalog.features, catalog.hand, catalog.tokens, catalog.skill_count
+    city, creator, videos = catalog.city, catalog.creator, catalog.videos
+    user_skills, match_weight, scale = memory.skill_count, memory.match_weight, memory.similarity_scale
+    user_city, in_network = memory.user_city, memory.in_network
+    weight_similarity, weight_match = policy.weight_similarity, policy.weight_match
+    weight_network, hand_scale, cap = policy.weight_network, policy.hand_scale, policy.match_cap
+    has_tokens = memory.counts[HAS_TOKENS] > 0
+    without_history, without_skills = policy.similarity[2], policy.similarity[3]
+    reach = memory.reach[0]
+    for row in range(start, end):
+        item, kind = items[row], kinds[row]
+        for i in range(FEATURES):
+            X[row, i] = static[item, i]
+        similarity, match, same_city = 0.0, 0.0, 0.0
+        if item < videos:
+            similarity = similarity_of(
+                item, tokens, skill_count, user_skills, scale, has_tokens, without_history, without_skills
+            )
+            match = match_of(item, tokens, match_weight, cap)
+            same_city = float(user_city[city[item]])
+        network = float(in_network[creator[item]])
+        X[row, 5] = similarity
+        X[row, 6] = match
+        X[row, 7] = same_city
+        X[row, 8] = network
+        X[row, 13] = reach
+        X[row, 17] = (
+            hand[item, kind]
+            + weight_similarity[kind] * similarity
+            + weight_match[kind] * match
+            + weight_network[kind] * network
+        ) / hand_scale
+
+
+@compiled
+def candidate_features(
+    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory
+) -> None:
+    """Stage 3: X of all candidates."""
+    offsets, kinds = memory.pool_offsets, memory.pool_kinds
+    for kind in range(len(KINDS)):
+        for c in range(offsets[kind], offsets[kind + 1]):
+            kinds[c] = kind
+    candidates = offsets[len(KINDS)]
+    write_features(catalog, policy, memory, memory.pool_items, kinds, 0, candidates, memory.X)

@@ -1,0 +1,91 @@
+"""The features and hand-set terms of an item alone: computed once, when a catalog is built.
+
+Kept apart from the kernels, so that the process that builds catalogs need not load a compiler.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from recommendation_service.ranking.policy import FEATURES, Floats, Kind, PolicyFile
+
+
+class ItemStatistics(NamedTuple):
+    """What the catalog knows of n items; all (n,) float64. Challenges have zeros but for their age."""
+
+    age_days: Floats
+    views: Floats
+    average: Floats  # of the ratings, 0 to 5; 0 without ratings
+    ratings: Floats
+    matches: Floats
+    saves: Floats
+    exhibitions: Floats
+    attribute_count: Floats  # skills + knowledges + tools
+    rarity: Floats  # mean of 1/(uses of the skill + 1); 0 without skills
+
+
+def item_features(items: ItemStatistics, policy: PolicyFile) -> Floats:
+    """Features of the item alone: (n, 18); places 5–8, 13 and 17 stay 0 until a user asks."""
+    c = policy.features
+    log_views, log_matches = np.log1p(items.views), np.log1p(items.matches)
+    X = np.zeros((len(items.age_days), FEATURES))
+    X[:, 0] = (
+        c.engagement_views * _scaled(log_views)
+        + c.engagement_rating * items.average / c.rating_scale
+        + c.engagement_matches * _scaled(log_matches)
+    )
+    X[:, 1] = np.exp(-items.age_days / c.recency_days) * np.where(
+        items.age_days <= c.recency_boost_days, c.recency_boost, 1.0
+    )
+    X[:, 2] = (
+        c.quality_average * items.average * items.ratings / (items.ratings + c.quality_prior_ratings)
+        + c.quality_matches * log_matches
+    )
+    X[:, 3] = c.popularity_views * log_views + c.popularity_average * items.average + c.popularity_matches * log_matches
+    X[:, 4] = items.attribute_count / c.attribute_count_scale
+    X[:, 9] = log_views / c.views_scale
+    X[:, 10] = items.average / c.rating_scale
+    X[:, 11] = items.rarity
+    X[:, 12] = (
+        (items.average >= c.gate_average)
+        | (items.views >= c.gate_views)
+        | (items.matches >= c.gate_matches)
+        | (items.ratings >= c.gate_ratings)
+        | (items.age_days < c.gate_age_days)
+    )
+    X[:, 14] = items.ratings / (items.ratings.max(initial=0.0) + 1.0)
+    X[:, 15] = items.saves / (items.saves.max(initial=0.0) + 1.0)
+    X[:, 16] = items.exhibitions / (items.exhibitions.max(initial=0.0) + 1.0)
+    return X
+
+
+def static_terms(X: Floats, age_days: Floats, policy: PolicyFile) -> dict[str, Floats]:
+    """The terms of the hand-set sums that do not depend on the user, each (n,)."""
+    terms = policy.terms
+    return {
+        "engagement": X[:, 0],
+        "recency": np.exp(-age_days / policy.features.recency_days),
+        "quality": X[:, 2],
+        "popularity": X[:, 3],
+        "attribute_count": X[:, 4],
+        "rarity": X[:, 11],
+        "fresh": (age_days <= terms.fresh_days).astype(np.float64),
+        "boost": np.where(age_days <= terms.boost_days, terms.boost, 1.0),
+        "days_left": terms.days_left_of - age_days,
+        "share_left": np.maximum(0.0, terms.share_left_of - age_days) / terms.share_left_of,
+    }
+
+
+def static_hand_sum(terms: dict[str, Floats], kind: Kind) -> Floats:
+    """The part of a kind's hand-set sum that does not depend on the user: (n,)."""
+    total = np.zeros(len(terms["recency"]))
+    for term, weight in kind.weights.items():
+        if term in terms:
+            total += weight * terms[term]
+    return total
+
+
+def _scaled(values: Floats) -> Floats:
+    """0 to 1 over the catalog: each value over the largest."""
+    largest = values.max(initial=0.0)
+    return values / largest if largest > 0 else values

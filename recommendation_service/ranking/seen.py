@@ -1,0 +1,258 @@
+"""What the service remembers that a user was shown, and did about it: served, impressed, acted on, hidden.
+
+An entry is two 64-bit numbers, so that a user's entries are one array and one value in a store:
+
+- the item: ``number << 1 | is_challenge``; a creator (who can only be hidden) as the negative of the user's number;
+- ``seconds since 2020 << 32 | session << 8 | (slot kind + 1) << 4 | state``. Kind 0: in no feed that is remembered.
+
+One entry an item, the latest last. Served items stay away as long as ``Lifetimes`` says or as their session lives;
+impressed and acted ones long; hidden ones for ever. An entry that has expired is dropped at the next writing.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from recommendation_service.catalog.layout import Bytes, CatalogArrays, Int32, Int64
+from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.places import find, find_item
+from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.working_memory import (
+    EXCLUDED,
+    SEEN,
+    SEEN_CAPACITY,
+    SLOTS,
+    USED,
+    WorkingMemory,
+    flag,
+)
+
+SERVED, IMPRESSED, ACTED, HIDDEN = 1, 2, 3, 4
+EPOCH = 1_577_836_800  # 2020-01-01
+NO_SESSION = 0
+SESSION_BITS = 24
+SEEN_POOL = 101  # value of slot_pool: the item came back because the user had seen everything
+
+
+class Lifetimes(NamedTuple):
+    """Seconds for which an item stays away."""
+
+    served: int = 1800
+    session: int = 3600  # since the session's last feed
+    impressed: int = 30 * 86400
+    acted: int = 30 * 86400
+
+
+def item_key(number: int, *, is_challenge: bool) -> int:
+    return number << 1 | is_challenge
+
+
+def creator_key(user_id: int) -> int:
+    return -user_id
+
+
+def session_number(session_id: str | None) -> int:
+    """24 bits of a session's name; 0 for none."""
+    if not session_id:
+        return NO_SESSION
+    digest = hashlib.blake2b(session_id.encode("utf-8", "surrogatepass"), digest_size=3).digest()
+    return int.from_bytes(digest, "big") or 1
+
+
+@inlined
+def _when(detail: int) -> int:
+    return (detail >> 32) + EPOCH
+
+
+@inlined
+def _session(detail: int) -> int:
+    return (detail >> 8) & 0xFFFFFF
+
+
+@inlined
+def pack_detail(now: int, session: int, kind: int, state: int) -> int:
+    """``kind``: 1 + index into KINDS, or 0."""
+    return max(0, now - EPOCH) << 32 | session << 8 | kind << 4 | state
+
+
+@inlined
+def _stays_away(detail: int, now: int, lives: bool, lifetimes: Int64) -> bool:
+    """Whether an entry still counts; ``lives``: its session does."""
+    state, age = detail & 15, now - _when(detail)
+    if state == HIDDEN:
+        return True
+    if state == ACTED:
+        return age < lifetimes[3]
+    if state == IMPRESSED:
+        return age < lifetimes[2]
+    return lives or age < lifetimes[0]
+
+
+@inlined
+def _find_live_sessions(entries: Int64, count: int, now: int, live: Int64, lifetimes: Int64) -> int:
+    """The sessions with a feed not long ago, the latest first; how many there are."""
+    found = 0
+    for i in range(count - 1, -1, -1):
+        detail = entries[i, 1]
+        session = _session(detail)
+        if found == len(live) or now - _when(detail) > lifetimes[1]:
+            break
+        known = session == NO_SESSION
+        for j in range(found):
+            known = known or live[j] == session
+        if not known:
+            live[found] = session
+            found += 1
+    return found
+
+
+@inlined
+def _lives(detail: int, live: Int64, found: int) -> bool:
+    session, lives = _session(detail), False
+    for j in range(found):
+        lives = lives or live[j] == session
+    return lives
+
+
+@inlined
+def mark_seen(memory: WorkingMemory, item: int, when: int) -> None:
+    """Note that the user saw an item; of several times the latest counts."""
+    if memory.flags[item] & SEEN == 0:
+        flag(memory, item, SEEN)
+        memory.seen_when[item] = when
+    elif memory.seen_when[item] < when:
+        memory.seen_when[item] = when
+
+
+@inlined
+def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+    """Part of stage 1: flag what must stay away, from the first ``request.seen`` entries of the memory."""
+    entries, rows, live, lifetimes = memory.seen_entries, memory.seen_rows, memory.live_sessions, memory.lifetimes
+    count, now, session = request.seen, request.now, request.session
+    found = _find_live_sessions(entries, count, now, live, lifetimes)
+    memory.live_count[0] = found
+    for i in range(count):
+        key, detail = entries[i, 0], entries[i, 1]
+        rows[i] = -1
+        if key < 0:
+            creator = find(catalog.creator_id, -key, 0, len(catalog.creator_id))
+            if creator >= 0:
+                for j in range(catalog.creator_offsets[creator], catalog.creator_offsets[creator + 1]):
+                    flag(memory, catalog.creator_items[j], EXCLUDED)
+            continue
+        item = find_item(catalog, key)
+        if item < 0:
+            continue
+        rows[i] = item
+        if detail & 15 == HIDDEN:
+            flag(memory, item, EXCLUDED)
+        elif _stays_away(detail, now, _session(detail) == session and _lives(detail, live, found), lifetimes):
+            mark_seen(memory, item, _when(detail))
+
+
+@compiled
+def remember_feed(request: RankingRequest, memory: WorkingMemory) -> int:
+    """After a feed: write the user's entries as they are now to ``memory.remembered``; how many they are."""
+    entries, rows, out = memory.seen_entries, memory.seen_rows, memory.remembered
+    flags, live, found, lifetimes = memory.flags, memory.live_sessions, memory.live_count[0], memory.lifetimes
+    count, now = 0, request.now
+    for i in range(request.seen):
+        detail = entries[i, 1]
+        if rows[i] >= 0 and flags[rows[i]] & USED:
+            continue
+        if _stays_away(detail, now, _lives(detail, live, found), lifetimes):
+            out[count, 0], out[count, 1] = entries[i, 0], detail
+            count += 1
+    for slot in range(memory.counts[SLOTS]):
+        item, state = memory.slot_item[slot], SERVED
+        if memory.slot_pool[slot] == SEEN_POOL:
+            for i in range(request.seen):
+                if rows[i] == item:
+                    state = max(state, entries[i, 1] & 15)
+        out[count, 0] = memory.slot_key[slot]
+        out[count, 1] = pack_detail(now, request.session, memory.slot_kind[slot] + 1, state)
+        count += 1
+    return _bound(out, count)
+
+
+@compiled
+def remember_events(
+    entries: Int64,
+    count: int,
+    keys: Int64,
+    states: Bytes,
+    sessions: Int32,
+    kinds: Bytes,
+    now: int,
+    lifetimes: Int64,
+    live: Int64,
+    out: Int64,
+) -> int:
+    """What a user did: move the entries of ``keys`` to their new states. Returns how many entries ``out`` has.
+
+    entries: (n, 2), the first ``count`` of which count; keys, states, sessions: (m,) of the events, in their order.
+    kinds: (m,), written: 1 + the slot kind that the item was served with, 0 where that is not remembered.
+    out: (SEEN_CAPACITY + m, 2) or larger. A state never falls: a hidden item stays hidden.
+    """
+    found = _find_live_sessions(entries, count, now, live, lifetimes)
+    size = 0
+    for i in range(count):
+        if _stays_away(entries[i, 1], now, _lives(entries[i, 1], live, found), lifetimes):
+            out[size, 0], out[size, 1] = entries[i, 0], entries[i, 1]
+            size += 1
+    for event in range(len(keys)):
+        state, kind, session, place = int(states[event]), 0, int(sessions[event]), size
+        for i in range(size):
+            if out[i, 0] == keys[event]:
+                detail = out[i, 1]
+                state, kind, place = max(state, detail & 15), (detail >> 4) & 15, i
+                if session == NO_SESSION:
+                    session = _session(detail)
+                break
+        for i in range(place, size - 1):
+            out[i, 0], out[i, 1] = out[i + 1, 0], out[i + 1, 1]
+        if place == size:
+            size += 1
+        out[size - 1, 0] = keys[event]
+        out[size - 1, 1] = pack_detail(now, session, kind, state)
+        kinds[event] = kind
+    return _bound(out, size)
+
+
+@inlined
+def _bound(out: Int64, count: int) -> int:
+    """Keep at most SEEN_CAPACITY entries: the oldest served ones go first, then the oldest others, hidden ones last."""
+    if count <= SEEN_CAPACITY:
+        return count
+    for last_state in (SERVED, ACTED, HIDDEN):
+        surplus, kept = count - SEEN_CAPACITY, 0
+        for i in range(count):
+            if surplus > 0 and out[i, 1] & 15 <= last_state:
+                surplus -= 1
+            else:
+                out[kept, 0], out[kept, 1] = out[i, 0], out[i, 1]
+                kept += 1
+        count = kept
+    return count
+
+
+def merge_entries(ours: Int64, theirs: Int64) -> Int64:
+    """Both memories of one user as one: of an item in both the higher state and the later time, the latest last.
+
+    (n, 2) and (m, 2) to (k, 2), k at most SEEN_CAPACITY.
+    """
+    both = np.concatenate([ours, theirs])
+    order = np.lexsort((both[:, 1] & 15, both[:, 0]))
+    both = both[order]
+    first = np.flatnonzero(np.r_[True, both[1:, 0] != both[:-1, 0]])
+    states = np.maximum.reduceat(both[:, 1] & 15, first) if len(both) else both[:, 1]
+    details = np.maximum.reduceat(both[:, 1] >> 4, first) << 4 if len(both) else both[:, 1]
+    merged = np.stack([both[first, 0], details | states], axis=1) if len(both) else both
+    merged = np.ascontiguousarray(merged[np.argsort(merged[:, 1] >> 32, kind="stable")])
+    return merged[: _bound_of(merged)]
+
+
+@compiled
+def _bound_of(entries: Int64) -> int:
+    return _bound(entries, len(entries))

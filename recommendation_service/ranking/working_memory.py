@@ -1,0 +1,238 @@
+"""A worker's scratch space for one feed: made once for a catalog version, used by every request.
+
+Clearing arrays as large as the catalog would make a feed's cost follow the catalog. So every stage
+notes what it touched, and the next request begins by clearing just that; the notes are part of the
+memory, so a request that was broken off half-way leaves nothing behind for the next.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.catalog.layout import SKILL_PLACES, Bytes, CatalogArrays
+from recommendation_service.ranking.compiled import inlined
+from recommendation_service.ranking.policy import FEATURES, KINDS, PolicyArrays
+from recommendation_service.ranking.randomness import State
+
+LARGEST_FEED = 100
+SEEN_CAPACITY = 4096  # entries that are remembered of a user, see seen.py
+LIVE_SESSIONS = 8  # of one user at once; what an older one was served is kept for the ordinary time
+OWN_HISTORY = 1024  # of a user who is not in the catalog: interactions, ...
+OWN_NETWORK = 4096  # ... connections, ...
+OWN_TOKENS = 64  # ... tokens of the profile
+NEVER = -1_000_000
+
+# What is known of an item during a feed (bits of ``flags``).
+EXCLUDED = np.uint8(1)  # the caller excluded it
+SEEN = np.uint8(2)  # the user interacted with it
+USED = np.uint8(4)  # it is in the feed
+POOLED = np.uint8(8)  # it is in a pool
+EXPLORED = np.uint8(16)  # it is in the exploration sample
+
+# Places of ``counts``.
+TOUCHED_ITEMS = 0
+TOUCHED_TOKENS = 1
+TOUCHED_CITIES = 2
+TOUCHED_CREATORS = 3
+TOUCHED_NETWORK = 4
+FEED_SKILLS = 5  # skills in the feed so far
+HAS_TOKENS = 6  # 1 where the user has history or profile
+HAS_NETWORK = 7
+SLOTS = 8  # items in the feed
+SCANNED = 9  # items that retrieval scored, for metrics
+RELAXED = 10  # bits of all rules that gave way
+SEEN_ITEMS = 11  # places of ``seen_items`` that hold, 0 before anything seen had to come back
+COUNTS = 12
+
+
+class WorkingMemory(NamedTuple):
+    """S = 100 slots, P = candidates of all pools together, E = exploration sample."""
+
+    counts: npt.NDArray[np.int64]  # (COUNTS,)
+    random: State  # (1,)
+    flags: npt.NDArray[np.uint8]  # (M,)
+    scored: npt.NDArray[np.uint8]  # (M,) bits of the kinds whose retrieval has looked at the item
+    touched_items: npt.NDArray[np.int32]  # (M,)
+    # The user.
+    skill_count: npt.NDArray[np.float64]  # (T + 1,) u's skill counts
+    match_weight: npt.NDArray[np.float64]  # (T + 1,) feature 6's weight of each token that u has
+    has_token: Bytes  # (T + 1,) 1 for each token of the user
+    touched_tokens: npt.NDArray[np.int32]  # (T + 1,)
+    similarity_scale: npt.NDArray[np.float64]  # (6,) turns Σ counts of a video's n skills into feature 5
+    user_city: npt.NDArray[np.uint8]  # (cities,)
+    touched_cities: npt.NDArray[np.int32]
+    in_network: npt.NDArray[np.uint8]  # (creators,)
+    touched_network: npt.NDArray[np.int32]
+    reach: npt.NDArray[np.float64]  # (1,) feature 13
+    top_counts: npt.NDArray[np.float64]  # (5,) the user's most frequent skills' counts
+    held_kinds: npt.NDArray[np.int64]  # (4,) how many skills, knowledges, tools, languages the user has
+    largest_match: npt.NDArray[np.float64]  # (1,) the most that feature 6 can be for the user
+    strongest: npt.NDArray[np.int64]  # (policy's pruning.skills,) the user's most frequent skills
+    # What is remembered of the user, as it came, and as it is after the feed.
+    seen_entries: npt.NDArray[np.int64]  # (SEEN_CAPACITY, 2)
+    seen_rows: npt.NDArray[np.int32]  # (SEEN_CAPACITY,) the entries' items
+    remembered: npt.NDArray[np.int64]  # (SEEN_CAPACITY + S, 2)
+    lifetimes: npt.NDArray[np.int64]  # (4,) seconds, see seen.Lifetimes
+    live_sessions: npt.NDArray[np.int64]
+    live_count: npt.NDArray[np.int64]  # (1,)
+    seen_when: npt.NDArray[np.int32]  # (M,) when the user saw an item that is flagged SEEN, seconds since 1970
+    seen_items: npt.NDArray[np.int32]  # (M,) those items, longest ago first
+    # A user who is not in the catalog.
+    own_history: npt.NDArray[np.int64]  # (OWN_HISTORY, 2) item key, seconds since 1970; latest first
+    own_network: npt.NDArray[np.int64]  # (OWN_NETWORK,) numbers of connected users
+    own_tokens: npt.NDArray[np.int32]  # (OWN_TOKENS,)
+    # The pools.
+    pool_offsets: npt.NDArray[np.int64]  # (K + 1,)
+    pool_items: npt.NDArray[np.int32]  # (P,)
+    pool_kinds: npt.NDArray[np.int64]  # (P,)
+    heap_scores: npt.NDArray[np.float64]  # (largest pool,)
+    heap_items: npt.NDArray[np.int32]
+    X: npt.NDArray[np.float64]  # (P, d) features of the candidates
+    mean: npt.NDArray[np.float64]  # (P,) θᵀx
+    width: npt.NDArray[np.float64]  # (P,) √(xᵀA⁻¹x)
+    projected: npt.NDArray[np.float64]  # (d,) R⁻¹x of one candidate
+    score: npt.NDArray[np.float64]  # (P,)
+    weight: npt.NDArray[np.float64]  # (P,) softmax numerators
+    # The slate.
+    candidate_creator: npt.NDArray[np.int32]  # (P,)
+    watched_skill: npt.NDArray[np.int32]  # (P,) a skill of the candidate that was new when last looked at
+    eligible: Bytes  # (P,) whether the slot being filled may hold the candidate
+    cumulative: npt.NDArray[np.float64]  # (P,) running sums of the eligible candidates' weights
+    explore_eligible: npt.NDArray[np.int32]  # (E,)
+    explore: npt.NDArray[np.int32]  # (2, E) samples of videos and of challenges
+    explore_count: npt.NDArray[np.int64]  # (2,) -1: not yet drawn
+    spent: npt.NDArray[np.uint8]  # (2, 2) by item type: nothing left to explore; nothing with a new skill
+    feed_skill: npt.NDArray[np.uint8]  # (T + 2,)
+    creator_last: npt.NDArray[np.int32]  # (creators,) last slot of the creator
+    touched_creators: npt.NDArray[np.int32]  # (S,)
+    # The feed.
+    slot_item: npt.NDArray[np.int32]  # (S,)
+    slot_number: npt.NDArray[np.int64]  # (S,) the operator's number of the item
+    slot_key: npt.NDArray[np.int64]  # (S,) number << 1 | is_challenge
+    slot_kind: npt.NDArray[np.int64]  # (S,) the kind that the pattern asks for
+    slot_pool: npt.NDArray[np.int64]  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
+    slot_relaxed: npt.NDArray[np.int64]  # (S,) bits of the rules that gave way
+    slot_propensity: npt.NDArray[np.float64]  # (S,)
+    slot_X: npt.NDArray[np.float64]  # (S, d)
+    slot_mean: npt.NDArray[np.float64]  # (S,)
+    slot_width: npt.NDArray[np.float64]  # (S,)
+    slot_score: npt.NDArray[np.float64]  # (S,)
+
+
+def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> WorkingMemory:
+    items, tokens = len(catalog.item_id), len(catalog.token_kind)
+    largest, candidates = int(policy.pool.max()), int(policy.pool.sum())
+    creators, cities = max(1, catalog.creators), max(1, catalog.cities)
+    return WorkingMemory(
+        counts=np.zeros(COUNTS, np.int64),
+        random=np.zeros(1, np.uint64),
+        flags=np.zeros(items, np.uint8),
+        scored=np.zeros(items, np.uint8),
+        touched_items=np.zeros(items, np.int32),
+        skill_count=np.zeros(tokens),
+        match_weight=np.zeros(tokens),
+        has_token=np.zeros(tokens, np.uint8),
+        touched_tokens=np.zeros(tokens, np.int32),
+        similarity_scale=np.zeros(6),
+        user_city=np.zeros(cities, np.uint8),
+        touched_cities=np.zeros(cities, np.int32),
+        in_network=np.zeros(creators, np.uint8),
+        touched_network=np.zeros(creators, np.int32),
+        reach=np.zeros(1),
+        top_counts=np.zeros(SKILL_PLACES),
+        held_kinds=np.zeros(4, np.int64),
+        largest_match=np.zeros(1),
+        strongest=np.zeros(policy.prune_skills, np.int64),
+        seen_entries=np.zeros((SEEN_CAPACITY, 2), np.int64),
+        seen_rows=np.zeros(SEEN_CAPACITY, np.int32),
+        remembered=np.zeros((SEEN_CAPACITY + LARGEST_FEED, 2), np.int64),
+        lifetimes=np.zeros(4, np.int64),
+        live_sessions=np.zeros(LIVE_SESSIONS, np.int64),
+        live_count=np.zeros(1, np.int64),
+        seen_when=np.zeros(items, np.int32),
+        seen_items=np.zeros(items, np.int32),
+        own_history=np.zeros((OWN_HISTORY, 2), np.int64),
+        own_network=np.zeros(OWN_NETWORK, np.int64),
+        own_tokens=np.zeros(OWN_TOKENS, np.int32),
+        pool_offsets=np.zeros(len(KINDS) + 1, np.int64),
+        pool_items=np.zeros(candidates, np.int32),
+        pool_kinds=np.zeros(candidates, np.int64),
+        heap_scores=np.zeros(largest),
+        heap_items=np.zeros(largest, np.int32),
+        X=np.zeros((candidates, FEATURES)),
+        mean=np.zeros(candidates),
+        width=np.zeros(candidates),
+        projected=np.zeros(FEATURES),
+        score=np.zeros(candidates),
+        weight=np.zeros(candidates),
+        candidate_creator=np.zeros(candidates, np.int32),
+        watched_skill=np.zeros(candidates, np.int32),
+        eligible=np.zeros(candidates, np.uint8),
+        cumulative=np.zeros(candidates),
+        explore_eligible=np.zeros(policy.exploration_size, np.int32),
+        explore=np.zeros((2, policy.exploration_size), np.int32),
+        explore_count=np.full(2, -1, np.int64),
+        spent=np.zeros((2, 2), np.uint8),
+        feed_skill=np.zeros(tokens + 1, np.uint8),
+        creator_last=np.full(creators, NEVER, np.int32),
+        touched_creators=np.zeros(LARGEST_FEED, np.int32),
+        slot_item=np.zeros(LARGEST_FEED, np.int32),
+        slot_number=np.zeros(LARGEST_FEED, np.int64),
+        slot_key=np.zeros(LARGEST_FEED, np.int64),
+        slot_kind=np.zeros(LARGEST_FEED, np.int64),
+        slot_pool=np.zeros(LARGEST_FEED, np.int64),
+        slot_relaxed=np.zeros(LARGEST_FEED, np.int64),
+        slot_propensity=np.zeros(LARGEST_FEED),
+        slot_X=np.zeros((LARGEST_FEED, FEATURES)),
+        slot_mean=np.zeros(LARGEST_FEED),
+        slot_width=np.zeros(LARGEST_FEED),
+        slot_score=np.zeros(LARGEST_FEED),
+    )
+
+
+@inlined
+def clear(memory: WorkingMemory) -> None:
+    """Undo what the previous request noted."""
+    counts, flags, scored, touched = memory.counts, memory.flags, memory.scored, memory.touched_items
+    for i in range(counts[TOUCHED_ITEMS]):
+        flags[touched[i]] = 0
+        scored[touched[i]] = 0
+    skill_count, match_weight, touched_tokens = memory.skill_count, memory.match_weight, memory.touched_tokens
+    has_token = memory.has_token
+    for i in range(counts[TOUCHED_TOKENS]):
+        has_token[touched_tokens[i]] = 0
+        skill_count[touched_tokens[i]] = 0.0
+        match_weight[touched_tokens[i]] = 0.0
+    user_city, touched_cities = memory.user_city, memory.touched_cities
+    for i in range(counts[TOUCHED_CITIES]):
+        user_city[touched_cities[i]] = 0
+    in_network, touched_network = memory.in_network, memory.touched_network
+    for i in range(counts[TOUCHED_NETWORK]):
+        in_network[touched_network[i]] = 0
+    creator_last, touched_creators = memory.creator_last, memory.touched_creators
+    for i in range(counts[TOUCHED_CREATORS]):
+        creator_last[touched_creators[i]] = NEVER
+    memory.feed_skill[:] = 0
+    counts[:] = 0
+    memory.explore_count[:] = -1
+    memory.spent[:] = 0
+    memory.pool_offsets[:] = 0
+    memory.largest_match[0] = 0.0
+
+
+@inlined
+def touch(
+    item: int, flags: Bytes, scored: Bytes, touched: npt.NDArray[np.int32], counts: npt.NDArray[np.int64]
+) -> None:
+    """Note an item, once, before anything is written about it."""
+    if flags[item] == 0 and scored[item] == 0:
+        touched[counts[TOUCHED_ITEMS]] = item
+        counts[TOUCHED_ITEMS] += 1
+
+
+@inlined
+def flag(memory: WorkingMemory, item: int, bit: np.uint8) -> None:
+    """Set a bit of an item."""
+    touch(item, memory.flags, memory.scored, memory.touched_items, memory.counts)
+    memory.flags[item] |= bit

@@ -1,0 +1,1 @@
+"""Sources: a folder of SQL files for each kind of operator database."""

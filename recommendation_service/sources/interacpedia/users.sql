@@ -1,0 +1,9 @@
+-- Recent users with their profile: id, times, and four lists as JSON text. A user may have several profiles;
+-- the last read wins. Anyone else still gets a feed. Zero dates are read to be counted.
+SELECT u.id, p.skills, p.knowledge AS knowledges, p.tools, p.languages,
+       CAST(u.created_at AS CHAR) AS created_at, CAST(u.updated_at AS CHAR) AS updated_at
+FROM users u
+LEFT JOIN profiles p ON p.user_id = u.id
+WHERE (u.deleted_at IS NULL OR u.deleted_at < :zero_date)
+  AND (u.created_at >= :users_since OR u.updated_at >= :users_since
+       OR u.created_at < :zero_date OR u.updated_at < :zero_date)

@@ -1,0 +1,269 @@
+"""What the operator's tables say of one user, for those who are not in the catalog."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import TextClause, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from recommendation_service.core.cache import Cache
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import SourceError
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.redis import RedisGuard
+from recommendation_service.sources.reader import ZERO_DATE, sql
+
+Int64 = npt.NDArray[np.int64]
+Names = tuple[str, ...]
+
+# What a user may take in the cache, whatever the tables hold. Four kinds of interactions, 80 of each.
+MOST_OF_A_KIND = 80
+MOST_INTERACTIONS = 4 * MOST_OF_A_KIND
+MOST_CONNECTIONS = 512
+MOST_NAMES = 8
+MOST_CHARACTERS = 100
+LARGEST_ENTRY_BYTES = 16 * 1024
+# Of a worker: as many connections to the database as it uses at once.
+READING_THREADS = 2
+
+ENCODING_VERSION = 1
+LARGEST_ID = 2**63 - 1
+# Item keys have one bit more than an id.
+LARGEST_ITEM_ID = 2**62 - 1
+# Clocks of two machines differ; a time so little ahead is now, and one further ahead is an error.
+CLOCK_TOLERANCE_SECONDS = 300
+_TIME = "%Y-%m-%d %H:%M:%S"
+_DAY_SECONDS = 86400
+
+
+class UserFacts(NamedTuple):
+    """A user as the tables have them: what is not in a catalog is in here, too."""
+
+    history: Int64  # (h, 2) item number << 1 | is_challenge, seconds since 1970; latest first, each item once
+    network: Int64  # (n,) ids of connected users, ascending
+    connections: int  # how many, where more than n too
+    attributes: tuple[Names, Names, Names, Names]  # skills, knowledges, tools, languages, as they are compared
+
+
+class _Encoded(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    history: bytes
+    network: bytes
+    connections: int
+    attributes: tuple[Names, Names, Names, Names]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Encoded)
+
+
+def encode_facts(facts: UserFacts, largest: int = LARGEST_ENTRY_BYTES) -> bytes:
+    """At most ``largest`` bytes: of a user with more, the latest half of the history, of that again the half, and so
+    on; then likewise of the network, and last no attributes."""
+    history, network, attributes = facts.history, facts.network, facts.attributes
+    while True:
+        encoded = _encoder.encode(
+            _Encoded(
+                ENCODING_VERSION,
+                history.astype("<i8").tobytes(),
+                network.astype("<i8").tobytes(),
+                facts.connections,
+                attributes,
+            )
+        )
+        if len(encoded) <= largest:
+            return encoded
+        if len(history):
+            history = history[: len(history) // 2]
+        elif len(network):
+            network = network[: len(network) // 2]
+        else:
+            attributes = ((), (), (), ())
+
+
+def decode_facts(encoded: bytes) -> UserFacts | None:
+    """None for bytes that are no facts, or of another version. The arrays are views of the bytes, and read-only."""
+    try:
+        content = _decoder.decode(encoded)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    if content.version != ENCODING_VERSION or len(content.history) % 16 or len(content.network) % 8:
+        return None
+    return UserFacts(
+        np.frombuffer(content.history, "<i8").reshape(-1, 2),
+        np.frombuffer(content.network, "<i8"),
+        content.connections,
+        content.attributes,
+    )
+
+
+class UserReader:
+    """Reads one user in three statements. ``connect`` gives a connection to a replica or the primary."""
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._connect = connect
+        self._settings = settings
+        self._clock = clock
+
+    def read(self, user_id: int) -> UserFacts | None:
+        """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
+        now = self._clock()
+        try:
+            with self._connect() as connection:
+                parameters = self._parameters(user_id, now)
+                profiles = _run(connection, "user_profile", parameters)
+                if not profiles:
+                    return None
+                connected = _run(connection, "user_connections", parameters | {"most": MOST_CONNECTIONS})
+                interactions = _run(connection, "user_interactions", parameters | {"most": MOST_OF_A_KIND})
+        except SQLAlchemyError as error:
+            original = getattr(error, "orig", None)
+            raise SourceError(f"user: {original or type(error).__name__}") from error
+        others = _latest(((other, when) for other, when in connected if other != user_id), now, LARGEST_ID)
+        keys = (
+            (number << 1 | int(is_challenge), when)
+            for number, when, is_challenge in interactions
+            if isinstance(number, int) and 0 < number <= LARGEST_ITEM_ID
+        )
+        history = _latest(keys, now, LARGEST_ID)[:MOST_INTERACTIONS]
+        return UserFacts(
+            np.array(history, np.int64).reshape(-1, 2),
+            np.array(sorted(other for other, _ in others[:MOST_CONNECTIONS]), np.int64),
+            len(others),
+            _attributes(profiles),
+        )
+
+    def _parameters(self, user_id: int, now: float) -> dict[str, Any]:
+        settings, moment = self._settings, datetime.fromtimestamp(now, UTC)
+        return {
+            "user_id": user_id,
+            "interactions_since": (moment - timedelta(days=settings.interactions_window_days)).strftime(_TIME),
+            "views_since": (moment - timedelta(days=settings.views_window_days)).strftime(_TIME),
+            "connections_since": (moment - timedelta(days=settings.connections_window_days)).strftime(_TIME),
+            "zero_date": ZERO_DATE,
+        }
+
+
+class Users:
+    """Users outside the catalog, through L1, L2 and the operator's tables: what a feed asks. One worker's.
+
+    ``cached`` first, which waits for nothing; ``facts`` where it has nothing.
+    """
+
+    def __init__(
+        self,
+        reader: UserReader,
+        settings: Settings,
+        metrics: Metrics,
+        guard: RedisGuard | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reader = reader
+        self._threads = ThreadPoolExecutor(READING_THREADS, "user-reader")
+        windows = f"{settings.interactions_window_days}.{settings.views_window_days}.{settings.connections_window_days}"
+        self._cache = Cache(
+            f"user:{ENCODING_VERSION}.{windows}",
+            encode_facts,
+            decode_facts,
+            self._load,
+            guard=guard,
+            metrics=metrics,
+            limit_bytes=settings.cache_l1_megabytes << 20,
+            ttl_seconds=settings.activity_ttl_seconds,
+            wait_seconds=settings.user_read_timeout_milliseconds / 1000,
+            clock=clock,
+        )
+
+    def cached(self, user_id: int) -> tuple[bool, UserFacts | None]:
+        """(True, facts; None of an unknown user) where this worker has them, (False, None) where it has not."""
+        return self._cache.cached(user_id)
+
+    async def facts(self, user_id: int) -> UserFacts | None:
+        """None of an unknown user, and where it takes longer than USER_READ_TIMEOUT_MILLISECONDS. Never raises."""
+        return await self._cache.get(user_id)
+
+    async def forget(self, user_id: int) -> bool:
+        """Read the user anew from now on; other workers within a minute. False: Redis did not take the order."""
+        return await self._cache.invalidate(user_id)
+
+    async def forget_all(self) -> bool:
+        """The same of all users."""
+        return await self._cache.invalidate_all()
+
+    async def close(self) -> None:
+        """Without waiting for the database; a thread that it holds up ends at its time limit."""
+        await self._cache.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _load(self, user_id: int) -> UserFacts | None:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reader.read, user_id)
+
+
+def _run(connection: Connection, query: str, parameters: dict[str, Any]) -> list[Any]:
+    statement = _statement(query)
+    wanted = {name: parameters[name] for name in statement._bindparams}
+    return list(connection.execute(statement, wanted).fetchall())
+
+
+@cache
+def _statement(query: str) -> TextClause:
+    return text(sql(query))
+
+
+def _latest(entries: Iterable[tuple[Any, Any]], now: float, largest: int) -> list[tuple[int, int]]:
+    """(number, seconds since 1970) of what is in order, latest first, each number once."""
+    latest: dict[int, int] = {}
+    for number, when in entries:
+        seconds = _seconds(when, now)
+        if isinstance(number, int) and 0 < number <= largest and seconds is not None:
+            latest[number] = max(seconds, latest.get(number, 0))
+    return sorted(latest.items(), key=lambda entry: (-entry[1], entry[0]))
+
+
+def _seconds(value: Any, now: float) -> int | None:
+    """Since 1970; None of what is zero, in the future, or no time. As `cleaning.epoch_seconds` does with a column."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+        seconds = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    if not _DAY_SECONDS < seconds <= now + CLOCK_TOLERANCE_SECONDS:
+        return None
+    return int(min(seconds, now))
+
+
+def _attributes(profiles: list[Any]) -> tuple[Names, Names, Names, Names]:
+    """Of several profiles, the last that says something."""
+    for _, *lists in reversed(profiles):
+        skills, knowledges, tools, languages = (_names(value) for value in lists)
+        if skills or knowledges or tools or languages:
+            return skills, knowledges, tools, languages
+    return (), (), (), ()
+
+
+def _names(value: Any) -> Names:
+    """The different names of a JSON list, in the one spelling that is compared. As `cleaning.text_list` and
+    `cleaning.tokens` do, which nothing of this folder may import; a test holds the two together."""
+    try:
+        content = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
+        return ()
+    if not isinstance(content, list):
+        return ()
+    names = dict.fromkeys(" ".join(entry.split()).casefold() for entry in content if isinstance(entry, str))
+    return tuple(name for name in names if 0 < len(name) <= MOST_CHARACTERS)[:MOST_NAMES]

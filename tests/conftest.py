@@ -1,0 +1,107 @@
+"""Fixtures for every test: a clean environment, and databases that belong to the test that asks for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import structlog
+from sqlalchemy.engine import URL
+
+from recommendation_service.core.config import Settings
+from tests.servers import PrivateMariaDB, PrivateRedis
+
+# Beside the settings that there are: those that a runbook names and a later version may read.
+SETTING_PREFIXES = ("mysql_", "redis_", "gunicorn_", "recs_")
+# A test that forgets to close a transaction must fail when its database is dropped, not wait for a day.
+LOCK_WAIT_TIMEOUT_SECONDS = 10
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the settings of the person or machine that runs it.
+
+    The working directory is an empty one, since a `.env` file is looked for there; a test that starts
+    a program from the repository passes `cwd`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.lower() in Settings.model_fields or name.lower().startswith(SETTING_PREFIXES):
+                patch.delenv(name)
+        patch.chdir(tmp_path_factory.mktemp("working-directory"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test that runs a command in this process leaves no logger that writes to its closed output."""
+    configured = structlog.get_config()
+    yield
+    structlog.configure(**configured)
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaDB]:
+    """One MariaDB server for the whole run. A test that stops or kills one starts its own."""
+    folder = tmp_path_factory.mktemp("mariadb")
+    with PrivateMariaDB(folder) as server:
+        yield server
+    shutil.rmtree(folder)  # pytest keeps the temporary folders of three runs, and this one is large
+
+
+@pytest.fixture
+def mariadb_url(mariadb: PrivateMariaDB) -> Iterator[URL]:
+    """The address of an empty MariaDB database for one test, dropped after it."""
+    with _new_database(mariadb) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_mariadb_url(mariadb: PrivateMariaDB) -> Iterator[URL]:
+    """The address of an empty MariaDB database that the tests of one file share, dropped after them."""
+    with _new_database(mariadb) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
+    """A Redis server that the tests of one file share."""
+    folder = tmp_path_factory.mktemp("redis")
+    with PrivateRedis(folder) as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis(module_redis: PrivateRedis) -> Iterator[PrivateRedis]:
+    """The file's Redis server, there and empty, whatever the test before did to it."""
+    module_redis.resume()
+    module_redis.start()
+    assert module_redis.execute("FLUSHALL") == "+OK"
+    assert module_redis.execute("SCRIPT", "FLUSH") == "+OK"
+    yield module_redis
+    module_redis.resume()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> URL:
+    """The address of an SQLite file that does not exist yet."""
+    return URL.create("sqlite", database=str(tmp_path / "interacpedia.sqlite"))
+
+
+@contextmanager
+def _new_database(server: PrivateMariaDB) -> Iterator[URL]:
+    name = f"test_{uuid.uuid4().hex}"
+    server.execute(f"CREATE DATABASE {name}")
+    try:
+        yield server.url(name)
+    finally:
+        server.execute(
+            f"SET SESSION lock_wait_timeout = {LOCK_WAIT_TIMEOUT_SECONDS}",
+            f"DROP DATABASE {name}",
+        )

@@ -1,0 +1,1 @@
+"""Faults at random under load, and a ledger that counts: `make faults`."""

@@ -1,0 +1,118 @@
+"""What storms found, each made by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from recommendation_service.core.config import load_settings
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.redis import open_redis
+from recommendation_service.events import flusher
+from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
+from recommendation_service.events.flusher import Flusher
+from recommendation_service.events.log import EventLog
+from recommendation_service.events.records import FeedbackRecord, StreamedRecord, encode
+from recommendation_service.events.segments import SUFFIX
+from recommendation_service.events.tables import make_writing_engine
+from recommendation_service.events.user_memory import StoredAnswer, as_entries, opened, user_key
+from tests.servers import PrivateRedis
+from tests.support.disks import small_disk
+from tests.support.redis_workers import redis_settings
+
+LIMIT_BYTES = 64 << 20
+DISK_MEGABYTES = 32
+USERS = 2_000
+
+
+def entries_of(*items: int) -> bytes:
+    return np.array([(item, 1 << 32 | 1) for item in items], np.int64).tobytes()
+
+
+def shown(stored: bytes) -> set[int]:
+    return set(as_entries(stored)[:, 0].tolist())
+
+
+def test_what_users_have_seen_is_remembered_while_the_disk_is_full(tmp_path: Path) -> None:
+    """LMDB takes room when it commits: feeds then forgot what they had shown, and repeated it."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, DISK_MEGABYTES), opened(disk / "seen", LIMIT_BYTES) as memory:
+        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while filler.write(bytes(4096)):
+                pass
+        for user in range(1, USERS):
+            key = user_key(user, 0)
+            assert key is not None
+            assert memory.replace(key, b"", entries_of(*range(24))) is True
+            assert shown(memory.read(key)) == set(range(24))
+
+
+def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the_user_something_else(
+    tmp_path: Path,
+) -> None:
+    """Redis was late for the other feed, and so knew nothing of it: both showed the same items."""
+
+    async def scenario(server: PrivateRedis) -> None:
+        guard = open_redis(redis_settings(server), Metrics())
+        assert guard is not None
+        fleet, key, name = FleetMemory(guard, 1000), user_key(7, 0), b"a key"
+        assert key is not None
+        with opened(tmp_path / "seen", LIMIT_BYTES) as memory:
+            theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
+            assert memory.replace(key, ours, entries_of(1, 2)) is True  # another worker's, without Redis
+
+            async def serve(ours: bytes, theirs: bytes | None, before: list[int], now: list[int]) -> bytes:
+                new = entries_of(*before, *now)
+                answer = name, StoredAnswer(bytes(16), new)
+                of_feed = np.array(now, np.int64)
+                served = await replace_everywhere(
+                    memory, fleet, key, ours, theirs, new, of_feed, answer, fleet.allowance()
+                )
+                return new if served is True else b""
+
+            assert await serve(ours, theirs, [], [2, 3]) == b""
+
+            theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
+            assert {1, 2} <= shown(merged(ours, theirs).tobytes())
+            new = await serve(ours, theirs, [1, 2], [4, 5])
+            assert new
+            kept = memory.answer(name)
+            assert kept is not None
+            assert kept.body == new
+            assert await fleet.answer(key, name, fleet.allowance()) == kept
+        await guard.close()
+
+    with PrivateRedis(tmp_path / "redis") as server:
+        asyncio.run(scenario(server))
+
+
+def test_a_flush_brings_in_all_that_was_in_the_log_however_many_records_are_no_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notes that events are on Redis's stream count among the records that are read in a step, and not among those
+    that wait: `recs events flush` took the first step for the last."""
+    monkeypatch.setattr(flusher, "MOST_RECORDS", 100)
+    database = tmp_path / "events.sqlite"
+    sqlite3.connect(database).close()
+    settings = load_settings(database_url=f"sqlite:///{database}", data_dir=tmp_path / "data")
+
+    async def accept() -> None:
+        log = EventLog(settings.events_dir, 64 << 20, 1 << 20)
+        for number in range(350):
+            log.append(encode(FeedbackRecord(f"event-{number}", "view", 7, 0, 1, 0, 0)))
+            log.append(encode(StreamedRecord(b"1-1")))
+        await log.close()
+
+    asyncio.run(accept())
+    engine = make_writing_engine(settings)
+    assert Flusher(settings, engine).flush_all() is True
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT COUNT(*) FROM recs_events")).scalar_one() == 350
+    engine.dispose()
+    assert list(settings.events_dir.glob(f"*{SUFFIX}")) == []

@@ -1,0 +1,31 @@
+"""Variants of the policy that ships."""
+
+from __future__ import annotations
+
+import tomllib
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import recommendation_service.policies
+from recommendation_service.ranking.policy import PolicyFile
+
+SHIPPED = Path(next(iter(recommendation_service.policies.__path__))) / "starting.toml"
+
+
+def shipped_content() -> dict[str, Any]:
+    """The shipped policy file as it is parsed."""
+    return tomllib.loads(SHIPPED.read_text("utf-8"))
+
+
+def policy_file(**changes: Any) -> PolicyFile:
+    """The shipped policy with some values changed; the name of one is its path, with __ between the parts:
+    ``policy_file(kinds__AU__pool=5)``."""
+    content = deepcopy(shipped_content())
+    for path, value in changes.items():
+        *sections, name = path.split("__")
+        place = content
+        for section in sections:
+            place = place[section]
+        place[name] = value
+    return PolicyFile.model_validate(content)

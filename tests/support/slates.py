@@ -1,0 +1,110 @@
+"""What a pipeline's working memory says of its last feed, in terms of items instead of places in arrays.
+
+The one place of the tests that knows the memory's fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.slate import EXPLORATION, RULES
+from recommendation_service.ranking.policy import KINDS
+from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.working_memory import SLOTS, TOUCHED_TOKENS
+from tests.support.catalogs import Item, ItemType, World
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slot:
+    item: Item
+    kind: str  # what the pattern asks for
+    pool: str  # a kind, "exploration" or "seen"
+    relaxed: frozenset[str]
+    propensity: float
+    features: Floats
+    score: float
+
+
+def request_for(
+    user_id: int = 0,
+    endpoint: str = "total",
+    size: int = 24,
+    request_id: str = "request",
+    excluded: Sequence[int] = (),
+    *,
+    explain: bool = False,
+) -> FeedRequest:
+    return FeedRequest(endpoint, user_id, size, request_id, np.array(excluded, np.int64), explain)
+
+
+def ranked(pipeline: FeedPipeline, world: World, request: FeedRequest) -> list[Slot]:
+    """Run the feed and read its slots."""
+    pipeline.rank(request)
+    return slots_of(pipeline, world)
+
+
+def slots_of(pipeline: FeedPipeline, world: World) -> list[Slot]:
+    memory, items = pipeline.memory, world.items
+    return [
+        Slot(
+            item=items[memory.slot_item[slot]],
+            kind=KINDS[memory.slot_kind[slot]],
+            pool=_pool_name(int(memory.slot_pool[slot])),
+            relaxed=frozenset(rule for bit, rule in enumerate(RULES) if memory.slot_relaxed[slot] >> bit & 1),
+            propensity=float(memory.slot_propensity[slot]),
+            features=memory.slot_X[slot].copy(),
+            score=float(memory.slot_score[slot]),
+        )
+        for slot in range(memory.counts[SLOTS])
+    ]
+
+
+def _pool_name(pool: int) -> str:
+    return {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(pool) or KINDS[pool]
+
+
+def pool_places(pipeline: FeedPipeline, kind: str) -> range:
+    """Places of a kind's candidates in the arrays that are as long as all pools together."""
+    offsets, number = pipeline.memory.pool_offsets, KINDS.index(kind)
+    return range(int(offsets[number]), int(offsets[number + 1]))
+
+
+def pool_of(pipeline: FeedPipeline, world: World, kind: str) -> list[Item]:
+    """The candidates of a kind in the last feed."""
+    items = world.items
+    return [items[pipeline.memory.pool_items[place]] for place in pool_places(pipeline, kind)]
+
+
+def candidate_features(pipeline: FeedPipeline, kind: str) -> Floats:
+    """Rows in the order of ``pool_of``."""
+    places = pool_places(pipeline, kind)
+    return pipeline.memory.X[places.start : places.stop].copy()
+
+
+def candidate_scores(pipeline: FeedPipeline, kind: str) -> Floats:
+    """In the order of ``pool_of``."""
+    places = pool_places(pipeline, kind)
+    return pipeline.memory.score[places.start : places.stop].copy()
+
+
+def exploration_sample(pipeline: FeedPipeline, world: World, item_type: ItemType) -> list[Item] | None:
+    """The sample that exploration drew from in the last feed; None where it needed none."""
+    row = ("resume", "challenge").index(item_type)
+    taken = int(pipeline.memory.explore_count[row])
+    if taken < 0:
+        return None
+    return [world.items[item] for item in pipeline.memory.explore[row, :taken]]
+
+
+def tokens_noted(pipeline: FeedPipeline) -> list[int]:
+    """Numbers of the tokens that the last feed's user has, as the memory lists them for its clearing."""
+    memory = pipeline.memory
+    tokens: list[int] = memory.touched_tokens[: memory.counts[TOUCHED_TOKENS]].tolist()
+    return tokens

@@ -1,0 +1,180 @@
+"""Records of the event log: what is written is what is read, in few bytes, and older or foreign bytes are refused."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recommendation_service.events.recording import feed_record
+from recommendation_service.events.records import (
+    EVENT_NAMES,
+    ITEM_TYPES,
+    STATE_OF,
+    FeedbackRecord,
+    FeedRecord,
+    decode,
+    encode,
+    endpoint_name,
+    kind_name,
+)
+from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.slate import RULES
+from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
+from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, item_key
+from tests.support.catalogs import Challenge, World, make_catalog
+from tests.support.slates import Slot, request_for, slots_of
+from tests.support.worlds import FIRST_USER, random_world
+
+WORLD = random_world(5, videos=200, challenges=40, users=8)
+REQUEST_ID = "a34246688d6df53e320a194b06d8ae3a"
+# What README and docs/events.md say of it.
+MOST_BYTES_OF_24_SLOTS = 2_600
+
+TEXT = st.none() | st.text(max_size=130)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FeedPipeline:
+    policy = load_policy()
+    return FeedPipeline(make_catalog(WORLD, policy), policy, seed=11)
+
+
+@given(
+    record=st.builds(
+        FeedbackRecord,
+        event_id=st.text(min_size=1, max_size=130),
+        event=st.sampled_from(EVENT_NAMES),
+        user_id=st.integers(0, 2**63 - 1),
+        item_type=st.integers(0, len(ITEM_TYPES) - 1),
+        item_id=st.integers(1, 2**63 - 1),
+        happened_ms=st.integers(0, 2**50),
+        received_ms=st.integers(0, 2**50),
+        request_id=TEXT,
+        session_id=TEXT,
+        position=st.none() | st.integers(0, 10_000),
+        value=st.none() | st.floats(0, 5),
+        watch_seconds=st.none() | st.floats(0, 86_400),
+        slot_kind=st.integers(0, len(KINDS)),
+        flags=st.integers(0, 7),
+    )
+)
+def test_feedback_is_read_as_it_was_written(record: FeedbackRecord) -> None:
+    assert decode(encode(record)) == record
+    assert decode(memoryview(encode(record))) == record
+
+
+def recorded(pipeline: FeedPipeline, request: FeedRequest, session_id: str | None = None) -> FeedRecord:
+    """The record of a feed, as a reader of the log finds it."""
+    pipeline.rank(request)
+    record = feed_record(pipeline, request, session_id, 1_795_000_000_123)
+    read = decode(encode(record))
+    assert isinstance(read, FeedRecord)
+    assert read == record
+    return read
+
+
+def as_recorded(slots: list[Slot]) -> dict[str, list[object]]:
+    """The columns of a record that holds these slots."""
+    pools = {**{name: place for place, name in enumerate(KINDS)}, "exploration": 100, "seen": 101}
+    return {
+        "items": [item_key(slot.item.id, is_challenge=isinstance(slot.item, Challenge)) for slot in slots],
+        "kinds": [KINDS.index(slot.kind) for slot in slots],
+        "pools": [pools[slot.pool] for slot in slots],
+        "relaxed": [sum(1 << RULES.index(rule) for rule in slot.relaxed) for slot in slots],
+        "propensities": [slot.propensity for slot in slots],
+        "features": [slot.features.astype(np.float32).tolist() for slot in slots],
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    user=st.sampled_from([0, 1, *range(FIRST_USER, FIRST_USER + 8), 2**63 - 1]),
+    endpoint=st.sampled_from(ENDPOINTS),
+    size=st.integers(1, 100),
+    session_id=TEXT,
+)
+def test_a_feeds_record_has_just_what_the_feed_was_made_of(
+    pipeline: FeedPipeline, user: int, endpoint: str, size: int, session_id: str | None
+) -> None:
+    record = recorded(pipeline, request_for(user, endpoint, size, REQUEST_ID), session_id)
+    slots = slots_of(pipeline, WORLD)
+    columns = record.slots()
+    assert {name: values.tolist() for name, values in columns._asdict().items()} == as_recorded(slots)
+    assert (record.user_id, record.session_id, endpoint_name(record.endpoint)) == (user, session_id, endpoint)
+    assert record.request_id.hex() == REQUEST_ID
+    assert record.happened_ms == 1_795_000_000_123
+    assert (record.catalog_version, record.policy_version) == (pipeline.catalog.version, pipeline.policy.version)
+
+
+def test_a_record_gives_its_feed_again(pipeline: FeedPipeline) -> None:
+    """Request, user and versions fix the randomness, and the seed says that they are the same."""
+    record = recorded(pipeline, request_for(FIRST_USER + 4, size=24, request_id=REQUEST_ID))
+    recorded(pipeline, request_for(FIRST_USER + 5, size=24, request_id="0f" * 16))
+    again = request_for(record.user_id, endpoint_name(record.endpoint), 24, record.request_id.hex())
+    repeated = recorded(pipeline, again)
+    assert repeated.seed == record.seed
+    assert repeated == msgspec.structs.replace(record, event_id=repeated.event_id)
+    assert 0 <= record.seed < 1 << 63
+
+
+def test_no_two_records_have_one_id(pipeline: FeedPipeline) -> None:
+    request = request_for(FIRST_USER, request_id=REQUEST_ID)
+    assert len({recorded(pipeline, request).event_id for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_feed_of_24_takes_few_bytes(pipeline: FeedPipeline, endpoint: str) -> None:
+    pipeline.rank(request := request_for(2**63 - 1, endpoint, 24, REQUEST_ID))
+    record = feed_record(pipeline, request, "s" * 36, 1_795_000_000_123)
+    assert len(record.slots().items) == 24
+    assert 24 * 18 * 4 < len(encode(record)) < MOST_BYTES_OF_24_SLOTS
+
+
+def test_a_feed_without_items_has_a_record_too(pipeline: FeedPipeline) -> None:
+    empty = World()
+    policy = load_policy()
+    record = recorded(FeedPipeline(make_catalog(empty, policy), policy), request_for(5, request_id=REQUEST_ID))
+    slots = record.slots()
+    assert len(slots.items) == len(slots.propensities) == 0
+    assert slots.features.shape == (0, 18)
+
+
+def test_one_event_takes_few_bytes() -> None:
+    record = FeedbackRecord("0f" * 16, "view", 4711, 0, 812, 1_795_000_000_000, 1_795_000_000_000, "0f" * 16)
+    assert len(encode(record)) < 150
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xc1", b"\x00", encode(FeedbackRecord("a", "view", 1, 0, 1, 0, 0))[:-3], b"\x92\xa6event1\x01"],
+    ids=repr,
+)
+def test_what_is_no_record_is_refused(payload: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(payload)
+
+
+def test_a_record_of_a_kind_that_this_release_does_not_know_is_refused() -> None:
+    unknown = msgspec.msgpack.encode(["event2", "an id", "view", 1, 0, 1, 0, 0])
+    with pytest.raises(msgspec.ValidationError, match="event2"):
+        decode(unknown)
+
+
+def test_a_record_written_before_fields_were_added_is_read_with_their_defaults() -> None:
+    short = msgspec.msgpack.encode(["event1", "an id", "view", 1, 0, 1, 5, 6])
+    assert decode(short) == FeedbackRecord("an id", "view", 1, 0, 1, 5, 6)
+
+
+def test_every_event_has_its_state() -> None:
+    assert STATE_OF.keys() == set(EVENT_NAMES)
+    assert {name: state for name, state in STATE_OF.items() if state != ACTED} == {
+        "impression": IMPRESSED,
+        "hide": HIDDEN,
+    }
+
+
+def test_slot_kinds_have_their_names() -> None:
+    assert [kind_name(number) for number in range(len(KINDS) + 1)] == ["UNKNOWN", *KINDS]

@@ -1,0 +1,336 @@
+"""What users have seen, for several processes at once: replaced only where it is as it was read, and never half."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recommendation_service.events.user_memory import (
+    BOOT_FILE,
+    NOTHING,
+    Entries,
+    MemoryFailed,
+    StoredAnswer,
+    UserMemory,
+    answer_key,
+    as_entries,
+    opened,
+    user_key,
+)
+from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED, Lifetimes
+
+LIMIT = 64 << 20
+NOW = 1_795_000_000
+LIFETIMES = Lifetimes(served=100, session=200, impressed=1000, acted=2000)
+SPAWN = multiprocessing.get_context("spawn")
+PATIENCE_SECONDS = 60.0
+
+
+ALICE, BOB = b"u" + bytes(7) + b"\1", b"u" + bytes(7) + b"\2"
+ANSWER = StoredAnswer(b"q" * 16, b'{"statusCode":200}')
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[UserMemory]:
+    with opened(tmp_path / "seen", LIMIT) as memory:
+        yield memory
+
+
+def entries(*rows: tuple[int, int, int]) -> Entries:
+    """(key, when, state)"""
+    return np.array([(key, (when - EPOCH) << 32 | state) for key, when, state in rows], np.int64).reshape(-1, 2)
+
+
+def stored(*rows: tuple[int, int, int]) -> bytes:
+    return entries(*rows).tobytes()
+
+
+ONE, TWO = stored((2, NOW, SERVED)), stored((2, NOW, SERVED), (4, NOW + 1, SERVED))
+
+
+def test_a_user_who_is_not_remembered_has_nothing(memory: UserMemory) -> None:
+    assert memory.read(ALICE) == b""
+    assert as_entries(memory.read(ALICE)).shape == NOTHING.shape
+    assert memory.users() == 0
+
+
+def test_entries_are_replaced_only_where_they_are_as_they_were_read(memory: UserMemory) -> None:
+    assert memory.replace(ALICE, b"", ONE) is True
+    assert memory.replace(ALICE, b"", TWO) is False
+    assert memory.read(ALICE) == ONE
+    assert memory.replace(ALICE, ONE, TWO) is True
+    assert memory.replace(ALICE, ONE, ONE) is False
+    assert memory.read(ALICE) == TWO
+    assert memory.read(BOB) == b""
+    assert memory.users() == 1
+
+
+def test_an_answer_is_kept_with_the_entries_or_not_at_all(memory: UserMemory) -> None:
+    key = answer_key("caller", "total", "1", "key")
+    assert memory.replace(ALICE, b"", ONE)
+    assert memory.replace(ALICE, b"", TWO, (key, ANSWER)) is False
+    assert memory.answer(key) is None
+    assert memory.replace(ALICE, ONE, TWO, (key, ANSWER)) is True
+    assert memory.answer(key) == ANSWER
+
+
+def test_of_two_answers_to_one_request_the_first_is_given_and_the_seconds_items_are_not_remembered(
+    memory: UserMemory,
+) -> None:
+    key = answer_key("caller", "total", "1", "key")
+    assert memory.replace(ALICE, b"", ONE, (key, ANSWER)) is True
+    second = StoredAnswer(b"r" * 16, b"another")
+    assert memory.replace(ALICE, ONE, TWO, (key, second)) == ANSWER
+    assert memory.read(ALICE) == ONE
+
+
+def test_an_answer_is_kept_for_a_minute_at_least_and_two_at_most(
+    memory: UserMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, now = answer_key("key"), [0.0]
+    monkeypatch.setattr("recommendation_service.events.user_memory.time.time", lambda: now[0])
+    for begins in (NOW // 60 * 60, NOW // 60 * 60 + 59.9):
+        now[0] = begins
+        key = answer_key(str(begins))
+        assert memory.replace(ALICE, b"", b"", (key, ANSWER)) is True
+        for later, there in ((0, True), (59.9, True), (120, False)):
+            now[0] = begins + later
+            assert (memory.answer(key) is not None) is there, (begins, later)
+
+
+def test_keys_of_callers_endpoints_and_users_are_told_apart() -> None:
+    differing = [
+        *(("a", "total", "1", "k"), ("b", "total", "1", "k"), ("a", "flow", "1", "k"), ("a", "total", "2", "k")),
+        *(("a", "total", "1", "l"), ("a", "total", "1k", ""), ("at", "otal", "1", "k")),
+    ]
+    keys = {answer_key(*parts) for parts in differing}
+    assert len(keys) == 7
+    assert {len(key) for key in keys} == {16}
+
+
+def test_users_and_anonymous_sessions_are_told_apart() -> None:
+    assert user_key(0, 0) is None
+    assert user_key(5, 0) == user_key(5, 9), "a user is one, whatever the session"
+    assert len({user_key(5, 0), user_key(0, 5), user_key(6, 0), user_key(2**63 - 1, 0)}) == 4
+
+
+def test_merging_adds_what_another_memory_has(memory: UserMemory) -> None:
+    memory.merge(ALICE, entries((2, NOW, SERVED), (6, NOW + 5, SERVED)))
+    assert memory.replace(ALICE, stored((2, NOW, SERVED), (6, NOW + 5, SERVED)), ONE)
+    memory.merge(ALICE, entries((2, NOW - 9, HIDDEN), (4, NOW + 1, SERVED)))
+    assert memory.read(ALICE) == stored((2, NOW, HIDDEN), (4, NOW + 1, SERVED))
+
+
+def test_forgetting_says_how_much_there_was_and_leaves_the_others(memory: UserMemory) -> None:
+    memory.replace(ALICE, b"", TWO)
+    memory.replace(BOB, b"", ONE)
+    assert memory.forget(ALICE) == 2
+    assert memory.forget(ALICE) == 0
+    assert (memory.read(ALICE), memory.read(BOB)) == (b"", ONE)
+
+
+def test_a_sweep_deletes_who_has_nothing_that_counts_and_nobody_else(memory: UserMemory) -> None:
+    old, edge = NOW - 2001, NOW - 2000
+    kept = {
+        b"u1": stored((2, old, SERVED), (4, edge, SERVED)),
+        b"u3": stored((2, old, HIDDEN), (4, old, SERVED)),
+        b"u5": ONE,
+    }
+    gone = {b"u0": stored((2, old, SERVED)), b"u2": stored((2, old, SERVED), (4, old, SERVED)), b"u4": b"", b"u6": b""}
+    gone[b"u7"] = stored((2, old - 50, SERVED))
+    for key, value in {**kept, **gone}.items():
+        memory.merge(key, as_entries(value))
+    memory.sweep(LIFETIMES, NOW)
+    assert memory.users() == len(kept)
+    assert {key: memory.read(key) for key in kept} == kept
+
+
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_a_sweep_in_steps_reaches_everybody_and_begins_again(memory: UserMemory, step: int) -> None:
+    for number in range(20):
+        when = NOW if number % 3 == 0 else NOW - 5000
+        memory.merge(b"u%02d" % number, entries((2, when, SERVED)))
+    for _ in range(25):
+        memory.sweep(LIFETIMES, NOW, most=step)
+    assert memory.users() == 7
+    for _ in range(25):
+        memory.sweep(LIFETIMES, NOW + 5000, most=step)
+    assert memory.users() == 0
+
+
+def test_a_sweep_deletes_answers_that_nobody_may_ask_for_any_more(
+    memory: UserMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [float(NOW)]
+    monkeypatch.setattr("recommendation_service.events.user_memory.time.time", lambda: now[0])
+    old, new = answer_key("old"), answer_key("new")
+    memory.replace(ALICE, b"", b"", (old, ANSWER))
+    now[0] += 125
+    memory.replace(ALICE, b"", b"", (new, ANSWER))
+    memory.sweep(LIFETIMES, now[0])
+    now[0] -= 125  # were it still there, it would be found
+    assert memory.answer(old) is None
+    now[0] += 125
+    assert memory.answer(new) == ANSWER
+
+
+def test_it_is_rebuilt_once(memory: UserMemory) -> None:
+    assert not memory.is_rebuilt()
+    memory.mark_rebuilt()
+    assert memory.is_rebuilt()
+
+
+def test_what_it_takes_is_known(memory: UserMemory) -> None:
+    before = memory.used_bytes
+    for number in range(500):
+        memory.replace(b"u%06d" % number, b"", ONE * 20)
+    assert before < memory.used_bytes < LIMIT
+
+
+def test_it_is_there_again_after_a_restart_of_the_service_but_not_of_the_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "seen"
+    with opened(folder, LIMIT) as memory:
+        memory.replace(ALICE, b"", ONE)
+        memory.mark_rebuilt()
+    with opened(folder, LIMIT) as memory:
+        assert memory.read(ALICE) == ONE
+        assert memory.is_rebuilt()
+    (folder / BOOT_FILE).write_text("1 another boot")
+    with opened(folder, LIMIT) as memory:
+        assert memory.read(ALICE) == b""
+        assert not memory.is_rebuilt()
+        memory.replace(ALICE, b"", TWO)
+    with opened(folder, LIMIT) as memory:
+        assert memory.read(ALICE) == TWO
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "seen").write_text("no folder")
+    with pytest.raises(MemoryFailed, match="seen"):
+        UserMemory(tmp_path / "seen", LIMIT)
+
+
+def test_a_file_that_is_no_memory_is_begun_anew(tmp_path: Path) -> None:
+    with opened(tmp_path / "seen", LIMIT) as memory:
+        memory.replace(ALICE, b"", ONE)
+        memory.mark_rebuilt()
+    (tmp_path / "seen" / "lmdb" / "data.mdb").write_bytes(b"garbage" * 4096)
+    with opened(tmp_path / "seen", LIMIT) as memory:
+        assert memory.read(ALICE) == b""
+        assert not memory.is_rebuilt()
+        assert memory.replace(ALICE, b"", TWO) is True
+
+
+def test_where_it_is_full_it_says_so_and_what_is_there_stays(tmp_path: Path) -> None:
+    with opened(tmp_path / "seen", 1 << 20) as memory:
+        memory.replace(ALICE, b"", ONE)
+        fill(memory)
+        with pytest.raises(MemoryFailed):
+            memory.replace(ALICE, ONE, ONE * 200)
+        assert memory.read(ALICE) == ONE
+        assert memory.answer(answer_key("key")) is None
+
+
+def fill(memory: UserMemory) -> None:
+    """With users in no order, until not even one with a single entry fits any more."""
+    entries_of_each, number = 24, 0
+    while entries_of_each:
+        number += 1
+        try:
+            memory.replace(answer_key(str(number)), b"", ONE * entries_of_each)
+        except MemoryFailed:
+            entries_of_each -= 1
+
+
+def test_a_full_memory_can_be_swept_and_then_remembers_again(tmp_path: Path) -> None:
+    with opened(tmp_path / "seen", 1 << 20) as memory:
+        fill(memory)
+        for _ in range(1000):
+            memory.sweep(LIFETIMES, NOW + 5000)
+        assert memory.users() == 0
+        assert memory.replace(ALICE, b"", ONE * 100) is True
+
+
+def test_answers_take_no_more_room_than_those_of_two_minutes(
+    memory: UserMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: here 100 a second for five minutes."""
+    now = [float(NOW)]
+    monkeypatch.setattr("recommendation_service.events.user_memory.time.time", lambda: now[0])
+    for number in range(30_000):
+        now[0] += 0.01
+        memory.replace(ALICE, b"", b"", (answer_key(str(number)), ANSWER))
+        if number % 3_000 == 0:
+            memory.sweep(LIFETIMES, now[0])
+    with memory._environment.begin(db=memory._answers) as transaction:
+        assert transaction.stat()["entries"] <= 13_000
+
+
+# Several processes.
+
+
+def _count_up(folder: Path, turns: int, gate: Connection) -> None:
+    """Add entries one by one, each replacement after a new look where another process was quicker."""
+    with opened(folder, LIMIT) as memory:
+        gate.send("ready")
+        gate.recv()
+        for turn in range(turns):
+            while True:
+                old = memory.read(ALICE)
+                os.sched_yield()
+                new = old + stored((2 * (os.getpid() * 1000 + turn), NOW, SERVED))
+                if memory.replace(ALICE, old, new):
+                    break
+
+
+def _hold_a_write(folder: Path, gate: Connection) -> None:
+    """Stand still in the middle of a replacement."""
+    with opened(folder, LIMIT) as memory, memory._environment.begin(write=True) as transaction:
+        transaction.put(ALICE, TWO, db=memory._seen)
+        gate.send("holding")
+        threading.Event().wait(PATIENCE_SECONDS)
+
+
+def test_no_replacement_of_several_processes_is_lost(tmp_path: Path) -> None:
+    folder, turns, processes = tmp_path / "seen", 400, 3
+    pairs = [SPAWN.Pipe() for _ in range(processes)]
+    started = [SPAWN.Process(target=_count_up, args=(folder, turns, theirs), daemon=True) for _, theirs in pairs]
+    for process in started:
+        process.start()
+    for ours, _ in pairs:
+        assert ours.poll(PATIENCE_SECONDS)
+        ours.recv()
+    for ours, _ in pairs:
+        ours.send("go")
+    for process in started:
+        process.join(PATIENCE_SECONDS)
+        assert process.exitcode == 0
+    with opened(folder, LIMIT) as memory:
+        keys = as_entries(memory.read(ALICE))[:, 0]
+    assert len(keys) == len(set(keys.tolist())) == turns * processes
+
+
+def test_a_process_that_is_killed_in_the_middle_of_a_replacement_holds_up_nobody_and_leaves_nothing_half(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "seen"
+    with opened(folder, LIMIT) as memory:
+        memory.replace(ALICE, b"", ONE)
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=_hold_a_write, args=(folder, theirs), daemon=True)
+        process.start()
+        assert ours.poll(PATIENCE_SECONDS)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(PATIENCE_SECONDS)
+        assert memory.read(ALICE) == ONE
+        assert memory.replace(ALICE, ONE, TWO) is True
+        assert memory.read(ALICE) == TWO
