@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 
 # How often a worker looks whether CURRENT names another version: a read of 30 bytes.
 WATCH_SECONDS = 0.25
+# Looks in a row that find the event loop behind before feeds are refused: one alone is a pause of the machine, after
+# which every request that waited is answered in less time than its client would need to ask again.
+LOOKS_BEHIND = 2
 
 # What the database server calls it: the metric's name, and its help.
 _SERVER_METRICS = {
@@ -50,7 +53,7 @@ class Serving:
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
-        self._behind_seconds = 0.0
+        self._looks_behind = 0
         self._loading = asyncio.Lock()
 
     @property
@@ -58,9 +61,9 @@ class Serving:
         return self._pipeline.catalog if self._pipeline else None
 
     async def ready_pipeline(self) -> FeedPipeline:
-        """Raises NotReady before the first catalog, and Overloaded while the worker is far behind."""
+        """Raises NotReady before the first catalog, and Overloaded while the worker stays far behind."""
         pipeline = self._pipeline or await self._first_pipeline()
-        if self._behind_seconds > self._settings.shed_load_after_seconds:
+        if self._looks_behind >= LOOKS_BEHIND:
             raise Overloaded("The service is at its limit.", retry_after_seconds=2)
         return pipeline
 
@@ -156,13 +159,21 @@ class Serving:
         while True:
             due = time.monotonic() + WATCH_SECONDS
             await asyncio.sleep(WATCH_SECONDS)
-            self._behind_seconds = time.monotonic() - due
+            self._note_behind(time.monotonic() - due)
             try:
                 self._metrics.cpu.add()
                 await self.take_up_current()
             except Exception:
                 # What is being served goes on; the next look may go better.
                 log.exception("catalog could not be taken up")
+
+    def _note_behind(self, seconds: float) -> None:
+        if seconds <= self._settings.shed_load_after_seconds:
+            self._looks_behind = 0
+            return
+        self._looks_behind += 1
+        if self._looks_behind == LOOKS_BEHIND:
+            log.warning("feeds are refused until this worker has caught up", behind_seconds=round(seconds, 3))
 
     def count_relaxed(self, rules: list[str]) -> None:
         """Count the rules that gave way in a feed."""

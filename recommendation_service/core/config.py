@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         gt=0,
         le=60,
         allow_inf_nan=False,
-        description="a worker that is so far behind refuses feeds with 503 until it has caught up",
+        description="a worker that stays so far behind refuses feeds with 503 until it has caught up",
         json_schema_extra=Seconds,
     )
 

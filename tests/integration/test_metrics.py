@@ -105,7 +105,8 @@ def test_no_sum_goes_back_and_no_file_stays_while_workers_are_recycled(folder: P
         assert [worse for pair in itertools.pairwise(texts) for worse in went_back(*pair)] == []
         # Each answer that arrived; a worker that ends may close a connection under an answer that it has counted.
         assert 210 < answered <= feeds_counted(service) <= 240
-        assert service.log.count("Booting worker") > 6, "workers were not recycled"
+        # Two at the start, and their successors; how many depends on how much a worker still answers while it ends.
+        service.wait_until(lambda: service.log.count("Booting worker") > 4)
         # Whatever ended has been merged once its end was noticed: the master and two workers have files.
         service.wait_until(lambda: pids_with_files(service) <= {service.process.pid, *service.workers})
         assert len(metrics_files(service)) <= 3 * 3 + 2

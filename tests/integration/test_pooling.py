@@ -43,6 +43,7 @@ def settings_for(database: PrivateMariaDB, **more: str) -> dict[str, str]:
         "MYSQL_PASSWORD": database.password,
         "MYSQL_DB": DATABASE,
         "CATALOG_REFRESH_SECONDS": "1",
+        "SHED_LOAD_AFTER_SECONDS": "60",  # what is tested is the database's part in an answer, not a busy machine's
         **more,
     }
 
@@ -80,8 +81,9 @@ def test_eight_workers_under_load_keep_within_the_budget_of_the_service(
         service.wait_until_ready()
         service.wait_until(lambda: len(service.workers) == WORKERS)
 
-        def ask(user: int) -> int:
-            return httpx.post(f"{service.address}/api/search/total", json={"SELF_ID": user}, timeout=60).status_code
+        def ask(user: int) -> str:
+            answer = httpx.post(f"{service.address}/api/search/total", json={"SELF_ID": user}, timeout=60)
+            return "" if answer.status_code == 200 else answer.text
 
         most = 0
         with ThreadPoolExecutor(16) as clients:
@@ -89,7 +91,7 @@ def test_eight_workers_under_load_keep_within_the_budget_of_the_service(
             reloads = [clients.submit(service.reload) for _ in range(2)]
             while not all(answer.done() for answer in answers) or not all(reload.done() for reload in reloads):
                 most = max(most, len(counter.others()))
-        assert {answer.result() for answer in answers} == {200}
+        assert {answer.result() for answer in answers} == {""}
         assert {reload.result().status_code for reload in reloads} == {200}
         assert most < FEWER_CONNECTIONS_THAN
         assert service.metric("recs_database_pool_size", process="worker") == (1 if pooling == "true" else 0)
