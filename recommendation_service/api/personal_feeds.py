@@ -16,16 +16,16 @@ from recommendation_service.core.redis import Allowance
 from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.recording import feed_record
-from recommendation_service.events.records import encode
 from recommendation_service.events.user_memory import (
     ANSWER_SECONDS,
+    Entries,
     MemoryFailed,
     StoredAnswer,
     UserMemory,
     answer_key,
     user_key,
 )
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest, Outsider
+from recommendation_service.feed.pipeline import NOTHING_SEEN, FeedPipeline, FeedRequest, Outsider
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.sources.users import Users
 
@@ -42,6 +42,7 @@ class Ranked(NamedTuple):
     body: bytes
     relaxed: list[str]
     record: bytes  # empty where nothing is recorded
+    entries: bytes  # what to remember of the user from now on; empty where nothing is remembered
     shown: npt.NDArray[np.int64]  # (n,) keys of the items
 
 
@@ -103,14 +104,21 @@ class PersonalFeeds:
             return None
         return Outsider(facts.history, facts.network, facts.connections, pipeline.token_numbers(facts.attributes))
 
-    def _rank(self, pipeline: FeedPipeline, request: FeedRequest, session_id: str | None, happened_ms: int) -> Ranked:
+    def _rank(
+        self,
+        pipeline: FeedPipeline,
+        request: FeedRequest,
+        session_id: str | None,
+        happened_ms: int,
+        seen: Entries = NOTHING_SEEN,
+    ) -> Ranked:
         """All that a feed leaves, read from the pipeline's memory before another request may use it."""
-        pipeline.rank(request)
-        recorded = self.event_log is not None
+        pipeline.rank(request, seen)
         return Ranked(
             pipeline.render(request),
             pipeline.relaxed(),
-            encode(feed_record(pipeline, request, session_id, happened_ms)) if recorded else b"",
+            feed_record(pipeline, request, session_id, happened_ms) if self.event_log is not None else b"",
+            pipeline.remembered().tobytes() if self.memory is not None else b"",
             pipeline.shown(),
         )
 
@@ -132,11 +140,8 @@ class PersonalFeeds:
             if fleet is not None and allowance is not None:
                 theirs = b"" if key is NOBODY else await fleet.read(key, allowance)
             ours = memory.read(key)
-            seen = merged(ours, theirs)
-            ranked = self._rank(
-                pipeline, request._replace(seen=seen) if len(seen) else request, session_id, happened_ms
-            )
-            new = ours if key is NOBODY else pipeline.remembered().tobytes()
+            ranked = self._rank(pipeline, request, session_id, happened_ms, merged(ours, theirs))
+            new = ours if key is NOBODY else ranked.entries
             answer = (asked[0], StoredAnswer(asked[1], ranked.body)) if asked is not None else None
             try:
                 replaced = await replace_everywhere(

@@ -65,20 +65,40 @@ class EventLog:
 
         Raises LogFull.
         """
-        segment, now = self._segment, time.monotonic()
+        segment = self._segment
         needs_segment = segment is None or segment.position + record_bytes(payload) > segment.size
-        if (needs_segment or self._crowded) and now >= self._look_again:
+        if needs_segment or self._crowded:
+            self._look_for_room(self._segment_bytes * needs_segment)
+        if needs_segment or segment is None:
+            segment = self._segment_for(record_bytes(payload))
+        self._append(segment, payload)
+
+    def _look_for_room(self, wanted: int) -> None:
+        """Raises LogFull where no more is left than what is kept for feedback."""
+        now = time.monotonic()
+        if now >= self._look_again:
             self._look_again = now + RETRY_SECONDS
             used = folder_bytes(self._folder) if self._folder.is_dir() else 0
-            wanted = used + self._segment_bytes * needs_segment
-            self._crowded = wanted > self._limit * (1 - KEPT_FOR_FEEDBACK)
+            self._crowded = used + wanted > self._limit * (1 - KEPT_FOR_FEEDBACK)
         if self._crowded:
             raise LogFull(f"the backlog of events leaves of {self._limit >> 20} MiB what is kept for feedback")
-        self.append_all([payload])
 
     def append_all(self, payloads: Sequence[bytes]) -> None:
         """The same for several, in one segment: all of them or, where LogFull is raised, none."""
-        needed = sum(record_bytes(payload) for payload in payloads)
+        segment = self._segment_for(sum(record_bytes(payload) for payload in payloads))
+        self._append(segment, *payloads)
+
+    def _append(self, segment: SegmentWriter, *payloads: bytes) -> None:
+        try:
+            segment.append(*payloads)
+        except OSError as error:
+            self._retire()
+            raise self._failed(error) from error
+        if not self._unsynced or self._unsynced[-1] is not segment:
+            self._unsynced.append(segment)
+
+    def _segment_for(self, needed: int) -> SegmentWriter:
+        """The segment that has so many bytes left. Raises LogFull."""
         segment = self._segment
         if segment is None or segment.position + needed > segment.size:
             if needed > self._segment_bytes - len(FILE_HEADER):
@@ -87,10 +107,7 @@ class EventLog:
                 self._retire()
                 self._request_sync()  # the retired segment is the flusher's once it is synced
             segment = self._new_segment()
-        for payload in payloads:
-            segment.append(payload)
-        if not self._unsynced or self._unsynced[-1] is not segment:
-            self._unsynced.append(segment)
+        return segment
 
     async def durable(self) -> None:
         """Returns once all that was appended before the call is on the disk. Raises OSError where the disk fails."""
@@ -136,13 +153,17 @@ class EventLog:
             self._full = (now + RETRY_SECONDS, full.reason)
             raise
         except OSError as error:
-            reason = f"the events folder {self._folder} takes no more: {error.strerror}"
-            log.error("no room for events", reason=reason)
-            self._full = (now + RETRY_SECONDS, reason)
-            raise LogFull(reason) from error
+            raise self._failed(error) from error
         self._full = None
         self._new_files = True
         return self._segment
+
+    def _failed(self, error: OSError) -> LogFull:
+        """For the next moments the folder is not asked again."""
+        reason = f"the events folder {self._folder} takes no more: {error.strerror}"
+        log.error("no room for events", reason=reason)
+        self._full = (time.monotonic() + RETRY_SECONDS, reason)
+        return LogFull(reason)
 
     def _retire(self) -> None:
         """Leave the segment to the flusher, once it is synced."""

@@ -102,11 +102,17 @@ Record = FeedbackRecord | FeedRecord
 LogRecord = Record | StreamedRecord
 
 _encoder = msgspec.msgpack.Encoder()
+_FEED_TAG = FeedRecord.__struct_config__.tag
 _decoder: msgspec.msgpack.Decoder[LogRecord] = msgspec.msgpack.Decoder(LogRecord)
 
 
 def encode(record: LogRecord) -> bytes:
     return _encoder.encode(record)
+
+
+def encode_feed(*fields: int | str | bytes | memoryview | None) -> bytes:
+    """A FeedRecord of these fields in their order, without the copies that one with views as fields would not allow."""
+    return _encoder.encode((_FEED_TAG, *fields))
 
 
 def decode(payload: bytes | memoryview) -> LogRecord:

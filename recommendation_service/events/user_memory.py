@@ -40,6 +40,7 @@ DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
 WRITES_BETWEEN = 32  # looks at what is left of it
+UNCHECKED_WRITES = 8  # by a process, before it looks again whether the limit is reached; the spare has room for them
 _MINUTE = struct.Struct(">I")
 _USER = struct.Struct(">cQ")
 REBUILT = b"rebuilt"
@@ -69,6 +70,7 @@ class UserMemory:
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
         self._writes = 0
+        self._full = True  # at the last look
         self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +121,8 @@ class UserMemory:
                         return there
                 if (transaction.get(key, db=self._seen) or b"") != old:
                     return False
-                if len(new) > len(old) or answer is not None:
+                grows = len(new) > len(old) or answer is not None
+                if grows and (self._full or self._writes % UNCHECKED_WRITES == 0):
                     self._check_room(transaction)
                 if new != old:
                     transaction.put(key, new, db=self._seen)
@@ -250,7 +253,8 @@ class UserMemory:
         for database in (self._seen, self._answers):
             figures = transaction.stat(database)
             pages += figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
-        if pages * figures["psize"] >= self._room:
+        self._full = pages * figures["psize"] >= self._room
+        if self._full:
             raise MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
 
     def _put_answer(self, transaction: lmdb.Transaction, name: bytes, answer: StoredAnswer) -> None:

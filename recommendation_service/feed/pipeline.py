@@ -17,9 +17,11 @@ from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.policy import ENDPOINTS, Policy
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
-from recommendation_service.ranking.seen import Lifetimes, remember_feed
+from recommendation_service.ranking.seen import Lifetimes
 from recommendation_service.ranking.working_memory import (
+    LARGEST_FEED,
     RELAXED,
+    REMEMBERED,
     SCANNED,
     SEEN_CAPACITY,
     SLOTS,
@@ -34,6 +36,7 @@ IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge
 TIMED_EVERY = 64
 
 NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+NOTHING_SEEN: npt.NDArray[np.int64] = np.zeros((0, 2), np.int64)
 
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
 
@@ -58,7 +61,6 @@ class FeedRequest(NamedTuple):
     explain: bool = False
     now: int = 0  # seconds since 1970
     session: int = 0  # seen.session_number
-    seen: npt.NDArray[np.int64] | None = None  # (n, 2) what is remembered of the user, see ranking/seen.py
     outsider: Outsider | None = None
 
 
@@ -82,7 +84,14 @@ class FeedPipeline:
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
         self._rank = entry_for(rank, catalog.arrays, policy.arrays, example, self.memory)
-        self._remember = entry_for(remember_feed, example, self.memory)
+        self._columns = tuple(
+            (column.data.cast("B"), column.nbytes // LARGEST_FEED)
+            for column in (
+                *(self.memory.slot_key, self.memory.slot_kind, self.memory.slot_pool, self.memory.slot_relaxed),
+                *(self.memory.slot_propensity, self.memory.slot_X_recorded),
+            )
+        )
+        self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
         self._request = example
 
     def feed(self, request: FeedRequest) -> bytes:
@@ -90,12 +99,12 @@ class FeedPipeline:
         self.rank(request)
         return self.render(request)
 
-    def rank(self, request: FeedRequest) -> None:
-        """Fill the working memory's slots."""
-        memory, seen, outsider = self.memory, 0, request.outsider
-        if request.seen is not None:
-            seen = min(len(request.seen), SEEN_CAPACITY)
-            memory.seen_entries[:seen] = request.seen[-SEEN_CAPACITY:]
+    def rank(self, request: FeedRequest, seen: npt.NDArray[np.int64] = NOTHING_SEEN) -> None:
+        """Fill the working memory's slots. ``seen``: (n, 2) what is remembered of the user, see ranking/seen.py."""
+        memory, outsider = self.memory, request.outsider
+        entries = min(len(seen), SEEN_CAPACITY)
+        if entries:
+            memory.seen_entries[:entries] = seen[-SEEN_CAPACITY:]
         row = self.user_row(request.user_id)
         history = network = tokens = connections = 0
         if outsider is not None and row < 0:
@@ -111,7 +120,7 @@ class FeedPipeline:
             request.excluded,
             request.now,
             request.session,
-            seen,
+            entries,
             history,
             network,
             tokens,
@@ -148,10 +157,17 @@ class FeedPipeline:
         """(n,) keys of the last feed's items, a copy."""
         return self.memory.slot_key[: int(self.memory.counts[SLOTS])].copy()
 
+    def slot_columns(self) -> list[memoryview]:
+        """The last feed's slots as a record has them: keys, kinds, pools, relaxed rules, propensities, features.
+
+        Views, until the next feed.
+        """
+        slots = int(self.memory.counts[SLOTS])
+        return [column[: slots * width] for column, width in self._columns]
+
     def remembered(self) -> npt.NDArray[np.int64]:
         """(n, 2) what is to be remembered of the last feed's user from now on. A view, until the next feed."""
-        count = self._remember(self._request, self.memory)
-        return self.memory.remembered[:count]
+        return self.memory.remembered[: int(self.memory.counts[REMEMBERED])]
 
     def _handled(self, stage: str) -> int:
         """Items that a stage of the last feed handled."""
@@ -169,7 +185,7 @@ class FeedPipeline:
         if user_id == 0:
             return ANONYMOUS_ROW
         ids = self.catalog.arrays.user_id
-        return find(ids, user_id, 0, len(ids))
+        return self._find(ids, user_id, 0, len(ids))
 
     def render(self, request: FeedRequest) -> bytes:
         """Join the ready-made items to the answer."""

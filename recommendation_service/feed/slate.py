@@ -21,7 +21,7 @@ from recommendation_service.ranking.linucb import predict
 from recommendation_service.ranking.policy import KINDS, PolicyArrays
 from recommendation_service.ranking.randomness import below, uniform
 from recommendation_service.ranking.request import RankingRequest
-from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.seen import SEEN_POOL, remember_feed
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     EXPLORED,
@@ -77,7 +77,7 @@ def assemble(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
 
 @compiled
 def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
-    """Stage 6: features and score of what was chosen, for explanations and for learning."""
+    """Stage 6: features and score of what was chosen, for explanations and for learning; and what to remember."""
     slots, kinds, X = memory.counts[SLOTS], memory.slot_kind, memory.slot_X
     mean, width, score = memory.slot_mean, memory.slot_width, memory.slot_score
     write_features(catalog, policy, memory, memory.slot_item, kinds, 0, slots, X)
@@ -86,10 +86,13 @@ def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
         theta, root = policy.theta[kind], policy.precision_root[kind]
         predict(X, slot, slot + 1, theta, root, mean, width, memory.projected)
         score[slot] = mean[slot] + policy.alpha[kind] * width[slot]
+        for feature in range(X.shape[1]):
+            memory.slot_X_recorded[slot, feature] = X[slot, feature]
         item = memory.slot_item[slot]
         memory.slot_number[slot] = catalog.item_id[item]
         memory.slot_key[slot] = catalog.item_id[item] << 1 | int(item >= catalog.videos)
         memory.counts[RELAXED] |= memory.slot_relaxed[slot]
+    remember_feed(request, memory)
 
 
 @inlined

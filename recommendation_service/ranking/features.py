@@ -6,7 +6,6 @@ from recommendation_service.catalog.layout import (
     Bytes,
     CatalogArrays,
     Int32,
-    Int64,
 )
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.policy import FEATURES, KINDS, Floats, PolicyArrays
@@ -57,7 +56,7 @@ def write_features(
     policy: PolicyArrays,
     memory: WorkingMemory,
     items: Int32,
-    kinds: Int64,
+    kinds: Bytes,
     start: int,
     end: int,
     X: Floats,

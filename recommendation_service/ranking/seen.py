@@ -20,6 +20,7 @@ from recommendation_service.ranking.places import find, find_item
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
+    REMEMBERED,
     SEEN,
     SEEN_CAPACITY,
     SLOTS,
@@ -151,9 +152,9 @@ def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMe
             mark_seen(memory, item, _when(detail))
 
 
-@compiled
-def remember_feed(request: RankingRequest, memory: WorkingMemory) -> int:
-    """After a feed: write the user's entries as they are now to ``memory.remembered``; how many they are."""
+@inlined
+def remember_feed(request: RankingRequest, memory: WorkingMemory) -> None:
+    """Part of stage 6: write the user's entries as they are after this feed to ``memory.remembered``."""
     entries, rows, out = memory.seen_entries, memory.seen_rows, memory.remembered
     flags, live, found, lifetimes = memory.flags, memory.live_sessions, memory.live_count[0], memory.lifetimes
     count, now = 0, request.now
@@ -171,9 +172,9 @@ def remember_feed(request: RankingRequest, memory: WorkingMemory) -> int:
                 if rows[i] == item:
                     state = max(state, entries[i, 1] & 15)
         out[count, 0] = memory.slot_key[slot]
-        out[count, 1] = pack_detail(now, request.session, memory.slot_kind[slot] + 1, state)
+        out[count, 1] = pack_detail(now, request.session, int(memory.slot_kind[slot]) + 1, state)
         count += 1
-    return _bound(out, count)
+    memory.counts[REMEMBERED] = _bound(out, count)
 
 
 @compiled

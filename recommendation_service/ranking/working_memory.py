@@ -43,7 +43,8 @@ SLOTS = 8  # items in the feed
 SCANNED = 9  # items that retrieval scored, for metrics
 RELAXED = 10  # bits of all rules that gave way
 SEEN_ITEMS = 11  # places of ``seen_items`` that hold, 0 before anything seen had to come back
-COUNTS = 12
+REMEMBERED = 12  # entries of ``remembered``
+COUNTS = 13
 
 
 class WorkingMemory(NamedTuple):
@@ -85,7 +86,7 @@ class WorkingMemory(NamedTuple):
     # The pools.
     pool_offsets: npt.NDArray[np.int64]  # (K + 1,)
     pool_items: npt.NDArray[np.int32]  # (P,)
-    pool_kinds: npt.NDArray[np.int64]  # (P,)
+    pool_kinds: Bytes  # (P,)
     heap_scores: npt.NDArray[np.float64]  # (largest pool,)
     heap_items: npt.NDArray[np.int32]
     X: npt.NDArray[np.float64]  # (P, d) features of the candidates
@@ -110,11 +111,12 @@ class WorkingMemory(NamedTuple):
     slot_item: npt.NDArray[np.int32]  # (S,)
     slot_number: npt.NDArray[np.int64]  # (S,) the operator's number of the item
     slot_key: npt.NDArray[np.int64]  # (S,) number << 1 | is_challenge
-    slot_kind: npt.NDArray[np.int64]  # (S,) the kind that the pattern asks for
-    slot_pool: npt.NDArray[np.int64]  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
-    slot_relaxed: npt.NDArray[np.int64]  # (S,) bits of the rules that gave way
+    slot_kind: Bytes  # (S,) the kind that the pattern asks for
+    slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
+    slot_relaxed: Bytes  # (S,) bits of the rules that gave way
     slot_propensity: npt.NDArray[np.float64]  # (S,)
     slot_X: npt.NDArray[np.float64]  # (S, d)
+    slot_X_recorded: npt.NDArray[np.float32]  # (S, d) the same, as a feed's record has it
     slot_mean: npt.NDArray[np.float64]  # (S,)
     slot_width: npt.NDArray[np.float64]  # (S,)
     slot_score: npt.NDArray[np.float64]  # (S,)
@@ -157,7 +159,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         own_tokens=np.zeros(OWN_TOKENS, np.int32),
         pool_offsets=np.zeros(len(KINDS) + 1, np.int64),
         pool_items=np.zeros(candidates, np.int32),
-        pool_kinds=np.zeros(candidates, np.int64),
+        pool_kinds=np.zeros(candidates, np.uint8),
         heap_scores=np.zeros(largest),
         heap_items=np.zeros(largest, np.int32),
         X=np.zeros((candidates, FEATURES)),
@@ -180,11 +182,12 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_item=np.zeros(LARGEST_FEED, np.int32),
         slot_number=np.zeros(LARGEST_FEED, np.int64),
         slot_key=np.zeros(LARGEST_FEED, np.int64),
-        slot_kind=np.zeros(LARGEST_FEED, np.int64),
-        slot_pool=np.zeros(LARGEST_FEED, np.int64),
-        slot_relaxed=np.zeros(LARGEST_FEED, np.int64),
+        slot_kind=np.zeros(LARGEST_FEED, np.uint8),
+        slot_pool=np.zeros(LARGEST_FEED, np.uint8),
+        slot_relaxed=np.zeros(LARGEST_FEED, np.uint8),
         slot_propensity=np.zeros(LARGEST_FEED),
         slot_X=np.zeros((LARGEST_FEED, FEATURES)),
+        slot_X_recorded=np.zeros((LARGEST_FEED, FEATURES), np.float32),
         slot_mean=np.zeros(LARGEST_FEED),
         slot_width=np.zeros(LARGEST_FEED),
         slot_score=np.zeros(LARGEST_FEED),

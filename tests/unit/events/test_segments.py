@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,8 +139,8 @@ def test_a_half_written_record_is_left_alone_while_its_writer_lives_and_torn_aft
     writer = SegmentWriter(path, SIZE)
     writer.append(b"whole")
     end = writer.position
-    writer._memory[end + HEADER_BYTES : end + HEADER_BYTES + 4] = b"half"  # as far as it was when the process ended
-    writer._memory[end : end + 5] = MAGIC + b"\x04"
+    os.pwrite(writer.descriptor, MAGIC + b"\x08", end)  # as far as it was when the process ended
+    os.pwrite(writer.descriptor, b"half", end + HEADER_BYTES)
     found = scan(path)
     assert (found.payloads, found.position, found.torn, found.finished) == ([b"whole"], end, False, False)
     writer.close()

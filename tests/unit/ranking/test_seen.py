@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest, Outsider
+from recommendation_service.feed.pipeline import FeedPipeline, Outsider
 from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
 from recommendation_service.ranking.seen import (
     ACTED,
@@ -160,8 +160,10 @@ def pipeline_of(world: World, lifetimes: Lifetimes = LIFETIMES) -> FeedPipeline:
     return FeedPipeline(make_catalog(world, policy), policy, lifetimes=lifetimes)
 
 
-def request_with(
+def ranked_after(
     entries: Sequence[Entry] | Entries,
+    pipeline: FeedPipeline,
+    world: World = WORLD,
     *,
     user: int = 5,
     endpoint: str = "total",
@@ -169,9 +171,11 @@ def request_with(
     request_id: str = "request",
     session: int = 0,
     now: int = NOW,
-) -> FeedRequest:
+) -> list[Slot]:
+    """The slots of a feed for a user of whom these entries are remembered."""
     seen = entries if isinstance(entries, np.ndarray) else as_array(entries)
-    return request_for(user, endpoint, size, request_id)._replace(seen=seen, session=session, now=now)
+    request = request_for(user, endpoint, size, request_id)._replace(session=session, now=now)
+    return ranked(pipeline, world, request, seen)
 
 
 # What stays away.
@@ -186,7 +190,7 @@ def two() -> FeedPipeline:
 
 def came_back(two: FeedPipeline, entries: Sequence[Entry], session: int = 0) -> str:
     """How the first of the two videos came into a feed that has room for both: for want of others, or freely."""
-    slots = ranked(two, TWO, request_with(entries, endpoint="discover", size=2, session=session))
+    slots = ranked_after(entries, two, TWO, endpoint="discover", size=2, session=session)
     for slot in slots:
         if slot.item.id == 1:
             assert ("seen" in slot.relaxed) is (slot.pool == "seen")
@@ -244,8 +248,7 @@ def test_two_sessions_of_one_user_keep_away_what_either_was_served_lately(two: F
 def test_a_feed_holds_what_is_kept_away_only_where_nothing_else_is_left_and_what_is_hidden_never(
     pipeline: FeedPipeline, entries: list[Entry], session: int, endpoint: str, size: int, number: int
 ) -> None:
-    request = request_with(entries, session=session, endpoint=endpoint, size=size, request_id=str(number))
-    slots = ranked(pipeline, WORLD, request)
+    slots = ranked_after(entries, pipeline, session=session, endpoint=endpoint, size=size, request_id=str(number))
     away, hidden = kept_away(entries, NOW, session)
     there = [item for item in WORLD.items if endpoint == "total" or (endpoint == "flow") is isinstance(item, Challenge)]
     allowed = [item for item in there if not is_hidden(item, hidden)]
@@ -269,7 +272,7 @@ def test_what_was_seen_longest_ago_comes_back_first() -> None:
         Entry(key_of(video), NOW - 1000 + place, states[place % 3], session=place % 4)
         for place, video in enumerate(order)
     ]
-    slots = ranked(pipeline, PLAIN, request_with(entries, endpoint="discover", size=30))
+    slots = ranked_after(entries, pipeline, PLAIN, endpoint="discover", size=30)
     assert [slot.item for slot in slots] == order[:30]
     assert pipeline.relaxed() == ["seen"]
 
@@ -287,7 +290,7 @@ def test_what_was_seen_longest_ago_comes_back_first() -> None:
 def test_after_a_feed_its_items_are_remembered_last_and_what_has_expired_is_not(
     pipeline: FeedPipeline, entries: list[Entry], session: int, endpoint: str, size: int
 ) -> None:
-    slots = ranked(pipeline, WORLD, request_with(entries, session=session, endpoint=endpoint, size=size))
+    slots = ranked_after(entries, pipeline, session=session, endpoint=endpoint, size=size)
     before = {entry.key: entry.state for entry in entries}
     in_feed = {key_of(slot.item) for slot in slots}
     expected = [entry for entry in kept(entries, NOW) if entry.key not in in_feed]
@@ -311,7 +314,7 @@ def test_a_full_memory_keeps_the_latest_and_what_is_hidden(pipeline: FeedPipelin
         Entry(item_key(5, is_challenge=True), NOW - 80, ACTED),
         *entries,
     ]
-    slots = ranked(pipeline, WORLD, request_with(entries, size=24))
+    slots = ranked_after(entries, pipeline, size=24)
     remembered = as_list(pipeline.remembered())
     assert len(remembered) == SEEN_CAPACITY
     assert remembered[:2] == entries[:2]
@@ -333,18 +336,17 @@ def test_scrolling_through_a_whole_catalog_repeats_nothing_until_all_of_it_was_s
     page = 0
     while left:
         page += 1
-        request = request_with(
-            memory, size=draw.randint(1, 30), endpoint=draw.choice(ENDPOINTS), request_id=f"{seed} {page}",
+        slots = ranked_after(
+            memory, pipeline, size=draw.randint(1, 30), endpoint=draw.choice(ENDPOINTS), request_id=f"{seed} {page}",
             session=session, now=NOW + page,
         )  # fmt: skip
-        slots = ranked(pipeline, WORLD, request)
         memory = pipeline.remembered().copy()
         for slot in slots:
             assert (slot.item.key in left) is (slot.pool != "seen")
             left.discard(slot.item.key)
             shown.append(slot.item.key)
     assert hidden_item.key not in shown
-    last_page = ranked(pipeline, WORLD, request_with(memory, size=100, session=session, now=NOW + page + 1))
+    last_page = ranked_after(memory, pipeline, size=100, session=session, now=NOW + page + 1)
     assert {slot.item.key for slot in last_page} == set(shown)
     assert pipeline.relaxed()[-1] == "seen"
 
@@ -352,7 +354,7 @@ def test_scrolling_through_a_whole_catalog_repeats_nothing_until_all_of_it_was_s
 def test_the_entries_of_one_user_are_not_left_for_the_next(pipeline: FeedPipeline) -> None:
     fresh = [slot.item for slot in ranked(pipeline, WORLD, request_for(5, size=30, request_id="the same"))]
     everything = [Entry(key_of(item), NOW - 5) for item in WORLD.items]
-    assert ranked(pipeline, WORLD, request_with(everything, size=30))
+    assert ranked_after(everything, pipeline, size=30)
     again = [slot.item for slot in ranked(pipeline, WORLD, request_for(5, size=30, request_id="the same"))]
     assert again == fresh
     assert {entry.key for entry in as_list(pipeline.remembered())} == {key_of(item) for item in fresh}
