@@ -30,7 +30,7 @@ from recommendation_service.events.records import (
     encode,
 )
 from recommendation_service.events.stream import EventStream
-from recommendation_service.events.user_memory import MemoryFailed, UserMemory, user_key
+from recommendation_service.events.user_memory import MemoryFailed, UserMemory, as_entries, user_key
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import (
     Lifetimes,
@@ -185,7 +185,7 @@ class Feedback:
 
         @functools.lru_cache(1)  # mostly the fleet has what is here; kinds are those of the last call
         def after(ours: bytes, theirs: bytes | None) -> bytes:
-            entries = np.array(merged(ours, theirs))  # a copy: the kernel is compiled for what may be written
+            entries = as_entries(merged(ours, theirs)).copy()  # a copy: the kernel is compiled for what may be written
             size = remember_events(
                 entries, len(entries), keys, states, sessions, kinds, now, self._lifetimes, self._live, out
             )

@@ -18,14 +18,13 @@ from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.recording import feed_record
 from recommendation_service.events.user_memory import (
     ANSWER_SECONDS,
-    Entries,
     MemoryFailed,
     StoredAnswer,
     UserMemory,
     answer_key,
     user_key,
 )
-from recommendation_service.feed.pipeline import NOTHING_SEEN, FeedPipeline, FeedRequest, Outsider
+from recommendation_service.feed.pipeline import NO_IDS, FeedPipeline, FeedRequest, Outsider
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.sources.users import Users
 
@@ -43,7 +42,7 @@ class Ranked(NamedTuple):
     relaxed: list[str]
     record: bytes  # empty where nothing is recorded
     entries: bytes  # what to remember of the user from now on; empty where nothing is remembered
-    shown: npt.NDArray[np.int64]  # (n,) keys of the items
+    shown: npt.NDArray[np.int64]  # (n,) keys of the items, for the fleet
 
 
 class PersonalFeeds:
@@ -110,7 +109,7 @@ class PersonalFeeds:
         request: FeedRequest,
         session_id: str | None,
         happened_ms: int,
-        seen: Entries = NOTHING_SEEN,
+        seen: bytes = b"",
     ) -> Ranked:
         """All that a feed leaves, read from the pipeline's memory before another request may use it."""
         pipeline.rank(request, seen)
@@ -119,7 +118,7 @@ class PersonalFeeds:
             pipeline.relaxed(),
             feed_record(pipeline, request, session_id, happened_ms) if self.event_log is not None else b"",
             pipeline.remembered().tobytes() if self.memory is not None else b"",
-            pipeline.shown(),
+            pipeline.shown() if self.fleet is not None else NO_IDS,
         )
 
     async def _rank_and_remember(

@@ -147,11 +147,11 @@ def _name(key: bytes) -> str:
     return f"recs:seen:{{{key.hex()}}}"
 
 
-def merged(ours: bytes, theirs: bytes | None) -> Entries:
+def merged(ours: bytes, theirs: bytes | None) -> bytes:
     """A user's entries of this machine and of the fleet, as one."""
     if not theirs or theirs == ours:
-        return as_entries(ours)
-    return merge_entries(as_entries(ours), as_entries(theirs))
+        return ours
+    return merge_entries(as_entries(ours), as_entries(theirs)).tobytes()
 
 
 async def replace_everywhere(

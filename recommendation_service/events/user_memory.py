@@ -4,7 +4,9 @@ A feed reads a user's entries, ranks, and replaces them if nobody else has repla
 with the new ones. So two requests of one user at once, on whichever workers, never show one item twice, and no lock is
 held while a feed is made. Answers that may be asked for again (Idempotency-Key) are kept in the same transaction.
 
-Room on the disk is taken ahead of its use, so that a disk that is full for a while costs no memory and no repeats.
+The file is written through its mapping where the file system keeps the room that was taken for it, which is all that is
+written to: so a full disk is met when room is taken, and never where a page is touched, which would end the process.
+Room is taken ahead of its use, so that a disk that is full for a while costs no memory and no repeats.
 
 Nothing here is synced: a process that is killed loses nothing, as what it wrote is the operating system's; after a
 crash of the machine the file is not trusted but begun anew, and filled from recs_events (rebuild.py).
@@ -14,12 +16,13 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
 import numpy as np
@@ -29,17 +32,27 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
 
+if TYPE_CHECKING:
+    from lmdb import _Database as Database
+
 log = structlog.get_logger(__name__)
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 BOOT_FILE = "boot"
 LOCK_FILE = "lock"
-FORMAT = "1"
+FORMAT = "2"
 ANSWER_SECONDS = 60
 DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
-WRITES_BETWEEN = 32  # looks at what is left of it
+WRITES_BETWEEN = 32  # tries to have so much again, while it is not needed yet
+# The most that a transaction adds to the file: a user's entries, an answer, and the pages on the way to them.
+TRANSACTION_BYTES = 1 << 20
+SWEPT_TOGETHER = 100  # whom a sweep deletes in one
+# Here room that was taken is there for every later write; elsewhere (copy on write, networks) a write may need more.
+KEEPING_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay"}
+MOUNTS = Path("/proc/self/mountinfo")
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 UNCHECKED_WRITES = 8  # by a process, before it looks again whether the limit is reached; the spare has room for them
 _MINUTE = struct.Struct(">I")
 _USER = struct.Struct(">cQ")
@@ -70,6 +83,7 @@ class UserMemory:
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
         self._writes = 0
+        self._taken = 0  # bytes of the file that have their room on the disk
         self._full = True  # at the last look
         self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
         try:
@@ -84,10 +98,12 @@ class UserMemory:
                     shutil.rmtree(folder / "lmdb")
                     self._environment = _open(folder / "lmdb", limit_bytes)
                 self._environment.reader_check()  # places of processes that were killed
-            self._seen = self._environment.open_db(b"seen")
-            self._answers = self._environment.open_db(b"answers")
-            self._facts = self._environment.open_db(b"facts")
-            self._reserve()
+                self._page_bytes = int(self._environment.stat()["psize"])
+                self._map_bytes = int(self._environment.info()["map_size"])
+                has_room = self._has_room()  # without it what is there can be read
+                self._seen = self._environment.open_db(b"seen", create=has_room)
+                self._answers = self._environment.open_db(b"answers", create=has_room)
+                self._facts = self._environment.open_db(b"facts", create=has_room)
         except (OSError, lmdb.Error) as error:
             raise MemoryFailed(f"the memory in {folder} cannot be opened: {error}") from error
 
@@ -110,11 +126,8 @@ class UserMemory:
         ``answer``: (its key, what to keep under it), in the same step. Where another answer was kept meanwhile, that
         one is given, and nothing is written. Raises MemoryFailed.
         """
-        self._writes += 1
         try:
-            if self._writes % WRITES_BETWEEN == 0:
-                self._reserve()
-            with self._environment.begin(write=True) as transaction:
+            with self._begin() as transaction:
                 if answer is not None:
                     there = self._find_answer(transaction, answer[0], time.time())
                     if there is not None:
@@ -138,7 +151,7 @@ class UserMemory:
         Raises MemoryFailed.
         """
         try:
-            with self._environment.begin(write=True, db=self._seen) as transaction:
+            with self._begin(self._seen) as transaction:
                 now = as_entries(transaction.get(key) or b"")
                 unwanted = {(int(item), int(detail)) for item, detail in written}
                 kept = [row for row in now.tolist() if tuple(row) not in unwanted]
@@ -157,7 +170,7 @@ class UserMemory:
     def merge(self, key: bytes, entries: Entries) -> None:
         """Add entries that another memory has: a record in the database, or another machine. Raises MemoryFailed."""
         try:
-            with self._environment.begin(write=True, db=self._seen) as transaction:
+            with self._begin(self._seen) as transaction:
                 self._check_room(transaction)
                 ours = as_entries(transaction.get(key) or b"")
                 transaction.put(key, merge_entries(ours, entries).tobytes())
@@ -167,7 +180,7 @@ class UserMemory:
     def forget(self, key: bytes, until: int | None = None) -> int:
         """Remove a user's entries up to ``until``, seconds since 1970 (None: all); how many. Raises MemoryFailed."""
         try:
-            with self._environment.begin(write=True, db=self._seen) as transaction:
+            with self._begin(self._seen) as transaction:
                 old = as_entries(transaction.pop(key) or b"")
                 kept = old[(old[:, 1] >> 32) + EPOCH > until] if until is not None else NOTHING
                 if len(kept):
@@ -182,7 +195,7 @@ class UserMemory:
             return transaction.get(REBUILT) is not None
 
     def mark_rebuilt(self) -> None:
-        with self._environment.begin(write=True, db=self._facts) as transaction:
+        with self._begin(self._facts) as transaction:
             transaction.put(REBUILT, b"1")
 
     def sweep(self, lifetimes: Lifetimes, now: float, most: int = 1_000) -> None:
@@ -190,24 +203,30 @@ class UserMemory:
 
         A step each call, from where the last one ended. Raises MemoryFailed.
         """
-        oldest = int(now) - max(lifetimes)
         try:
-            self._reserve()
-            with self._environment.begin(write=True) as transaction:
-                self._delete_answers(transaction, now, most)
-            with self._environment.begin(write=True, db=self._seen) as transaction:
-                cursor = transaction.cursor()
-                more = cursor.set_range(self._swept)
-                for _ in range(most):
-                    if not more:
-                        break
-                    entries = as_entries(bytes(cursor.value()))
-                    lasts = len(entries) and int(entries[-1, 1] >> 32) + EPOCH >= oldest
-                    lasts = lasts or ((entries[:, 1] & 15) == HIDDEN).any()
-                    more = cursor.next() if lasts else cursor.delete()  # which then stands on the next
-                self._swept = bytes(cursor.key()) if more else b""
+            for done in range(0, most, SWEPT_TOGETHER):
+                step = min(SWEPT_TOGETHER, most - done)
+                with self._begin() as transaction:
+                    self._delete_answers(transaction, now, step)
+                with self._begin(self._seen) as transaction:
+                    self._delete_users(transaction, lifetimes, now, step)
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
+
+    def _delete_users(
+        self, transaction: "lmdb.Transaction[bytes]", lifetimes: Lifetimes, now: float, most: int
+    ) -> None:
+        oldest = int(now) - max(lifetimes)
+        cursor = transaction.cursor()
+        more = cursor.set_range(self._swept)
+        for _ in range(most):
+            if not more:
+                break
+            entries = as_entries(bytes(cursor.value()))
+            lasts = len(entries) and int(entries[-1, 1] >> 32) + EPOCH >= oldest
+            lasts = lasts or ((entries[:, 1] & 15) == HIDDEN).any()
+            more = cursor.next() if lasts else cursor.delete()  # which then stands on the next
+        self._swept = bytes(cursor.key()) if more else b""
 
     def users(self) -> int:
         """How many are remembered."""
@@ -216,29 +235,58 @@ class UserMemory:
 
     @property
     def used_bytes(self) -> int:
-        info = self._environment.info()
-        return int(info["last_pgno"] + 1) * int(self._environment.stat()["psize"])
+        return int(self._environment.info()["last_pgno"] + 1) * self._page_bytes
 
-    def _reserve(self) -> None:
-        """Have the file reach beyond what is used; where the disk has no room, another time."""
-        with contextlib.suppress(OSError):
-            used, size = self.used_bytes, self._file.stat().st_size
-            if size >= min(used + RESERVE_BYTES // 2, self._limit):
-                return
-            with self._environment.begin(write=True):  # nobody else changes the file's size meanwhile
-                size = self._file.stat().st_size
-                wanted = min(self.used_bytes + RESERVE_BYTES, self._limit)
-                if size < wanted:
-                    descriptor = os.open(self._file, os.O_RDWR)
-                    try:
-                        os.posix_fallocate(descriptor, size, wanted - size)
-                    finally:
-                        os.close(descriptor)
+    def _begin(self, database: "Database | None" = None) -> "lmdb.Transaction[bytes]":
+        """A transaction that writes. Raises MemoryFailed where the disk might have no room for it."""
+        transaction = self._environment.begin(write=True, db=database)
+        self._writes += 1
+        used = self.used_bytes  # nobody else writes now
+        lacks = used + TRANSACTION_BYTES > self._taken
+        if lacks or (self._writes % WRITES_BETWEEN == 0 and used + RESERVE_BYTES // 2 > self._taken):
+            if self._taken < self._map_bytes:
+                self._take_room(used)
+            if self._taken < min(used + TRANSACTION_BYTES, self._map_bytes):
+                transaction.abort()
+                raise MemoryFailed(f"the disk has no room for {self._file}")
+        return transaction
+
+    def _has_room(self) -> bool:
+        try:
+            self._begin().abort()
+        except MemoryFailed:
+            return False
+        return True
+
+    def _take_room(self, used: int) -> None:
+        """Have the file's first ``used`` bytes on the disk, and as many beyond them as it has room for.
+
+        In a transaction: where a file system cannot do it, the C library writes zeros.
+        """
+        try:
+            descriptor = os.open(self._file, os.O_RDWR)
+        except OSError:
+            return
+        try:
+            ahead = RESERVE_BYTES
+            while ahead >= TRANSACTION_BYTES:
+                wanted = min(used + ahead, self._map_bytes)
+                if wanted <= self._taken:
+                    return
+                try:
+                    os.posix_fallocate(descriptor, self._taken, wanted - self._taken)
+                except OSError:
+                    ahead //= 2
+                else:
+                    self._taken = wanted
+                    return
+        finally:
+            os.close(descriptor)
 
     def keep_answer(self, name: bytes, answer: StoredAnswer) -> StoredAnswer | None:
         """Keep it, unless another was kept under that key in the last minute: that one. Raises MemoryFailed."""
         try:
-            with self._environment.begin(write=True, db=self._answers) as transaction:
+            with self._begin(self._answers) as transaction:
                 there = self._find_answer(transaction, name, time.time())
                 if there is None:
                     self._check_room(transaction)
@@ -247,7 +295,7 @@ class UserMemory:
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
 
-    def _check_room(self, transaction: lmdb.Transaction) -> None:
+    def _check_room(self, transaction: "lmdb.Transaction[bytes]") -> None:
         """Raises MemoryFailed where no more may be kept."""
         pages = 0
         for database in (self._seen, self._answers):
@@ -257,12 +305,12 @@ class UserMemory:
         if self._full:
             raise MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
 
-    def _put_answer(self, transaction: lmdb.Transaction, name: bytes, answer: StoredAnswer) -> None:
+    def _put_answer(self, transaction: "lmdb.Transaction[bytes]", name: bytes, answer: StoredAnswer) -> None:
         self._delete_answers(transaction, time.time(), most=2)  # so that those kept are bounded at any rate
         minute = _MINUTE.pack(int(time.time()) // 60)
         transaction.put(minute + name, answer.request + answer.body, db=self._answers)
 
-    def _delete_answers(self, transaction: lmdb.Transaction, now: float, most: int) -> None:
+    def _delete_answers(self, transaction: "lmdb.Transaction[bytes]", now: float, most: int) -> None:
         """Those that nobody may ask for any more, the oldest first."""
         before = _MINUTE.pack(int(now - ANSWER_SECONDS) // 60)
         cursor = transaction.cursor(self._answers)
@@ -271,7 +319,7 @@ class UserMemory:
                 break
             cursor.delete()
 
-    def _find_answer(self, transaction: lmdb.Transaction, key: bytes, now: float) -> StoredAnswer | None:
+    def _find_answer(self, transaction: "lmdb.Transaction[bytes]", key: bytes, now: float) -> StoredAnswer | None:
         for minute in (int(now) // 60, int(now) // 60 - 1):
             value = transaction.get(_MINUTE.pack(minute) + key, db=self._answers)
             if value is not None:
@@ -322,17 +370,38 @@ def forget_seen(settings: Settings, user_id: int, until: int) -> None:
 
 
 def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:
-    # Without a map that is written to (WRITEMAP): a full disk would end the process there.
+    folder.mkdir(exist_ok=True)
+    file = folder / "data.mdb"
+    # Never less than there is: a process with a lower limit would else cut off what others have mapped.
+    size = max(limit_bytes, file.stat().st_size) if file.exists() else limit_bytes
     return lmdb.open(
         str(folder),
-        map_size=limit_bytes,
+        map_size=size,
         max_dbs=4,
         max_readers=2048,
         sync=False,
         metasync=False,
         readahead=False,
         meminit=False,
+        writemap=file_system(folder) in KEEPING_ROOM,
     )
+
+
+def file_system(folder: Path) -> str:
+    """Its type, as the kernel calls it; empty where that cannot be told."""
+    found, name = "", ""
+    try:
+        path, mounts = str(folder.resolve()), MOUNTS.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        mount, _, of_mount = line.partition(" - ")
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), mount.split(" ")[4])
+        if len(point) >= len(found) and f"{path}/".startswith(
+            f"{point.rstrip('/')}/"
+        ):  # of two there, the later is on top
+            found, name = point, of_mount.partition(" ")[0]
+    return name
 
 
 def _distrust_after_a_crash(folder: Path) -> None:

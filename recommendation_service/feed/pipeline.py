@@ -17,13 +17,12 @@ from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.policy import ENDPOINTS, Policy
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
-from recommendation_service.ranking.seen import Lifetimes
+from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
 from recommendation_service.ranking.working_memory import (
     LARGEST_FEED,
     RELAXED,
     REMEMBERED,
     SCANNED,
-    SEEN_CAPACITY,
     SLOTS,
     TOUCHED_ITEMS,
     WorkingMemory,
@@ -36,7 +35,6 @@ IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge
 TIMED_EVERY = 64
 
 NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-NOTHING_SEEN: npt.NDArray[np.int64] = np.zeros((0, 2), np.int64)
 
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
 
@@ -84,6 +82,7 @@ class FeedPipeline:
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
         self._rank = entry_for(rank, catalog.arrays, policy.arrays, example, self.memory)
+        self._seen = self.memory.seen_entries.data.cast("B")
         self._columns = tuple(
             (column.data.cast("B"), column.nbytes // LARGEST_FEED)
             for column in (
@@ -99,12 +98,12 @@ class FeedPipeline:
         self.rank(request)
         return self.render(request)
 
-    def rank(self, request: FeedRequest, seen: npt.NDArray[np.int64] = NOTHING_SEEN) -> None:
-        """Fill the working memory's slots. ``seen``: (n, 2) what is remembered of the user, see ranking/seen.py."""
+    def rank(self, request: FeedRequest, seen: bytes = b"") -> None:
+        """Fill the working memory's slots. ``seen``: what is remembered of the user, as ranking/seen.py says."""
         memory, outsider = self.memory, request.outsider
-        entries = min(len(seen), SEEN_CAPACITY)
-        if entries:
-            memory.seen_entries[:entries] = seen[-SEEN_CAPACITY:]
+        remembered = min(len(seen), len(self._seen))
+        if remembered:
+            self._seen[:remembered] = seen[-remembered:]
         row = self.user_row(request.user_id)
         history = network = tokens = connections = 0
         if outsider is not None and row < 0:
@@ -120,7 +119,7 @@ class FeedPipeline:
             request.excluded,
             request.now,
             request.session,
-            entries,
+            remembered // ENTRY_BYTES,
             history,
             network,
             tokens,

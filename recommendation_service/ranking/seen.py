@@ -31,6 +31,7 @@ from recommendation_service.ranking.working_memory import (
 
 SERVED, IMPRESSED, ACTED, HIDDEN = 1, 2, 3, 4
 EPOCH = 1_577_836_800  # 2020-01-01
+ENTRY_BYTES = 16
 NO_SESSION = 0
 SESSION_BITS = 24
 SEEN_POOL = 101  # value of slot_pool: the item came back because the user had seen everything

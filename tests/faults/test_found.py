@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from recommendation_service.events.segments import SUFFIX
 from recommendation_service.events.tables import make_writing_engine
 from recommendation_service.events.user_memory import StoredAnswer, as_entries, opened, user_key
 from tests.servers import PrivateRedis
-from tests.support.disks import small_disk
+from tests.support.disks import fill_disk, small_disk
 from tests.support.redis_workers import redis_settings
 
 LIMIT_BYTES = 64 << 20
@@ -43,9 +42,7 @@ def test_what_users_have_seen_is_remembered_while_the_disk_is_full(tmp_path: Pat
     """LMDB takes room when it commits: feeds then forgot what they had shown, and repeated it."""
     disk = tmp_path / "disk"
     with small_disk(disk, DISK_MEGABYTES), opened(disk / "seen", LIMIT_BYTES) as memory:
-        with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
-            while filler.write(bytes(4096)):
-                pass
+        fill_disk(disk / "filler")
         for user in range(1, USERS):
             key = user_key(user, 0)
             assert key is not None
@@ -79,7 +76,7 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
             assert await serve(ours, theirs, [], [2, 3]) == b""
 
             theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
-            assert {1, 2} <= shown(merged(ours, theirs).tobytes())
+            assert {1, 2} <= shown(merged(ours, theirs))
             new = await serve(ours, theirs, [1, 2], [4, 5])
             assert new
             kept = memory.answer(name)

@@ -34,7 +34,7 @@ from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, item_k
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
 from tests.servers import PrivateRedis, wait_until
-from tests.support.disks import small_disk
+from tests.support.disks import fill_disk, small_disk
 
 LARGEST_ID = 2**63 - 1
 SMALLEST_LOG_MEGABYTES = 32
@@ -649,9 +649,3 @@ def test_where_the_memorys_disk_is_full_feeds_go_on_and_it_remembers_again_once_
         ballast.unlink()
         shown = service.shown(SELF_ID=user, N_VIDEOS=10) + service.shown(SELF_ID=user, N_VIDEOS=10)
         assert len(set(shown)) == 20
-
-
-def fill_disk(file: Path) -> None:
-    with file.open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
-        while True:
-            ballast.write(bytes(4096))

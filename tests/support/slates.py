@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.catalog.layout import Int64
-from recommendation_service.feed.pipeline import NOTHING_SEEN, FeedPipeline, FeedRequest
+from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
 from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
@@ -45,7 +44,7 @@ def request_for(
     return FeedRequest(endpoint, user_id, size, request_id, np.array(excluded, np.int64), explain)
 
 
-def ranked(pipeline: FeedPipeline, world: World, request: FeedRequest, seen: Int64 = NOTHING_SEEN) -> list[Slot]:
+def ranked(pipeline: FeedPipeline, world: World, request: FeedRequest, seen: bytes = b"") -> list[Slot]:
     """Run the feed and read its slots."""
     pipeline.rank(request, seen)
     return slots_of(pipeline, world)

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from recommendation_service.events.user_memory import (
     UserMemory,
     answer_key,
     as_entries,
+    file_system,
     opened,
     user_key,
 )
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED, Lifetimes
+from tests.support.disks import fill_disk, small_disk
 
 LIMIT = 64 << 20
 NOW = 1_795_000_000
@@ -259,6 +262,78 @@ def test_a_full_memory_can_be_swept_and_then_remembers_again(tmp_path: Path) -> 
         assert memory.replace(ALICE, b"", ONE * 100) is True
 
 
+def test_a_full_disk_is_met_before_a_page_is_written_and_ends_no_process(tmp_path: Path) -> None:
+    """Two processes write in turns until the room that was taken ahead is used up; then there is room again."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, 24), opened(disk / "seen", LIMIT) as memory, opened_elsewhere(disk / "seen") as other:
+        fill_disk(ballast := disk / "ballast")
+        written = 0
+        while other("replace", answer_key(f"other {written}"), b"", ONE * 100) == "True":
+            assert memory.replace(answer_key(str(written)), b"", ONE * 100) is True
+            written += 1
+        assert written > 500, "nothing was taken ahead"
+        with pytest.raises(MemoryFailed, match="no room"):
+            memory.replace(ALICE, b"", ONE)
+        with opened_elsewhere(disk / "seen") as third:
+            assert "no room" in third("replace", ALICE, b"", ONE)
+            assert third("read", answer_key("0")) == str(ONE * 100)
+        assert memory.read(answer_key("0")) == ONE * 100  # what is there is read all the same
+        ballast.unlink()
+        assert memory.replace(ALICE, b"", TWO) is True
+        assert other("replace", ALICE, TWO, ONE) == "True"
+        assert memory.read(ALICE) == ONE
+
+
+def test_a_process_with_a_lower_limit_cuts_nothing_off(tmp_path: Path) -> None:
+    with opened(tmp_path / "seen", LIMIT) as memory:
+        fill_to = LIMIT // 4
+        number = 0
+        while memory.used_bytes < fill_to:
+            number += 1
+            memory.replace(answer_key(str(number)), b"", ONE * 200)
+        with opened_elsewhere(tmp_path / "seen", LIMIT // 8) as lower:
+            assert lower("read", answer_key("1")) == str(ONE * 200)
+            assert "limit" in lower("replace", ALICE, b"", ONE)
+        while memory.used_bytes < 2 * fill_to:
+            number += 1
+            assert memory.replace(answer_key(str(number)), b"", ONE * 200) is True
+
+
+def test_where_the_file_system_keeps_no_room_it_is_written_by_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recommendation_service.events.user_memory.KEEPING_ROOM", set())
+    with opened(tmp_path / "seen", LIMIT) as memory:
+        assert memory._environment.flags()["writemap"] is False
+        assert memory.replace(ALICE, b"", ONE) is True
+        assert memory.replace(ALICE, TWO, ONE) is False
+        memory.sweep(LIFETIMES, NOW)
+        assert memory.read(ALICE) == ONE
+    with opened(tmp_path / "seen", LIMIT) as memory:
+        assert memory.read(ALICE) == ONE
+
+
+def test_the_file_system_is_that_of_the_innermost_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr("recommendation_service.events.user_memory.MOUNTS", mounts)
+    assert file_system(Path("/data")) == ""
+    mounts.write_text(
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        "23 22 0:5 / /data rw - zfs pool/data rw\n"
+        "24 23 0:6 / /data/our\\040seen rw shared:7 master:2 - tmpfs tmpfs rw\n"
+        "25 22 0:7 / /twice rw - nfs4 server:/a rw\n"
+        "26 22 0:8 / /twice rw - xfs /dev/sdb rw\n"
+    )
+    for folder, name in (
+        ("/dat", "ext4"),
+        ("/data", "zfs"),
+        ("/data/seen", "zfs"),
+        ("/data/our seen/lmdb", "tmpfs"),
+        ("/twice/seen", "xfs"),
+    ):
+        assert file_system(Path(folder)) == name
+
+
 def test_answers_take_no_more_room_than_those_of_two_minutes(
     memory: UserMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +350,42 @@ def test_answers_take_no_more_room_than_those_of_two_minutes(
 
 
 # Several processes.
+
+
+def _obey(folder: Path, limit: int, gate: Connection) -> None:
+    with opened(folder, limit) as memory:
+        gate.send("ready")
+        while (order := gate.recv()) is not None:
+            try:
+                gate.send(str(getattr(memory, order[0])(*order[1:])))
+            except MemoryFailed as error:
+                gate.send(str(error))
+
+
+@contextmanager
+def opened_elsewhere(folder: Path, limit: int = LIMIT) -> Iterator[Callable[..., str]]:
+    """The same memory in another process; called with a method's name and arguments it gives what came of it."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_obey, args=(folder, limit, theirs))
+    process.start()
+    theirs.close()
+
+    def call(*order: object) -> str:
+        if order:
+            ours.send(order)
+        assert ours.poll(PATIENCE_SECONDS), "the other process does not answer"
+        return str(ours.recv())
+
+    try:
+        assert call() == "ready"
+        yield call
+        ours.send(None)
+        process.join(PATIENCE_SECONDS)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
 
 
 def _count_up(folder: Path, turns: int, gate: Connection) -> None:

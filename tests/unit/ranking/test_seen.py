@@ -175,7 +175,7 @@ def ranked_after(
     """The slots of a feed for a user of whom these entries are remembered."""
     seen = entries if isinstance(entries, np.ndarray) else as_array(entries)
     request = request_for(user, endpoint, size, request_id)._replace(session=session, now=now)
-    return ranked(pipeline, world, request, seen)
+    return ranked(pipeline, world, request, seen.tobytes())
 
 
 # What stays away.
