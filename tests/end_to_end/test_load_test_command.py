@@ -316,14 +316,16 @@ FAULTS: dict[str, tuple[Handler, str]] = {
     "sends no feed": (always(http(200, b"{}")), "wrong_body"),
     "sends no HTTP": (always(b"SSH-2.0\r\n\r\n"), "wrong_body"),
 }
-BRIEFLY = ("--warm-up", "0", "--duration", "0.6", "--timeout", "0.3", "--concurrency", "4")
+BRIEFLY = ("--warm-up", "0", "--duration", "0.6", "--concurrency", "4")
+IMPATIENT = ("--timeout", "0.3")  # where no answer comes; elsewhere a busy machine must not make it a fault of its own
 
 
 @pytest.mark.parametrize("loop", ["closed", "open"])
 @pytest.mark.parametrize(("handler", "kind"), FAULTS.values(), ids=FAULTS)
 def test_errors_are_counted_by_kind(handler: Handler, kind: str, loop: str) -> None:
     with serving(handler) as server:
-        figures = measure(server.address, *BRIEFLY, *(["--rate", "50"] if loop == "open" else []))
+        impatient = IMPATIENT if kind == "timeout" else ()
+        figures = measure(server.address, *BRIEFLY, *impatient, *(["--rate", "50"] if loop == "open" else []))
     errors = figures["errors"]
     counted = {**errors, **{f"status {status}": count for status, count in errors["status"].items()}}
     assert figures["requests"] > 0
