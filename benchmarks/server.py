@@ -18,7 +18,7 @@ from urllib.request import urlopen
 from sqlalchemy.engine import URL
 
 from recommendation_service.catalog.store import CatalogStore
-from tests.servers import free_port
+from tests.servers import find_program, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 32
@@ -81,8 +81,9 @@ def running_service(
     workers: int,
     fixed_body_bytes: int = 16384,
     settings: Mapping[str, str] | None = None,
+    core: int | None = None,
 ) -> Iterator[Service]:
-    """Started as an operator starts it, on a free port; stopped afterwards."""
+    """Started as an operator starts it, on a free port; stopped afterwards. ``core``: on that one alone."""
     port = free_port()
     environment = {
         **os.environ,
@@ -97,7 +98,7 @@ def running_service(
     started = time.perf_counter()
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "benchmarks.fixed_app:app"],
+            [*only_on(core), sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "benchmarks.fixed_app:app"],
             cwd=ROOT,
             env=environment,
             stdout=log,
@@ -127,11 +128,22 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Pat
     raise RuntimeError(f"the service was not ready within 180 s:\n{log_file.read_text()[-2000:]}")
 
 
-def write_script(folder: Path, data_dir: Path) -> Path:
-    """A wrk script that asks for another user's feed each time, of those with a history."""
+def only_on(core: int | None) -> list[str]:
+    """Before a command: it runs on that core alone."""
+    return [find_program("taskset", "util-linux"), "-c", str(core)] if core is not None else []
+
+
+def users_with_history(data_dir: Path) -> list[int]:
+    """Of the catalog that a service with this folder uses."""
     store = CatalogStore(data_dir / "catalogs", 3)
     arrays = store.open(str(store.current()), verify=False).arrays
-    users = arrays.user_id[arrays.history_offsets[1:] > arrays.history_offsets[:-1]].tolist()
+    users: list[int] = arrays.user_id[arrays.history_offsets[1:] > arrays.history_offsets[:-1]].tolist()
+    return users
+
+
+def write_script(folder: Path, data_dir: Path) -> Path:
+    """A wrk script that asks for another user's feed each time, of those with a history."""
+    users = users_with_history(data_dir)
     script = folder / "feed.lua"
     script.write_text(
         f"local users = {{{','.join(map(str, users))}}}\n"
@@ -151,14 +163,23 @@ def write_script(folder: Path, data_dir: Path) -> Path:
     return script
 
 
-def drive(service: Service, path: str, script: Path, seconds: int) -> Load:
+def drive(service: Service, path: str, script: Path, seconds: int, core: int | None = None) -> Load:
     """One run of wrk with 32 connections from one thread."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise RuntimeError("wrk is not installed: `make bench` installs it")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output = subprocess.run(
-        [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), f"{service.address}{path}"],
+        [
+            *only_on(core),
+            wrk,
+            "-t1",
+            f"-c{CONNECTIONS}",
+            f"-d{seconds}s",
+            "-s",
+            str(script),
+            f"{service.address}{path}",
+        ],
         check=True,
         capture_output=True,
         text=True,
