@@ -45,10 +45,9 @@ ANSWER_SECONDS = 60
 DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
-WRITES_BETWEEN = 32  # tries to have so much again, while it is not needed yet
 # The most that a transaction adds to the file: a user's entries, an answer, and the pages on the way to them.
-TRANSACTION_BYTES = 1 << 20
-SWEPT_TOGETHER = 100  # whom a sweep deletes in one
+TRANSACTION_BYTES = 1 << 19
+SWEPT_TOGETHER = 50  # whom a sweep deletes in one
 # Here room that was taken is there for every later write; elsewhere (copy on write, networks) a write may need more.
 KEEPING_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay"}
 MOUNTS = Path("/proc/self/mountinfo")
@@ -83,7 +82,8 @@ class UserMemory:
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
         self._writes = 0
-        self._taken = 0  # bytes of the file that have their room on the disk
+        self._taken = 0  # bytes of the file that have their room on the disk, ...
+        self._has_room_until = -1  # ... which is enough for the transactions up to that one, whoever begins them
         self._full = True  # at the last look
         self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
         try:
@@ -126,6 +126,7 @@ class UserMemory:
         ``answer``: (its key, what to keep under it), in the same step. Where another answer was kept meanwhile, that
         one is given, and nothing is written. Raises MemoryFailed.
         """
+        self._writes += 1
         try:
             with self._begin() as transaction:
                 if answer is not None:
@@ -240,15 +241,14 @@ class UserMemory:
     def _begin(self, database: "Database | None" = None) -> "lmdb.Transaction[bytes]":
         """A transaction that writes. Raises MemoryFailed where the disk might have no room for it."""
         transaction = self._environment.begin(write=True, db=database)
-        self._writes += 1
-        used = self.used_bytes  # nobody else writes now
-        lacks = used + TRANSACTION_BYTES > self._taken
-        if lacks or (self._writes % WRITES_BETWEEN == 0 and used + RESERVE_BYTES // 2 > self._taken):
-            if self._taken < self._map_bytes:
+        if (number := transaction.id()) > self._has_room_until:
+            used = self.used_bytes  # nobody else writes now
+            if used + RESERVE_BYTES // 2 > self._taken and self._taken < self._map_bytes:
                 self._take_room(used)
             if self._taken < min(used + TRANSACTION_BYTES, self._map_bytes):
                 transaction.abort()
                 raise MemoryFailed(f"the disk has no room for {self._file}")
+            self._has_room_until = number - 1 + max(1, (self._taken - used) // TRANSACTION_BYTES)
         return transaction
 
     def _has_room(self) -> bool:
