@@ -8,7 +8,7 @@ from recommendation_service.ranking.compiled import kernel_folder
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.policy import FEATURES, KINDS, load_policy
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
-from recommendation_service.ranking.seen import merge_entries, remember_events, remember_feed
+from recommendation_service.ranking.seen import merge_entries, remember_events
 from recommendation_service.ranking.working_memory import make_working_memory
 
 
@@ -26,7 +26,6 @@ def compile_kernels() -> None:
     for _, stage in STAGES:
         stage(arrays, policy, request, memory)
     rank(arrays, policy, request, memory)
-    remember_feed(request, memory)
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
     remember_events(
         entries,
