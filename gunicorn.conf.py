@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from gunicorn.systemd import sd_notify
 
-from recommendation_service.api.stopping import refuse_new_connections
+from recommendation_service.api.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
 
@@ -59,6 +59,7 @@ _systemd = {}  # NOTIFY_SOCKET, where systemd waits to hear of readiness
 
 def on_starting(server):
     _remove_spares()
+    os.register_at_fork(after_in_parent=hear_stop_signals)
     server.log.info("Iniciando Gunicorn con %s workers", workers)
     server.log.info("Preload app: %s", preload_app)
     # Gunicorn would say READY=1 as soon as it listens, and feeds can be served only after the warm-up.
@@ -86,6 +87,11 @@ def _lose_no_connection_at_a_stop(server):
         stop()
 
     server.handle_term = handle_term
+
+
+def pre_fork(server, worker):
+    # Until a worker has its own handlers, the master's would take a stop that is meant for it, and forget it.
+    hold_stop_signals()
 
 
 def post_fork(server, worker):

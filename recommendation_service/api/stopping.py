@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import select
+import signal
 import socket
 import struct
 import sys
@@ -26,6 +27,7 @@ QUIET_SECONDS = 2.0
 ACCEPT_SECONDS = 0.5
 POLL_SECONDS = 0.01
 
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 _SO_ATTACH_FILTER = 26  # linux/include/uapi/asm-generic/socket.h
 # Classic BPF (code, jump if true, jump if false, operand) over a TCP header: drop what opens a connection, which is a
 # segment with SYN and without ACK (flags are byte 13), and take the rest whole.
@@ -48,6 +50,15 @@ def refuse_new_connections(listeners: Iterable[socket.socket]) -> None:
         if listener.family in (socket.AF_INET, socket.AF_INET6):
             with contextlib.suppress(OSError):
                 listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+
+
+def hold_stop_signals() -> None:
+    """Keep what asks this thread to stop until ``hear_stop_signals``; a process forked meanwhile keeps it as well."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+
+
+def hear_stop_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 def has_arrivals(descriptor: int) -> bool:

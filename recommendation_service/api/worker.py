@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from recommendation_service.api.stopping import StoppableProtocol, StoppableServer
+from recommendation_service.api.stopping import StoppableProtocol, StoppableServer, hear_stop_signals
 
 MASTER_CHECK_SECONDS = 1.0
 # Gunicorn's master kills what is left after the graceful timeout. A worker cuts its last requests so long before, and
@@ -71,6 +71,10 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.config.timeout_graceful_shutdown = max(1, self.cfg.graceful_timeout - CLOSING_SECONDS)
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        hear_stop_signals()
 
     async def _serve(self) -> None:
         """Uvicorn's worker's own, with a server that knows how to stop."""

@@ -66,9 +66,11 @@ class Service:
         return cls(folder, [sys.executable, "-m", "uvicorn", *arguments], settings, port)
 
     @classmethod
-    def gunicorn(cls, folder: Path, workers: int, settings: Mapping[str, str]) -> Self:
+    def gunicorn(
+        cls, folder: Path, workers: int, settings: Mapping[str, str], configuration: str = "gunicorn.conf.py"
+    ) -> Self:
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "api.server:app"]
+        command = [sys.executable, "-m", "gunicorn", "-c", configuration, "api.server:app"]
         bound = {"GUNICORN_BIND": f"{LOOPBACK}:{port}", "GUNICORN_WORKERS": str(workers)}
         return cls(folder, command, {**bound, **settings}, port)
 

@@ -123,11 +123,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def start(data: Path, folder: Path, **settings: str) -> Service:
+def start(data: Path, folder: Path, configuration: str = "gunicorn.conf.py", **settings: str) -> Service:
     (folder / "data").mkdir()
     for name in ("interacpedia.sqlite", "catalogs"):
         (folder / "data" / name).symlink_to(data / name)
-    return Service.gunicorn(folder, WORKERS, {"CATALOG_REFRESHER": "false", **settings})
+    return Service.gunicorn(folder, WORKERS, {"CATALOG_REFRESHER": "false", **settings}, configuration)
 
 
 @pytest.fixture
@@ -205,6 +205,30 @@ def test_a_killed_worker_fails_what_was_in_flight_on_it_and_nothing_after(servic
     assert load.refused == 0
     assert load.answered > answered
     assert service.stop() == 0
+
+
+SLOW_SECOND_WORKER = """
+import time
+exec(open("gunicorn.conf.py").read())
+reserve = post_fork
+
+def post_fork(server, worker):
+    if worker.age == 2:
+        server.log.info("the second worker begins")
+        time.sleep(2)
+    reserve(server, worker)
+"""
+
+
+def test_a_stop_reaches_a_worker_that_has_only_just_begun(data: Path, tmp_path: Path) -> None:
+    """Between its fork and its own handlers, the master's would take the signal: the stop then took 30 s and a kill."""
+    (tmp_path / "slow.conf.py").write_text(SLOW_SECOND_WORKER)
+    with start(data, tmp_path, str(tmp_path / "slow.conf.py")) as service:
+        service.wait_until(lambda: "the second worker begins" in service.log)
+        started = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started < 20
+        assert "SIGKILL" not in service.log
 
 
 def connections_of(pid: int, port: int) -> set[str]:
