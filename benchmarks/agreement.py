@@ -67,16 +67,8 @@ def _ab(service: Service, folder: Path, seconds: int) -> float:
     payload.write_text('{"SELF_ID": 7, "N_VIDEOS": 24}')
     said = subprocess.run(
         [
-            *(
-                *only_on(GENERATOR_CORE),
-                find_program("ab", "apache2-utils"),
-                "-q",
-                "-l",
-                "-t",
-                str(seconds),
-                "-n",
-                "1000000",
-            ),
+            *[*only_on(GENERATOR_CORE), find_program("ab", "apache2-utils")],
+            *("-q", "-l", "-t", str(seconds), "-n", "1000000"),
             *("-c", str(CONNECTIONS), "-p", str(payload), "-T", "application/json", f"{service.address}{FEED_PATH}"),
         ],
         stdin=subprocess.DEVNULL,

@@ -170,16 +170,7 @@ def drive(service: Service, path: str, script: Path, seconds: int, core: int | N
         raise RuntimeError("wrk is not installed: `make bench` installs it")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output = subprocess.run(
-        [
-            *only_on(core),
-            wrk,
-            "-t1",
-            f"-c{CONNECTIONS}",
-            f"-d{seconds}s",
-            "-s",
-            str(script),
-            f"{service.address}{path}",
-        ],
+        [*only_on(core), wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, f"{service.address}{path}"],
         check=True,
         capture_output=True,
         text=True,

@@ -111,7 +111,7 @@ def encode(record: LogRecord) -> bytes:
 
 
 def encode_feed(*fields: int | str | bytes | memoryview | None) -> bytes:
-    """A FeedRecord of these fields in their order, without the copies that one with views as fields would not allow."""
+    """A FeedRecord of these fields in their order. Columns may be views, which are copied once, into the result."""
     return _encoder.encode((_FEED_TAG, *fields))
 
 

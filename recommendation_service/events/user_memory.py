@@ -49,10 +49,9 @@ RESERVE_BYTES = 16 << 20
 TRANSACTION_BYTES = 1 << 19
 SWEPT_TOGETHER = 50  # whom a sweep deletes in one
 # Here room that was taken is there for every later write; elsewhere (copy on write, networks) a write may need more.
-KEEPING_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs", "overlay"}
+KEEPING_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs"}
 MOUNTS = Path("/proc/self/mountinfo")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
-UNCHECKED_WRITES = 8  # by a process, before it looks again whether the limit is reached; the spare has room for them
 _MINUTE = struct.Struct(">I")
 _USER = struct.Struct(">cQ")
 REBUILT = b"rebuilt"
@@ -81,10 +80,10 @@ class UserMemory:
         self._swept = b""  # the key at which the next sweep begins
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
-        self._writes = 0
         self._taken = 0  # bytes of the file that have their room on the disk, ...
-        self._has_room_until = -1  # ... which is enough for the transactions up to that one, whoever begins them
-        self._full = True  # at the last look
+        self._room_until = -1  # ... which is enough for the transactions up to that one, whoever begins them
+        self._full = False  # whether the limit was reached at the last look
+        self._limited: tuple[Database, ...] = ()
         self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +103,7 @@ class UserMemory:
                 self._seen = self._environment.open_db(b"seen", create=has_room)
                 self._answers = self._environment.open_db(b"answers", create=has_room)
                 self._facts = self._environment.open_db(b"facts", create=has_room)
+                self._limited, self._room_until = (self._seen, self._answers), -1
         except (OSError, lmdb.Error) as error:
             raise MemoryFailed(f"the memory in {folder} cannot be opened: {error}") from error
 
@@ -126,7 +126,6 @@ class UserMemory:
         ``answer``: (its key, what to keep under it), in the same step. Where another answer was kept meanwhile, that
         one is given, and nothing is written. Raises MemoryFailed.
         """
-        self._writes += 1
         try:
             with self._begin() as transaction:
                 if answer is not None:
@@ -135,9 +134,8 @@ class UserMemory:
                         return there
                 if (transaction.get(key, db=self._seen) or b"") != old:
                     return False
-                grows = len(new) > len(old) or answer is not None
-                if grows and (self._full or self._writes % UNCHECKED_WRITES == 0):
-                    self._check_room(transaction)
+                if len(new) > len(old) or answer is not None:
+                    self._check_limit()
                 if new != old:
                     transaction.put(key, new, db=self._seen)
                 if answer is not None:
@@ -172,7 +170,7 @@ class UserMemory:
         """Add entries that another memory has: a record in the database, or another machine. Raises MemoryFailed."""
         try:
             with self._begin(self._seen) as transaction:
-                self._check_room(transaction)
+                self._check_limit()
                 ours = as_entries(transaction.get(key) or b"")
                 transaction.put(key, merge_entries(ours, entries).tobytes())
         except lmdb.Error as error:
@@ -241,15 +239,25 @@ class UserMemory:
     def _begin(self, database: "Database | None" = None) -> "lmdb.Transaction[bytes]":
         """A transaction that writes. Raises MemoryFailed where the disk might have no room for it."""
         transaction = self._environment.begin(write=True, db=database)
-        if (number := transaction.id()) > self._has_room_until:
-            used = self.used_bytes  # nobody else writes now
-            if used + RESERVE_BYTES // 2 > self._taken and self._taken < self._map_bytes:
-                self._take_room(used)
-            if self._taken < min(used + TRANSACTION_BYTES, self._map_bytes):
-                transaction.abort()
-                raise MemoryFailed(f"the disk has no room for {self._file}")
-            self._has_room_until = number - 1 + max(1, (self._taken - used) // TRANSACTION_BYTES)
+        if transaction.id() > self._room_until:
+            self._look_for_room(transaction)
         return transaction
+
+    def _look_for_room(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        """On the disk, and below the limit: for this transaction and as many after it as there is room for."""
+        used = self.used_bytes  # nobody else writes now
+        if used + RESERVE_BYTES // 2 > self._taken and self._taken < self._map_bytes:
+            self._take_room(used)
+        if self._taken < min(used + TRANSACTION_BYTES, self._map_bytes):
+            transaction.abort()
+            raise MemoryFailed(f"the disk has no room for {self._file}")
+        pages = 0
+        for database in self._limited:
+            figures = transaction.stat(database)
+            pages += figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
+        self._full = pages * self._page_bytes >= self._room
+        others = 0 if self._full else max(0, (self._taken - used) // TRANSACTION_BYTES - 1)
+        self._room_until = transaction.id() + others
 
     def _has_room(self) -> bool:
         try:
@@ -289,19 +297,14 @@ class UserMemory:
             with self._begin(self._answers) as transaction:
                 there = self._find_answer(transaction, name, time.time())
                 if there is None:
-                    self._check_room(transaction)
+                    self._check_limit()
                     self._put_answer(transaction, name, answer)
                 return there
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
 
-    def _check_room(self, transaction: "lmdb.Transaction[bytes]") -> None:
+    def _check_limit(self) -> None:
         """Raises MemoryFailed where no more may be kept."""
-        pages = 0
-        for database in (self._seen, self._answers):
-            figures = transaction.stat(database)
-            pages += figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
-        self._full = pages * figures["psize"] >= self._room
         if self._full:
             raise MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
 
@@ -397,9 +400,8 @@ def file_system(folder: Path) -> str:
     for line in mounts.splitlines():
         mount, _, of_mount = line.partition(" - ")
         point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), mount.split(" ")[4])
-        if len(point) >= len(found) and f"{path}/".startswith(
-            f"{point.rstrip('/')}/"
-        ):  # of two there, the later is on top
+        holds = f"{path}/".startswith(f"{point.rstrip('/')}/")
+        if holds and len(point) >= len(found):  # of two at one place, the later is on top
             found, name = point, of_mount.partition(" ")[0]
     return name
 

@@ -276,6 +276,25 @@ def test_a_record_larger_than_a_segment_is_refused_and_the_others_go_on(tmp_path
     assert payloads(tmp_path) == [b"before", b"after"]
 
 
+def test_a_record_that_the_disk_does_not_take_is_refused_and_the_next_goes_to_another_segment(tmp_path: Path) -> None:
+    async def test(log: WatchedLog) -> None:
+        log.append(b"first")
+        await log.durable()
+        assert log._segment is not None
+        with open("/dev/full", "r+b", buffering=0) as full:
+            os.dup2(full.fileno(), log._segment.descriptor)
+        for append in (log.append, log.append_if_roomy):
+            with pytest.raises(LogFull, match="No space left"):
+                append(b"lost")
+        await asyncio.sleep(event_log_module.RETRY_SECONDS)
+        log.append_all([b"second", b"third"])
+        await log.durable()
+
+    run(tmp_path, test)
+    assert payloads(tmp_path) == [b"first", b"second", b"third"]
+    assert len(segments(tmp_path)) == 2
+
+
 def test_a_disk_that_fails_is_told_to_all_who_wait_and_its_segment_is_not_written_to_again(tmp_path: Path) -> None:
     async def test(log: WatchedLog) -> None:
         log.failures = 1

@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommendation_service.events import segments
 from recommendation_service.events.segments import (
     FILE_HEADER,
     HEADER_BYTES,
@@ -146,6 +148,38 @@ def test_a_half_written_record_is_left_alone_while_its_writer_lives_and_torn_aft
     writer.close()
     found = scan(path)
     assert (found.payloads, found.torn, found.finished) == ([b"whole"], True, True)
+
+
+def test_a_record_that_is_completed_while_it_is_looked_at_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader finds half of it; before it looks for what follows, the writer completes it and appends another."""
+    path = tmp_path / f"1{SUFFIX}"
+    writer = SegmentWriter(path, SIZE)
+    writer.append(b"first")
+    os.pwrite(writer.descriptor, MAGIC + b"\x06", writer.position)
+    look_on = segments._next_record
+
+    def next_record(*place: Any) -> int:
+        monkeypatch.undo()
+        writer.append(b"second")
+        writer.append(b"third")
+        return look_on(*place)
+
+    monkeypatch.setattr(segments, "_next_record", next_record)
+    found = scan(path)
+    assert (found.payloads, found.damaged, found.position) == ([b"first", b"second", b"third"], 0, writer.position)
+    writer.close()
+
+
+def test_a_damaged_record_is_skipped_while_its_writer_lives_too(tmp_path: Path) -> None:
+    path = tmp_path / f"1{SUFFIX}"
+    writer = SegmentWriter(path, SIZE)
+    writer.append(b"first", b"second")
+    os.pwrite(writer.descriptor, b"F", len(FILE_HEADER) + HEADER_BYTES)
+    found = scan(path)
+    assert (found.payloads, found.damaged, found.position) == ([b"second"], 1, writer.position)
+    writer.close()
 
 
 def test_a_record_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
