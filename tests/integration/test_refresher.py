@@ -308,7 +308,7 @@ def test_reload_while_the_database_is_down_fails_and_the_old_version_serves_on(
     service.wait_until(lambda: service.catalog() > version)
 
 
-# Damage. Without a refresher, which repairs it: test_http_contract.py.
+# Damage. Without a refresher, which repairs it: http/test_operations.py.
 
 
 def test_a_damaged_version_is_refused_while_the_old_one_serves_and_is_replaced(

@@ -1,0 +1,181 @@
+"""What operators call and set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from recommendation_service import __version__
+from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.core.config import Settings
+from tests.end_to_end.in_process import make_app, publish_catalog, served
+from tests.end_to_end.service import damaged_copy, sum_of_samples
+from tests.servers import wait_until
+from tests.support.http_contract import IDS_FIELDS, TOKEN, MakeClient, ask, error_of
+
+# Settings that move things.
+
+
+@pytest.mark.parametrize("prefix", ["", "/v2", "/a/b"])
+def test_the_endpoints_are_under_the_prefix_that_is_set(make_client: MakeClient, prefix: str) -> None:
+    moved = make_client(api_path=prefix, admin_token=TOKEN)
+    for endpoint in IDS_FIELDS:
+        assert moved.post(f"{prefix}/search/{endpoint}", json={}).status_code == 200
+        error_of(moved.post(f"/api/search/{endpoint}", json={}), 404, "not_found")
+    error_of(moved.post(f"{prefix}/search/reload"), 401, "unauthorized")
+    assert moved.get("/health").status_code == 200
+    paths = moved.get("/openapi.json").json()["paths"]
+    assert {path for path in paths if "/search/" in path} == {
+        f"{prefix}/search/{name}" for name in (*IDS_FIELDS, "reload")
+    }
+    text = moved.get("/metrics").text
+    assert all(sum_of_samples(text, "recs_requests_total", endpoint=endpoint, status="200") for endpoint in IDS_FIELDS)
+
+
+# Operations.
+
+
+def test_root_says_name_status_and_version(client: httpx.Client) -> None:
+    assert client.get("/").json() == {"name": "recommendation-service", "status": "ready", "version": __version__}
+    health = client.get("/health")
+    assert health.status_code == 200
+    assert health.json() == {"name": "recommendation-service", "status": "alive", "version": __version__}
+
+
+def test_ready_says_which_catalog_is_served(client: httpx.Client, catalog: Catalog) -> None:
+    ready = client.get("/ready")
+    assert ready.status_code == 200
+    assert ready.json()["catalog"] == catalog.version
+    assert ready.json()["counts"]["videos"] == catalog.arrays.videos
+
+
+@pytest.mark.usefixtures("make_client")
+def test_without_a_catalog_the_service_is_alive_but_not_ready_until_one_appears(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "interacpedia.sqlite").symlink_to(data_dir / "interacpedia.sqlite")
+    with served(make_app(tmp_path)) as client:
+        assert client.get("/").json()["status"] == "not ready"
+        assert client.get("/health").status_code == 200
+        for answer in (client.get("/ready"), *(client.post(f"/api/search/{name}", json={}) for name in IDS_FIELDS)):
+            error = error_of(answer, 503, "not_ready")
+            assert "catalog" in error["message"]
+            assert int(answer.headers["retry-after"]) >= 1
+        text = client.get("/metrics").text
+        assert sum_of_samples(text, "recs_ready") == 0
+        assert sum_of_samples(text, "recs_requests_total", endpoint="total", status="503") == 1
+        # A wrong request is told so all the same.
+        error_of(client.post("/api/search/total", json={"N_VIDEOS": 0}), 422, "invalid_request")
+
+        version = publish_catalog(Settings(data_dir=tmp_path))
+        # At once: another worker may have said so, and this one has not looked since.
+        assert client.get("/ready").json().get("catalog") == version
+        assert client.get("/").json()["status"] == "ready"
+        assert len(ask(client)["items"]) == 24
+
+
+def test_a_damaged_first_catalog_is_the_reason_why_nothing_is_ready(
+    data_dir: Path, tmp_path: Path, client: Any
+) -> None:
+    (tmp_path / "interacpedia.sqlite").symlink_to(data_dir / "interacpedia.sqlite")
+    version = publish_catalog(Settings(data_dir=tmp_path))
+    column = tmp_path / "catalogs" / version / "features.npy"
+    content = bytearray(column.read_bytes())
+    content[-1] ^= 1
+    column.write_bytes(content)
+    with served(make_app(tmp_path)) as broken:
+        error = error_of(broken.get("/ready"), 503, "not_ready")
+        assert "damaged" in error["message"]
+        assert "features" in error["message"]
+        assert sum_of_samples(broken.get("/metrics").text, "recs_catalog_refused_total") == 1
+        publish_catalog(Settings(data_dir=tmp_path))
+        assert wait_until(lambda: broken.get("/ready").status_code == 200, 60)
+
+
+@pytest.mark.usefixtures("make_client")
+def test_a_damaged_new_version_is_refused_once_and_the_old_one_serves_on(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "interacpedia.sqlite").symlink_to(data_dir / "interacpedia.sqlite")
+    version = publish_catalog(Settings(data_dir=tmp_path))
+    with served(make_app(tmp_path)) as serving:
+        store = CatalogStore(tmp_path / "catalogs", keep=3)
+        store.point_at(damaged_copy(store, version))
+
+        def refusals() -> float:
+            return sum_of_samples(serving.get("/metrics").text, "recs_catalog_refused_total")
+
+        assert wait_until(lambda: refusals() == 1, 60)
+        # For as long as it is looked at several times.
+        assert not wait_until(lambda: refusals() > 1 or len(ask(serving)["items"]) != 24, 1.0)
+        assert serving.get("/ready").json()["catalog"] == version
+        newer = publish_catalog(Settings(data_dir=tmp_path))
+        assert wait_until(lambda: serving.get("/ready").json()["catalog"] == newer, 60)
+
+
+def test_metrics_count_requests_by_endpoint_and_status(make_client: MakeClient) -> None:
+    watched = make_client(feed_seed=1)  # one of its own, so that nobody else is counted
+    before = watched.get("/metrics").text
+
+    def counted(endpoint: str, status: int) -> float:
+        return sum_of_samples(
+            watched.get("/metrics").text, "recs_requests_total", endpoint=endpoint, status=str(status)
+        ) - sum_of_samples(before, "recs_requests_total", endpoint=endpoint, status=str(status))
+
+    for _ in range(3):
+        ask(watched, "total")
+    ask(watched, "discover")
+    ask(watched, "flow")
+    watched.post("/api/search/total", json={"N_VIDEOS": 0})
+    watched.post("/api/search/total", content=b"{")
+    watched.post("/api/search/total", content=b"{}", headers={"content-type": "text/plain"})
+    watched.get("/api/search/total")
+    watched.post("/api/search/reload")
+    watched.get("/nope")
+    assert counted("total", 200) == 3
+    assert counted("discover", 200) == 1
+    assert counted("flow", 200) == 1
+    assert [counted("total", status) for status in (422, 400, 415, 405)] == [1, 1, 1, 1]
+    assert counted("reload", 403) == 1
+    assert counted("other", 404) == 1
+    text = watched.get("/metrics").text
+    assert sum_of_samples(text, "recs_request_seconds_count", endpoint="total") == sum_of_samples(
+        text, "recs_requests_total", endpoint="total"
+    )
+
+
+def test_metrics_tell_of_the_catalog(client: httpx.Client, catalog: Catalog) -> None:
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    text = answer.text
+    assert sum_of_samples(text, "recs_ready") == 1
+    assert sum_of_samples(text, "recs_catalog_info", policy="starting-1") == 1
+    assert sum_of_samples(text, "recs_catalog_rows", what="videos") == catalog.arrays.videos
+    assert sum_of_samples(text, "recs_catalog_built_timestamp_seconds") == pytest.approx(catalog.built_at)
+    assert sum_of_samples(text, "recs_catalog_set_aside") > 0, "the demo is dirty"
+    assert "recs_catalog_set_aside{" in text
+    assert sum_of_samples(text, "recs_catalog_build_failures") == 0
+    assert sum_of_samples(text, "recs_catalog_build_seconds") > 0
+
+
+def test_metrics_tell_the_time_of_each_stage(make_client: MakeClient) -> None:
+    watched = make_client(feed_seed=1)
+    for _ in range(130):
+        ask(watched, "total", SELF_ID=5)
+    text = watched.get("/metrics").text
+    for stage in ("user", "candidates", "features", "scores", "slate"):
+        assert sum_of_samples(text, "recs_feed_stage_seconds_count", stage=stage) >= 1
+
+
+def test_no_label_of_a_metric_bears_an_id(client: httpx.Client) -> None:
+    marks = [f"/nope/{981723}", f"/api/search/{981723}"]
+    for path in marks:
+        client.get(path)
+        client.post(path, json={"SELF_ID": 981723})
+    request_id = ask(client, SELF_ID=981723, session_id="session-981723")["request_id"]
+    ask(client, SELF_ID=981723, EXCLUDED_IDS=[981723])
+    text = client.get("/metrics", headers={"X-Request-ID": "981723"}).text
+    assert "981723" not in text
+    assert request_id not in text
+    endpoints = set(re.findall(r'recs_requests_total\{endpoint="([^"]*)"', text))
+    assert endpoints <= {"total", "discover", "flow", "reload", "other"}
