@@ -1,22 +1,16 @@
-"""test_load_performance.py: against the service beside wrk and ab, and against servers made to fail."""
+"""test_load_performance.py: what it reads, counts and says, against servers made to fail."""
 
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import math
 import os
 import pty
 import re
 import signal
-import statistics
 import subprocess
-import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +19,9 @@ import pytest
 import typer
 
 import test_load_performance as load_test
-from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY, Service, load_demo
-from tests.servers import LOOPBACK, find_program, free_port, wait_until
-
-COMMAND = [sys.executable, str(REPOSITORY / "test_load_performance.py")]
-CONNECTIONS = 20
-USERS = 1000
-# A feed that costs the service several times what it costs any of the generators, which share its two cores: what
-# differs between them is then small, also while the machine does other things.
-SIZE = 100
-FEED = b'{"statusCode":200,"body":{"mix_ids":["1"],"items":[{}],"request_id":"","relaxed":[]}}'
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
-
-
-def measure(*arguments: str) -> dict[str, Any]:
-    done = command(*arguments, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
-
+from tests.end_to_end.service import PATIENCE_SECONDS
+from tests.servers import LOOPBACK, free_port, wait_until
+from tests.support.load_test import COMMAND, FEED, FakeServer, Handler, always, command, http, measure, serving
 
 # Verdicts.
 
@@ -195,89 +161,6 @@ def test_a_feed_is_told_from_anything_else(endpoint: str) -> None:
 
 
 # Servers made to fail.
-
-Handler = Callable[["FakeServer", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@dataclass
-class FakeServer:
-    """Answers as its handler does, in a thread of its own."""
-
-    port: int = 0
-    requests: int = 0
-    heads: list[str] = field(default_factory=list)
-    listener: asyncio.Server | None = None
-    loop: asyncio.AbstractEventLoop | None = None
-    stop: asyncio.Event | None = None
-
-    @property
-    def address(self) -> str:
-        return f"http://{LOOPBACK}:{self.port}"
-
-    async def read(self, reader: asyncio.StreamReader) -> None:
-        """One request, whole."""
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = re.search(r"content-length: (\d+)", head, re.IGNORECASE)
-        assert length is not None
-        await reader.readexactly(int(length[1]))
-        self.requests += 1
-        self.heads.append(head)
-
-
-@contextmanager
-def serving(handler: Handler) -> Iterator[FakeServer]:
-    server, is_up = FakeServer(), threading.Event()
-    writers: set[asyncio.StreamWriter] = set()
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.add(writer)
-        try:
-            await handler(server, reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            writer.transport.abort()
-        finally:
-            writer.close()
-
-    async def main() -> None:
-        server.loop, server.stop = asyncio.get_running_loop(), asyncio.Event()
-        server.listener = await asyncio.start_server(handle, LOOPBACK, 0, backlog=1024)
-        server.port = server.listener.sockets[0].getsockname()[1]
-        is_up.set()
-        await server.stop.wait()
-        server.listener.close()
-        # A connection may have been accepted in this very turn: its task starts some turns later, and whoever
-        # cancelled it before would leave its socket open. So each one starts, and ends because its socket does.
-        is_quiet = False
-        while not is_quiet:
-            is_quiet = len(asyncio.all_tasks()) == 1
-            for writer in writers:
-                writer.transport.abort()
-            await asyncio.sleep(0.001)
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    try:
-        assert is_up.wait(PATIENCE_SECONDS)
-        yield server
-    finally:
-        assert server.loop is not None
-        assert server.stop is not None
-        server.loop.call_soon_threadsafe(server.stop.set)
-        thread.join()
-
-
-def http(status: int, body: bytes) -> bytes:
-    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
-
-
-def always(answer: bytes) -> Handler:
-    async def handler(server: FakeServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await server.read(reader)
-            writer.write(answer)
-            await writer.drain()
-
-    return handler
 
 
 async def close_without_an_answer(
@@ -633,153 +516,3 @@ def test_the_help_says_how_coordinated_omission_is_avoided() -> None:
     said = " ".join(command("--help").stdout.split())
     assert "Coordinated omission" in said
     assert "closed loop" in said
-
-
-# The service, beside wrk and ab.
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two workers on the embedded demo."""
-    folder = tmp_path_factory.mktemp("load-test")
-    load_demo(folder, 0.2)
-    with Service.gunicorn(folder, 2, {}) as service:
-        service.wait_until_ready()
-        service.wait_until(lambda: service.log.count("RecommendationEngine inicializado") == 2)
-        yield service
-
-
-def run_tool(*arguments: str) -> str:
-    done = subprocess.run(
-        arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
-    )
-    return done.stdout
-
-
-def ab(address: str, folder: Path, size: int, *arguments: str) -> dict[str, str]:
-    """The report's lines by name."""
-    payload = folder / "payload.json"
-    payload.write_text(f'{{"SELF_ID": 7, "N_VIDEOS": {size}}}')
-    program = find_program("ab", "apache2-utils")
-    url = f"{address}/api/search/total"
-    said = run_tool(program, "-q", *arguments, "-p", str(payload), "-T", "application/json", url)
-    lines = (line.strip().partition(":") for line in said.splitlines())
-    return {name: value.strip() for name, _, value in lines}
-
-
-def test_ab_as_the_contract_runs_it_has_no_failed_and_no_non_2xx_answer(service: Service) -> None:
-    report = ab(service.address, service.folder, 24, "-n", "1000", "-c", "100", "-l")
-    assert report["Complete requests"] == "1000"
-    assert report["Failed requests"] == "0"
-    assert "Non-2xx responses" not in report
-    # Without -l, ab also calls an answer failed that has not as many bytes as the first one: other feeds have not.
-    report = ab(service.address, service.folder, 24, "-n", "1000", "-c", "100")
-    assert report["Complete requests"] == "1000"
-    assert "Non-2xx responses" not in report
-    if report["Failed requests"] != "0":
-        assert report["(Connect"] == f"0, Receive: 0, Length: {report['Failed requests']}, Exceptions: 0)"
-
-
-Figures = dict[str, float]
-
-
-def ours(address: str, *arguments: str) -> Figures:
-    figures = measure(address, "--size", str(SIZE), "-c", str(CONNECTIONS), "--warm-up", "0.2", *arguments)
-    assert figures["errors"]["total"] == 0
-    return {"rate": figures["requests_per_second"], **figures["latency_ms"]}
-
-
-def of_wrk(address: str, folder: Path, seconds: int) -> Figures:
-    script = folder / "feed.lua"
-    script.write_text(f"""
-        local at = 0
-        wrk.method = "POST"
-        wrk.headers["Content-Type"] = "application/json"
-        request = function()
-          at = at % {USERS} + 1
-          return wrk.format(nil, nil, nil, '{{"SELF_ID": ' .. at .. ', "N_VIDEOS": {SIZE}}}')
-        end
-        done = function(summary, latency)
-          local e = summary.errors
-          local errors = e.connect + e.read + e.write + e.status + e.timeout
-          io.write(string.format("RESULT %d %d %d %f %d %d %d\\n", errors, summary.requests, summary.duration,
-            latency.mean, latency:percentile(50), latency:percentile(95), latency:percentile(99)))
-        end
-    """)
-    said = run_tool(
-        find_program("wrk", "wrk"),
-        *("-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "-s", str(script), f"{address}/api/search/total"),
-    )
-    errors, requests, microseconds, *latencies = map(float, said.partition("RESULT ")[2].split())
-    assert errors == 0
-    named = zip(("average", "p50", "p95", "p99"), latencies, strict=True)
-    return {"rate": requests / microseconds * 1e6, **{name: value / 1000 for name, value in named}}
-
-
-def of_ab(address: str, folder: Path, seconds: int) -> Figures:
-    file = folder / "percentiles.csv"
-    limits = ("-l", "-t", str(seconds), "-n", "1000000", "-c", str(CONNECTIONS), "-e", str(file))
-    report = ab(address, folder, SIZE, *limits)
-    assert report["Failed requests"] == "0"
-    with file.open() as lines:
-        percentiles = dict(csv.reader(lines))
-    rate, average = (float(report[name].split()[0]) for name in ("Requests per second", "Time per request"))
-    # The report has two times of that name: the later one is divided by the connections.
-    return {
-        "rate": rate,
-        "average": average * CONNECTIONS,
-        **{f"p{place}": float(percentiles[str(place)]) for place in (50, 95, 99)},
-    }
-
-
-def agreeing(figures: Figures, others: Figures, within: float = 0.15) -> set[str]:
-    return {name for name, value in others.items() if 1 - within <= figures[name] / value <= 1 + within}
-
-
-@pytest.mark.parametrize("other", ["wrk", "ab"])
-def test_the_rate_agrees_with_that_of_wrk_and_ab(service: Service, other: str) -> None:
-    """Service and client compete for the machine's cores, so on a busy one the most that two clients get differs
-    by more than the 15 % within which they agree on a quiet one.
-
-    ab speaks HTTP/1.0, so that the service closes after each answer: beside it, ours asks for that as well.
-    """
-    rounds = []
-    for _ in range(3):
-        pairs = []
-        for _ in range(5):  # alternating, so that whatever else the machine does disturbs both
-            if other == "wrk":
-                pairs.append((ours(service.address, "-d", "1"), of_wrk(service.address, service.folder, 1)))
-            else:
-                one_each = ("-d", "1", "--no-keep-alive", "--users", "7")
-                pairs.append((ours(service.address, *one_each), of_ab(service.address, service.folder, 1)))
-        mine, theirs = ({"rate": statistics.median(each["rate"] for each in side)} for side in zip(*pairs, strict=True))
-        rounds.append(mine["rate"] / theirs["rate"])
-        if agreeing(mine, theirs, within=0.4):
-            return
-    pytest.fail(f"our rate divided by that of {other}: {rounds}")
-
-
-@pytest.mark.parametrize("other", ["wrk", "ab"])
-def test_latencies_agree_with_those_of_wrk_and_ab_within_15_percent(tmp_path: Path, other: str) -> None:
-    """Of a server whose latencies are its own choice, and not the machine's."""
-
-    async def mostly_fast(server: FakeServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await server.read(reader)
-            await asyncio.sleep(0.15 if server.requests % 10 == 0 else 0.03)
-            writer.write(http(200, FEED))
-            if "HTTP/1.0" in server.heads[-1] or "Connection: close" in server.heads[-1]:
-                return
-
-    rounds = []
-    with serving(mostly_fast) as server:
-        for _ in range(3):
-            if other == "wrk":
-                pair = ours(server.address, "-d", "2"), of_wrk(server.address, tmp_path, 2)
-            else:
-                pair = ours(server.address, "-d", "2", "--no-keep-alive"), of_ab(server.address, tmp_path, 2)
-            rounds.append(pair)
-            expected = {"rate", "p50", "p95", "p99"} | ({"average"} if other == "wrk" else set())  # ab adds nothing
-            if expected <= agreeing(*pair):
-                return
-    pytest.fail(f"our figures beside those of {other}: {rounds}")
