@@ -21,6 +21,7 @@ import typer
 import test_load_performance as load_test
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.servers import LOOPBACK, free_port, wait_until
+from tests.support.listening import stop_listening
 from tests.support.load_test import COMMAND, FEED, FakeServer, Handler, always, command, http, measure, serving
 
 # Verdicts.
@@ -185,7 +186,7 @@ async def listen_no_more(server: FakeServer, reader: asyncio.StreamReader, write
     """After its first answer, to what asks whether there is a service."""
     await server.read(reader)
     assert server.listener is not None
-    server.listener.close()
+    await stop_listening(server.listener)
     writer.write(http(200, FEED))
 
 

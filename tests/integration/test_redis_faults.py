@@ -27,6 +27,7 @@ from tests.servers import (
     replica_of,
     wait_until,
 )
+from tests.support.listening import stop_listening
 from tests.support.redis_workers import (
     PATIENCE_SECONDS,
     PATIENT_MILLISECONDS,
@@ -193,7 +194,7 @@ class SlowRoad:
         self._server = await asyncio.start_server(self._carry, LOOPBACK, self.port)
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
+        await stop_listening(self._server)
         await asyncio.sleep(0.01)  # until each connection that is accepted has its task
         while self._carried:
             for task in self._carried:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY
 from tests.servers import LOOPBACK
+from tests.support.listening import stop_listening
 
 COMMAND = [sys.executable, str(REPOSITORY / "test_load_performance.py")]
 FEED = b'{"statusCode":200,"body":{"mix_ids":["1"],"items":[{}],"request_id":"","relaxed":[]}}'
@@ -89,9 +90,9 @@ def serving(handler: Handler) -> Iterator[FakeServer]:
         server.port = server.listener.sockets[0].getsockname()[1]
         is_up.set()
         await server.stop.wait()
-        server.listener.close()
-        # A connection may have been accepted in this very turn: its task starts some turns later, and whoever
-        # cancelled it before would leave its socket open. So each one starts, and ends because its socket does.
+        await stop_listening(server.listener)
+        # A connection's task may not have started yet, and whoever cancelled it before would leave its socket open.
+        # So each one starts, and ends because its socket does.
         is_quiet = False
         while not is_quiet:
             is_quiet = len(asyncio.all_tasks()) == 1
