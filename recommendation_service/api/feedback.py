@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 import msgspec
 import numpy as np
 import structlog
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
@@ -211,10 +210,6 @@ class Feedback:
         if now > self._warned + 10:
             self._warned = now
             log.error(event, reason=str(error))
-
-
-def feedback_route(prefix: str, feedback: Feedback) -> Route:
-    return Route(f"{prefix}/feedback", feedback, methods=["POST"])
 
 
 async def tell_fleet(

@@ -6,7 +6,6 @@ done here already; documentation.py describes them in the OpenAPI document.
 
 from typing import NamedTuple
 
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
@@ -57,12 +56,9 @@ class FeedEndpoint:
         await send({"type": "http.response.body", "body": body})
 
 
-def feed_routes(prefix: str, feeds: PersonalFeeds, access: Access, limits: CallLimits) -> list[Route]:
-    """The feeds as plain routes; documentation.py describes them."""
-    return [
-        Route(f"{prefix}/search/{endpoint}", FeedEndpoint(endpoint, feeds, access, limits), methods=["POST"])
-        for endpoint in ENDPOINTS
-    ]
+def feed_endpoints(prefix: str, feeds: PersonalFeeds, access: Access, limits: CallLimits) -> dict[str, FeedEndpoint]:
+    """The feeds by their paths; documentation.py describes them."""
+    return {f"{prefix}/search/{name}": FeedEndpoint(name, feeds, access, limits) for name in ENDPOINTS}
 
 
 def _idempotency_key(scope: Scope) -> str:
