@@ -35,6 +35,7 @@ from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catal
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
 from tests.servers import PrivateRedis, wait_until
 from tests.support.disks import fill_disk, small_disk
+from tests.support.http_contract import error_of
 
 LARGEST_ID = 2**63 - 1
 SMALLEST_LOG_MEGABYTES = 32
@@ -160,17 +161,6 @@ def event(
     user: object, item_id: object, name: str = "view", item_type: str = "resume", **fields: Any
 ) -> dict[str, Any]:
     return {"event": name, "user_id": user, "item_type": item_type, "item_id": item_id, **fields}
-
-
-def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    content = answer.json()
-    assert set(content) == {"statusCode", "error"}
-    assert content["statusCode"] == status
-    error: dict[str, Any] = content["error"]
-    assert error["code"] == code
-    assert "Traceback" not in answer.text
-    return error
 
 
 # What is taken.

@@ -37,6 +37,7 @@ from recommendation_service.api.operations import RELOAD_WAIT_SECONDS
 from recommendation_service.core.config import Settings
 from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY, Service, load_demo
 from tests.servers import LOOPBACK, PrivateServer, find_program, free_port, wait_until
+from tests.support.http_contract import error_of
 
 DEPLOY = REPOSITORY / "deploy" / "nginx"
 CONFIGURATION = (DEPLOY / "recommendation-service.conf").read_text("utf-8")
@@ -224,17 +225,6 @@ _users = itertools.count(1)
 def fresh_user() -> int:
     """Somebody who has not asked for a feed yet: the service's limit is on users."""
     return next(_users)
-
-
-def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    """Fails unless the answer is an error of the contract's form."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
-    assert set(body) == {"statusCode", "error"}
-    assert set(body["error"]) == {"code", "message", "details"}
-    assert (body["statusCode"], body["error"]["code"], body["error"]["details"]) == (status, code, [])
-    return body  # type: ignore[no-any-return]
 
 
 # What the service says to caches, without nginx.
