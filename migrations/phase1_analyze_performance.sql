@@ -21,7 +21,7 @@ SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'slow_query_log', 'slow
 SHOW GLOBAL STATUS WHERE Variable_name IN ('Slow_queries', 'Threads_connected', 'Max_used_connections', 'Select_scan',
   'Select_full_join', 'Sort_merge_passes', 'Uptime');
 
--- Sizes; rows are the server's estimate.
+-- Sizes; rows are the server's estimate. MySQL counts new indices in after an ANALYZE TABLE of an administrator.
 SELECT t.table_name AS `table`, t.engine AS engine, t.row_format AS row_format, t.table_rows AS `rows`,
        ROUND(t.data_length / 1048576, 1) AS data_mib, ROUND(t.index_length / 1048576, 1) AS index_mib
 FROM information_schema.tables t
@@ -45,7 +45,8 @@ SET @use = IF(@readable AND @@performance_schema,
      'SELECT "not counted: the server runs without performance_schema" AS `use of indices`'));
 PREPARE index_use FROM @use; EXECUTE index_use;
 
--- The plans. Parameters are as at a rebuild now, with the windows' defaults; one user is whoever was active last.
+-- The plans, as a table: MySQL 9 draws a tree unless asked. Parameters are as at a rebuild now, with the windows'
+-- defaults; one user is whoever was active last.
 SET @now = UTC_TIMESTAMP(), @users_since = UTC_TIMESTAMP() - INTERVAL 90 DAY,
     @videos_since = UTC_TIMESTAMP() - INTERVAL 360 DAY, @challenges_since = UTC_TIMESTAMP() - INTERVAL 90 DAY,
     @interactions_since = UTC_TIMESTAMP() - INTERVAL 90 DAY, @views_since = UTC_TIMESTAMP() - INTERVAL 30 DAY,
@@ -54,7 +55,7 @@ SET @now = UTC_TIMESTAMP(), @users_since = UTC_TIMESTAMP() - INTERVAL 90 DAY,
     @user_id = (SELECT causer_id FROM activity_log WHERE causer_id IS NOT NULL ORDER BY id DESC LIMIT 1);
 
 SELECT 'users.sql' AS query, '100 ms' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT u.id, p.skills, p.knowledge AS knowledges, p.tools, p.languages,
        CAST(u.created_at AS CHAR) AS created_at, CAST(u.updated_at AS CHAR) AS updated_at
 FROM users u
@@ -64,7 +65,7 @@ WHERE (u.deleted_at IS NULL OR u.deleted_at < @zero_date)
        OR u.created_at < @zero_date OR u.updated_at < @zero_date);
 
 SELECT 'videos.sql' AS query, '80 ms' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT r.id, r.user_id AS creator_id, u.id AS creator_row, u.name AS creator_name, u.city, u.country,
        r.video, r.image, r.description, r.skills, r.knowledges, r.tools, r.languages, r.role_objectives,
        CAST(r.created_at AS CHAR) AS created_at
@@ -77,14 +78,14 @@ WHERE r.status = 'send'
   AND (u.deleted_at IS NULL OR u.deleted_at < @zero_date);
 
 SELECT 'engagement_views.sql' AS query, '70 ms' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT model_id AS video_id, COUNT(*) AS views
 FROM views
 WHERE model_type = @resume_model_type
 GROUP BY model_id;
 
 SELECT 'challenges.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT c.id, c.user_id AS creator_id, u.id AS creator_row, u.name AS creator_name, u.city, u.country,
        c.name, c.slug, c.description, c.video, c.image, c.talent_type, c.interest_areas, c.type_objectives,
        CAST(c.status_at AS CHAR) AS status_at,
@@ -100,7 +101,7 @@ WHERE c.status = 'published'
   AND (u.deleted_at IS NULL OR u.deleted_at < @zero_date);
 
 SELECT 'changes.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT
   (SELECT COUNT(*) FROM resumes) AS resumes_count,
   (SELECT MAX(id) FROM resumes) AS resumes_last,
@@ -129,59 +130,59 @@ FROM (
   FROM profiles) p;
 
 SELECT 'connections.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT from_id, to_id, CAST(created_at AS CHAR) AS created_at
 FROM user_connections
 WHERE status = 'accepted' AND (created_at >= @connections_since OR created_at < @zero_date);
 
 SELECT 'engagement_exhibitions.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT resume_id AS video_id, COUNT(*) AS exhibitions
 FROM resumes_exhibited
 GROUP BY resume_id;
 
 SELECT 'engagement_matches.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT model_id AS video_id, COUNT(*) AS matches
 FROM matches
 WHERE status = 'accepted'
 GROUP BY model_id;
 
 SELECT 'engagement_ratings.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT model_id AS video_id, COUNT(*) AS ratings, AVG(CASE WHEN value > 5 THEN 5 ELSE value END) AS average
 FROM team_feedbacks
 WHERE type = 'ranking_resume' AND value > 0
 GROUP BY model_id;
 
 SELECT 'engagement_saves.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT model_id AS video_id, COUNT(*) AS saves
 FROM likes
 WHERE type = 'save'
 GROUP BY model_id;
 
 SELECT 'interactions_matches.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT user_id, model_id AS item_id, 4 AS weight, CAST(created_at AS CHAR) AS happened_at
 FROM matches
 WHERE status = 'accepted' AND user_id IS NOT NULL AND (created_at >= @interactions_since OR created_at < @zero_date);
 
 SELECT 'interactions_ratings.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT user_id, model_id AS item_id, value AS weight,
        CAST(created_at AS CHAR) AS happened_at
 FROM team_feedbacks
 WHERE type = 'ranking_resume' AND value > 0 AND user_id IS NOT NULL AND (created_at >= @interactions_since OR created_at < @zero_date);
 
 SELECT 'interactions_saves.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT user_id, model_id AS item_id, 3 AS weight, CAST(created_at AS CHAR) AS happened_at
 FROM likes
 WHERE type = 'save' AND user_id IS NOT NULL AND (created_at >= @interactions_since OR created_at < @zero_date);
 
 SELECT 'interactions_views.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
        CASE WHEN a.subject_type LIKE '%Challenge%' THEN 1 ELSE 0 END AS is_challenge
 FROM activity_log recent
@@ -194,7 +195,7 @@ WHERE (recent.created_at >= @views_since OR recent.created_at < @zero_date)
            AND a.properties NOT LIKE '{"event":"hide"%'));
 
 SELECT 'user_connections.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT o.other_id, o.created_at
 FROM (SELECT to_id AS other_id, CAST(created_at AS CHAR) AS created_at
       FROM user_connections
@@ -208,7 +209,7 @@ FROM (SELECT from_id AS other_id, CAST(created_at AS CHAR) AS created_at
       ORDER BY created_at DESC LIMIT 80) i;
 
 SELECT 'user_interactions.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT r.item_id, r.happened_at, 0 AS is_challenge
 FROM (SELECT model_id AS item_id, CAST(created_at AS CHAR) AS happened_at
       FROM team_feedbacks
@@ -239,7 +240,7 @@ FROM (SELECT subject_id AS item_id, CAST(created_at AS CHAR) AS happened_at,
       ORDER BY created_at DESC LIMIT 80) v;
 
 SELECT 'user_profile.sql' AS query, 'none' AS target;
-EXPLAIN
+EXPLAIN FORMAT=TRADITIONAL
 SELECT u.id, p.skills, p.knowledge AS knowledges, p.tools, p.languages
 FROM users u
 LEFT JOIN profiles p ON p.user_id = u.id
