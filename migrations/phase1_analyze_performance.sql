@@ -5,6 +5,7 @@
 -- MySQL 5.7+ or MariaDB 10.2+, with SELECT on these tables; the use of indices also needs SELECT on one table of the
 -- performance schema. Plans are estimates and run nothing; `recs doctor` measures the times. Run it before and after
 -- phase1_create_indexes.sql and compare: `type` ALL with many `rows` reads a whole table, `key` names the index used.
+-- The mariadb client takes the hints for MySQL out of two queries, unless told --comments.
 
 -- For this session only. Names compare whatever the client speaks; quotes mean what they mean below; and a table whose
 -- dates default to zero can be indexed under a strict server.
@@ -56,7 +57,7 @@ SET @now = UTC_TIMESTAMP(), @users_since = UTC_TIMESTAMP() - INTERVAL 90 DAY,
 
 SELECT 'users.sql' AS query, '100 ms' AS target;
 EXPLAIN FORMAT=TRADITIONAL
-SELECT u.id, p.skills, p.knowledge AS knowledges, p.tools, p.languages,
+SELECT /*+ INDEX_MERGE(u) */ u.id, p.skills, p.knowledge AS knowledges, p.tools, p.languages,
        CAST(u.created_at AS CHAR) AS created_at, CAST(u.updated_at AS CHAR) AS updated_at
 FROM users u
 LEFT JOIN profiles p ON p.user_id = u.id
@@ -183,7 +184,7 @@ WHERE type = 'save' AND user_id IS NOT NULL AND (created_at >= @interactions_sin
 
 SELECT 'interactions_views.sql' AS query, 'none' AS target;
 EXPLAIN FORMAT=TRADITIONAL
-SELECT a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
+SELECT /*+ JOIN_ORDER(recent, a) */ a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
        CASE WHEN a.subject_type LIKE '%Challenge%' THEN 1 ELSE 0 END AS is_challenge
 FROM activity_log recent
 JOIN activity_log a ON a.id = recent.id

@@ -1,5 +1,6 @@
 """Reading of plans, and what is a fault in them."""
 
+import re
 from typing import Any
 
 import pytest
@@ -36,6 +37,14 @@ def test_aliases_lead_to_the_operators_tables(query: str) -> None:
     aliases = tables_by_alias(sql(query))
     assert set(aliases.values()) <= set(REQUIRED)
     assert aliases
+
+
+@pytest.mark.parametrize("query", queries())
+def test_hints_name_tables_of_their_query_and_no_index(query: str) -> None:
+    hints = re.findall(r"/\*\+ (\w+)\(([\w, ]+)\) \*/", sql(query))
+    assert len(hints) == sql(query).count("/*+")
+    for _, names in hints:
+        assert set(names.split(", ")) <= set(tables_by_alias(sql(query)))
 
 
 def test_aliases_of_a_join() -> None:
