@@ -34,7 +34,8 @@ _CONNECTING = {
     1044: "Give the user SELECT on the database: GRANT SELECT ON `{database}`.* TO '{user}'@'HOST';",
     1045: "Check MYSQL_USER and MYSQL_PASSWORD, and from which hosts the server lets that user in.",
     1049: "Check MYSQL_DB.",
-    1129: "The server has blocked this host after failed connections: FLUSH HOSTS on the server.",
+    1129: "The server has blocked this host after failed connections: FLUSH HOSTS on the server, which MySQL 8.4 and "
+    "newer call TRUNCATE TABLE performance_schema.host_cache.",
     2003: "Check MYSQL_HOST and MYSQL_PORT, that the server runs, and that no firewall is between.",
 }
 
