@@ -12,6 +12,7 @@ from sqlalchemy import text
 from recommendation_service.core.errors import SourceError
 from recommendation_service.demo import schema
 from recommendation_service.demo.schema import CHALLENGE_MODEL, RESUME_MODEL
+from recommendation_service.doctor.queries import EXPLAIN
 from recommendation_service.sources.reader import sql
 from recommendation_service.sources.users import (
     MOST_CONNECTIONS,
@@ -264,7 +265,7 @@ def test_with_indices_on_the_users_number_no_table_is_read_whole(tmp_path: Path,
             ours = reader(database)
             for query in ("user_profile", "user_interactions", "user_connections"):
                 parameters = ours._parameters(1007, NOW.timestamp()) | {"most": MOST_OF_A_KIND}
-                statement = text("EXPLAIN " + sql(query))
+                statement = text(EXPLAIN + sql(query))
                 wanted = {name: parameters[name] for name in statement._bindparams}
                 plan = connection.execute(statement, wanted).mappings().all()
                 read_whole = [
