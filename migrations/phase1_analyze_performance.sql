@@ -184,7 +184,8 @@ WHERE type = 'save' AND user_id IS NOT NULL AND (created_at >= @interactions_sin
 
 SELECT 'interactions_views.sql' AS query, 'none' AS target;
 EXPLAIN FORMAT=TRADITIONAL
-SELECT /*+ JOIN_ORDER(recent, a) */ a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
+SELECT /*+ JOIN_ORDER(recent, a) */
+       a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
        CASE WHEN a.subject_type LIKE '%Challenge%' THEN 1 ELSE 0 END AS is_challenge
 FROM activity_log recent
 JOIN activity_log a ON a.id = recent.id

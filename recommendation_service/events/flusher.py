@@ -260,12 +260,15 @@ class Flusher:
             return None
         try:
             if pending_migrations(self._engine):
-                done = migrate(self._engine)
+                try:
+                    done = migrate(self._engine)
+                except SourceError as error:
+                    return f"{error} `recs migrate` makes the tables."
                 log.info("tables were made", migrations=[migration.what for migration in done])
             for table in untransactional_tables(self._engine):
                 log.warning("a failed flush can leave rows behind, so events may be there twice", table=table)
         except SourceError as error:
-            return f"{error} `recs migrate` makes the tables."
+            return str(error)
         self._tables_ready = True
         return None
 

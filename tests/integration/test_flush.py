@@ -37,7 +37,7 @@ from recommendation_service.events.rows import Event, event_id_of
 from recommendation_service.events.segments import SUFFIX, SegmentFull, SegmentWriter
 from recommendation_service.events.tables import make_writing_engine, migrate, pending_migrations
 from tests.end_to_end.service import REPOSITORY, Service, command_of, load_demo, recs
-from tests.servers import LOOPBACK, PrivateMariaDB, find_program, wait_until
+from tests.servers import LOOPBACK, PrivateMariaDB, find_program, free_port, wait_until
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
 
 PATIENCE_SECONDS = 60.0
@@ -487,6 +487,18 @@ def test_a_missing_privilege_is_named_and_events_wait_until_it_is_given(
         engine.dispose()
     assert_each_is_there_once(owner, records)
     owner.dispose()
+
+
+def test_a_server_that_is_away_is_not_taken_for_one_without_tables(tmp_path: Path) -> None:
+    url = URL.create("mysql+pymysql", "app", "secret", LOOPBACK, free_port(), DATABASE)
+    settings = settings_for(url, tmp_path)
+    write_segment(settings.events_dir, [feedback()])
+    engine = make_writing_engine(settings)
+    flusher = Flusher(settings, engine)
+    assert not flusher.flush_all()
+    assert "Can't connect" in str(flusher.status.error)
+    assert "recs migrate" not in str(flusher.status.error)
+    engine.dispose()
 
 
 # The process.

@@ -1,9 +1,10 @@
 -- Views from the activity log, of videos and of challenges. The window is found in the narrow index on created_at alone,
 -- and only its rows are then read, by id: in one step a server holds that to be dearer than reading the whole log.
--- MySQL 8 holds it so in two steps as well, hence the hint.
+-- MySQL 9.7 holds it so in two steps as well, hence the hint.
 -- The service itself appends what it saw, with the event first in the properties: what was only shown, skipped or
 -- hidden is no view.
-SELECT /*+ JOIN_ORDER(recent, a) */ a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
+SELECT /*+ JOIN_ORDER(recent, a) */
+       a.causer_id AS user_id, a.subject_id AS item_id, 2 AS weight, CAST(a.created_at AS CHAR) AS happened_at,
        CASE WHEN a.subject_type LIKE '%Challenge%' THEN 1 ELSE 0 END AS is_challenge
 FROM activity_log recent
 JOIN activity_log a ON a.id = recent.id
