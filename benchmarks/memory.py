@@ -36,6 +36,11 @@ class MemoryFigures:
         """Of the own memory over all windows, as a share."""
         return self.own_mb[-1] / self.own_mb[0] - 1
 
+    @property
+    def late_growth(self) -> float:
+        """The same over the second half of them, which a leak would make as large as the first."""
+        return self.own_mb[-1] / self.own_mb[WINDOWS // 2] - 1
+
 
 def measure_memory(database: URL, folder: Path, requests: int, warm_up: int = WARM_UP_REQUESTS) -> MemoryFigures:
     """What so many requests of rotating users add, once each worker has answered ``warm_up``.
