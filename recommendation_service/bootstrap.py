@@ -6,7 +6,7 @@ import gc
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -56,14 +56,20 @@ SWEEP_SECONDS = 30.0
 
 
 class Application(FastAPI):
-    """FastAPI within layers of ours, which would else be its own innermost: hot calls end before they come to it."""
+    """FastAPI within layers of ours, which would else be its own innermost, and a short cut to what is called most.
 
-    def __init__(self, layers: list[Middleware], **options: Any) -> None:
+    ``hot``: by path, what takes POSTs before they come to FastAPI.
+    """
+
+    def __init__(self, layers: list[Middleware], hot: dict[str, ASGIApp], **options: Any) -> None:
         super().__init__(**options)
         self._layers = layers
+        self.hot = hot
+        # For other methods, and for whoever serves this below a root path, which the short cut does not know.
+        self.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
 
     def build_middleware_stack(self) -> ASGIApp:
-        app = super().build_middleware_stack()
+        app: ASGIApp = ShortCut(super().build_middleware_stack(), self.hot)
         for layer, arguments, options in reversed(self._layers):
             app = layer(app, *arguments, **options)
         return app
@@ -89,7 +95,8 @@ def create_app(settings: Settings | None = None) -> Application:
     hot: dict[str, ASGIApp] = {**feed_endpoints(prefix, feeds, access, limits), f"{prefix}/feedback": feedback}
 
     app = Application(
-        _layers(settings, metrics, prefix, hot),
+        _layers(settings, metrics, prefix),
+        hot,
         title="recommendation-service",
         lifespan=_lifespan(settings, metrics, serving, feeds, feedback),
         redirect_slashes=False,
@@ -107,8 +114,6 @@ def create_app(settings: Settings | None = None) -> Application:
     )
     app.state.serving = serving
     app.state.feeds = feeds
-    # Their POSTs take the short cut; the router knows of them what else may be asked there, which is nothing.
-    app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
     add_administration(app, prefix, settings, serving, feeds, feedback, access, policy)
     add_operations(app, prefix, serving, store, metrics, access)
     add_documentation(app, prefix, access)
@@ -204,7 +209,7 @@ async def _sweep(memory: UserMemory, lifetimes: Lifetimes) -> None:
             log.exception("the memory of what users have seen could not be swept")
 
 
-def _layers(settings: Settings, metrics: Metrics, prefix: str, hot: Mapping[str, ASGIApp]) -> list[Middleware]:
+def _layers(settings: Settings, metrics: Metrics, prefix: str) -> list[Middleware]:
     """The outermost first."""
     paths = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
     layers = [Middleware(RequestScope, metrics, paths, settings.access_log)]
@@ -219,7 +224,6 @@ def _layers(settings: Settings, metrics: Metrics, prefix: str, hot: Mapping[str,
                 expose_headers=["x-request-id"],
             )
         )
-    layers.append(Middleware(ShortCut, hot))
     return layers
 
 

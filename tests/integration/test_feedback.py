@@ -35,7 +35,7 @@ from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catal
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
 from tests.servers import PrivateRedis, wait_until
 from tests.support.disks import fill_disk, small_disk
-from tests.support.http_contract import error_of
+from tests.support.http_contract import ask, body_of, error_of
 
 LARGEST_ID = 2**63 - 1
 SMALLEST_LOG_MEGABYTES = 32
@@ -76,19 +76,10 @@ class Running:
 
     def accept(self, *events: dict[str, Any]) -> dict[str, Any]:
         """The body of the answer, which must be 202."""
-        answer = self.send(*events)
-        assert answer.status_code == 202, answer.text
-        content = answer.json()
-        assert set(content) == {"statusCode", "body"}
-        assert content["statusCode"] == 202
-        body: dict[str, Any] = content["body"]
-        return body
+        return body_of(self.send(*events), 202)
 
     def feed(self, endpoint: str = "discover", **fields: Any) -> dict[str, Any]:
-        answer = self.client.post(f"/api/search/{endpoint}", json=fields)
-        assert answer.status_code == 200, answer.text
-        body: dict[str, Any] = answer.json()["body"]
-        return body
+        return ask(self.client, endpoint, **fields)
 
     def shown(self, endpoint: str = "discover", **fields: Any) -> list[str]:
         return [item["id"] for item in self.feed(endpoint, **fields)["items"]]

@@ -27,15 +27,19 @@ RULES = {"skill_novelty", "creator_window", "slot_kind", "seen"}
 MakeClient = Callable[..., httpx.Client]
 
 
-def ask(client: httpx.Client, endpoint: str = "total", **fields: Any) -> dict[str, Any]:
-    """The body of a feed that must be answered."""
-    answer = client.post(f"/api/search/{endpoint}", json=fields)
-    assert answer.status_code == 200, answer.text
+def body_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The body of an answer that is no error."""
+    assert answer.status_code == status, answer.text
     content = answer.json()
     assert set(content) == {"statusCode", "body"}
-    assert content["statusCode"] == 200
+    assert content["statusCode"] == status
     body: dict[str, Any] = content["body"]
     return body
+
+
+def ask(client: httpx.Client, endpoint: str = "total", **fields: Any) -> dict[str, Any]:
+    """The body of a feed that must be answered."""
+    return body_of(client.post(f"/api/search/{endpoint}", json=fields), 200)
 
 
 def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:

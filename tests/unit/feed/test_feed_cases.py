@@ -16,6 +16,7 @@ from recommendation_service.ranking.policy import ENDPOINTS, FEATURE_NAMES, FEAT
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import make_working_memory
 from tests.support.catalogs import Challenge, Interaction, User, Video, World, build, in_memory, make_catalog, published
+from tests.support.http_contract import CHALLENGE_FIELDS, RESUME_FIELDS
 from tests.support.policies import policy_file
 from tests.support.slates import ranked, request_for
 from tests.support.worlds import random_world
@@ -300,15 +301,6 @@ def test_a_feed_that_was_broken_off_leaves_nothing_behind_either() -> None:
 
 
 # What an answer holds.
-
-RESUME_FIELDS = {
-    "type", "id", "name", "slug", "description", "video", "image", "user_id", "user_name", "user_slug", "avatar",
-    "main_objective", "type_audience", "type_audiences", "interest_areas", "role_objectives", "connected",
-}  # fmt: skip
-CHALLENGE_FIELDS = {
-    "type", "id", "name", "slug", "description", "video_url", "image", "user_id", "user_name", "user_slug",
-    "user_avatar", "talent_type", "interest_areas", "type_objectives", "top", "created_at", "updated_at",
-}  # fmt: skip
 
 
 @EVERY_ENDPOINT
