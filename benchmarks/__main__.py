@@ -167,7 +167,7 @@ def _server_rows(url: URL, folder: Path, *, quick: bool) -> list[Row]:
             figures.feed >= 3000 and figures.p99_ms <= 25 and figures.errors == 0,
         ),
         Row(
-            "the same, as a share of a fixed body from a plain ASGI route",
+            "the same, as a share of a fixed body that goes the feeds' own way",
             f"{figures.share:.2f} ({figures.fixed:,.0f} req/s)",
             "≥ 0.5",
             figures.share >= 0.5,
