@@ -108,9 +108,9 @@ def _head_of_ordering(
     for i in range(catalog.order_offsets[kind], catalog.order_offsets[kind + 1]):
         if place == full:
             break
-        if flags[order[i]] & HIDDEN == 0:
-            pool[place] = order[i]
-            place += 1
+        # Without a branch, which nobody could foretell: what is hidden is overwritten by the next.
+        pool[place] = order[i]
+        place += int(flags[order[i]] & HIDDEN == 0)
     return place
 
 
@@ -198,11 +198,11 @@ def _offer(
     scanned = 0
     for i in range(start, end):
         item = offered[i]
+        if flags[item] & HIDDEN != 0:
+            continue
         score = float(hand[item, kind])
         if size == limit and score + bound <= scores[0]:
             break
-        if flags[item] & HIDDEN != 0:
-            continue
         if once:
             if scored[item] & bit != 0:
                 continue
