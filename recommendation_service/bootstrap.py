@@ -41,6 +41,7 @@ from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.core.supervision import ProcessSupervisor
 from recommendation_service.events import flusher
 from recommendation_service.events.fleet_memory import FleetMemory
+from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.log import EventLog
 from recommendation_service.events.stream import EventStream
 from recommendation_service.events.user_memory import MemoryFailed, UserMemory
@@ -155,15 +156,16 @@ def _lifespan(
         await asyncio.to_thread(serving.load_current)
         work: list[Coroutine[Any, Any, None]] = [serving.watch()]
         async with contextlib.AsyncExitStack() as stack:
+            event_log, memory = None, None
             if settings.record_events:
                 event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20)
                 stack.push_async_callback(event_log.close)
                 work.append(event_log.sync_often())
-                feeds.event_log = feedback.event_log = event_log
+                feedback.event_log = event_log
             if settings.seen_state and (memory := _open_memory(settings)) is not None:
                 stack.callback(memory.close)
                 work.append(_sweep(memory, serving.lifetimes))
-                feeds.memory = feedback.memory = memory
+            feeds.group = feedback.group = GroupCommit(memory, event_log, feeds.unrecorded)
             redis = open_redis(settings, metrics)
             if redis is not None:
                 stack.push_async_callback(redis.close)

@@ -91,9 +91,9 @@ def add_administration(
         removed: dict[str, object] = {"user_id": user_id, "remembered_items": 0}
         moment = now_ms()
         key = user_key(user_id, 0)
-        if key is not None and feeds.memory is not None:
+        if key is not None and feeds.group.memory is not None:
             try:
-                removed["remembered_items"] = feeds.memory.forget(key)
+                removed["remembered_items"] = feeds.group.memory.forget(key)
             except MemoryFailed as error:
                 raise DatabaseFailed(f"What the user has seen cannot be removed: {error}") from error
         if key is not None and feeds.fleet is not None:

@@ -19,6 +19,7 @@ from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.events.fleet_memory import AGREEMENTS, FleetMemory, merged
+from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import (
     ITEM_TYPES,
@@ -29,7 +30,7 @@ from recommendation_service.events.records import (
     encode,
 )
 from recommendation_service.events.stream import EventStream
-from recommendation_service.events.user_memory import MemoryFailed, UserMemory, as_entries, user_key
+from recommendation_service.events.user_memory import Change, MemoryFailed, as_entries, user_key
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import (
     Lifetimes,
@@ -65,7 +66,7 @@ class NotRecording(ServiceError):
 
 
 class Feedback:
-    """The endpoint as an ASGI application, one worker's. ``memory`` and ``event_log`` are opened in its lifespan."""
+    """The endpoint as an ASGI application, one worker's. What it writes to is opened in its lifespan."""
 
     def __init__(
         self, serving: Serving, metrics: Metrics, access: Access, limits: CallLimits, lifetimes: Lifetimes
@@ -76,7 +77,7 @@ class Feedback:
         self._limits = limits
         self._lifetimes = np.array(lifetimes, np.int64)
         self._live = np.zeros(LIVE_SESSIONS, np.int64)
-        self.memory: UserMemory | None = None
+        self.group: GroupCommit | None = None  # with the memory
         self.fleet: FleetMemory | None = None
         self.stream: EventStream | None = None
         self.event_log: EventLog | None = None
@@ -159,13 +160,13 @@ class Feedback:
     async def _remember(self, records: list[FeedbackRecord], now: int) -> list[int]:
         """Keep the items away from feeds from now on; the kinds of the slots that they were served in, 0: not known."""
         kinds = [0] * len(records)
-        if self.memory is None:
+        if self.group is None or self.group.memory is None:
             return kinds
         users = list(_by_user(records).items())
         for start in range(0, len(users), USERS_AT_ONCE):
             some = users[start : start + USERS_AT_ONCE]
             remembered = (
-                self._remember_user(self.memory, key, [records[p] for p in places], now) for key, places in some
+                self._remember_user(self.group, key, [records[p] for p in places], now) for key, places in some
             )
             for (_, places), of_user in zip(some, await asyncio.gather(*remembered), strict=True):
                 for place, kind in zip(places, of_user, strict=True):
@@ -173,7 +174,7 @@ class Feedback:
         return kinds
 
     async def _remember_user(
-        self, memory: UserMemory, key: bytes, records: list[FeedbackRecord], now: int
+        self, group: GroupCommit, key: bytes, records: list[FeedbackRecord], now: int
     ) -> list[int]:
         count = len(records)
         keys = np.array([_entry_key(record) for record in records], np.int64)
@@ -191,10 +192,10 @@ class Feedback:
             return out[:size].tobytes()
 
         try:
-            theirs = await tell_fleet(self.fleet, memory, key, after) if self.fleet is not None else None
+            theirs = await tell_fleet(self.fleet, group, key, after) if self.fleet is not None else None
             for _ in range(REPLACEMENTS):
-                ours = memory.read(key)
-                if memory.replace(key, ours, after(ours, theirs)):
+                ours = group.read(key)
+                if await group.write(Change(key, ours, after(ours, theirs)), None):
                     break
         except MemoryFailed as error:
             self._metrics.memory_failures.inc()
@@ -213,7 +214,7 @@ class Feedback:
 
 
 async def tell_fleet(
-    fleet: FleetMemory, memory: UserMemory, key: bytes, after: Callable[[bytes, bytes | None], bytes]
+    fleet: FleetMemory, group: GroupCommit, key: bytes, after: Callable[[bytes, bytes | None], bytes]
 ) -> bytes | None:
     """Have the fleet remember what a user did; what it knew before, None where that is not more than this machine
     knows, or where it did not answer.
@@ -224,7 +225,7 @@ async def tell_fleet(
     """
     allowance, known = fleet.allowance(), None
     for attempt in range(AGREEMENTS):
-        ours = memory.read(key)
+        ours = group.read(key)
         new = after(ours, known)
         exchange = fleet.exchange_again if attempt else fleet.exchange
         there = await exchange(key, ours if known is None else known, new, allowance)

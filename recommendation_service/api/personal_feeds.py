@@ -2,8 +2,8 @@
 
 import hashlib
 import time
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
@@ -14,10 +14,13 @@ from recommendation_service.core.errors import IdempotencyConflict
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance
 from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
-from recommendation_service.events.log import EventLog, LogFull
-from recommendation_service.events.recording import feed_record
+from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.log import LogFull
+from recommendation_service.events.recording import FeedRecorder
+from recommendation_service.events.records import UnwrittenFeed
 from recommendation_service.events.user_memory import (
     ANSWER_SECONDS,
+    Change,
     MemoryFailed,
     StoredAnswer,
     UserMemory,
@@ -30,32 +33,33 @@ from recommendation_service.sources.users import Users
 
 log = structlog.get_logger(__name__)
 
-# A feed whose user was served something else meanwhile is ranked again; so often, then it is given as it is.
-RANKINGS = 32
+# A feed whose user was served something else meanwhile is ranked again; so often, then it is given as it is. Of workers
+# that serve one user at once, one succeeds at each turn.
+RANKINGS = 128
 NOBODY = b"nobody"  # the key under which nothing is remembered
 
 
-class Ranked(NamedTuple):
+class Ranked(msgspec.Struct, frozen=True, gc=False):
     """A feed that was made, and may yet be thrown away."""
 
     body: bytes
     relaxed: list[str]
-    record: bytes  # empty where nothing is recorded
+    record: UnwrittenFeed | None  # where feeds are recorded
     entries: bytes  # what to remember of the user from now on; empty where nothing is remembered
     shown: npt.NDArray[np.int64]  # (n,) keys of the items, for the fleet
 
 
 class PersonalFeeds:
-    """One worker's. ``memory``, ``fleet`` and ``event_log`` are opened in its lifespan; None: there is none."""
+    """One worker's. ``group`` (what feeds read and write) and ``fleet`` (None: there is none) come in its lifespan."""
 
     def __init__(self, serving: Serving, metrics: Metrics, *, remembers: bool) -> None:
         self._serving = serving
         self._metrics = metrics
         self._remembers = remembers
-        self.memory: UserMemory | None = None
+        self.group = GroupCommit(None, None, self.unrecorded)
         self.fleet: FleetMemory | None = None
-        self.event_log: EventLog | None = None
         self.users: Users | None = None
+        self._recorder: FeedRecorder | None = None
         self._warned = 0.0
 
     async def feed(
@@ -85,14 +89,21 @@ class PersonalFeeds:
         if self.users is not None and fields.user_id and pipeline.user_row(fields.user_id) < 0:
             request = request._replace(outsider=await self._outsider(self.users, pipeline, fields.user_id))
         happened_ms = int(now * 1000)
-        if self.memory is not None and (key is not None or asked is not None):
+        if self.group.memory is not None and (key is not None or asked is not None):
             try:
                 return await self._rank_and_remember(
-                    self.memory, pipeline, request, key or NOBODY, asked, fields.session_id, happened_ms, allowance
+                    self.group.memory,
+                    pipeline,
+                    request,
+                    key or NOBODY,
+                    asked,
+                    fields.session_id,
+                    happened_ms,
+                    allowance,
                 )
             except MemoryFailed as error:
                 self._memory_failed(error)
-        return self._served(self._rank(pipeline, request, fields.session_id, happened_ms))
+        return await self._recorded(self._rank(pipeline, request, fields.session_id, happened_ms))
 
     async def _outsider(self, users: Users, pipeline: FeedPipeline, user_id: int) -> Outsider | None:
         """What the operator's tables say of a user who is not in the catalog, where that is known in time."""
@@ -116,10 +127,15 @@ class PersonalFeeds:
         return Ranked(
             pipeline.render(request),
             pipeline.relaxed(),
-            feed_record(pipeline, request, session_id, happened_ms) if self.event_log is not None else b"",
-            pipeline.remembered().tobytes() if self.memory is not None else b"",
+            self._recorder_of(pipeline).record(request, session_id, happened_ms) if self.group.records else None,
+            pipeline.remembered() if self.group.memory is not None else b"",
             pipeline.shown() if self.fleet is not None else NO_IDS,
         )
+
+    def _recorder_of(self, pipeline: FeedPipeline) -> FeedRecorder:
+        if self._recorder is None or self._recorder.pipeline is not pipeline:
+            self._recorder = FeedRecorder(pipeline)
+        return self._recorder
 
     async def _rank_and_remember(
         self,
@@ -133,53 +149,61 @@ class PersonalFeeds:
         allowance: Allowance | None,
     ) -> bytes:
         """Rank without what the user has seen, on any machine, until nobody else has served the user meanwhile."""
-        fleet = self.fleet
+        group, fleet = self.group, self.fleet
         for _ in range(RANKINGS):
             theirs: bytes | None = None
             if fleet is not None and allowance is not None:
                 theirs = b"" if key is NOBODY else await fleet.read(key, allowance)
-            ours = memory.read(key)
+            ours = group.read(key)
             ranked = self._rank(pipeline, request, session_id, happened_ms, merged(ours, theirs))
             new = ours if key is NOBODY else ranked.entries
             answer = (asked[0], StoredAnswer(asked[1], ranked.body)) if asked is not None else None
             try:
-                replaced = await replace_everywhere(
-                    memory, fleet, key, ours, theirs, new, ranked.shown, answer, allowance
-                )
+                if fleet is None or allowance is None or theirs is None:
+                    replaced = await group.write(Change(key, ours, new, answer), ranked.record)
+                else:
+                    replaced = await replace_everywhere(
+                        memory, group, fleet, key, ours, theirs, new, ranked.shown, answer, allowance, ranked.record
+                    )
             except MemoryFailed as error:  # what was read counts all the same
                 self._memory_failed(error)
                 break
             if isinstance(replaced, StoredAnswer):
                 return self._same_request(replaced, asked)
             if replaced:
-                break
+                return self._served(ranked)
             self._metrics.feeds_ranked_again.inc()
+        return await self._recorded(ranked)
+
+    async def _recorded(self, ranked: Ranked) -> bytes:
+        if ranked.record is not None:
+            await self.group.write(None, ranked.record)
         return self._served(ranked)
 
     def _served(self, ranked: Ranked) -> bytes:
         if ranked.relaxed:
             self._serving.count_relaxed(ranked.relaxed)
-        if self.event_log is not None:
-            try:
-                self.event_log.append_if_roomy(ranked.record)
-            except LogFull as full:
-                self._metrics.feeds_unrecorded.inc()
-                self._warn("feeds are not recorded", full)
         return ranked.body
+
+    def unrecorded(self, full: LogFull, count: int) -> None:
+        """The log had no room for the records of so many feeds."""
+        self._metrics.feeds_unrecorded.inc(count)
+        self._warn("feeds are not recorded", full)
 
     async def _answered(self, key: bytes, name: bytes, allowance: Allowance | None) -> StoredAnswer | None:
         """What was answered under this Idempotency-Key, here or on another machine."""
-        if self.memory is None:
+        memory = self.group.memory
+        if memory is None:
             return None
         try:
-            stored = self.memory.answer(name)
+            stored = memory.answer(name)
         except MemoryFailed as error:
             self._memory_failed(error)
             return None
         if stored is None and self.fleet is not None and allowance is not None:
             stored = await self.fleet.answer(key, name, allowance)
             if stored is not None:
-                stored = self.memory.keep_answer(name, stored) or stored
+                stored = memory.keep_answer(name, stored) or stored
         return stored
 
     def _memory_failed(self, error: MemoryFailed) -> None:

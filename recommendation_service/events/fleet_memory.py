@@ -12,8 +12,11 @@ import numpy as np
 
 from recommendation_service.catalog.layout import Int64
 from recommendation_service.core.redis import Allowance, Grouped, RedisGuard, RedisUnavailable, run_script
+from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.records import UnwrittenFeed
 from recommendation_service.events.user_memory import (
     ANSWER_SECONDS,
+    Change,
     Entries,
     MemoryFailed,
     StoredAnswer,
@@ -156,29 +159,30 @@ def merged(ours: bytes, theirs: bytes | None) -> bytes:
 
 async def replace_everywhere(
     memory: UserMemory,
-    fleet: FleetMemory | None,
+    group: GroupCommit,
+    fleet: FleetMemory,
     key: bytes,
     ours: bytes,
-    theirs: bytes | None,
+    theirs: bytes,
     new: bytes,
     shown: Int64,
     answer: tuple[bytes, StoredAnswer] | None,
-    allowance: Allowance | None,
+    allowance: Allowance,
+    feed: UnwrittenFeed | None,
 ) -> StoredAnswer | bool:
-    """Put ``new`` in the place of what was read, ``theirs`` from the fleet (None: it did not answer) and ``ours`` here.
+    """Put ``new`` in the place of what was read, ``theirs`` from the fleet and ``ours`` here.
 
     ``shown``: keys of what ``new`` has because it is about to be shown. False where somebody else has shown the user
-    one of these meanwhile; the other answer where one was given. Then what was put is taken back. Raises MemoryFailed.
+    one of these meanwhile; the other answer where one was given. Then what was put is taken back, and ``feed`` is not
+    recorded. Raises MemoryFailed, and then neither.
 
     This machine first: it sees all that its own workers show, also what Redis was too late for, and it has the last
     word on answers. The fleet may have been told something else meanwhile, by this machine's own workers for one:
     only where that has an item of ``shown`` was this one shown in vain.
     """
-    if fleet is None or allowance is None or theirs is None:
-        return memory.replace(key, ours, new, answer)
     failed: MemoryFailed | None = None
     try:
-        if memory.replace(key, ours, new) is False:
+        if await group.write(Change(key, ours, new), None) is False:
             return False
     except MemoryFailed as error:
         failed = error  # the fleet remembers all the same
@@ -190,6 +194,8 @@ async def replace_everywhere(
         memory.take_back(key, _fresh(new, shown, ours, theirs))  # nobody was shown it
     if failed is not None and kept is True:
         raise failed
+    if kept is True:
+        await group.write(None, feed)
     return kept
 
 

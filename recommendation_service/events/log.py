@@ -60,18 +60,19 @@ class EventLog:
         """
         self.append_all([payload])
 
-    def append_if_roomy(self, payload: bytes) -> None:
-        """The same for what nobody is told to be safe, a feed's own record: it leaves a quarter to feedback.
+    def append_if_roomy(self, payloads: Sequence[bytes]) -> None:
+        """``append_all`` for what nobody is told to be safe, the feeds' own records: it leaves a quarter to feedback.
 
         Raises LogFull.
         """
+        needed = sum(map(record_bytes, payloads))
         segment = self._segment
-        needs_segment = segment is None or segment.position + record_bytes(payload) > segment.size
+        needs_segment = segment is None or segment.position + needed > segment.size
         if needs_segment or self._crowded:
             self._look_for_room(self._segment_bytes * needs_segment)
         if needs_segment or segment is None:
-            segment = self._segment_for(record_bytes(payload))
-        self._append(segment, payload)
+            segment = self._segment_for(needed)
+        self._append(segment, *payloads)
 
     def _look_for_room(self, wanted: int) -> None:
         """Raises LogFull where no more is left than what is kept for feedback."""

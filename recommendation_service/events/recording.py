@@ -1,23 +1,32 @@
-"""A feed's record, from the working memory that the feed was made in."""
+"""What a feed's record says, from the working memory that the feed was made in."""
 
-import os
-
-from recommendation_service.events.records import encode_feed
+from recommendation_service.events.records import UnwrittenFeed, encoded_parts
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
 from recommendation_service.ranking.policy import ENDPOINTS
 
 
-def feed_record(pipeline: FeedPipeline, request: FeedRequest, session_id: str | None, happened_ms: int) -> bytes:
-    """Of the pipeline's last feed, which was for ``request``: a FeedRecord, encoded."""
-    return encode_feed(
-        os.urandom(16),
-        bytes.fromhex(request.request_id),
-        request.user_id,
-        session_id,
-        ENDPOINTS.index(request.endpoint),
-        happened_ms,
-        pipeline.catalog.version,
-        pipeline.policy.version,
-        pipeline.seed,
-        *pipeline.slot_columns(),
-    )
+class FeedRecorder:
+    """Of one pipeline's feeds."""
+
+    def __init__(self, pipeline: FeedPipeline) -> None:
+        self.pipeline = pipeline
+        self._versions = pipeline.catalog.version, pipeline.policy.version
+        self._parts: dict[int, list[bytes | memoryview]] = {}  # by the number of slots; the views stay valid
+
+    def record(self, request: FeedRequest, session_id: str | None, happened_ms: int) -> UnwrittenFeed:
+        """Of the pipeline's last feed, which was for ``request``."""
+        pipeline = self.pipeline
+        slots = pipeline.slots
+        parts = self._parts.get(slots)
+        if parts is None:
+            parts = self._parts[slots] = encoded_parts(pipeline.slot_columns())
+        return UnwrittenFeed(
+            request.request_id,
+            request.user_id,
+            session_id,
+            ENDPOINTS.index(request.endpoint),
+            happened_ms,
+            *self._versions,
+            pipeline.seed,
+            b"".join(parts),
+        )

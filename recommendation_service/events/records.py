@@ -4,7 +4,9 @@ A record is MessagePack: an array whose first element names the kind and its ver
 older release is read by a newer one. docs/events.md describes every field.
 """
 
+import os
 import time
+from collections.abc import Sequence
 from enum import IntFlag
 from typing import Literal, NamedTuple, get_args
 
@@ -103,6 +105,7 @@ LogRecord = Record | StreamedRecord
 
 _encoder = msgspec.msgpack.Encoder()
 _FEED_TAG = FeedRecord.__struct_config__.tag
+_FEED_ARRAY = _encoder.encode((None,) * (1 + len(FeedRecord.__struct_fields__)))[:3]  # what begins an array so long
 _decoder: msgspec.msgpack.Decoder[LogRecord] = msgspec.msgpack.Decoder(LogRecord)
 
 
@@ -110,9 +113,50 @@ def encode(record: LogRecord) -> bytes:
     return _encoder.encode(record)
 
 
-def encode_feed(*fields: int | str | bytes | memoryview | None) -> bytes:
-    """A FeedRecord of these fields in their order. Columns may be views, which are copied once, into the result."""
-    return _encoder.encode((_FEED_TAG, *fields))
+class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
+    """A FeedRecord that has no event_id yet: it gets one when it is written, together with others."""
+
+    request_id: str
+    user_id: int
+    session_id: str | None
+    endpoint: int
+    happened_ms: int
+    catalog_version: str
+    policy_version: str
+    seed: int
+    columns: bytes  # from ``items`` on, as encoded_parts gives them
+
+
+def encoded_parts(columns: Sequence[memoryview]) -> list[bytes | memoryview]:
+    """What, joined, encodes a FeedRecord's columns; with the views themselves among it."""
+    parts: list[bytes | memoryview] = []
+    for column in columns:
+        encoded = _encoder.encode(column)
+        parts += (encoded[: len(encoded) - column.nbytes], column)
+    return parts
+
+
+def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
+    """FeedRecords, each with an event_id of its own."""
+    event_ids = os.urandom(16 * len(feeds))
+    records = []
+    for place, feed in enumerate(feeds):
+        fields = _encoder.encode(
+            (
+                _FEED_TAG,
+                event_ids[16 * place : 16 * place + 16],
+                bytes.fromhex(feed.request_id),
+                feed.user_id,
+                feed.session_id,
+                feed.endpoint,
+                feed.happened_ms,
+                feed.catalog_version,
+                feed.policy_version,
+                feed.seed,
+            )
+        )
+        records.append(b"".join((_FEED_ARRAY, fields[1:], feed.columns)))
+    return records
 
 
 def decode(payload: bytes | memoryview) -> LogRecord:

@@ -20,11 +20,12 @@ import re
 import shutil
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import structlog
@@ -47,6 +48,7 @@ DAY_SECONDS = 86_400
 RESERVE_BYTES = 16 << 20
 # The most that a transaction adds to the file: a user's entries, an answer, and the pages on the way to them.
 TRANSACTION_BYTES = 1 << 19
+CHANGE_BYTES = 1 << 14  # of these: pages on the way to a user's entries and to an answer
 SWEPT_TOGETHER = 50  # whom a sweep deletes in one
 # Here room that was taken is there for every later write; elsewhere (copy on write, networks) a write may need more.
 KEEPING_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs"}
@@ -70,6 +72,32 @@ class StoredAnswer(NamedTuple):
 
     request: bytes  # 16 bytes that tell requests apart
     body: bytes
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """What a request wants to be written, see UserMemory.replace."""
+
+    key: bytes
+    old: bytes
+    new: bytes
+    answer: tuple[bytes, StoredAnswer] | None = None
+
+
+class Snapshot:
+    """To be closed soon: what is written meanwhile cannot take the room of what it shows."""
+
+    def __init__(self, transaction: "lmdb.Transaction[bytes]") -> None:
+        self._transaction = transaction
+
+    def read(self, key: bytes) -> bytes:
+        """As UserMemory.read."""
+        try:
+            return self._transaction.get(key) or b""
+        except lmdb.Error as error:
+            raise MemoryFailed(str(error)) from error
+
+    def close(self) -> None:
+        self._transaction.abort()
 
 
 class UserMemory:
@@ -112,9 +140,13 @@ class UserMemory:
 
     def read(self, key: bytes) -> bytes:
         """The user's entries as they are stored; nothing of one who is not remembered. Raises MemoryFailed."""
+        with contextlib.closing(self.snapshot()) as snapshot:
+            return snapshot.read(key)
+
+    def snapshot(self) -> "Snapshot":
+        """The memory as it is now, to read of several users. Raises MemoryFailed."""
         try:
-            with self._environment.begin(db=self._seen) as transaction:
-                return transaction.get(key) or b""
+            return Snapshot(self._environment.begin(db=self._seen))
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
 
@@ -126,22 +158,40 @@ class UserMemory:
         ``answer``: (its key, what to keep under it), in the same step. Where another answer was kept meanwhile, that
         one is given, and nothing is written. Raises MemoryFailed.
         """
-        try:
-            with self._begin() as transaction:
-                if answer is not None:
-                    there = self._find_answer(transaction, answer[0], time.time())
-                    if there is not None:
-                        return there
-                if (transaction.get(key, db=self._seen) or b"") != old:
-                    return False
-                if len(new) > len(old) or answer is not None:
-                    self._check_limit()
-                if new != old:
-                    transaction.put(key, new, db=self._seen)
-                if answer is not None:
-                    self._put_answer(transaction, *answer)
-        except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+        [outcome] = self.replace_all([Change(key, old, new, answer)])
+        if isinstance(outcome, MemoryFailed):
+            raise outcome
+        return outcome
+
+    def replace_all(self, changes: Sequence[Change]) -> list[StoredAnswer | bool | MemoryFailed]:
+        """``replace`` for each, in their order, in as few transactions as there is room for."""
+        outcomes: list[StoredAnswer | bool | MemoryFailed] = []
+        for some in _transactions(changes):
+            done: list[StoredAnswer | bool | MemoryFailed]
+            try:
+                with self._begin(self._seen) as transaction:
+                    done = [self._replace(transaction, change) for change in some]
+            except lmdb.Error as error:
+                done = [MemoryFailed(str(error))] * len(some)
+            except MemoryFailed as error:
+                done = [error] * len(some)
+            outcomes += done
+        return outcomes
+
+    def _replace(self, transaction: "lmdb.Transaction[bytes]", change: Change) -> StoredAnswer | bool | MemoryFailed:
+        key, old, new, answer = change.key, change.old, change.new, change.answer
+        if answer is not None:
+            there = self._find_answer(transaction, answer[0], time.time())
+            if there is not None:
+                return there
+        if (transaction.get(key) or b"") != old:
+            return False
+        if self._full and (len(new) > len(old) or answer is not None):
+            return self._limit_reached()
+        if new != old:
+            transaction.put(key, new)
+        if answer is not None:
+            self._put_answer(transaction, *answer)
         return True
 
     def take_back(self, key: bytes, written: Entries) -> None:
@@ -306,7 +356,10 @@ class UserMemory:
     def _check_limit(self) -> None:
         """Raises MemoryFailed where no more may be kept."""
         if self._full:
-            raise MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
+            raise self._limit_reached()
+
+    def _limit_reached(self) -> MemoryFailed:
+        return MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
 
     def _put_answer(self, transaction: "lmdb.Transaction[bytes]", name: bytes, answer: StoredAnswer) -> None:
         self._delete_answers(transaction, time.time(), most=2)  # so that those kept are bounded at any rate
@@ -370,6 +423,19 @@ def forget_seen(settings: Settings, user_id: int, until: int) -> None:
     if key is not None:
         with opened(settings.seen_dir, settings.seen_megabytes << 20) as memory:
             memory.forget(key, until)
+
+
+def _transactions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes, in parts that add no more than TRANSACTION_BYTES to the file."""
+    start = added = 0
+    for place, change in enumerate(changes):
+        adds = len(change.new) + CHANGE_BYTES + (len(change.answer[1].body) if change.answer is not None else 0)
+        if added + adds > TRANSACTION_BYTES and place > start:
+            yield changes[start:place]
+            start, added = place, 0
+        added += adds
+    if start < len(changes):
+        yield changes[start:]
 
 
 def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:

@@ -83,6 +83,7 @@ class FeedPipeline:
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
         self._rank = entry_for(rank, catalog.arrays, policy.arrays, example, self.memory)
         self._seen = self.memory.seen_entries.data.cast("B")
+        self._remembered = self.memory.remembered.data.cast("B")
         self._columns = tuple(
             (column.data.cast("B"), column.nbytes // LARGEST_FEED)
             for column in (
@@ -154,19 +155,24 @@ class FeedPipeline:
 
     def shown(self) -> npt.NDArray[np.int64]:
         """(n,) keys of the last feed's items, a copy."""
-        return self.memory.slot_key[: int(self.memory.counts[SLOTS])].copy()
+        return self.memory.slot_key[: self.slots].copy()
 
     def slot_columns(self) -> list[memoryview]:
         """The last feed's slots as a record has them: keys, kinds, pools, relaxed rules, propensities, features.
 
         Views, until the next feed.
         """
-        slots = int(self.memory.counts[SLOTS])
+        slots = self.slots
         return [column[: slots * width] for column, width in self._columns]
 
-    def remembered(self) -> npt.NDArray[np.int64]:
-        """(n, 2) what is to be remembered of the last feed's user from now on. A view, until the next feed."""
-        return self.memory.remembered[: int(self.memory.counts[REMEMBERED])]
+    @property
+    def slots(self) -> int:
+        """Items in the last feed."""
+        return int(self.memory.counts[SLOTS])
+
+    def remembered(self) -> bytes:
+        """What is to be remembered of the last feed's user from now on, as ranking/seen.py says."""
+        return bytes(self._remembered[: ENTRY_BYTES * int(self.memory.counts[REMEMBERED])])
 
     def _handled(self, stage: str) -> int:
         """Items that a stage of the last feed handled."""
@@ -189,7 +195,7 @@ class FeedPipeline:
     def render(self, request: FeedRequest) -> bytes:
         """Join the ready-made items to the answer."""
         memory, catalog = self.memory, self.catalog
-        slots = int(memory.counts[SLOTS])
+        slots = self.slots
         items = memory.slot_item[:slots]
         starts, ends = catalog.item_offsets[items], catalog.item_offsets[items + 1]
         blob = catalog.item_bytes

@@ -16,7 +16,8 @@ from recommendation_service.core.redis import open_redis
 from recommendation_service.events import flusher
 from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
 from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.log import EventLog
+from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import FeedbackRecord, StreamedRecord, encode
 from recommendation_service.events.segments import SUFFIX
 from recommendation_service.events.tables import make_writing_engine
@@ -50,6 +51,10 @@ def test_what_users_have_seen_is_remembered_while_the_disk_is_full(tmp_path: Pat
             assert shown(memory.read(key)) == set(range(24))
 
 
+def nothing_is_recorded(full: LogFull, count: int) -> None:
+    pytest.fail(f"{count} records for a log that there is not: {full}")
+
+
 def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the_user_something_else(
     tmp_path: Path,
 ) -> None:
@@ -61,6 +66,7 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
         fleet, key, name = FleetMemory(guard, 1000), user_key(7, 0), b"a key"
         assert key is not None
         with opened(tmp_path / "seen", LIMIT_BYTES) as memory:
+            group = GroupCommit(memory, None, nothing_is_recorded)
             theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
             assert memory.replace(key, ours, entries_of(1, 2)) is True  # another worker's, without Redis
 
@@ -69,7 +75,7 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
                 answer = name, StoredAnswer(bytes(16), new)
                 of_feed = np.array(now, np.int64)
                 served = await replace_everywhere(
-                    memory, fleet, key, ours, theirs, new, of_feed, answer, fleet.allowance()
+                    memory, group, fleet, key, ours, theirs, new, of_feed, answer, fleet.allowance(), None
                 )
                 return new if served is True else b""
 

@@ -89,7 +89,7 @@ class Running:
 
     @property
     def memory(self) -> UserMemory:
-        memory: UserMemory = self.app.state.feeds.memory
+        memory: UserMemory = self.app.state.feeds.group.memory
         return memory
 
     def recorded(self) -> list[FeedbackRecord]:

@@ -283,9 +283,9 @@ def test_a_record_that_the_disk_does_not_take_is_refused_and_the_next_goes_to_an
         assert log._segment is not None
         with open("/dev/full", "r+b", buffering=0) as full:
             os.dup2(full.fileno(), log._segment.descriptor)
-        for append in (log.append, log.append_if_roomy):
+        for append in (log.append_all, log.append_if_roomy):
             with pytest.raises(LogFull, match="No space left"):
-                append(b"lost")
+                append([b"lost"])
         await asyncio.sleep(event_log_module.RETRY_SECONDS)
         log.append_all([b"second", b"third"])
         await log.durable()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.events.recording import feed_record
+from recommendation_service.events.recording import FeedRecorder
 from recommendation_service.events.records import (
     EVENT_NAMES,
     ITEM_TYPES,
@@ -17,6 +17,7 @@ from recommendation_service.events.records import (
     FeedRecord,
     decode,
     encode,
+    encode_feeds,
     endpoint_name,
     kind_name,
 )
@@ -69,7 +70,9 @@ def test_feedback_is_read_as_it_was_written(record: FeedbackRecord) -> None:
 def recorded(pipeline: FeedPipeline, request: FeedRequest, session_id: str | None = None) -> FeedRecord:
     """The record of a feed, as a reader of the log finds it."""
     pipeline.rank(request)
-    read = decode(written := feed_record(pipeline, request, session_id, 1_795_000_000_123))
+    unwritten = FeedRecorder(pipeline).record(request, session_id, 1_795_000_000_123)
+    [written] = encode_feeds([unwritten])
+    read = decode(written)
     assert isinstance(read, FeedRecord)
     assert encode(read) == written
     return read

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommendation_service.events.user_memory import as_entries
 from recommendation_service.feed.pipeline import FeedPipeline, Outsider
 from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
 from recommendation_service.ranking.seen import (
@@ -304,7 +305,7 @@ def test_after_a_feed_its_items_are_remembered_last_and_what_has_expired_is_not(
         )
         for slot in slots
     ]
-    assert as_list(pipeline.remembered()) == expected
+    assert as_list(as_entries(pipeline.remembered())) == expected
 
 
 def test_a_full_memory_keeps_the_latest_and_what_is_hidden(pipeline: FeedPipeline) -> None:
@@ -315,7 +316,7 @@ def test_a_full_memory_keeps_the_latest_and_what_is_hidden(pipeline: FeedPipelin
         *entries,
     ]
     slots = ranked_after(entries, pipeline, size=24)
-    remembered = as_list(pipeline.remembered())
+    remembered = as_list(as_entries(pipeline.remembered()))
     assert len(remembered) == SEEN_CAPACITY
     assert remembered[:2] == entries[:2]
     assert remembered[2:-24] == entries[26:], "the oldest served ones went"
@@ -340,7 +341,7 @@ def test_scrolling_through_a_whole_catalog_repeats_nothing_until_all_of_it_was_s
             memory, pipeline, size=draw.randint(1, 30), endpoint=draw.choice(ENDPOINTS), request_id=f"{seed} {page}",
             session=session, now=NOW + page,
         )  # fmt: skip
-        memory = pipeline.remembered().copy()
+        memory = as_entries(pipeline.remembered())
         for slot in slots:
             assert (slot.item.key in left) is (slot.pool != "seen")
             left.discard(slot.item.key)
@@ -357,7 +358,7 @@ def test_the_entries_of_one_user_are_not_left_for_the_next(pipeline: FeedPipelin
     assert ranked_after(everything, pipeline, size=30)
     again = [slot.item for slot in ranked(pipeline, WORLD, request_for(5, size=30, request_id="the same"))]
     assert again == fresh
-    assert {entry.key for entry in as_list(pipeline.remembered())} == {key_of(item) for item in fresh}
+    assert {entry.key for entry in as_list(as_entries(pipeline.remembered()))} == {key_of(item) for item in fresh}
 
 
 # What people do.

@@ -1,0 +1,238 @@
+"""What the requests of one turn write together: once for all, and for each as if it had written alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.log import EventLog, LogFull
+from recommendation_service.events.records import UnwrittenFeed
+from recommendation_service.events.segments import SUFFIX, scan
+from recommendation_service.events.user_memory import (
+    CHANGE_BYTES,
+    TRANSACTION_BYTES,
+    Change,
+    MemoryFailed,
+    StoredAnswer,
+    UserMemory,
+    _transactions,
+    answer_key,
+    opened,
+)
+
+LIMIT = 64 << 20
+ENTRY = bytes(16)
+ANSWER = StoredAnswer(b"q" * 16, b'{"statusCode":200}')
+
+
+def user(number: int) -> bytes:
+    return b"u" + number.to_bytes(8, "big")
+
+
+def feed(number: int) -> UnwrittenFeed:
+    return UnwrittenFeed(
+        f"{number:032x}", number, None, 0, 1_795_000_000_000, "catalog", "policy", 7, bytes([0xC0] * 6)
+    )
+
+
+class Writer:
+    """A group commit over a real memory and a real log."""
+
+    def __init__(self, folder: Path, memory: UserMemory, log_bytes: int) -> None:
+        self.folder = folder / "events"
+        self.memory = memory
+        self.unrecorded: list[tuple[str, int]] = []
+        self.event_log = EventLog(self.folder, log_bytes, 1 << 20)
+        self.group = GroupCommit(memory, self.event_log, lambda full, count: self.unrecorded.append((str(full), count)))
+
+    async def served(self, number: int, count: int = 1) -> StoredAnswer | bool:
+        """A feed for the user, who then has ``count`` more entries."""
+        ours = self.group.read(user(number))
+        return await self.group.write(Change(user(number), ours, ours + ENTRY * count), feed(number))
+
+    @property
+    def transactions(self) -> int:
+        return int(self.memory._environment.info()["last_txnid"])
+
+    def recorded(self) -> list[int]:
+        """The users whose feeds the log has, in its order."""
+        payloads = [payload for path in sorted(self.folder.glob(f"*{SUFFIX}")) for payload in scan(path).payloads]
+        return [int.from_bytes(payload_request(payload), "big") for payload in payloads]
+
+
+def payload_request(payload: bytes) -> bytes:
+    """Of a record whose columns are nulls, which no reader takes."""
+    start = payload.index(b"\xc4\x10", payload.index(b"\xc4\x10") + 18) + 2
+    return payload[start : start + 16]
+
+
+@contextmanager
+def writer(folder: Path, log_bytes: int = LIMIT) -> Iterator[Writer]:
+    with opened(folder / "seen", LIMIT) as memory:
+        yield Writer(folder, memory, log_bytes)
+
+
+def run(folder: Path, test: Callable[[Writer], Awaitable[None]], log_bytes: int = LIMIT) -> None:
+    async def closed() -> None:
+        with writer(folder, log_bytes) as with_all:
+            try:
+                await test(with_all)
+            finally:
+                await with_all.event_log.close()
+
+    asyncio.run(closed())
+
+
+def test_all_of_a_turn_are_one_transaction_and_each_is_written_before_it_is_answered(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        before = writer.transactions
+
+        async def request(number: int) -> None:
+            assert await writer.served(number) is True
+            assert writer.memory.read(user(number)) == ENTRY
+            assert number in writer.recorded()
+
+        await asyncio.gather(*(request(number) for number in range(1, 11)))
+        assert writer.transactions == before + 1
+        assert writer.recorded() == list(range(1, 11))
+        await request(11)
+        assert writer.transactions == before + 2
+
+    run(tmp_path, test)
+
+
+def test_requests_of_one_user_in_one_turn_build_on_each_other(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        assert await asyncio.gather(*(writer.served(1) for _ in range(50))) == [True] * 50
+        assert writer.memory.read(user(1)) == ENTRY * 50
+
+    run(tmp_path, test)
+
+
+def test_where_somebody_else_was_first_nothing_is_written_and_nothing_recorded(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        requests = [asyncio.ensure_future(writer.served(number)) for number in (1, 1, 2)]
+        await asyncio.sleep(0)  # all have read, and wait
+        assert writer.memory.replace(user(1), b"", ENTRY * 5) is True
+        assert await asyncio.gather(*requests) == [False, False, True]
+        assert writer.memory.read(user(1)) == ENTRY * 5
+        assert writer.recorded() == [2]
+        assert await writer.served(1) is True
+        assert writer.memory.read(user(1)) == ENTRY * 6
+
+    run(tmp_path, test)
+
+
+def test_the_second_of_a_turn_with_the_same_idempotency_key_gets_what_the_first_was_answered(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        name, group = answer_key("key"), writer.group
+        second = StoredAnswer(ANSWER.request, b"another")
+        outcomes = await asyncio.gather(
+            group.write(Change(user(1), b"", ENTRY, (name, ANSWER)), feed(1)),
+            group.write(Change(user(1), ENTRY, ENTRY * 2, (name, second)), feed(2)),
+        )
+        assert list(outcomes) == [True, ANSWER]
+        assert writer.memory.read(user(1)) == ENTRY
+        assert writer.recorded() == [1]
+
+    run(tmp_path, test)
+
+
+def test_what_finds_no_room_in_the_log_is_remembered_counted_and_answered(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        assert await asyncio.gather(*(writer.served(number) for number in range(1, 71))) == [True] * 70
+        assert [count for _, count in writer.unrecorded] == [64, 6]
+        assert "backlog" in writer.unrecorded[0][0]
+        assert all(writer.memory.read(user(number)) == ENTRY for number in range(1, 71))
+
+    run(tmp_path, test, log_bytes=1 << 20)
+
+
+def test_a_memory_that_fails_is_told_to_those_who_change_it_and_their_feeds_are_not_recorded(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        writer.memory._room, writer.memory._room_until = 0, -1  # the limit is reached
+        outcomes = await asyncio.gather(
+            writer.served(1), writer.group.write(None, feed(2)), writer.served(3), return_exceptions=True
+        )
+        assert [type(outcome) for outcome in outcomes] == [MemoryFailed, bool, MemoryFailed]
+        assert writer.recorded() == [2]
+
+    run(tmp_path, test)
+
+
+def test_whatever_goes_wrong_is_told_to_all_who_wait(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        def broken(full: LogFull, count: int) -> None:
+            raise RuntimeError("broken")
+
+        writer.group = GroupCommit(writer.memory, writer.event_log, broken)
+        handled: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, context: handled.append(str(context["exception"]))
+        )
+        outcomes = await asyncio.gather(writer.served(1), writer.served(2), return_exceptions=True)
+        assert [str(outcome) for outcome in outcomes] == ["broken", "broken"]
+        assert handled == ["broken"]
+
+    run(tmp_path, test, log_bytes=1 << 20)
+
+
+def test_a_request_that_is_cancelled_takes_no_other_with_it(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        requests = [asyncio.ensure_future(writer.served(number)) for number in (1, 2)]
+        await asyncio.sleep(0)
+        requests[0].cancel()
+        assert await requests[1] is True
+        with pytest.raises(asyncio.CancelledError):
+            await requests[0]
+
+    run(tmp_path, test)
+
+
+def test_a_turn_that_only_read_leaves_no_snapshot_open(tmp_path: Path) -> None:
+    """One that stays open keeps the room of all that is replaced after it."""
+
+    async def test(writer: Writer) -> None:
+        assert writer.group.read(user(1)) == b""
+        writer.memory.replace(user(1), b"", ENTRY)
+        assert writer.group.read(user(1)) == b""  # as it was when the turn began
+        await asyncio.sleep(0)
+        assert writer.group.read(user(1)) == ENTRY
+        await asyncio.sleep(0)
+        used = 0
+        for number in range(200):
+            await writer.served(1)
+            used = used or writer.memory.used_bytes * (number == 20)
+        assert writer.memory.used_bytes < 2 * used
+
+    run(tmp_path, test)
+
+
+def nothing_is_lost(full: LogFull, count: int) -> None:
+    pytest.fail(f"{count} records were lost: {full}")
+
+
+def test_without_memory_and_log_there_is_nothing_to_read() -> None:
+    group = GroupCommit(None, None, nothing_is_lost)
+    assert group.read(user(1)) == b""
+    assert not group.records
+
+
+@given(st.lists(st.tuples(st.integers(0, 65_536), st.integers(0, 400_000)), max_size=60))
+def test_a_transaction_adds_no_more_than_there_is_room_for(sizes: list[tuple[int, int]]) -> None:
+    changes = [
+        Change(user(place), b"", bytes(size), (b"name", StoredAnswer(b"", bytes(body))) if body else None)
+        for place, (size, body) in enumerate(sizes)
+    ]
+    parts = list(_transactions(changes))
+    assert [change for part in parts for change in part] == changes
+    for part in parts:
+        adds = [len(c.new) + CHANGE_BYTES + (len(c.answer[1].body) if c.answer else 0) for c in part]
+        assert len(part) == 1 or sum(adds) <= TRANSACTION_BYTES
