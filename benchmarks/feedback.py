@@ -1,13 +1,13 @@
 """What recording and remembering cost a feed, and how many calls of /feedback the service takes."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from benchmarks.server import FEED_PATH, OFF, Load, drive, running_service, write_script
+from benchmarks.server import FEED_PATH, OFF, Load, Service, drive, running_service, users_with_history, write_script
 from tests.servers import PrivateRedis
 
 FEEDBACK_PATH = "/api/feedback"
@@ -15,42 +15,97 @@ EVENTS_A_CALL = 10
 USERS = 20_000
 # What one service writes to the database would have both build catalogs, at whatever moment of the other's run.
 NO_BUILDS = {"CATALOG_REFRESH_SECONDS": "3600"}
+# What is recorded goes into the database afterwards: that, too, would fall into the other's run.
+UNFLUSHED = {**NO_BUILDS, "EVENT_FLUSHER": "false", "EVENT_LOG_MEGABYTES": "8192"}
+FIRST_PAGES = 12  # of 24 items, that a user is shown while they are all remembered
+FRESH_STARTS = 3
+FIRST_SECONDS = 2
+LATE_ROUNDS = 8
+COUNTED_LATE = 3  # the last ones
+
+
+@dataclass
+class Share:
+    """Rates with and without, in runs of which each was beside the other; medians."""
+
+    share: float
+    on: float  # feeds a second
+    off: float
+    pages: float  # that each user had been shown at the end
 
 
 @dataclass
 class FeedbackFigures:
     """Medians over rounds that alternate."""
 
-    on: float  # feeds a second with recording and memory
-    off: float
-    share: float
+    first: Share  # users on their first pages
+    late: Share  # users who were shown most of what there is
+    flushing: Share  # the first pages, while they go into the database
     errors: int
     calls: dict[str, Load]  # of /feedback, by what is beside it
 
 
-def measure_feedback(database: URL, folder: Path, rounds: int, seconds: int) -> FeedbackFigures:
+def measure_feedback(database: URL, folder: Path, seconds: int) -> FeedbackFigures:
     """Two services side by side, one at work at a time; then /feedback without and with Redis."""
-    with_all, without = folder / "on", folder / "off"
-    for each in (with_all, without):
-        each.mkdir(parents=True, exist_ok=True)
-    with (
-        running_service(database, with_all, 2, settings=NO_BUILDS) as on,
-        running_service(database, without, 2, settings={**OFF, **NO_BUILDS}) as off,
-    ):
-        script = write_script(folder, with_all)
-        for service in (on, off):
-            drive(service, FEED_PATH, script, 2)
-        pairs = [(drive(on, FEED_PATH, script, seconds), drive(off, FEED_PATH, script, seconds)) for _ in range(rounds)]
-        calls = {"without Redis": _calls(database, folder / "alone", {}, seconds)}
+    folder.mkdir(parents=True, exist_ok=True)
+    with running_service(database, _made(folder / "off"), 2, settings={**OFF, **NO_BUILDS}) as off:
+        script = write_script(folder, folder / "off")
+        users = len(users_with_history(folder / "off"))
+        drive(off, FEED_PATH, script, 2)
+        pairs: list[tuple[Load, Load, float]] = []
+        late: list[tuple[Load, Load, float]] = []
+        for start in range(FRESH_STARTS):
+            with running_service(database, _made(folder / f"on-{start}"), 2, settings=UNFLUSHED) as on:
+                pages = drive(on, FEED_PATH, script, 1).requests_per_second / users
+                while True:
+                    pair = _pair(on, off, script, FIRST_SECONDS)
+                    pages += FIRST_SECONDS * pair[0].requests_per_second / users
+                    if pages > FIRST_PAGES:
+                        break
+                    pairs.append((*pair, pages))
+                if start == FRESH_STARTS - 1:
+                    for _ in range(LATE_ROUNDS):
+                        pair = _pair(on, off, script, seconds)
+                        pages += seconds * pair[0].requests_per_second / users
+                        late.append((*pair, pages))
+        with running_service(
+            database, _made(folder / "flushing"), 2, settings={**NO_BUILDS, "FLUSH_INTERVAL_SECONDS": "1"}
+        ) as on:
+            loads = [drive(on, FEED_PATH, script, FIRST_SECONDS) for _ in range(4)]
+    alone = statistics.median(load.requests_per_second for _, load, _ in pairs)
+    on_rate = statistics.median(load.requests_per_second for load in loads[1:])
+    flushed = sum(load.requests_per_second for load in loads) * FIRST_SECONDS
     with PrivateRedis(folder / "redis") as redis:
         address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis.port), "REDIS_PASSWORD": redis.password}
-        calls["with Redis"] = _calls(database, folder / "beside", address, seconds)
+        calls = {
+            "without Redis": _calls(database, folder / "alone", {}, seconds),
+            "with Redis": _calls(database, folder / "beside", address, seconds),
+        }
+    every = [load for first, second, _ in (*pairs, *late) for load in (first, second)] + loads + list(calls.values())
     return FeedbackFigures(
-        on=statistics.median(a.requests_per_second for a, _ in pairs),
-        off=statistics.median(b.requests_per_second for _, b in pairs),
-        share=statistics.median(a.requests_per_second / b.requests_per_second for a, b in pairs),
-        errors=sum(a.errors + b.errors for a, b in pairs) + sum(load.errors for load in calls.values()),
+        first=_share(pairs),
+        late=_share(late[-COUNTED_LATE:]),
+        flushing=Share(on_rate / alone, on_rate, alone, flushed / users),
+        errors=sum(load.errors for load in every),
         calls=calls,
+    )
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _pair(on: Service, off: Service, script: Path, seconds: int) -> tuple[Load, Load]:
+    return drive(on, FEED_PATH, script, seconds), drive(off, FEED_PATH, script, seconds)
+
+
+def _share(pairs: Sequence[tuple[Load, Load, float]]) -> Share:
+    return Share(
+        share=statistics.median(on.requests_per_second / off.requests_per_second for on, off, _ in pairs),
+        on=statistics.median(on.requests_per_second for on, _, _ in pairs),
+        off=statistics.median(off.requests_per_second for _, off, _ in pairs),
+        pages=max(pages for _, _, pages in pairs),
     )
 
 
