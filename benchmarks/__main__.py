@@ -223,7 +223,8 @@ def _feedback_rows(url: URL, folder: Path, *, quick: bool) -> list[Row]:
             None,
         ),
         Row(
-            "the same on the first pages, while they go into a database on the same two cores",
+            "the same on the first pages, with flusher and database at work (at most a tenth of the time) "
+            "on the same two cores",
             f"{flushing.share:.2f} ({flushing.on:,.0f} of {flushing.off:,.0f} req/s)",
             "",
             None,

@@ -40,7 +40,7 @@ class FeedbackFigures:
 
     first: Share  # users on their first pages
     late: Share  # users who were shown most of what there is
-    flushing: Share  # the first pages, while they go into the database
+    flushing: Share  # the first pages, beside a flusher, which rests for nine times as long as it works
     errors: int
     calls: dict[str, Load]  # of /feedback, by what is beside it
 
