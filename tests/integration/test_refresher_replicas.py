@@ -112,6 +112,11 @@ def is_left_out(service: Service, replica: str) -> bool:
     return service.metric("recs_replica_usable", process="refresher", replica=replica) == 0
 
 
+def is_behind(service: Service, replica: str) -> bool:
+    # Of the refresher alone: a worker last looked when it last read, which may have been at a killed one: NaN.
+    return service.metric("recs_replica_lag_seconds", process="refresher", replica=replica) > 2
+
+
 def comes_to(service: Service, server: str, other: str) -> None:
     """Wait until a build, and what the refresher looked at meanwhile, was read from the one and not from the other."""
 
@@ -178,7 +183,7 @@ def test_a_replica_that_lags_is_seen_by_no_client_and_builds_read_from_the_prima
         fault.seen_seconds = time.monotonic() - fault.began
         comes_to(fault.service, "primary", replica)
         # Looked at between STOP and START, it is left out as one that replicates nothing, with no lag to tell.
-        fault.service.wait_until(lambda: fault.service.metric("recs_replica_lag_seconds", replica=replica) > 2)
+        fault.service.wait_until(lambda: is_behind(fault.service, replica))
         assert "more than 2 s behind" in fault.service.log
     fault.wait_until_over()
     comes_to(fault.service, replica, "primary")
