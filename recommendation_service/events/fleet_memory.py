@@ -12,17 +12,10 @@ import numpy as np
 
 from recommendation_service.catalog.layout import Int64
 from recommendation_service.core.redis import Allowance, Grouped, RedisGuard, RedisUnavailable, run_script
+from recommendation_service.events.answers import ANSWER_SECONDS, StoredAnswer
 from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.records import UnwrittenFeed
-from recommendation_service.events.user_memory import (
-    ANSWER_SECONDS,
-    Change,
-    Entries,
-    MemoryFailed,
-    StoredAnswer,
-    UserMemory,
-    as_entries,
-)
+from recommendation_service.events.user_memory import Change, Entries, MemoryFailed, UserMemory, as_entries
 from recommendation_service.ranking.seen import HIDDEN, merge_entries
 
 # A user's key goes when the user was away for so long. What is hidden is known still where the user was served before.

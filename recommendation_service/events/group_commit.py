@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from recommendation_service.events.answers import StoredAnswer
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import UnwrittenFeed, encode_feeds
-from recommendation_service.events.user_memory import Change, MemoryFailed, Snapshot, StoredAnswer, UserMemory
+from recommendation_service.events.user_memory import Change, MemoryFailed, Snapshot, UserMemory
 
 RECORDS_AT_ONCE = 64  # of the largest feeds, these are a tenth of a segment
 

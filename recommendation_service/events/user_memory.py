@@ -2,11 +2,10 @@
 
 A feed reads a user's entries, ranks, and replaces them if nobody else has replaced them meanwhile; else it ranks again
 with the new ones. So two requests of one user at once, on whichever workers, never show one item twice, and no lock is
-held while a feed is made. Answers that may be asked for again (Idempotency-Key) are kept in the same transaction.
+held while a feed is made. Answers that may be asked for again (answers.py) are kept in the same transaction.
 
-The file is written through its mapping where the file system keeps the room that was taken for it, which is all that is
-written to: so a full disk is met when room is taken, and never where a page is touched, which would end the process.
-Room is taken ahead of its use, so that a disk that is full for a while costs no memory and no repeats.
+The file is written through its mapping where the file system keeps the room that was taken for it (disk_room.py); a
+disk that is full for a while costs no memory and no repeats.
 
 Nothing here is synced: a process that is killed loses nothing, as what it wrote is the operating system's; after a
 crash of the machine the file is not trusted but begun anew, and filled from recs_events (rebuild.py).
@@ -14,15 +13,12 @@ crash of the machine the file is not trusted but begun anew, and filled from rec
 
 import contextlib
 import fcntl
-import hashlib
-import os
-import re
 import shutil
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import lmdb
 import msgspec
@@ -31,6 +27,8 @@ import numpy.typing as npt
 import structlog
 
 from recommendation_service.core.config import Settings
+from recommendation_service.events.answers import Answers, StoredAnswer
+from recommendation_service.events.disk_room import DiskRoom, keeps_room
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 BOOT_FILE = "boot"
 LOCK_FILE = "lock"
 FORMAT = "2"
-ANSWER_SECONDS = 60
 DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
@@ -50,11 +47,6 @@ RESERVE_BYTES = 16 << 20
 TRANSACTION_BYTES = 1 << 19
 CHANGE_BYTES = 1 << 14  # of these: pages on the way to a user's entries and to an answer
 SWEPT_TOGETHER = 50  # whom a sweep deletes in one
-# Here room that was taken is there for every later write; elsewhere (copy on write, networks) a write may need more.
-KEEPING_ROOM = {"ext2", "ext3", "ext4", "xfs", "tmpfs"}
-MOUNTS = Path("/proc/self/mountinfo")
-_ESCAPED = re.compile(r"\\([0-7]{3})")
-_MINUTE = struct.Struct(">I")
 _USER = struct.Struct(">cQ")
 REBUILT = b"rebuilt"
 SPARE_BYTES = 8 << 20  # of the limit: a full map could not even be swept, as LMDB deletes by copying
@@ -65,13 +57,6 @@ NOTHING: Entries = np.zeros((0, 2), np.int64)
 
 class MemoryFailed(Exception):
     """The memory could not be read or written: the disk is full, or the file is damaged."""
-
-
-class StoredAnswer(NamedTuple):
-    """An answer given before under the same Idempotency-Key."""
-
-    request: bytes  # 16 bytes that tell requests apart
-    body: bytes
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -108,8 +93,7 @@ class UserMemory:
         self._swept = b""  # the key at which the next sweep begins
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
-        self._taken = 0  # bytes of the file that have their room on the disk, ...
-        self._room_until = -1  # ... which is enough for the transactions up to that one, whoever begins them
+        self._room_until = -1  # the disk has room for the transactions up to that one, whoever begins them
         self._full = False  # whether the limit was reached at the last look
         self._limited: tuple[Database, ...] = ()
         self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
@@ -127,11 +111,12 @@ class UserMemory:
                 self._environment.reader_check()  # places of processes that were killed
                 self._page_bytes = int(self._environment.stat()["psize"])
                 self._map_bytes = int(self._environment.info()["map_size"])
+                self._disk_room = DiskRoom(self._file, self._map_bytes, RESERVE_BYTES, TRANSACTION_BYTES)
                 has_room = self._has_room()  # without it what is there can be read
                 self._seen = self._environment.open_db(b"seen", create=has_room)
-                self._answers = self._environment.open_db(b"answers", create=has_room)
+                self._answers = Answers(self._environment.open_db(b"answers", create=has_room))
                 self._facts = self._environment.open_db(b"facts", create=has_room)
-                self._limited, self._room_until = (self._seen, self._answers), -1
+                self._limited, self._room_until = (self._seen, self._answers.database), -1
         except (OSError, lmdb.Error) as error:
             raise MemoryFailed(f"the memory in {folder} cannot be opened: {error}") from error
 
@@ -181,7 +166,7 @@ class UserMemory:
     def _replace(self, transaction: "lmdb.Transaction[bytes]", change: Change) -> StoredAnswer | bool | MemoryFailed:
         key, old, new, answer = change.key, change.old, change.new, change.answer
         if answer is not None:
-            there = self._find_answer(transaction, answer[0], time.time())
+            there = self._answers.find(transaction, answer[0], time.time())
             if there is not None:
                 return there
         if (transaction.get(key) or b"") != old:
@@ -191,7 +176,7 @@ class UserMemory:
         if new != old:
             transaction.put(key, new)
         if answer is not None:
-            self._put_answer(transaction, *answer)
+            self._answers.put(transaction, *answer, time.time())
         return True
 
     def take_back(self, key: bytes, written: Entries) -> None:
@@ -212,7 +197,7 @@ class UserMemory:
         """What was answered under this key in the last minute. Raises MemoryFailed."""
         try:
             with self._environment.begin() as transaction:
-                return self._find_answer(transaction, key, time.time())
+                return self._answers.find(transaction, key, time.time())
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
 
@@ -256,7 +241,7 @@ class UserMemory:
             for done in range(0, most, SWEPT_TOGETHER):
                 step = min(SWEPT_TOGETHER, most - done)
                 with self._begin() as transaction:
-                    self._delete_answers(transaction, now, step)
+                    self._answers.delete_old(transaction, now, step)
                 with self._begin(self._seen) as transaction:
                     self._delete_users(transaction, lifetimes, now, step)
         except lmdb.Error as error:
@@ -296,9 +281,8 @@ class UserMemory:
     def _look_for_room(self, transaction: "lmdb.Transaction[bytes]") -> None:
         """On the disk, and below the limit: for this transaction and as many after it as there is room for."""
         used = self.used_bytes  # nobody else writes now
-        if used + RESERVE_BYTES // 2 > self._taken and self._taken < self._map_bytes:
-            self._take_room(used)
-        if self._taken < min(used + TRANSACTION_BYTES, self._map_bytes):
+        beyond = self._disk_room.beyond(used)
+        if beyond < min(TRANSACTION_BYTES, self._map_bytes - used):
             transaction.abort()
             raise MemoryFailed(f"the disk has no room for {self._file}")
         pages = 0
@@ -306,7 +290,7 @@ class UserMemory:
             figures = transaction.stat(database)
             pages += figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
         self._full = pages * self._page_bytes >= self._room
-        others = 0 if self._full else max(0, (self._taken - used) // TRANSACTION_BYTES - 1)
+        others = 0 if self._full else max(0, beyond // TRANSACTION_BYTES - 1)
         self._room_until = transaction.id() + others
 
     def _has_room(self) -> bool:
@@ -316,39 +300,14 @@ class UserMemory:
             return False
         return True
 
-    def _take_room(self, used: int) -> None:
-        """Have the file's first ``used`` bytes on the disk, and as many beyond them as it has room for.
-
-        In a transaction: where a file system cannot do it, the C library writes zeros.
-        """
-        try:
-            descriptor = os.open(self._file, os.O_RDWR)
-        except OSError:
-            return
-        try:
-            ahead = RESERVE_BYTES
-            while ahead >= TRANSACTION_BYTES:
-                wanted = min(used + ahead, self._map_bytes)
-                if wanted <= self._taken:
-                    return
-                try:
-                    os.posix_fallocate(descriptor, self._taken, wanted - self._taken)
-                except OSError:
-                    ahead //= 2
-                else:
-                    self._taken = wanted
-                    return
-        finally:
-            os.close(descriptor)
-
     def keep_answer(self, name: bytes, answer: StoredAnswer) -> StoredAnswer | None:
         """Keep it, unless another was kept under that key in the last minute: that one. Raises MemoryFailed."""
         try:
-            with self._begin(self._answers) as transaction:
-                there = self._find_answer(transaction, name, time.time())
+            with self._begin(self._answers.database) as transaction:
+                there = self._answers.find(transaction, name, time.time())
                 if there is None:
                     self._check_limit()
-                    self._put_answer(transaction, name, answer)
+                    self._answers.put(transaction, name, answer, time.time())
                 return there
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
@@ -361,38 +320,12 @@ class UserMemory:
     def _limit_reached(self) -> MemoryFailed:
         return MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
 
-    def _put_answer(self, transaction: "lmdb.Transaction[bytes]", name: bytes, answer: StoredAnswer) -> None:
-        self._delete_answers(transaction, time.time(), most=2)  # so that those kept are bounded at any rate
-        minute = _MINUTE.pack(int(time.time()) // 60)
-        transaction.put(minute + name, answer.request + answer.body, db=self._answers)
-
-    def _delete_answers(self, transaction: "lmdb.Transaction[bytes]", now: float, most: int) -> None:
-        """Those that nobody may ask for any more, the oldest first."""
-        before = _MINUTE.pack(int(now - ANSWER_SECONDS) // 60)
-        cursor = transaction.cursor(self._answers)
-        for _ in range(most):
-            if not cursor.first() or bytes(cursor.key()) >= before:
-                break
-            cursor.delete()
-
-    def _find_answer(self, transaction: "lmdb.Transaction[bytes]", key: bytes, now: float) -> StoredAnswer | None:
-        for minute in (int(now) // 60, int(now) // 60 - 1):
-            value = transaction.get(_MINUTE.pack(minute) + key, db=self._answers)
-            if value is not None:
-                return StoredAnswer(bytes(value[:16]), bytes(value[16:]))
-        return None
-
 
 def user_key(user_id: int, session: int) -> bytes | None:
     """Under which a requester is remembered: the user, or an anonymous one's session; None for neither."""
     if user_id:
         return _USER.pack(b"u", user_id)
     return _USER.pack(b"s", session) if session else None
-
-
-def answer_key(*parts: str) -> bytes:
-    """16 bytes for what an Idempotency-Key stands for: caller, endpoint, key."""
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def as_entries(stored: bytes) -> Entries:
@@ -452,24 +385,8 @@ def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:
         metasync=False,
         readahead=False,
         meminit=False,
-        writemap=file_system(folder) in KEEPING_ROOM,
+        writemap=keeps_room(folder),
     )
-
-
-def file_system(folder: Path) -> str:
-    """Its type, as the kernel calls it; empty where that cannot be told."""
-    found, name = "", ""
-    try:
-        path, mounts = str(folder.resolve()), MOUNTS.read_text("utf-8", "surrogateescape")
-    except OSError:
-        return ""
-    for line in mounts.splitlines():
-        mount, _, of_mount = line.partition(" - ")
-        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), mount.split(" ")[4])
-        holds = f"{path}/".startswith(f"{point.rstrip('/')}/")
-        if holds and len(point) >= len(found):  # of two at one place, the later is on top
-            found, name = point, of_mount.partition(" ")[0]
-    return name
 
 
 def _distrust_after_a_crash(folder: Path) -> None:

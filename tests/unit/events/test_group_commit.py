@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recommendation_service.events.answers import StoredAnswer, answer_key
 from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import UnwrittenFeed
@@ -20,10 +21,8 @@ from recommendation_service.events.user_memory import (
     TRANSACTION_BYTES,
     Change,
     MemoryFailed,
-    StoredAnswer,
     UserMemory,
     _transactions,
-    answer_key,
     opened,
 )
 

@@ -14,16 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recommendation_service.events.answers import StoredAnswer, answer_key
+from recommendation_service.events.disk_room import file_system
 from recommendation_service.events.user_memory import (
     BOOT_FILE,
     NOTHING,
     Entries,
     MemoryFailed,
-    StoredAnswer,
     UserMemory,
-    answer_key,
     as_entries,
-    file_system,
     opened,
     user_key,
 )
@@ -302,7 +301,7 @@ def test_a_process_with_a_lower_limit_cuts_nothing_off(tmp_path: Path) -> None:
 def test_where_the_file_system_keeps_no_room_it_is_written_by_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recommendation_service.events.user_memory.KEEPING_ROOM", set())
+    monkeypatch.setattr("recommendation_service.events.disk_room.KEEPING_ROOM", set())
     with opened(tmp_path / "seen", LIMIT) as memory:
         assert memory._environment.flags()["writemap"] is False
         assert memory.replace(ALICE, b"", ONE) is True
@@ -315,7 +314,7 @@ def test_where_the_file_system_keeps_no_room_it_is_written_by_calls(
 
 def test_the_file_system_is_that_of_the_innermost_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
-    monkeypatch.setattr("recommendation_service.events.user_memory.MOUNTS", mounts)
+    monkeypatch.setattr("recommendation_service.events.disk_room.MOUNTS", mounts)
     assert file_system(Path("/data")) == ""
     mounts.write_text(
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
@@ -345,7 +344,7 @@ def test_answers_take_no_more_room_than_those_of_two_minutes(
         memory.replace(ALICE, b"", b"", (answer_key(str(number)), ANSWER))
         if number % 3_000 == 0:
             memory.sweep(LIFETIMES, now[0])
-    with memory._environment.begin(db=memory._answers) as transaction:
+    with memory._environment.begin(db=memory._answers.database) as transaction:
         assert transaction.stat()["entries"] <= 13_000
 
 
