@@ -60,7 +60,7 @@ def measure_feedback(database: URL, folder: Path, seconds: int) -> FeedbackFigur
                 while True:
                     pair = _pair(on, off, script, FIRST_SECONDS)
                     pages += FIRST_SECONDS * pair[0].requests_per_second / users
-                    if pages > FIRST_PAGES:
+                    if pages > FIRST_PAGES and pairs:
                         break
                     pairs.append((*pair, pages))
                 if start == FRESH_STARTS - 1:
