@@ -19,7 +19,7 @@ from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.events.fleet_memory import AGREEMENTS, FleetMemory, merged
-from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import (
     ITEM_TYPES,
@@ -44,7 +44,6 @@ from recommendation_service.ranking.working_memory import LIVE_SESSIONS, SEEN_CA
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
-REPLACEMENTS = 16
 USERS_AT_ONCE = 16  # of one call, whose memories are read and replaced side by side
 UNKNOWN_ITEM, UNKNOWN_USER = int(Flag.UNKNOWN_ITEM), int(Flag.UNKNOWN_USER)  # sums of enums are slow
 CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
@@ -193,10 +192,12 @@ class Feedback:
 
         try:
             theirs = await tell_fleet(self.fleet, group, key, after) if self.fleet is not None else None
-            for _ in range(REPLACEMENTS):
+            for _ in range(ATTEMPTS):
                 ours = group.read(key)
                 if await group.write(Change(key, ours, after(ours, theirs)), None):
                     break
+            else:
+                raise MemoryFailed("others changed what the user has seen at each attempt")
         except MemoryFailed as error:
             self._metrics.memory_failures.inc()
             self._warn("what users have seen cannot be remembered", error)

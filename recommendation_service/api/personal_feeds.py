@@ -15,7 +15,7 @@ from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance
 from recommendation_service.events.answers import ANSWER_SECONDS, StoredAnswer, answer_key
 from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
-from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.events.log import LogFull
 from recommendation_service.events.recording import FeedRecorder
 from recommendation_service.events.records import UnwrittenFeed
@@ -26,9 +26,6 @@ from recommendation_service.sources.users import Users
 
 log = structlog.get_logger(__name__)
 
-# A feed whose user was served something else meanwhile is ranked again; so often, then it is given as it is. Of workers
-# that serve one user at once, one succeeds at each turn.
-RANKINGS = 128
 NOBODY = b"nobody"  # the key under which nothing is remembered
 
 
@@ -143,7 +140,7 @@ class PersonalFeeds:
     ) -> bytes:
         """Rank without what the user has seen, on any machine, until nobody else has served the user meanwhile."""
         group, fleet = self.group, self.fleet
-        for _ in range(RANKINGS):
+        for _ in range(ATTEMPTS):
             theirs: bytes | None = None
             if fleet is not None and allowance is not None:
                 theirs = b"" if key is NOBODY else await fleet.read(key, allowance)
@@ -166,6 +163,8 @@ class PersonalFeeds:
             if replaced:
                 return self._served(ranked)
             self._metrics.feeds_ranked_again.inc()
+        else:
+            self._memory_failed(MemoryFailed("others changed what the user has seen at each attempt"))
         return await self._recorded(ranked)
 
     async def _recorded(self, ranked: Ranked) -> bytes:

@@ -187,7 +187,7 @@ async def replace_everywhere(
         memory.take_back(key, _fresh(new, shown, ours, theirs))  # nobody was shown it
     if failed is not None and kept is True:
         raise failed
-    if kept is True:
+    if kept is True and feed is not None:
         await group.write(None, feed)
     return kept
 

@@ -1,5 +1,5 @@
-"""What the requests of one turn of a worker's event loop read and write, together: one look at the users' memory, one
-transaction that changes it, and one append to the event log, however many they are.
+"""What the requests of one turn of a worker's event loop write, together: one transaction of the users' memory and one
+append to the event log, however many they are.
 
 A request waits until its part is written, so what it answers is as safe as if it had written alone: the memory knows
 what was shown, and the log has it, before anybody sees it. Under load a turn has many requests, and what a transaction
@@ -7,6 +7,7 @@ and a system call cost is shared by them; a request that is alone is written at 
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable
 
 import msgspec
@@ -14,9 +15,12 @@ import msgspec
 from recommendation_service.events.answers import StoredAnswer
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import UnwrittenFeed, encode_feeds
-from recommendation_service.events.user_memory import Change, MemoryFailed, Snapshot, UserMemory
+from recommendation_service.events.user_memory import Change, MemoryFailed, UserMemory
 
 RECORDS_AT_ONCE = 64  # of the largest feeds, these are a tenth of a segment
+# A request whose change is refused, as somebody else made one meanwhile, tries again so often. Of workers that serve
+# one user at once, one succeeds at each turn.
+ATTEMPTS = 128
 
 
 class _Waiting(msgspec.Struct, frozen=True):
@@ -35,51 +39,31 @@ class GroupCommit:
         self.memory = memory
         self._event_log = event_log
         self._unrecorded = unrecorded
-        self._ends = False  # whether the end of the turn is about to be called
-        self._snapshot: Snapshot | None = None
         self._waiting: list[_Waiting] = []
         self.records = event_log is not None
         self._pending: dict[bytes, bytes] = {}  # the users' entries as they are once the turn is written
 
     def read(self, key: bytes) -> bytes:
-        """The user's entries as they were when the turn began, with what this worker is about to write.
-
-        Raises MemoryFailed.
-        """
+        """The user's entries, with what this worker is about to write. Raises MemoryFailed."""
         pending = self._pending.get(key)
         if pending is not None:
             return pending
-        if self._snapshot is None:
-            if self.memory is None:
-                return b""
-            self._snapshot = self.memory.snapshot()
-            self._end_turn_soon()
-        return self._snapshot.read(key)
+        return self.memory.read(key) if self.memory is not None else b""
 
     def write(self, change: Change | None, feed: UnwrittenFeed | None) -> "asyncio.Future[StoredAnswer | bool]":
         """Change the memory (None: nothing) as UserMemory.replace does, and where that was done, record the feed
         (None: nothing) in the log. To be awaited. Raises MemoryFailed, and then nothing was recorded."""
-        outcome: asyncio.Future[StoredAnswer | bool] = asyncio.get_running_loop().create_future()
-        self._end_turn_soon()
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[StoredAnswer | bool] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._commit)
         self._waiting.append(_Waiting(change, feed, outcome))
         if change is not None:
             self._pending[change.key] = change.new
         return outcome
 
-    def _end_turn_soon(self) -> None:
-        if not self._ends:
-            self._ends = True
-            asyncio.get_running_loop().call_soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._ends = False
-        if self._snapshot is not None:
-            self._snapshot.close()
-            self._snapshot = None
-        if self._waiting:
-            self._commit()
-
     def _commit(self) -> None:
+        """At the end of the turn."""
         waiting, self._waiting, self._pending = self._waiting, [], {}
         try:
             outcomes = self._write(waiting)
@@ -97,22 +81,27 @@ class GroupCommit:
                 each.outcome.set_result(outcome)
 
     def _write(self, waiting: list[_Waiting]) -> list[StoredAnswer | bool | MemoryFailed]:
-        """The memory first: only what was shown belongs into the log."""
+        """The memory first: only what was shown belongs into the log. By then the records are ready, as a process that
+        is killed in between leaves what was shown without its record."""
         changes = [each.change for each in waiting if each.change is not None]
-        replaced = iter(self.memory.replace_all(changes) if self.memory is not None and changes else ())
+        feeds = [each.feed for each in waiting if each.feed is not None]
+        records = encode_feeds(feeds) if self._event_log is not None else []
+        replaced = iter(self._replace(changes))
         outcomes = [True if each.change is None else next(replaced) for each in waiting]
+        shown = [outcome is True for each, outcome in zip(waiting, outcomes, strict=True) if each.feed is not None]
         if self._event_log is not None:
-            feeds = [
-                each.feed
-                for each, outcome in zip(waiting, outcomes, strict=True)
-                if outcome is True and each.feed is not None
-            ]
-            for start in range(0, len(feeds), RECORDS_AT_ONCE):
-                self._record(self._event_log, feeds[start : start + RECORDS_AT_ONCE])
+            self._record(self._event_log, list(itertools.compress(records, shown)))
         return outcomes
 
-    def _record(self, event_log: EventLog, feeds: list[UnwrittenFeed]) -> None:
-        try:
-            event_log.append_if_roomy(encode_feeds(feeds))
-        except LogFull as full:
-            self._unrecorded(full, len(feeds))
+    def _replace(self, changes: list[Change]) -> list[StoredAnswer | bool | MemoryFailed]:
+        if self.memory is None:
+            return [MemoryFailed("there is no memory")] * len(changes)
+        return self.memory.replace_all(changes) if changes else []
+
+    def _record(self, event_log: EventLog, records: list[bytes]) -> None:
+        for start in range(0, len(records), RECORDS_AT_ONCE):
+            some = records[start : start + RECORDS_AT_ONCE]
+            try:
+                event_log.append_if_roomy(some)
+            except LogFull as full:
+                self._unrecorded(full, len(some))

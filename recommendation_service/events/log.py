@@ -79,7 +79,10 @@ class EventLog:
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + RETRY_SECONDS
-            used = folder_bytes(self._folder) if self._folder.is_dir() else 0
+            try:
+                used = folder_bytes(self._folder) if self._folder.is_dir() else 0
+            except OSError as error:
+                raise self._failed(error) from error
             self._crowded = used + wanted > self._limit * (1 - KEPT_FOR_FEEDBACK)
         if self._crowded:
             raise LogFull(f"the backlog of events leaves of {self._limit >> 20} MiB what is kept for feedback")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,6 @@ from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import UnwrittenFeed
 from recommendation_service.events.segments import SUFFIX, scan
 from recommendation_service.events.user_memory import (
-    CHANGE_BYTES,
     TRANSACTION_BYTES,
     Change,
     MemoryFailed,
@@ -195,23 +195,54 @@ def test_a_request_that_is_cancelled_takes_no_other_with_it(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
-def test_a_turn_that_only_read_leaves_no_snapshot_open(tmp_path: Path) -> None:
-    """One that stays open keeps the room of all that is replaced after it."""
+def test_no_reader_keeps_the_room_of_what_is_replaced(tmp_path: Path) -> None:
+    """A worker may be stopped at any moment: what others write meanwhile must not grow the file to its limit."""
 
     async def test(writer: Writer) -> None:
-        assert writer.group.read(user(1)) == b""
-        writer.memory.replace(user(1), b"", ENTRY)
-        assert writer.group.read(user(1)) == b""  # as it was when the turn began
-        await asyncio.sleep(0)
-        assert writer.group.read(user(1)) == ENTRY
-        await asyncio.sleep(0)
+        assert writer.group.read(user(1)) == b""  # and here this worker is stopped, while another serves
         used = 0
         for number in range(200):
-            await writer.served(1)
+            old = writer.memory.read(user(1))
+            assert writer.memory.replace(user(1), old, old + ENTRY) is True
             used = used or writer.memory.used_bytes * (number == 20)
         assert writer.memory.used_bytes < 2 * used
+        assert writer.group.read(user(1)) == ENTRY * 200
 
     run(tmp_path, test)
+
+
+def test_a_folder_that_cannot_be_looked_at_costs_the_records_and_no_request(tmp_path: Path) -> None:
+    async def test(writer: Writer) -> None:
+        writer.folder.mkdir()
+        with no_more_files():
+            outcomes = await asyncio.gather(writer.served(1), writer.served(2))
+        assert outcomes == [True, True]
+        assert [count for _, count in writer.unrecorded] == [2]
+        assert "Too many open files" in writer.unrecorded[0][0]
+        assert writer.memory.read(user(2)) == ENTRY
+
+    run(tmp_path, test)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_change_that_cannot_be_made_takes_no_other_with_it(tmp_path: Path) -> None:
+    with opened(tmp_path, LIMIT) as memory:
+        longer_than_any_key = bytes(1000)
+        outcomes = memory.replace_all(
+            [Change(user(1), b"", ENTRY), Change(longer_than_any_key, b"", ENTRY), Change(user(1), ENTRY, ENTRY * 2)]
+        )
+        assert [type(outcome) for outcome in outcomes] == [bool, MemoryFailed, bool]
+        assert memory.read(user(1)) == ENTRY * 2
 
 
 def nothing_is_lost(full: LogFull, count: int) -> None:
@@ -225,13 +256,26 @@ def test_without_memory_and_log_there_is_nothing_to_read() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 65_536), st.integers(0, 400_000)), max_size=60))
-def test_a_transaction_adds_no_more_than_there_is_room_for(sizes: list[tuple[int, int]]) -> None:
-    changes = [
-        Change(user(place), b"", bytes(size), (b"name", StoredAnswer(b"", bytes(body))) if body else None)
-        for place, (size, body) in enumerate(sizes)
-    ]
-    parts = list(_transactions(changes))
-    assert [change for part in parts for change in part] == changes
-    for part in parts:
-        adds = [len(c.new) + CHANGE_BYTES + (len(c.answer[1].body) if c.answer else 0) for c in part]
-        assert len(part) == 1 or sum(adds) <= TRANSACTION_BYTES
+def test_the_transactions_of_a_turn_have_all_its_changes_in_their_order(sizes: list[tuple[int, int]]) -> None:
+    changes = [change(place, size, body) for place, (size, body) in enumerate(sizes)]
+    assert [each for part in _transactions(changes) for each in part] == changes
+
+
+def change(place: int, size: int, body: int) -> Change:
+    answer = (answer_key(str(place)), StoredAnswer(ANSWER.request, bytes(body))) if body else None
+    return Change(user(place), b"", bytes(size), answer)
+
+
+@pytest.mark.parametrize(("size", "body"), [(16, 0), (1_900, 0), (23_040, 0), (65_536, 0), (384, 16_000), (0, 400_000)])
+def test_a_transaction_adds_no_more_to_the_file_than_there_is_room_for(tmp_path: Path, size: int, body: int) -> None:
+    with opened(tmp_path, LIMIT) as memory:
+        for place in range(3_000):  # so that the ways to a user's entries have several pages
+            assert memory.replace(user(place), b"", b"") is True
+        memory.replace_all([change(place, 384, 0) for place in range(3_000)])
+        first = next(iter(_transactions([change(7 * place, size, body) for place in range(400)])))
+        changes = [Change(each.key, memory.read(each.key), each.new, each.answer) for each in first]
+        with memory._environment.begin():  # a reader, so that no room is used again
+            memory.replace(user(5_000), b"", ENTRY)
+            used = memory.used_bytes
+            assert set(memory.replace_all(changes)) == {True}
+            assert 0 < memory.used_bytes - used <= TRANSACTION_BYTES
