@@ -19,8 +19,16 @@ from recommendation_service.events.fleet_memory import FleetMemory, merged, repl
 from recommendation_service.events.flusher import Flusher
 from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.log import EventLog, LogFull
-from recommendation_service.events.records import FeedbackRecord, StreamedRecord, encode
-from recommendation_service.events.segments import SUFFIX
+from recommendation_service.events.records import (
+    FeedbackRecord,
+    FeedRecord,
+    StreamedRecord,
+    UnwrittenFeed,
+    decode,
+    encode,
+    encoded_parts,
+)
+from recommendation_service.events.segments import SUFFIX, scan
 from recommendation_service.events.tables import make_writing_engine
 from recommendation_service.events.user_memory import as_entries, opened, user_key
 from tests.servers import PrivateRedis
@@ -30,6 +38,7 @@ from tests.support.redis_workers import redis_settings
 LIMIT_BYTES = 64 << 20
 DISK_MEGABYTES = 32
 USERS = 2_000
+NO_SLOTS = b"".join(encoded_parts([memoryview(b"")] * 6))
 
 
 def entries_of(*items: int) -> bytes:
@@ -52,8 +61,8 @@ def test_what_users_have_seen_is_remembered_while_the_disk_is_full(tmp_path: Pat
             assert shown(memory.read(key)) == set(range(24))
 
 
-def nothing_is_recorded(full: LogFull, count: int) -> None:
-    pytest.fail(f"{count} records for a log that there is not: {full}")
+def nothing_is_lost(full: LogFull, count: int) -> None:
+    pytest.fail(f"{count} records were lost: {full}")
 
 
 def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the_user_something_else(
@@ -67,7 +76,8 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
         fleet, key, name = FleetMemory(guard, 1000), user_key(7, 0), b"a key"
         assert key is not None
         with opened(tmp_path / "seen", LIMIT_BYTES) as memory:
-            group = GroupCommit(memory, None, nothing_is_recorded)
+            event_log = EventLog(tmp_path / "events", LIMIT_BYTES, 1 << 20)
+            group = GroupCommit(memory, event_log, nothing_is_lost)
             theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
             assert memory.replace(key, ours, entries_of(1, 2)) is True  # another worker's, without Redis
 
@@ -75,8 +85,9 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
                 new = entries_of(*before, *now)
                 answer = name, StoredAnswer(bytes(16), new)
                 of_feed = np.array(now, np.int64)
+                feed = UnwrittenFeed(bytes(now).ljust(16).hex(), 7, None, 0, 0, "", "", 0, NO_SLOTS)
                 served = await replace_everywhere(
-                    memory, group, fleet, key, ours, theirs, new, of_feed, answer, fleet.allowance(), None
+                    memory, group, fleet, key, ours, theirs, new, of_feed, answer, fleet.allowance(), feed
                 )
                 return new if served is True else b""
 
@@ -84,12 +95,25 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
 
             theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
             assert {1, 2} <= shown(merged(ours, theirs))
+            assert theirs is not None
+            elsewhere = merged(theirs, entries_of(6))
+            assert await fleet.replace(key, theirs, elsewhere, None, fleet.allowance()) is True  # another machine's
+            assert await serve(ours, theirs, [1, 2], [6, 7]) == b""
+            assert not {6, 7} & shown(memory.read(key))  # nobody was shown it
+
+            theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
+            assert {1, 2, 6} <= shown(merged(ours, theirs))
             new = await serve(ours, theirs, [1, 2], [4, 5])
             assert new
             kept = memory.answer(name)
             assert kept is not None
             assert kept.body == new
             assert await fleet.answer(key, name, fleet.allowance()) == kept
+            await event_log.close()
+            [segment] = (tmp_path / "events").glob(f"*{SUFFIX}")
+            [record] = map(decode, scan(segment).payloads)
+            assert isinstance(record, FeedRecord)
+            assert record.request_id == bytes([4, 5]).ljust(16)  # of what was shown, and of nothing else
         await guard.close()
 
     with PrivateRedis(tmp_path / "redis") as server:
