@@ -201,6 +201,7 @@ FAULTS: dict[str, tuple[Handler, str]] = {
     "sends no HTTP": (always(b"SSH-2.0\r\n\r\n"), "wrong_body"),
 }
 BRIEFLY = ("--warm-up", "0", "--duration", "0.6", "--concurrency", "4")
+SLOWLY = 0.01  # seconds: the generator waits for answers, and has nothing to say of itself, however slow the machine
 IMPATIENT = ("--timeout", "0.3")  # where no answer comes; elsewhere a busy machine must not make it a fault of its own
 
 
@@ -302,7 +303,7 @@ def test_a_closed_loop_shows_it_too_where_a_plain_one_would_not() -> None:
 
 
 def test_json_has_these_fields_and_nothing_else_is_printed() -> None:
-    with serving(always(http(200, FEED))) as server:
+    with serving(always(http(200, FEED), SLOWLY)) as server:
         done = command(server.address, *BRIEFLY, "--json", "--phase", "1")
     assert done.stderr == ""
     figures = json.loads(done.stdout)
@@ -356,7 +357,7 @@ def test_a_person_reads_figures_errors_and_verdicts() -> None:
     for part in ("requests/s", "errors", "100.00%", "status 500", "phase 1", "not met", "> 1,000 req/s", "no phase"):
         assert part in done.stdout
     assert "latency " not in done.stdout
-    with serving(always(http(200, FEED))) as server:
+    with serving(always(http(200, FEED), SLOWLY)) as server:
         done = command(server.address, *BRIEFLY)
     for part in ("closed loop of 4 connections", "average", "P50", "P95", "P99", "max", "0.00%", "satisfy phase"):
         assert part in done.stdout

@@ -116,10 +116,11 @@ def http(status: int, body: bytes) -> bytes:
     return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
-def always(answer: bytes) -> Handler:
+def always(answer: bytes, after_seconds: float = 0.0) -> Handler:
     async def handler(server: FakeServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.read(reader)
+            await asyncio.sleep(after_seconds)
             writer.write(answer)
             await writer.drain()
 
