@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import signal
@@ -25,6 +26,7 @@ from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
 from recommendation_service.events.fleet_memory import FleetMemory
+from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.log import SEGMENT_BYTES, EventLog
 from recommendation_service.events.records import EVENT_NAMES, FeedbackRecord, FeedRecord, Flag, Record, decode
 from recommendation_service.events.segments import SUFFIX, scan
@@ -489,6 +491,30 @@ def test_a_disk_that_fails_is_no_acknowledgement(
         assert len(service.shown(SELF_ID=user, N_VIDEOS=5)) == 5
     assert service.metric("recs_events_refused_total") == 1
     assert service.accept(event(user, videos[0], event_id="kept"))["accepted"] == 1
+    assert service.recorded_as("kept").user_id == user
+
+
+def test_who_meets_another_worker_at_each_attempt_is_answered_and_counted(
+    start: Start, user: int, videos: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, read = start(), GroupCommit.read
+    others = itertools.count(1_000_000)
+
+    def forestalled(group: GroupCommit, key: bytes) -> bytes:
+        """Between what was read and what will be written, another worker serves the user something else."""
+        ours = read(group, key)
+        assert group.memory is not None
+        there = group.memory.read(key)
+        served = np.array([item_key(next(others), is_challenge=False), pack_detail(int(time.time()), 0, 0, SERVED)])
+        assert group.memory.replace(key, there, there + served.tobytes()) is True
+        return ours
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupCommit, "read", forestalled)
+        assert service.accept(event(user, videos[0], event_id="kept"))["accepted"] == 1
+        assert service.metric("recs_memory_failures_total") == 1
+        assert len(service.shown(SELF_ID=user, N_VIDEOS=5)) == 5
+        assert service.metric("recs_memory_failures_total") == 2
     assert service.recorded_as("kept").user_id == user
 
 
