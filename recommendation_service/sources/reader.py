@@ -93,7 +93,8 @@ class Source:
             server = address(snapshot.connection.engine.url)
         # Times are whole seconds. What is updated after this look may bear the second of what was before
         # it, so within that second every look differs.
-        latest = max((str(value) for name, value in row.items() if name.endswith("_updated") and value), default="")
+        times = (value for name, value in row.items() if name.endswith(("_updated", "_deleted")))
+        latest = max((str(value) for value in times if value), default="")
         unsettled = latest >= (now - timedelta(seconds=1)).strftime(_TIME)
         return repr((row, server, now.isoformat() if unsettled else ""))
 

@@ -389,18 +389,75 @@ def test_the_fingerprint_differs_after(database: OperatorDatabase, change: str) 
     assert source.fingerprint() != before
 
 
-@pytest.mark.parametrize("table", ["users", "resumes", "challenges"])
-def test_a_time_in_the_future_hides_no_later_update_from_the_fingerprint(
-    database: OperatorDatabase, table: str
+TIMES = [
+    (table, column)
+    for table in ("users", "resumes", "challenges")
+    for column in ("created_at", "updated_at", "deleted_at")
+]
+
+
+@pytest.mark.parametrize(("table", "column"), TIMES)
+def test_a_time_in_the_future_hides_no_later_change_from_the_fingerprint(
+    database: OperatorDatabase, table: str, column: str
 ) -> None:
     rows = fill(database)
     owner = {} if table == "users" else {"user_id": rows["users"]}
     now = datetime.now(UTC)
-    database.add(table, **owner, updated_at=ago(days=-365, now=now))
+    database.add(table, **owner, **{column: ago(days=-365, now=now)})
+    source = database.source()
+    before = source.fingerprint()
+    assert source.fingerprint() == before  # it is no reason for a build at every look either
+
+    database.change(table, rows[table], updated_at=ago(minutes=1, now=now))
+    updated = source.fingerprint()
+    database.change(table, rows[table], deleted_at=ago(minutes=1, now=now))
+
+    assert before != updated != source.fingerprint()
+
+
+@pytest.mark.parametrize("table", ["users", "resumes", "challenges"])
+@pytest.mark.parametrize("column", ["updated_at", "deleted_at"])
+def test_a_change_by_a_clock_that_is_ahead_is_seen_when_it_is_made(
+    database: OperatorDatabase, table: str, column: str
+) -> None:
+    rows = fill(database)
+    owner = {} if table == "users" else {"user_id": rows["users"]}
+    now = datetime.now(UTC)
+    further = database.add(table, **owner, **{column: ago(days=-365, now=now)})
     source = database.source()
     before = source.fingerprint()
 
-    database.change(table, rows[table], updated_at=ago(now=now))
+    database.change(table, rows[table], **{column: ago(minutes=-120, now=now)})
+    once = source.fingerprint()
+    database.change(table, rows[table], **{column: ago(minutes=-121, now=now)})
+    twice = source.fingerprint()
+    database.remove(table, further)
+
+    assert before != once
+    assert column == "deleted_at" or once != twice  # a deletion that moves is one deletion
+    assert twice != source.fingerprint()
+
+
+@pytest.mark.parametrize("table", ["resumes", "challenges"])
+def test_what_had_a_zero_date_of_deletion_is_seen_to_be_deleted(database: OperatorDatabase, table: str) -> None:
+    rows = fill(database)
+    database.change(table, rows[table], deleted_at=ZERO_DATE)
+    source = database.source()
+    before = source.fingerprint()
+
+    database.change(table, rows[table], deleted_at=ago(days=1))
+
+    assert source.fingerprint() != before
+
+
+def test_a_second_deletion_in_one_second_changes_the_fingerprint(database: OperatorDatabase) -> None:
+    rows = fill(database)
+    this_second = ago(now=datetime.now(UTC))
+    database.add("users", deleted_at=this_second)
+    source = database.source()
+    before = source.fingerprint()
+
+    database.change("users", rows["users"], deleted_at=this_second)
 
     assert source.fingerprint() != before
 
