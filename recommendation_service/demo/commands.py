@@ -62,7 +62,7 @@ def load(
         int, typer.Option(min=0, help="The same seed gives the same data; interacpedia only.")
     ] = DEFAULT_SEED,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Drop the operator's tables in that database first.")
+        bool, typer.Option("--replace", help="Drop what an earlier load made in that database first.")
     ] = False,
     cache_folder: Annotated[
         Path | None, typer.Option(help="Where the MovieLens wheel is kept. Default: ~/.cache/recs.")
@@ -71,8 +71,8 @@ def load(
 ) -> None:
     """Write the operator's tables, filled, into a database.
 
-    Tables that hold rows are left alone without --replace.
-    No other table is ever touched.
+    Tables that an earlier load made and that hold rows are left alone without --replace.
+    Tables that it did not make are never touched, whatever the options.
     A MariaDB or MySQL database that does not exist is created.
 
     Examples:

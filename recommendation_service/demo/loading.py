@@ -10,9 +10,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, Table, create_engine, inspect, select
+from sqlalchemy import Connection, Engine, NullPool, Table, create_engine, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from recommendation_service.demo.ownership import (
+    TABLE,
+    Existing,
+    create_marked,
+    drop_own,
+    existing_tables,
+    foreign_parts,
+    note_written,
+)
 from recommendation_service.demo.schema import MYSQL_FAMILY, metadata
 
 Row = tuple[Any, ...]
@@ -65,7 +74,8 @@ def load_tables(
 ) -> LoadReport:
     """Create the operator's tables and fill them, each in one transaction.
 
-    Raises `DemoError` when a table already holds rows and `replace` is false, or when the database refuses.
+    Raises `DemoError` where something bears the name of one of these tables and is not the demo's own, where the
+    demo's own hold rows and `replace` is false, or others' and it is true, and when the database refuses.
     """
     started = time.perf_counter()
     counts = {table.name: 0 for table in metadata.sorted_tables}
@@ -74,6 +84,10 @@ def load_tables(
             _prepare_tables(connection, replace=replace)
             for rows in tables:
                 counts[rows.table.name] = _write(connection, rows, progress)
+            for name, count in counts.items():
+                if not count:
+                    note_written(connection, metadata.tables[name])
+            connection.commit()
     except SQLAlchemyError as error:
         raise DemoError(f"The database {_shown(engine)} refused: {_reason(error)}") from error
     return LoadReport(source, counts, time.perf_counter() - started, dirt or {}, notice)
@@ -115,19 +129,46 @@ def _create_database(engine: Engine) -> None:
 
 
 def _prepare_tables(connection: Connection, *, replace: bool) -> None:
-    existing = set(inspect(connection).get_table_names())
-    ours = [table for table in metadata.sorted_tables if table.name in existing]
+    """Everything is looked at before anything is changed: DDL cannot be taken back on MySQL."""
+    existing = existing_tables(connection)
+    _refuse_others(connection, [each for each in existing if not each.own])
     if replace:
-        metadata.drop_all(connection, tables=ours)
-    else:
-        filled = [table.name for table in ours if _holds_rows(connection, table)]
-        if filled:
+        if parts := foreign_parts(connection, existing):
             raise DemoError(
-                f"The database {_shown(connection.engine)} already holds rows in {', '.join(filled)}. "
-                "Name another database, or pass --replace (replace=True) to drop these tables first."
+                f"The demo's tables in {_shown(connection.engine)} are not replaced, since others use them: "
+                f"{'; '.join(parts)}. Name another database, or drop these tables yourself."
             )
-    metadata.create_all(connection)
-    connection.commit()
+        drop_own(connection, existing)
+        existing = []
+    filled = [each.name for each in existing if _holds_rows(connection, metadata.tables[each.name])]
+    if filled:
+        raise DemoError(
+            f"The database {_shown(connection.engine)} already holds rows in {', '.join(filled)}. "
+            "Name another database, or pass --replace (replace=True) to drop the demo's tables first."
+        )
+    there = {each.name for each in existing}
+    create_marked(connection, [table for table in metadata.sorted_tables if table.name not in there])
+
+
+def _refuse_others(connection: Connection, others: list[Existing]) -> None:
+    if not others:
+        return
+    shown = _shown(connection.engine)
+    views = [each for each in others if each.kind != TABLE]
+    if views:
+        named = ", ".join(f"{each.name} (a {each.kind})" for each in views)
+        raise DemoError(
+            f"In {shown}, {named} is no table of the demo's: nothing is written there. Name another database."
+        )
+    if connection.dialect.name in MYSQL_FAMILY:
+        by_hand = "make a database of its own for the demo, or drop them yourself"
+    else:
+        by_hand = "remove the file, or drop them yourself"
+    raise DemoError(
+        f"The demo leaves {', '.join(each.name for each in others)} in {shown} alone, whatever the options: it did not "
+        "make them, or a version before this one did, which left no mark. Name another database; if nobody needs these "
+        f"tables, {by_hand}."
+    )
 
 
 def _holds_rows(connection: Connection, table: Table) -> bool:
@@ -144,6 +185,7 @@ def _write(connection: Connection, rows: TableRows, progress: Progress | None) -
         written += len(batch)
         if progress is not None:
             progress(name, written, rows.expected)
+    note_written(connection, rows.table)
     connection.commit()
     return written
 

@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from recommendation_service.demo import DemoError, load_interacpedia
 from recommendation_service.demo.dirt import Dirt
+from recommendation_service.demo.loading import load_tables
 from recommendation_service.demo.schema import metadata
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -98,6 +99,72 @@ def test_loading_twice_is_refused_and_replacing_is_not(mariadb_url: URL) -> None
         load_interacpedia(engine, scale=0.01, now=NOW)
 
     assert load_interacpedia(engine, scale=0.01, now=NOW, replace=True).counts["users"] == 2_000
+
+
+APPLICATION = {
+    "tables": ["CREATE TABLE users (id INT PRIMARY KEY, name TEXT)", "INSERT INTO users VALUES (1, 'Real Person')"],
+    "empty tables": ["CREATE TABLE users (id INT PRIMARY KEY, name TEXT)"],
+    "views": ["CREATE TABLE people (id INT)", "CREATE VIEW users AS SELECT * FROM people"],
+    "a sequence": ["CREATE SEQUENCE likes"],
+    # Of a demo elsewhere on the server: as a developer copies a schema, and as a dump brings the record alone.
+    "a copy": ["CREATE TABLE users LIKE `{demo}`.users", "INSERT INTO users SELECT * FROM `{demo}`.users LIMIT 9"],
+    "a record": ["CREATE TABLE users (id INT)", "CREATE TABLE recs_demo SELECT * FROM `{demo}`.recs_demo"],
+}
+
+
+@pytest.fixture(scope="module")
+def demo_elsewhere(module_mariadb_url: URL) -> str:
+    load_tables(create_engine(module_mariadb_url, poolclass=NullPool), [], source="some", replace=False)
+    return str(module_mariadb_url.database)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+@pytest.mark.parametrize("kind", APPLICATION)
+def test_an_applications_tables_are_left_alone_whatever_the_options(
+    mariadb_url: URL, demo_elsewhere: str, kind: str, replace: bool
+) -> None:
+    engine = create_engine(mariadb_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in APPLICATION[kind]:
+            connection.execute(text(statement.format(demo=demo_elsewhere)))
+        before = contents(connection)
+
+    with pytest.raises(DemoError, match="Name another database"):
+        load_interacpedia(engine, scale=0.01, now=NOW, replace=replace)
+
+    with engine.connect() as connection:
+        assert contents(connection) == before
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("INSERT INTO users (name) VALUES ('Real Person')", "users holds 1 row that the demo did not write"),
+        ("CREATE TRIGGER told AFTER INSERT ON likes FOR EACH ROW SET @n = 1", "likes has the trigger told"),
+        ("CREATE TABLE orders (buyer BIGINT UNSIGNED, FOREIGN KEY (buyer) REFERENCES users (id))", "orders has a for"),
+    ],
+)
+def test_what_others_added_to_the_demos_tables_is_not_dropped(mariadb_url: URL, statement: str, said: str) -> None:
+    engine = create_engine(mariadb_url, poolclass=NullPool)
+    load_tables(engine, [], source="some", replace=False)
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+        before = contents(connection)
+
+    with pytest.raises(DemoError, match=said):
+        load_tables(engine, [], source="some", replace=True)
+
+    with engine.connect() as connection:
+        assert contents(connection) == before
+
+
+def contents(connection: Connection) -> dict[str, Any]:
+    """Definition and rows of each table and view."""
+    found: dict[str, Any] = {}
+    for name, kind in list(connection.execute(text("SHOW FULL TABLES"))):
+        rows = [] if kind == "SEQUENCE" else [tuple(row) for row in connection.execute(text(f"SELECT * FROM `{name}`"))]
+        found[name] = (kind, connection.execute(text(f"SHOW CREATE TABLE `{name}`")).one()[1], rows)
+    return found
 
 
 def in_utc() -> dict[str, str]:
