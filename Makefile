@@ -1,7 +1,7 @@
 # One way to do each thing; CI runs the same (.ci/run). `make` alone prints what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench faults clean
+.PHONY: help setup run test test-debian12 test-debian13 check bench faults findings clean
 
 # Not taken from the environment, where some shells keep the machine's own name in HOST: that would serve to the network.
 HOST = 127.0.0.1
@@ -10,7 +10,7 @@ ARGS =
 
 help: ## Show this list
 	@echo "Usage: make TARGET [ARGS='more arguments for the command']"
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+	@sed -nE 's/^([a-z0-9 -]+):.*## (.*)/  \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: ## Create .venv with everything that development needs
 	@bash scripts/setup.sh dev
@@ -35,6 +35,12 @@ bench: setup ## Measure, and print each figure beside its target
 faults: setup ## Break everything at random under load, and count every event (ARGS='--seed 7 --faults 40')
 	@bash scripts/install_servers.sh mariadb-server-core redis-server
 	@exec .venv/bin/python -m tests.faults $(ARGS)
+
+test-debian12 test-debian13: ## Run, check and test what is committed in a fresh Debian, as root (ARGS=--user)
+	@exec bash scripts/test_debian.sh '$(if $(filter %12,$@),bookworm,trixie)' $(ARGS)
+
+findings: ## Try again what outside software was found to do, each in a folder of its own (ARGS='NAME ...')
+	@exec bash scripts/findings.sh $(ARGS)
 
 clean: ## Remove .venv and all caches; the service's data in var/ stay
 	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build ./*.egg-info
