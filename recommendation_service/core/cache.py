@@ -5,6 +5,7 @@ that asking for what does not exist is as cheap. Everything may be lost at any m
 """
 
 import asyncio
+import re
 import secrets
 import time
 import zlib
@@ -15,7 +16,7 @@ import structlog
 
 from recommendation_service.core.lru import LruBytes
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.core.redis import Allowance, RedisGuard, RedisUnavailable
+from recommendation_service.core.redis import Allowance, Call, RedisGuard, RedisUnavailable, WrongType
 
 log = structlog.get_logger(__name__)
 
@@ -36,12 +37,21 @@ EPOCH_SECONDS = 10.0
 MOST_READS = 64
 PAUSE_SECONDS = 1.0
 
+_EPOCH = re.compile(rb"[0-9a-f]{1,16}")  # of a key's name
 VALUE, NEGATIVE, TOMBSTONE = b"v", b"n", b"t"
 
+# Who reads. KEYS: the lease. ARGV: a token, milliseconds. What would last longer is nobody's lease.
+LEASE = """
+if redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') then return 1 end
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left <= tonumber(ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 2
+"""
 # Written where nobody else wrote meanwhile, and the lease given back. KEYS: entry, lease. ARGV: frame, seconds,
 # the lease's token, 1 to replace what is there.
 FILL = """
-if redis.call('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
+if redis.pcall('GET', KEYS[2]) == ARGV[3] then redis.call('DEL', KEYS[2]) end
 if ARGV[1] == '' then return 0 end
 if ARGV[4] == '1' then return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
 return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], 'NX')
@@ -148,7 +158,7 @@ class Cache(Generic[T]):
         """
         epoch = f"{time.time_ns():x}"
         if self._guard is not None:
-            name, seconds = f"recs:{self._namespace}:epoch", 2 * self._ttl_seconds
+            name, seconds = self._epoch_name(), 2 * self._ttl_seconds
             try:
                 await self._guard.call(
                     "cache_forget", lambda redis: redis.set(name, epoch, ex=seconds), timeout_seconds
@@ -176,14 +186,18 @@ class Cache(Generic[T]):
                 if outcome in {"hit", "negative"}:
                     return value
                 replaces = outcome == "damaged"
+                if replaces:
+                    self._guard.count_damaged("user")
                 if not self._may_read():
                     return None
                 token = secrets.token_hex(8)
                 name = self._lease_name(key)
-                is_ours = await allowance.call(
-                    "cache_lease", lambda redis: redis.set(name, token, px=LEASE_MILLISECONDS, nx=True)
+                leased = await allowance.call(
+                    "cache_lease", lambda redis: redis.eval(LEASE, 1, name, token, LEASE_MILLISECONDS)
                 )
-                if not is_ours:
+                if leased == 2:
+                    self._guard.count_damaged("lease")
+                if not leased:
                     return await self._await_other(key, allowance)
             except RedisUnavailable:
                 if not token:
@@ -194,7 +208,10 @@ class Cache(Generic[T]):
         """(hit, negative, miss or damaged; value) of L2, noted in L1. Raises RedisUnavailable."""
         await self._read_epoch(allowance.call)
         name = self._name(key)
-        frame = await allowance.call("cache_get", lambda redis: redis.get(name))
+        try:
+            frame = await allowance.call("cache_get", lambda redis: redis.get(name))
+        except WrongType:
+            return "damaged", None
         if frame is None:
             return "miss", None
         kind, payload = _open(frame)
@@ -285,12 +302,21 @@ class Cache(Generic[T]):
     def _is_current(self, key: int) -> bool:
         return self._flights.get(key) is asyncio.current_task()
 
-    async def _read_epoch(self, call: Callable[[str, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]) -> None:
+    async def _read_epoch(self, call: Call) -> None:
         """What `invalidate_all` of any worker wrote last. Raises RedisUnavailable."""
         if self._clock() < self._epoch_known_until:
             return
-        raw = await call("cache_epoch", lambda redis: redis.get(f"recs:{self._namespace}:epoch"))
-        epoch = raw.decode("ascii", "replace") if raw else "0"
+        try:
+            raw = await call("cache_epoch", lambda redis: redis.get(self._epoch_name()))
+        except WrongType:
+            raw = b"?"
+        if raw and not _EPOCH.fullmatch(raw):
+            # What it was is not known, and so not either whether entries of another one are of before.
+            if self._guard is not None:
+                self._guard.count_damaged("epoch")
+            raw = new = f"{time.time_ns():x}".encode()
+            await call("cache_epoch", lambda redis: redis.set(self._epoch_name(), new, ex=2 * self._ttl_seconds))
+        epoch = raw.decode("ascii") if raw else "0"
         self._epoch_known_until = self._clock() + EPOCH_SECONDS
         if epoch != self._epoch:
             self._epoch = epoch
@@ -304,6 +330,9 @@ class Cache(Generic[T]):
 
     def _name(self, key: int) -> str:
         return f"recs:{self._namespace}:{self._epoch}:{{{key}}}"  # the braces: in a cluster beside its lease
+
+    def _epoch_name(self) -> str:
+        return f"recs:{self._namespace}:epoch"
 
     def _lease_name(self, key: int) -> str:
         return f"{self._name(key)}:lease"

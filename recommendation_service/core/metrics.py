@@ -87,6 +87,12 @@ class Metrics:
             buckets=REDIS_BUCKETS,
             registry=self.registry,
         )
+        self.redis_damaged = Counter(
+            "recs_redis_damaged",
+            "Values in Redis that were none of the service's, and were replaced",
+            ["kind"],
+            registry=self.registry,
+        )
         self.cache_lookups = Counter(
             "recs_cache_lookups", "Lookups in a level of the cache", ["level", "outcome"], registry=self.registry
         )

@@ -5,10 +5,13 @@ Everything that uses Redis goes through ``RedisGuard.call``. Rules for its users
 - Keys begin with ``recs:``, and every key has a time to live: nobody cleans up behind us.
 - One operation touches one key, or keys with one hash tag, so that the same code runs on a Redis Cluster.
 - What Redis has is a copy or a hint; the answer without it is a good one.
+- What is under a key may be anybody's: bytes that are no value of the service's, and values of another type, count as
+  absent and are replaced (``discard``, ``LUA_GET``).
 """
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast
@@ -36,6 +39,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Asked = TypeVar("Asked")
 Client = Redis | RedisCluster
+Call = Callable[[str, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]  # RedisGuard.call, or an Allowance's
 
 # Of a connection, in the background. Far more than a request waits: a TLS handshake takes longer than that.
 CONNECT_SECONDS = 2.0
@@ -53,6 +57,28 @@ TURNS = 4
 
 class RedisUnavailable(Exception):
     """Redis did not do it: refused, failed, late, or not even tried. The message says which, and no secret."""
+
+
+class WrongType(RedisUnavailable):
+    """A key holds another kind of value than the service puts there."""
+
+
+# Removes what is no value of the service's, unless it was replaced meanwhile. KEYS: the key. ARGV: SHA-1 of what was
+# found; what has another type goes in any case.
+DISCARD = """
+local found = redis.pcall('GET', KEYS[1])
+if type(found) == 'table' or (found and redis.sha1hex(found) == ARGV[1]) then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+# For the beginning of a script: a string, or false, also where something else is there, which then goes.
+LUA_GET = """
+local function get(key)
+  local found = redis.pcall('GET', key)
+  if type(found) ~= 'table' then return found end
+  redis.call('DEL', key)
+  return false, true
+end
+"""
 
 
 class RedisGuard:
@@ -130,9 +156,14 @@ class RedisGuard:
         if error is not None:
             is_refusal = _is_refusal(error)
             self._count(operation, "refused" if is_refusal else "failed")
-            raise RedisUnavailable(_reason(error)) from error
+            unavailable = WrongType if is_refusal and "WRONGTYPE" in str(error) else RedisUnavailable
+            raise unavailable(_reason(error)) from error
         self._count(operation, "done")
         return cast(T, result)
+
+    def count_damaged(self, kind: str) -> None:
+        """A value under a key of that kind is none of the service's; it counts as absent, and is replaced."""
+        self._metrics.redis_damaged.labels(kind).inc()
 
     async def close(self) -> None:
         """Cancel what is under way, and close all connections."""
@@ -215,6 +246,13 @@ class Allowance:
             return await group.call(asked)
         finally:
             self._left -= time.perf_counter() - started
+
+
+async def discard(call: Call, kind: str, name: str, found: bytes | None, guard: RedisGuard) -> None:
+    """Remove a value that is none of the service's; ``found`` None: it has another type. Raises RedisUnavailable."""
+    guard.count_damaged(kind)
+    sha = hashlib.sha1(found or b"", usedforsecurity=False).hexdigest()
+    await call("discard", lambda redis: redis.eval(DISCARD, 1, name, sha))
 
 
 class Grouped(Generic[Asked, T]):

@@ -6,16 +6,26 @@ between two machines that serve one user at once.
 """
 
 import hashlib
+import zlib
 from typing import Any, cast
 
 import numpy as np
 
 from recommendation_service.catalog.layout import Int64
-from recommendation_service.core.redis import Allowance, Grouped, RedisGuard, RedisUnavailable, run_script
+from recommendation_service.core.redis import (
+    LUA_GET,
+    Allowance,
+    Grouped,
+    RedisGuard,
+    RedisUnavailable,
+    WrongType,
+    discard,
+    run_script,
+)
 from recommendation_service.events.answers import ANSWER_SECONDS, StoredAnswer
 from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.records import UnwrittenFeed
-from recommendation_service.events.user_memory import Change, Entries, MemoryFailed, UserMemory, as_entries
+from recommendation_service.events.user_memory import Change, Entries, MemoryFailed, UserMemory, are_entries, as_entries
 from recommendation_service.ranking.seen import HIDDEN, merge_entries
 
 # A user's key goes when the user was away for so long. What is hidden is known still where the user was served before.
@@ -24,26 +34,32 @@ AGREEMENTS = 8  # tries to add to what others add to at the same time
 
 # KEYS: the user's entries, the answer. ARGV: SHA-1 of the entries to replace, the new ones, their seconds, the answer,
 # its seconds. Gives the answer that was kept before, or "1" where the entries were replaced, else "0".
-REPLACE = """
+REPLACE = (
+    LUA_GET
+    + """
 if ARGV[4] ~= '' then
-  local answer = redis.call('GET', KEYS[2])
+  local answer = get(KEYS[2])
   if answer then return answer end
 end
-local current = redis.call('GET', KEYS[1]) or ''
+local current = get(KEYS[1]) or ''
 if redis.sha1hex(current) ~= ARGV[1] then return '0' end
 if ARGV[2] ~= '' then redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3]) end
 if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[5]) end
 return '1'
 """
+)
 
 # KEYS: the user's entries. ARGV: SHA-1 of the entries to replace, the new ones, their seconds. Gives 1 where the
-# entries were replaced, else those that are there.
-EXCHANGE = """
-local current = redis.call('GET', KEYS[1]) or ''
-if redis.sha1hex(current) ~= ARGV[1] then return current end
+# entries were replaced, 2 where something of another type was, else those that are there.
+EXCHANGE = (
+    LUA_GET
+    + """
+local current, damaged = get(KEYS[1])
+if not damaged and redis.sha1hex(current or '') ~= ARGV[1] then return current or '' end
 redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-return 1
+return damaged and 2 or 1
 """
+)
 MOST_TOGETHER = 32  # users whose entries are exchanged in one operation
 
 
@@ -63,8 +79,15 @@ class FleetMemory:
 
     async def read(self, key: bytes, allowance: Allowance) -> bytes | None:
         """The user's entries."""
+        name = _name(key)
+        stored: bytes | None
         try:
-            stored = await allowance.call("seen_read", lambda client: client.get(_name(key)))
+            try:
+                stored = await allowance.call("seen_read", lambda client: client.get(name))
+            except WrongType:
+                stored = await self._discard("seen", name, None, allowance)
+            if stored and not are_entries(stored):
+                stored = await self._discard("seen", name, stored, allowance)
         except RedisUnavailable:
             return None
         return stored or b""
@@ -78,18 +101,20 @@ class FleetMemory:
         allowance: Allowance,
     ) -> StoredAnswer | bool | None:
         """As UserMemory.replace; nothing new and no entries: only the answer is kept."""
-        answer_name, kept = (answer[0], answer[1].request + answer[1].body) if answer else (b"", b"")
-        keys = [_name(key), f"recs:answer:{{{key.hex()}}}:{answer_name.hex()}"]
+        answer_name, kept = (answer[0], _framed(answer[1])) if answer else (b"", b"")
+        keys = [_name(key), _answer_name(key, answer_name)]
         arguments = [_sha(old), b"" if new == old else new, self._seconds(new), kept, ANSWER_SECONDS]
         try:
             result = await allowance.call(
                 "seen_replace", lambda client: self._replace(keys=keys, args=arguments, client=client)
             )
+            if answer is None or result in {b"0", b"1"}:
+                return bool(result == b"1")
+            if (kept_before := _unframed(result)) is None:
+                await self._discard("answer", keys[1], result, allowance)
         except RedisUnavailable:
             return None
-        if len(result) > 1:
-            return StoredAnswer(bytes(result[:16]), bytes(result[16:]))
-        return bytes(result) == b"1"
+        return kept_before or False
 
     async def exchange(self, key: bytes, old: bytes, new: bytes, allowance: Allowance) -> bytes | None:
         """Put ``new`` in the place of ``old``: ``new``, or the entries that are there instead, and nothing was written.
@@ -98,7 +123,7 @@ class FleetMemory:
         """
         asked = _name(key), [_sha(old), new, self._seconds(new)]
         result = await allowance.call_grouped(self._exchanges, asked)
-        return new if result == 1 else result
+        return await self._exchanged(key, new, result, allowance)
 
     async def exchange_again(self, key: bytes, old: bytes, new: bytes, allowance: Allowance) -> bytes | None:
         """The same for one that has not all of its time any more."""
@@ -107,7 +132,24 @@ class FleetMemory:
             [result] = await allowance.call("seen_exchange", lambda client: self._exchange_all(client, [asked]))
         except RedisUnavailable:
             return None
-        return new if result == 1 else result
+        return await self._exchanged(key, new, result, allowance)
+
+    async def _exchanged(self, key: bytes, new: bytes, result: Any, allowance: Allowance) -> bytes | None:
+        if result == 2:
+            self._redis.count_damaged("seen")
+        if result in {1, 2}:
+            return new
+        if result and not are_entries(result):
+            try:
+                return await self._discard("seen", _name(key), result, allowance)
+            except RedisUnavailable:
+                return None
+        return cast(bytes | None, result)
+
+    async def _discard(self, kind: str, name: str, found: bytes | None, allowance: Allowance) -> bytes:
+        """Nothing: what was under the key is gone. Raises RedisUnavailable."""
+        await discard(allowance.call, kind, name, found, self._redis)
+        return b""
 
     async def _exchange_all(self, client: Any, asked: list[tuple[str, list[Any]]]) -> list[Any]:
         return await run_script(client, self._exchange, asked)
@@ -119,12 +161,19 @@ class FleetMemory:
 
     async def answer(self, key: bytes, answer_name: bytes, allowance: Allowance) -> StoredAnswer | None:
         """What any machine answered under this Idempotency-Key in the last minute."""
-        name = f"recs:answer:{{{key.hex()}}}:{answer_name.hex()}"
+        name = _answer_name(key, answer_name)
+        stored: bytes | None
         try:
-            stored = await allowance.call("answer_read", lambda client: client.get(name))
+            try:
+                stored = await allowance.call("answer_read", lambda client: client.get(name))
+            except WrongType:
+                stored = await self._discard("answer", name, None, allowance)
+            answer = _unframed(stored) if stored else None
+            if stored and answer is None:
+                await self._discard("answer", name, stored, allowance)
         except RedisUnavailable:
             return None
-        return StoredAnswer(stored[:16], stored[16:]) if stored else None
+        return answer
 
     async def forget(self, key: bytes) -> bool | None:
         """Remove a user's entries; whether there were any."""
@@ -141,6 +190,23 @@ def _sha(entries: bytes) -> str:
 def _name(key: bytes) -> str:
     """In braces what decides on the place in a cluster: entries and answers of a user lie together."""
     return f"recs:seen:{{{key.hex()}}}"
+
+
+def _answer_name(key: bytes, answer_name: bytes) -> str:
+    return f"recs:answer:{{{key.hex()}}}:{answer_name.hex()}"
+
+
+def _framed(answer: StoredAnswer) -> bytes:
+    """With a checksum: the client gets these bytes."""
+    content = answer.request + answer.body
+    return zlib.crc32(content).to_bytes(4, "little") + content
+
+
+def _unframed(stored: bytes) -> StoredAnswer | None:
+    """None: it is no answer."""
+    if len(stored) <= 20 or zlib.crc32(stored[4:]).to_bytes(4, "little") != stored[:4]:
+        return None
+    return StoredAnswer(stored[4:20], stored[20:])
 
 
 def merged(ours: bytes, theirs: bytes | None) -> bytes:

@@ -38,23 +38,37 @@ MOST_TOGETHER = 1_000  # events of the calls that are added in one operation; a 
 PATIENCE_SECONDS = 2.0
 FORGOTTEN_SECONDS = 3.0
 
-# Adds the calls of a group and keeps alive in one step, so that the key always has a time to live.
-ADD = """
-local ids = {}
+# What has another type goes: 1, else 0.
+LUA_REQUIRE = """
+local function require_type(key, wanted)
+  local found = redis.call('TYPE', key)['ok']
+  if found == wanted or found == 'none' then return 0 end
+  return redis.call('DEL', key)
+end
+"""
+# Adds the calls of a group and keeps alive in one step, so that the key always has a time to live. Gives the ids, and
+# first whether something else was in the stream's place.
+ADD = (
+    LUA_REQUIRE
+    + """
+local answer = {require_type(KEYS[1], 'stream')}
 for i = 3, #ARGV do
-  ids[#ids + 1] = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'r', ARGV[i])
+  answer[#answer + 1] = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'r', ARGV[i])
 end
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-return ids
+return answer
 """
-
-
+)
 # The same for who is to be forgotten: a machine that was away for longer has no events of before.
-FORGET = """
+FORGET = (
+    LUA_REQUIRE
+    + """
+local damaged = require_type(KEYS[1], 'hash')
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('EXPIRE', KEYS[1], ARGV[3])
-return 1
+return damaged
 """
+)
 
 
 class EventStream:
@@ -73,26 +87,32 @@ class EventStream:
 
     async def _add_all(self, client: Any, calls: list[bytes]) -> list[bytes]:
         arguments = [MOST_ENTRIES, STREAM_SECONDS, *calls]
-        ids: list[bytes] = await self._add(keys=[STREAM], args=arguments, client=client)
+        ids: list[bytes]
+        damaged, *ids = await self._add(keys=[STREAM], args=arguments, client=client)
+        if damaged:
+            self._redis.count_damaged("stream")
         return ids
 
     async def forget(self, user_id: int, moment_ms: int) -> bool:
         """Tell all machines to forget what they have of a user up to a moment. Whether Redis took the order."""
         arguments = [user_id, moment_ms, STREAM_SECONDS]
         try:
-            await self._redis.call(
+            damaged = await self._redis.call(
                 "forget",
                 lambda client: self._forget(keys=[FORGOTTEN], args=arguments, client=client),
                 PATIENCE_SECONDS,
             )
         except RedisUnavailable:
             return False
+        if damaged:
+            self._redis.count_damaged("forgotten")
         return True
 
     async def forgotten(self) -> dict[int, int]:
         """Who is to be forgotten, and up to when. Raises RedisUnavailable."""
         found = await self._redis.call("forgotten", lambda client: client.hgetall(FORGOTTEN), PATIENCE_SECONDS)
-        return {int(user_id): int(moment) for user_id, moment in found.items()}
+        # What is no number is nobody's order, and must not keep the flusher from its work.
+        return {int(user): int(moment) for user, moment in found.items() if user.isdigit() and moment.isdigit()}
 
     async def remove(self, ids: list[bytes]) -> None:
         """Take entries off that are in the database. Raises RedisUnavailable: then they are flushed again, later."""
@@ -121,11 +141,17 @@ class EventStream:
             # Reading only notes when an entry was first seen; from then on it counts as idle.
             await client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, noack=False)
             answer = await client.xautoclaim(STREAM, GROUP, consumer, int(idle_seconds * 1000), "0-0", count=BATCH)
-            return [
-                (entry, msgspec.msgpack.decode(fields[b"r"], type=list[bytes])) for entry, fields in answer[1] if fields
-            ]
+            return [(entry, _records(fields)) for entry, fields in answer[1] if fields]
 
         return await self._redis.call("stream_claim", claim, PATIENCE_SECONDS)
+
+
+def _records(fields: dict[bytes, bytes]) -> list[bytes]:
+    """Of an entry. What is no entry of the service's is one record that cannot be read, and becomes a dead letter."""
+    try:
+        return msgspec.msgpack.decode(fields[b"r"], type=list[bytes])
+    except (KeyError, msgspec.DecodeError):
+        return [b"".join(fields.values())]
 
 
 class FlusherStream:

@@ -29,7 +29,9 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.events.answers import Answers, StoredAnswer
 from recommendation_service.events.disk_room import DiskRoom, keeps_room
-from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
+from recommendation_service.ranking.policy import KINDS
+from recommendation_service.ranking.seen import ENTRY_BYTES, EPOCH, HIDDEN, SERVED, Lifetimes, merge_entries
+from recommendation_service.ranking.working_memory import SEEN_CAPACITY
 
 if TYPE_CHECKING:
     from lmdb import _Database as Database
@@ -50,6 +52,9 @@ SWEPT_TOGETHER = 50  # whom a sweep deletes in one
 _USER = struct.Struct(">cQ")
 REBUILT = b"rebuilt"
 SPARE_BYTES = 8 << 20  # of the limit: a full map could not even be swept, as LMDB deletes by copying
+
+_KINDS_AND_STATES = bytes(kind << 4 | state for kind in range(len(KINDS) + 1) for state in range(SERVED, HIDDEN + 1))
+_POSITIVE = bytes(range(128))
 
 Entries = npt.NDArray[np.int64]  # (n, 2), see ranking/seen.py
 NOTHING: Entries = np.zeros((0, 2), np.int64)
@@ -315,6 +320,16 @@ def user_key(user_id: int, session: int) -> bytes | None:
     if user_id:
         return _USER.pack(b"u", user_id)
     return _USER.pack(b"s", session) if session else None
+
+
+def are_entries(stored: bytes) -> bool:
+    """Whether bytes that anybody may have put where a user's entries are can be entries (ranking/seen.py)."""
+    return (
+        len(stored) % ENTRY_BYTES == 0
+        and len(stored) <= SEEN_CAPACITY * ENTRY_BYTES
+        and not stored[8::ENTRY_BYTES].translate(None, _KINDS_AND_STATES)  # the lowest byte of each second number
+        and not stored[15::ENTRY_BYTES].translate(None, _POSITIVE)
+    )
 
 
 def as_entries(stored: bytes) -> Entries:

@@ -108,7 +108,12 @@ def test_a_user_who_is_served_by_several_machines_sees_nothing_twice(
 def tells_redis(machine: Service, module_redis: PrivateRedis, user: int) -> bool:
     """Whether the machine has found out that Redis is there again."""
     machine.feed(SELF_ID=user)
-    return int(module_redis.execute("EXISTS", f"recs:seen:{{{b'u'.hex()}{user:016x}}}")[1:]) == 1
+    return int(module_redis.execute("EXISTS", key_of(module_redis, user))[1:]) == 1
+
+
+def key_of(_redis: PrivateRedis, user: int) -> str:
+    """Of what the fleet remembers of a user."""
+    return f"recs:seen:{{{b'u'.hex()}{user:016x}}}"
 
 
 def test_two_machines_that_serve_one_user_at_once_show_different_items(fleet: list[Service]) -> None:
@@ -182,6 +187,27 @@ def remembered(machine: Service, user: int) -> int:
         return len(as_entries(memory.read(key)))
     finally:
         memory.close()
+
+
+def test_a_user_whose_key_holds_anything_else_is_served_heard_and_remembered_again(
+    fleet: list[Service], module_redis: PrivateRedis
+) -> None:
+    hide = {"event": "hide", "user_id": 17, "item_type": "resume", "item_id": 3}
+    for spoil in (("SET", "7 bytes"), ("SET", "x" * 32), ("HSET", "field", "value")):
+        for method in ("feed", "feedback"):
+            for machine in fleet:
+                machine.feed(SELF_ID=17)
+            before = sum(machine.metric("recs_redis_damaged_total", kind="seen") for machine in fleet)
+            key = key_of(module_redis, 17)
+            module_redis.execute("DEL", key)
+            module_redis.execute(spoil[0], key, *spoil[1:])
+            if method == "feed":
+                fleet[0].feed(SELF_ID=17)
+            else:
+                assert fleet[1].client.post("/api/feedback", json=hide).status_code == 202
+            assert module_redis.execute("TYPE", key) == "+string"
+            assert int(module_redis.execute("STRLEN", key)[1:]) % 16 == 0
+            assert sum(machine.metric("recs_redis_damaged_total", kind="seen") for machine in fleet) == before + 1
 
 
 def test_a_machines_own_flush_takes_its_entries_off_the_stream_and_every_key_has_an_end(
