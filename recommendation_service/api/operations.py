@@ -63,9 +63,15 @@ def add_operations(
 
     @app.get("/ready", summary="Whether feeds can be served", tags=["operations"], responses=answers(503))
     async def ready() -> dict[str, Any]:
-        """200 only when a catalog is loaded; else 503 with the reason."""
+        """200 only when a catalog is loaded; else 503 with the reason. `problems`: what is wrong all the same, such
+        as a blacklist that cannot be read any more, so that what was last read of it holds."""
         catalog = await serving.ready_catalog()
-        return {"status": "ready", "catalog": catalog.version, "counts": catalog.counts}
+        return {
+            "status": "ready",
+            "catalog": catalog.version,
+            "counts": catalog.counts,
+            "problems": serving.problems(),
+        }
 
     @app.get(
         "/metrics",

@@ -20,6 +20,7 @@ from recommendation_service.events.log import folder_bytes
 from recommendation_service.events.user_memory import lifetimes_of
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
 from recommendation_service.ranking.policy import ENDPOINTS, Policy
+from recommendation_service.sources.blacklist import missing_blacklist
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Serving:
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
+        self._unlisted = ""  # why what was built without a blacklist is not served
         self._looks_behind = 0
         self._loading = asyncio.Lock()
 
@@ -81,6 +83,8 @@ class Serving:
 
     def _reason_not_ready(self) -> str:
         """Why no feed can be served."""
+        if self._unlisted:
+            return f"No catalog yet: {self._unlisted}"
         if self._refused:
             return self._refused_reason
         problem = self.supervisor.problem if self.supervisor else ""
@@ -105,6 +109,8 @@ class Serving:
             return False
         if self._pipeline is not None and version == self._pipeline.catalog.version:
             return False
+        if self._pipeline is None and self._lacks_blacklist(version):
+            return False
         started = time.perf_counter()
         try:
             catalog = self._store.open(version)
@@ -117,6 +123,25 @@ class Serving:
             log.warning("catalog was built with another policy; the next build is with this one", version=version)
         self._take_up(catalog, started)
         return True
+
+    def _lacks_blacklist(self, version: str) -> bool:
+        """Whether it was built without a blacklist, and there is one now that nobody has been able to read."""
+        missing = missing_blacklist(self._settings)
+        if missing is not None:
+            try:
+                if blacklist_report(self._store.manifest(version)).get("was_read"):
+                    missing = None  # by whoever builds
+            except CatalogError:
+                missing = None  # what opens it says so
+        if missing is not None and missing != self._unlisted:
+            log.error("no catalog is served", version=version, reason=missing)
+        self._unlisted = missing or ""
+        return missing is not None
+
+    def problems(self) -> list[str]:
+        """What /ready has to say although feeds can be served."""
+        held = blacklist_report(self.catalog.manifest).get("held") if self.catalog is not None else None
+        return [held] if held else []
 
     def _load_previous(self, damaged: str) -> bool:
         """At a start the current version may be damaged: the newest whole one before it serves."""
@@ -211,6 +236,9 @@ class Serving:
         yield "recs_catalog_built_timestamp_seconds", "When it was built", {}, catalog.built_at
         for name, count in report["counts"].items():
             yield "recs_catalog_rows", "Rows in the catalog", {"what": name}, float(count)
+        blacklist = blacklist_report(catalog.manifest)
+        yield "recs_blacklist_addresses", "Addresses blacklisted", {}, float(blacklist.get("addresses") or 0)
+        yield "recs_blacklist_held", "Whether a list read before holds", {}, float(bool(blacklist.get("held")))
         for name, milliseconds in report["query_milliseconds"].items():
             yield "recs_catalog_query_seconds", "Time of a source query", {"query": name}, milliseconds / 1000
         yield "recs_catalog_build_seconds", "Time of building", {}, report["build_milliseconds"] / 1000
@@ -244,6 +272,12 @@ class Serving:
             "recs_flush_retries_total": ("Batches that were tried again", status.retries),
         }.items():
             yield name, help_text, {}, float(value)
+
+
+def blacklist_report(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Of a version's build; nothing of one that an earlier release built."""
+    found = manifest["report"].get("blacklist")
+    return found if isinstance(found, dict) else {}
 
 
 def refresher_status(store: CatalogStore) -> dict[str, Any]:

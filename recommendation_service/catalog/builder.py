@@ -1,4 +1,4 @@
-"""Builds a catalog from a source: read, clean, number, compute, order. Nothing is written here."""
+"""Builds a catalog from a source: read, clean, number, compute, order. The catalog is written by store.py."""
 
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from recommendation_service.catalog.items import Eligibility, Items, eligible_ch
 from recommendation_service.catalog.layout import CatalogArrays, Int64
 from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
 from recommendation_service.catalog.people import Interactions, People, gather_interactions, gather_people, places
-from recommendation_service.catalog.report import BuildReport
+from recommendation_service.catalog.report import BlacklistReport, BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
 from recommendation_service.ranking.item_features import (
@@ -22,7 +22,8 @@ from recommendation_service.ranking.item_features import (
     static_terms,
 )
 from recommendation_service.ranking.policy import KINDS, Policy
-from recommendation_service.sources.lists import UNKNOWN_CITY, read_blacklist, read_cities
+from recommendation_service.sources.blacklist import read_blacklist
+from recommendation_service.sources.lists import UNKNOWN_CITY, read_cities
 from recommendation_service.sources.reader import Snapshot, Source, Table
 
 INTERACTIONS = ("interactions_ratings", "interactions_matches", "interactions_saves", "interactions_views")
@@ -75,7 +76,8 @@ def _read(snapshot: Snapshot) -> SourceTables:
 def build_catalog(source: Source, settings: Settings, policy: Policy, now: datetime | None = None) -> BuiltCatalog:
     """Read the source and build a catalog as of ``now``.
 
-    Raises SourceError where the database cannot be read; a bad row or value never stops a build.
+    Raises SourceError where the database cannot be read, or a blacklist that there should be; a bad row or value never
+    stops a build.
     """
     now = now or datetime.now(UTC)
     tables, milliseconds = read_source(source, now)
@@ -200,11 +202,12 @@ def assemble_catalog(
 
 def _eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Eligibility:
     cities, city_warnings = read_cities(settings.cities_file)
-    blacklist, blacklist_warnings = read_blacklist(settings.blacklist_file, settings.data_dir / "blacklist.txt")
-    report.warnings += [*city_warnings, *blacklist_warnings]
+    blacklist = read_blacklist(settings)
+    report.warnings += [*city_warnings, *blacklist.warnings]
+    report.blacklist = BlacklistReport(len(blacklist.addresses), blacklist.was_read, blacklist.held)
     cuts = policy.file.cuts
     return Eligibility(
-        blacklist=blacklist,
+        blacklist=blacklist.addresses,
         test_words=cleaning.whole_words(settings.test_row_words),
         cities=cities,
         media_base_url=settings.media_base_url,

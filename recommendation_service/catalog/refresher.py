@@ -25,6 +25,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.core.supervision import end_with_parent
 from recommendation_service.ranking.policy import Policy, load_policy
+from recommendation_service.sources.blacklist import blacklist_stamp
 from recommendation_service.sources.reader import Source
 
 log = structlog.get_logger(__name__)
@@ -132,8 +133,8 @@ class Refresher:
     def _fingerprint(self) -> str:
         """Of the tables and of the files that decide what a catalog holds."""
         settings = self._settings
-        files = [settings.blacklist_file or settings.data_dir / "blacklist.txt", settings.cities_file]
-        return repr((self._source.fingerprint(), [_stamp(path) for path in files], self._policy.catalog_digest))
+        files = blacklist_stamp(settings), _stamp(settings.cities_file)
+        return repr((self._source.fingerprint(), files, self._policy.catalog_digest))
 
     def _is_whole(self) -> bool:
         """Whether the current version is there and undamaged; each version's bytes are read once."""

@@ -1,8 +1,15 @@
 """What a build did: counts, times, and everything that it set aside."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True)
+class BlacklistReport:
+    addresses: int = 0
+    was_read: bool = False  # now or ever
+    held: str | None = None  # why what was read last held, and not the file
 
 
 @dataclass
@@ -13,6 +20,7 @@ class BuildReport:
     write_milliseconds: float = 0.0
     set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, reason): how many
     warnings: list[str] = field(default_factory=list)
+    blacklist: BlacklistReport = BlacklistReport()
 
     def aside(self, column: str, reason: str, how_many: int = 1) -> None:
         """Count rows or values that were set aside."""
@@ -30,4 +38,5 @@ class BuildReport:
                 for (column, reason), count in sorted(self.set_aside.items())
             ],
             "warnings": self.warnings,
+            "blacklist": asdict(self.blacklist),
         }

@@ -157,6 +157,9 @@ class Settings(BaseSettings):
         None,
         description="video addresses never to show, one a line; unset: DATA_DIR/blacklist.txt if present",
     )
+    blacklist_required: bool = Field(
+        True, description="false: where the blacklist never could be read, nothing is blacklisted"
+    )
     cities_file: Path | None = Field(None, description="table of city spellings; unset: the one that ships")
     policy_file: Path | None = Field(None, description="ranking policy; unset: the one that ships")
 

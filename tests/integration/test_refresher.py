@@ -15,6 +15,7 @@ import sqlalchemy
 from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
+from recommendation_service.sources.blacklist import QUIET_SECONDS
 from tests.end_to_end.service import ADMIN_TOKEN, Service, damaged_copy, parent_of
 from tests.servers import LOOPBACK, PrivateMariaDB, wait_until
 
@@ -252,8 +253,59 @@ def test_an_edit_of_the_blacklist_takes_effect(service: Service, running_databas
     blacklist = service.data_dir / "blacklist.txt"
     blacklist.write_text(f"# not wanted any more\n{address}\n")
     service.wait_until(lambda: number not in shown(service), IN_FEEDS_WITHIN_SECONDS)
-    blacklist.unlink()
-    service.wait_until(lambda: number in shown(service), IN_FEEDS_WITHIN_SECONDS)
+    blacklist.write_text("")
+    service.wait_until(lambda: number in shown(service), IN_FEEDS_WITHIN_SECONDS + QUIET_SECONDS)
+
+
+def test_a_blacklist_that_is_lost_holds_and_is_told_of(service: Service, running_database: PrivateMariaDB) -> None:
+    """Also by the build after a restart, of the refresher or of everything: what is kept is a file."""
+    address = "https://media.example/never-again.mp4"
+    number = insert_video(running_database, address)
+    blacklist = service.data_dir / "blacklist.txt"
+    blacklist.write_text(f"{address}\n")
+    service.wait_until(lambda: service.metric("recs_blacklist_addresses") == 1)
+    assert service.get("/ready").json()["problems"] == []
+
+    blacklist.rename(service.data_dir / "moved-away.txt")
+    service.wait_until(lambda: service.metric("recs_blacklist_held") == 1)
+    assert "blacklist.txt: No such file" in service.get("/ready").json()["problems"][0]
+    (before,) = service.refreshers
+    os.kill(before, signal.SIGKILL)
+    service.wait_until(lambda: len(service.refreshers - {before}) == 1)
+    version = service.reload().json()["body"]["catalog"]
+    service.wait_until(lambda: service.catalog() == version)
+    assert number not in shown(service)
+    assert service.metric("recs_blacklist_held") == 1
+
+    blacklist.write_text("")
+    service.wait_until(lambda: number in shown(service), IN_FEEDS_WITHIN_SECONDS + QUIET_SECONDS)
+    assert service.metric("recs_blacklist_held") == 0
+    assert service.get("/ready").json()["problems"] == []
+
+
+def test_a_blacklist_that_was_never_read_keeps_the_service_from_being_ready(
+    running_database: PrivateMariaDB, tmp_path: Path
+) -> None:
+    """Nor is a catalog served that was built before anybody named a list, unless a setting allows it."""
+    named = tmp_path / "named.txt"
+    used = settings_for(running_database)
+    with Service.uvicorn(tmp_path, used) as service:
+        service.wait_until_ready()
+    used["BLACKLIST_FILE"] = str(named)
+    with Service.uvicorn(tmp_path, used) as service:
+        service.wait_until_alive()
+        service.wait_until(lambda: "BLACKLIST_REQUIRED=false" in service.get("/ready").text)
+        assert service.get("/ready").status_code == 503
+        service.wait_until(lambda: "BLACKLIST_REQUIRED=false" in service.reload().text)
+        assert service.get("/ready").status_code == 503
+        named.write_text("https://media.example/some.mp4\n")
+        service.wait_until_ready()
+        service.wait_until(lambda: service.metric("recs_blacklist_addresses") == 1)
+    (service.data_dir / "blacklist.kept").unlink()
+    named.unlink()
+    with Service.uvicorn(tmp_path, {**used, "BLACKLIST_REQUIRED": "false"}) as service:
+        service.wait_until_ready()
+        service.wait_until(lambda: service.metric("recs_blacklist_addresses") == 0)
 
 
 def test_an_unchanged_database_is_not_read_again_and_again(service: Service) -> None:

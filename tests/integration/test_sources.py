@@ -1,6 +1,7 @@
 """Which rows count: the rules of data.md on rows on both sides of each edge, on SQLite and MariaDB alike."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,11 @@ def test_blacklisted_addresses_are_read_at_each_rebuild(database: OperatorDataba
     assert view.set_aside["challenges.video", "blacklisted"] == 1
 
     blacklist.unlink()
+    view = database.build()
+    assert (view.videos, view.challenges) == ([kept], [])
+
+    blacklist.write_text("")
+    os.utime(blacklist, (0, 0))
     view = database.build()
     assert (view.videos, view.challenges) == ([video, kept], [challenge])
 

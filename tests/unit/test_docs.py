@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ranking": ("catalog.layout", "core.errors"),
     "feed": ("ranking", "catalog.layout", "catalog.store"),
     "events": ("feed", "ranking", "catalog.layout", "core"),
-    "api": ("events", "feed", "ranking", "catalog", "sources.users", "core"),
+    "api": ("events", "feed", "ranking", "catalog", "sources.users", "sources.blacklist", "core"),
     "demo": ("core",),
     "doctor": ("core", "sources"),
 }

@@ -1,10 +1,11 @@
-"""The two files that an operator edits: what is malformed is a warning with its line, and the rest holds."""
+"""The table of cities that an operator edits: what is malformed is a warning with its line, and the rest holds."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from recommendation_service.sources.lists import DEFAULT_CITIES, Cities, read_blacklist, read_cities
+from recommendation_service.sources.lists import DEFAULT_CITIES, MOST_WARNINGS, Cities, read_cities
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -80,13 +81,10 @@ def test_a_city_line_that_no_csv_reader_takes_is_named_and_the_others_hold(tmp_p
 
 def test_lines_that_are_not_utf8_are_named_and_the_others_hold(tmp_path: Path) -> None:
     content = "Sta Fe,Santa Fe\nBogotá,Bogotá\n".encode("latin-1") + "Méd,Medellín\n".encode()
-    cities, city_warnings = read_cities(write(tmp_path / "cities.csv", content))
-    addresses, warnings = read_blacklist(write(tmp_path / "b.txt", b"a.mp4\n\xff\xfe\nc.mp4\n"), tmp_path)
+    cities, warnings = read_cities(write(tmp_path / "cities.csv", content))
 
     assert cities.spellings == {"sta fe": "Santa Fe", "méd": "Medellín"}
-    assert city_warnings == [f"{tmp_path / 'cities.csv'}, line 2: not UTF-8"]
-    assert addresses == {"a.mp4", "c.mp4"}
-    assert warnings == [f"{tmp_path / 'b.txt'}, line 2: not UTF-8"]
+    assert warnings == [f"{tmp_path / 'cities.csv'}, line 2: not UTF-8"]
 
 
 @pytest.mark.parametrize("is_folder", [False, True])
@@ -102,6 +100,21 @@ def test_a_city_table_that_cannot_be_read_gives_the_shipped_one(tmp_path: Path, 
     assert warnings[1] == "the city table that ships is used instead"
 
 
+def test_a_pipe_for_a_city_table_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cities.csv")
+
+    assert read_cities(tmp_path / "cities.csv")[1][0] == f"{tmp_path / 'cities.csv'}: is no file"
+
+
+def test_of_many_malformed_lines_the_first_are_named_and_the_rest_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "cities.csv", "Cali\n" * 1_000)
+
+    _, warnings = read_cities(path)
+
+    assert len(warnings) == MOST_WARNINGS + 1
+    assert warnings[-1] == f"{path}: {1_000 - MOST_WARNINGS} more lines like these"
+
+
 def test_an_empty_city_table_is_one(tmp_path: Path) -> None:
     assert read_cities(write(tmp_path / "cities.csv", "")) == (Cities({}), [])
 
@@ -109,52 +122,3 @@ def test_an_empty_city_table_is_one(tmp_path: Path) -> None:
 def test_the_shipped_table_is_a_file_of_the_package() -> None:
     assert DEFAULT_CITIES.name == "cities.csv"
     assert DEFAULT_CITIES.is_file()
-
-
-def test_the_default_blacklist_may_be_absent_and_a_named_one_may_not(tmp_path: Path) -> None:
-    default = tmp_path / "blacklist.txt"
-
-    assert read_blacklist(None, default) == (frozenset(), [])
-    addresses, (warning,) = read_blacklist(tmp_path / "named.txt", default)
-    assert addresses == frozenset()
-    assert warning == f"{tmp_path / 'named.txt'}: No such file or directory"
-
-
-def test_the_named_blacklist_wins_over_the_default(tmp_path: Path) -> None:
-    default = write(tmp_path / "blacklist.txt", "a.mp4\n")
-    named = write(tmp_path / "named.txt", "b.mp4\n")
-
-    assert read_blacklist(named, default)[0] == {"b.mp4"}
-    assert read_blacklist(None, default)[0] == {"a.mp4"}
-
-
-def test_a_blacklist_has_comments_blanks_and_any_line_end(tmp_path: Path) -> None:
-    path = write(tmp_path / "b.txt", "# spam\r\nhttps://v/a.mp4#t=1\r\n\r\n \t \n  b.mp4  \n#c.mp4\nd.mp4")
-
-    addresses, warnings = read_blacklist(path, path)
-
-    assert addresses == {"https://v/a.mp4#t=1", "b.mp4", "d.mp4"}
-    assert warnings == []
-
-
-@pytest.mark.parametrize("start", ["\ufeff", "\ufeff ", " \ufeff"])
-def test_a_byte_order_mark_is_no_part_of_the_first_address(tmp_path: Path, start: str) -> None:
-    path = write(tmp_path / "b.txt", f"{start}a.mp4\nb.mp4\n")
-
-    assert read_blacklist(path, path) == (frozenset({"a.mp4", "b.mp4"}), [])
-
-
-def test_a_malformed_blacklist_line_is_named_and_the_others_hold(tmp_path: Path) -> None:
-    path = write(tmp_path / "b.txt", "a.mp4\nb.mp4 c.mp4\nd.mp4\n")
-
-    addresses, warnings = read_blacklist(path, path)
-
-    assert addresses == {"a.mp4", "d.mp4"}
-    assert warnings == [f"{path}, line 2: expected one address and found 'b.mp4 c.mp4'"]
-
-
-def test_a_blacklist_that_is_a_folder_is_a_warning(tmp_path: Path) -> None:
-    addresses, warnings = read_blacklist(None, tmp_path)
-
-    assert addresses == frozenset()
-    assert warnings == [f"{tmp_path}: Is a directory"]
