@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from recommendation_service.demo.schema import CHALLENGE_MODEL, RESUME_MODEL
+from recommendation_service.events.flush import EventWriter
+from recommendation_service.events.records import EVENT_NAMES
+from recommendation_service.events.tables import make_writing_engine, migrate
+from recommendation_service.sources.users import UserReader
+from tests.support.events import feed, feedback
 from tests.unit.sources.operator_database import (
+    NOW,
     VIEW,
     ZERO_DATE,
     OperatorDatabase,
@@ -400,8 +406,8 @@ def test_logged_views_count_for_30_days_with_causer_and_subject(database: Operat
 def test_of_what_the_service_itself_logged_only_what_the_user_wanted_counts_as_a_view(
     database: OperatorDatabase,
 ) -> None:
-    """Its rows all say `#video #view #KIND`; what happened is the first key of their properties."""
-    user, creator = 70, database.add("users")
+    """Its rows all say `#video #view #KIND`; what happened is in their properties, as JSON of any spelling."""
+    user, creator = database.add("users"), database.add("users")
     wanted = {"impression": False, "skip": False, "hide": False}
     wanted |= dict.fromkeys(("view", "like", "save", "match", "rating"), True)
     cases: Cases = {
@@ -411,8 +417,16 @@ def test_of_what_the_service_itself_logged_only_what_the_user_wanted_counts_as_a
     cases |= {
         "only the event": ({"properties": '{"event":"impression"}'}, False),
         "an event of another name": ({"properties": '{"event":"impressionable"}'}, True),
-        "a word of the operator's": ({"properties": '{"seconds":3,"event":"skip"}'}, True),
+        "as a JSON column gives it back": ({"properties": '{"event": "impression", "flags": 4, "item_id": 5}'}, False),
+        "in another order": ({"properties": '{"item_id":5,\n\t"event" : "hide"}'}, False),
+        "with escapes": ({"properties": '{"event":"sk\\u0069p"}'}, False),
+        "a view as a JSON column gives it back": ({"properties": '{"event": "view", "item_id": 5}'}, True),
+        "inside of something": ({"properties": '{"of":{"event":"skip"},"text":"{\\"event\\":\\"skip\\"}"}'}, True),
+        "an event that is no text": ({"properties": '{"event":["skip"]}'}, True),
+        "a list": ({"properties": '[{"event":"skip"}]'}, True),
+        "half of it": ({"properties": '{"event":"skip"'}, True),
         "text": ({"properties": "skip"}, True),
+        "text in JSON": ({"properties": '"skip"'}, True),
         "an empty list": ({"properties": "[]"}, True),
         "empty": ({"properties": ""}, True),
         "null": ({"properties": None}, True),
@@ -424,6 +438,36 @@ def test_of_what_the_service_itself_logged_only_what_the_user_wanted_counts_as_a
     history = database.build().history(user)
 
     assert cases_that_hold(videos, [number for _, number, _ in history]) == expected(cases)
+    facts = UserReader(database.source().engine.connect, database.settings(), NOW.timestamp).read(user)
+    assert facts is not None
+    assert set(facts.history[:, 0] >> 1) == {videos[case] for case in expected(cases)}
+
+
+@pytest.mark.parametrize("column_type", ["LONGTEXT", "JSON"])
+def test_what_a_flush_appends_is_told_apart_whatever_the_type_of_the_column(
+    database: OperatorDatabase, column_type: str
+) -> None:
+    user, videos = database.add("users"), [database.add("resumes") for _ in EVENT_NAMES]
+    if not database.is_sqlite:
+        database.execute(f"ALTER TABLE activity_log MODIFY properties {column_type}")
+    happened = {"happened_ms": int(NOW.timestamp() * 1000) - 60_000, "received_ms": int(NOW.timestamp() * 1000)}
+    records = [
+        feedback(event=name, user_id=user, item_id=video, session_id=session, **happened)
+        for name, video in zip(EVENT_NAMES, videos, strict=True)
+        for session in ("tab-1", 'tab "🦊"')
+    ]
+    engine = make_writing_engine(database.settings())
+    migrate(engine)
+    outcome = EventWriter(engine).write([*records, feed(user_id=user)])
+    engine.dispose()
+
+    history = database.build().history(user)
+
+    assert (outcome.left, outcome.refused) == ([], [])
+    wanted = {"view", "like", "save", "match", "rating"}
+    assert {number for _, number, _ in history} == {
+        video for name, video in zip(EVENT_NAMES, videos, strict=True) if name in wanted
+    }
 
 
 def test_a_view_of_a_challenge_is_not_one_of_the_video_of_its_number(database: OperatorDatabase) -> None:
