@@ -359,6 +359,7 @@ class PrivateMariaDB(PrivateServer):
             connect_timeout=timeout_seconds,
             read_timeout=timeout_seconds,
             write_timeout=timeout_seconds,
+            ssl_disabled=True,  # whatever a test has set up; and each connection would load certificates
         )
 
 

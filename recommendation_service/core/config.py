@@ -1,5 +1,6 @@
 """Settings: from the environment or a ``.env`` file, validated whole before anything starts."""
 
+import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +46,13 @@ class Settings(BaseSettings):
     )
     mysql_read_timeout_seconds: int = Field(
         60, ge=1, le=3600, description="limit on waiting for a result", json_schema_extra=Seconds
+    )
+    mysql_tls: Literal["off", "preferred", "verified"] = Field(
+        "preferred",
+        description="preferred: encrypted where the server offers it; verified: always, and the certificate is checked",
+    )
+    mysql_ca_file: Path | None = Field(
+        None, description="certificates of the authorities that are trusted for verified; unset: the system's"
     )
     database_url: SecretStr | None = Field(
         None, description="SQLAlchemy address of the operator's tables, instead of MYSQL_*"
@@ -284,6 +292,18 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 8 characters")
         return value
 
+    @field_validator("mysql_ca_file", "redis_ca_file")
+    @classmethod
+    def _authorities(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                ssl.create_default_context(cafile=value)
+            except ssl.SSLError:
+                raise ValueError("holds no certificate in PEM form") from None
+            except OSError as error:
+                raise ValueError(f"cannot be read: {error.strerror}") from None
+        return value
+
     @field_validator("mysql_replica_urls")
     @classmethod
     def _replicas(cls, value: SecretStr | None) -> SecretStr | None:
@@ -321,6 +341,11 @@ class Settings(BaseSettings):
             problems.append("MYSQL_USER is set but MYSQL_HOST is not")
         if self.mysql_replica_urls and self.source_url.get_backend_name() == "sqlite":
             problems.append("MYSQL_REPLICA_URLS is set but there is no MySQL server: set MYSQL_HOST or DATABASE_URL")
+        if self.mysql_ca_file and self.mysql_tls != "verified":
+            problems.append(f"MYSQL_CA_FILE is set, and MYSQL_TLS={self.mysql_tls} checks no certificate")
+        drivers = {url.get_driver_name() for url in (self.source_url, *self.replica_urls)}
+        if self.mysql_tls == "verified" and drivers - {"pymysql", "pysqlite"}:
+            problems.append("MYSQL_TLS=verified holds for PyMySQL, and an address names another driver")
         if self.rate_limit_per_key > 0 and not self.api_keys:
             problems.append("RATE_LIMIT_PER_KEY is set but API_KEYS is not")
         if self.redis_host and self.redis_sentinels:

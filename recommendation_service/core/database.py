@@ -30,6 +30,7 @@ from recommendation_service.core.database_metrics import (
     Numbers,
     ProcessNumbers,
 )
+from recommendation_service.core.mysql_connections import open_connections
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +96,7 @@ def make_engine(
             pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
             connect_args=_session(settings.mysql_read_timeout_seconds),
         )
-        _limit_handshake(engine, settings.mysql_connect_timeout_seconds)
+        open_connections(engine, settings, url)
         event.listen(engine, "checkin", _log_checkin)
         log.info(
             f"Connection pool inicializado: {settings.mysql_pool_size} conexiones a {address(url)}",
@@ -111,7 +112,7 @@ def make_unpooled_engine(settings: Settings, url: URL, *, read_timeout_seconds: 
     """A MySQL engine that opens a connection for each use."""
     seconds = read_timeout_seconds or settings.mysql_read_timeout_seconds
     engine = create_engine(url, poolclass=NullPool, connect_args=_session(seconds))
-    _limit_handshake(engine, settings.mysql_connect_timeout_seconds)
+    open_connections(engine, settings, url)
     return engine
 
 
@@ -149,25 +150,6 @@ def _session(read_timeout_seconds: int) -> dict[str, Any]:
         "write_timeout": read_timeout_seconds,
         "init_command": "SET SESSION time_zone = '+00:00'",
     }
-
-
-def _limit_handshake(engine: Engine, seconds: int) -> None:
-    """PyMySQL's connect_timeout ends with TCP's handshake; for the server's it waits as long as for a result.
-
-    A frozen server, or a proxy without one behind it, takes connections and says nothing. So the connection is opened
-    with the short limit for everything, and has the long one from then on.
-    """
-
-    @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> Any:
-        limits = {"connect_timeout": seconds}
-        if dialect.driver != "pymysql":
-            return dialect.connect(*arguments, **{**parameters, **limits})
-        limits |= {"read_timeout": seconds, "write_timeout": seconds}
-        connection = dialect.connect(*arguments, **{**parameters, **limits})
-        connection._read_timeout = parameters["read_timeout"]
-        connection._write_timeout = parameters["write_timeout"]
-        return connection
 
 
 def _count(engine: Engine, numbers: Numbers) -> None:

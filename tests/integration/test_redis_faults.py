@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +21,11 @@ from tests.servers import (
     PrivateRedis,
     PrivateRedisCluster,
     PrivateSentinel,
-    find_program,
     free_port,
     replica_of,
     wait_until,
 )
+from tests.support.certificates import make_certificate
 from tests.support.listening import stop_listening
 from tests.support.redis_workers import (
     PATIENCE_SECONDS,
@@ -417,16 +416,7 @@ def test_a_cluster_is_used_whole_and_done_without_where_a_node_is_gone(tmp_path:
 def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PrivateRedis, Path]]:
     """A server that speaks nothing but TLS, and the certificate that vouches for it."""
     folder = tmp_path_factory.mktemp("tls-redis")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        [
-            *[find_program("openssl", "openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"],
-            *["-subj", "/CN=redis", "-addext", f"subjectAltName=IP:{LOOPBACK}"],
-            *["-keyout", str(key), "-out", str(certificate)],
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = make_certificate(folder)
     tls_port = free_port()
     server = PrivateRedis(
         folder / "server",

@@ -15,6 +15,7 @@ from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import make_client, open_redis, redis_address
+from tests.support.certificates import make_certificate
 
 SECRET = "hunter2hunter2"
 
@@ -36,7 +37,8 @@ def test_a_single_server_with_its_database_and_password() -> None:
 
 
 def test_tls_checks_the_servers_certificate(tmp_path: Path) -> None:
-    client = make_client(load_settings(redis_host="cache", redis_scheme="tls", redis_ca_file=tmp_path / "ca.pem"))
+    certificate, _ = make_certificate(tmp_path)
+    client = make_client(load_settings(redis_host="cache", redis_scheme="tls", redis_ca_file=certificate))
 
     assert isinstance(client, Redis)
     assert client.connection_pool.connection_class is SSLConnection
@@ -44,7 +46,7 @@ def test_tls_checks_the_servers_certificate(tmp_path: Path) -> None:
     assert isinstance(connection, SSLConnection)
     assert connection.ssl_context.cert_reqs.name == "CERT_REQUIRED"
     assert connection.ssl_context.check_hostname
-    assert connection.ssl_context.ca_certs == str(tmp_path / "ca.pem")
+    assert connection.ssl_context.ca_certs == str(certificate)
 
 
 def test_sentinels_have_their_own_password() -> None:
