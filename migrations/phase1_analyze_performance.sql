@@ -197,8 +197,8 @@ JOIN activity_log a ON a.id = recent.id
 WHERE (recent.created_at >= @views_since OR recent.created_at < @zero_date)
   AND a.description LIKE '%video%' AND a.description LIKE '%view%'
   AND a.causer_id IS NOT NULL AND a.subject_id IS NOT NULL
-  AND COALESCE(CASE WHEN JSON_VALID(a.properties) THEN JSON_UNQUOTE(JSON_EXTRACT(a.properties, '$.event')) END, '')
-      NOT IN ('impression', 'skip', 'hide');
+  AND COALESCE(CASE WHEN JSON_VALID(a.properties) THEN CAST(JSON_EXTRACT(a.properties, '$.event') AS CHAR) END, '')
+      NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide');
 
 SELECT 'user_connections.sql' AS query, 'none' AS target;
 EXPLAIN FORMAT=TRADITIONAL
@@ -240,8 +240,8 @@ FROM (SELECT subject_id AS item_id, CAST(created_at AS CHAR) AS happened_at,
       FROM activity_log
       WHERE causer_id = @user_id AND created_at >= @views_since AND subject_id IS NOT NULL
         AND description LIKE '%video%' AND description LIKE '%view%'
-        AND COALESCE(CASE WHEN JSON_VALID(properties) THEN JSON_UNQUOTE(JSON_EXTRACT(properties, '$.event')) END, '')
-            NOT IN ('impression', 'skip', 'hide')
+        AND COALESCE(CASE WHEN JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
+            NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide')
       ORDER BY created_at DESC LIMIT 80) v;
 
 SELECT 'user_profile.sql' AS query, 'none' AS target;

@@ -180,8 +180,6 @@ def _open_sqlite(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
     connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
     connection.create_function("CRC32", 1, _crc32, deterministic=True)
-    # SQLite's JSON_EXTRACT gives text without quotes already.
-    connection.create_function("JSON_UNQUOTE", 1, lambda value: value, deterministic=True)
     return connection
 
 
