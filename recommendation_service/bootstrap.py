@@ -29,6 +29,7 @@ from recommendation_service.api.middleware import RequestScope, ShortCut, error_
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.serving import Serving
+from recommendation_service.api.threads import Threads
 from recommendation_service.catalog import refresher
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core import database_metrics
@@ -54,6 +55,8 @@ from recommendation_service.sources.users import UserReader, Users
 log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS = 30.0
+# Of a worker: the calls of administrators that it carries out at once.
+ADMINISTRATION_THREADS = 4
 
 
 class Application(FastAPI):
@@ -115,8 +118,9 @@ def create_app(settings: Settings | None = None) -> Application:
     )
     app.state.serving = serving
     app.state.feeds = feeds
-    add_administration(app, prefix, settings, serving, feeds, feedback, access, policy)
-    add_operations(app, prefix, serving, store, metrics, access)
+    threads = Threads("administration", ADMINISTRATION_THREADS)
+    add_administration(app, prefix, settings, serving, feeds, feedback, access, policy, threads)
+    add_operations(app, prefix, serving, store, metrics, access, threads)
     add_documentation(app, prefix, access)
     return app
 
@@ -153,7 +157,7 @@ def _lifespan(
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(serving.load_current)
+        await serving.take_up_current()
         work: list[Coroutine[Any, Any, None]] = [serving.watch()]
         async with contextlib.AsyncExitStack() as stack:
             event_log, memory = None, None

@@ -1,6 +1,5 @@
 """What administrators ask about one feed and one user: why its items were there, and to be forgotten."""
 
-import asyncio
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from recommendation_service.api.feedback import Feedback
 from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.schemas import LARGEST_ID
 from recommendation_service.api.serving import Serving
+from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, ServiceError, SourceError
 from recommendation_service.events.forgetting import forget_user
@@ -47,7 +47,9 @@ def add_administration(
     feedback: Feedback,
     access: Access,
     policy: Policy,
+    threads: Threads,
 ) -> None:
+    """Declare the routes; what they need is handed in. ``threads``: those that may wait for the database."""
     folder = settings.events_dir
     writing_engine = functools.cache(lambda: make_writing_engine(settings))
 
@@ -69,7 +71,7 @@ def add_administration(
         """By the `request_id` of its answer, as long as it is in the log or in recs_events. Administrators only."""
         access.check_administrator(request.scope)
         try:
-            record = await asyncio.to_thread(with_database, lambda engine: find_feed(engine, folder, request_id))
+            record = await threads.run(lambda: with_database(lambda engine: find_feed(engine, folder, request_id)))
         except SourceError as error:
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         if record is None:
@@ -103,8 +105,8 @@ def add_administration(
         if feeds.users is not None:
             removed["cached_facts"] = await feeds.users.forget(user_id)
         try:
-            removed |= await asyncio.to_thread(
-                with_database, lambda engine: forget_user(engine, folder, user_id, moment)
+            removed |= await threads.run(
+                lambda: with_database(lambda engine: forget_user(engine, folder, user_id, moment))
             )
         except SourceError as error:
             raise DatabaseFailed(f"{error} What is in the log will not be flushed.", retry_after_seconds=30) from error

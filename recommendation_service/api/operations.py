@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,6 +12,7 @@ from recommendation_service import __version__
 from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
 from recommendation_service.api.serving import Serving, refresher_status
+from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import ServiceError
@@ -48,9 +50,16 @@ class RebuildFailed(ServiceError):
 
 
 def add_operations(
-    app: FastAPI, prefix: str, serving: Serving, store: CatalogStore, metrics: Metrics, access: Access
+    app: FastAPI,
+    prefix: str,
+    serving: Serving,
+    store: CatalogStore,
+    metrics: Metrics,
+    access: Access,
+    threads: Threads,
 ) -> None:
     """Declare the routes; what they need is handed in."""
+    metrics_thread = ThreadPoolExecutor(1, "metrics")  # its own: what hangs elsewhere is to be seen here
 
     @app.get("/", summary="Name, status and version", tags=["operations"], responses=answers())
     async def root() -> dict[str, Any]:
@@ -81,7 +90,9 @@ def add_operations(
         responses=answers(content={"text/plain": {"schema": {"type": "string"}}}),
     )
     async def metrics_text() -> Response:
-        return Response(await asyncio.to_thread(render_metrics, metrics, serving), media_type=METRICS_TYPE)
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(metrics_thread, render_metrics, metrics, serving)
+        return Response(text, media_type=METRICS_TYPE)
 
     @app.post(
         f"{prefix}/search/reload",
@@ -95,7 +106,7 @@ def add_operations(
         failed (what was served before is served on). Administrators only."""
         access.check_administrator(request.scope)
         try:
-            token = await asyncio.to_thread(request_reload, store.folder)
+            token = await threads.run(lambda: request_reload(store.folder))
         except OSError as error:
             raise RebuildFailed(f"The catalog folder cannot be written: {error.strerror}") from error
         deadline = time.monotonic() + RELOAD_WAIT_SECONDS

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -57,6 +58,7 @@ class Serving:
         self._unlisted = ""  # why what was built without a blacklist is not served
         self._looks_behind = 0
         self._loading = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "catalog")
 
     @property
     def catalog(self) -> Catalog | None:
@@ -97,7 +99,7 @@ class Serving:
             version = self._store.current()
             loaded = self._pipeline.catalog.version if self._pipeline else None
             if version not in (None, loaded, self._refused):
-                await asyncio.to_thread(self.load_current)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self.load_current)
 
     def load_current(self) -> bool:
         """Open what CURRENT names, if that is new and whole; else serve on from what is loaded.

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 import sqlalchemy
 
+from recommendation_service.bootstrap import ADMINISTRATION_THREADS
 from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
@@ -421,6 +423,45 @@ def test_a_folder_that_cannot_be_written_is_the_reason_why_nothing_is_ready(
         assert service.reload().status_code == 503
         (tmp_path / "data" / "catalogs").unlink()
         service.wait_until_ready()
+
+
+# Whoever watches.
+
+
+def test_what_watches_the_service_answers_while_forty_explanations_wait_for_a_database_that_hangs(
+    running_database: PrivateMariaDB, tmp_path: Path
+) -> None:
+    """And the calls that find no thread are told so. Once the database goes on, they are answered again."""
+    patient = {"MYSQL_CONNECT_TIMEOUT_SECONDS": "600", "MYSQL_READ_TIMEOUT_SECONDS": "600"}
+    with Service.uvicorn(tmp_path, settings_for(running_database) | patient) as service:
+        service.wait_until_ready()
+        # The flusher has made the tables, and the catalog is built: nothing that is tried below waits for the first.
+        service.wait_until(lambda: service.feed(SELF_ID=1)["items"] != [] and explanation(service).status_code == 404)
+        running_database.pause()
+        try:
+            with ThreadPoolExecutor(40) as clients:
+                calls = [clients.submit(explanation, service, 120) for _ in range(40)]
+                service.wait_until(lambda: sum(call.done() for call in calls) == 40 - ADMINISTRATION_THREADS, 60)
+                for path in ("/metrics", "/ready", "/health", "/"):
+                    assert service.get(path).status_code == 200
+                running_database.resume()
+                answers = [call.result() for call in calls]
+        finally:
+            running_database.resume()
+        assert sorted(answer.status_code for answer in answers) == [404] * ADMINISTRATION_THREADS + [503] * (
+            40 - ADMINISTRATION_THREADS
+        )
+        assert {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503} == {"5"}
+        service.wait_until(lambda: explanation(service).status_code == 404)
+
+
+def explanation(service: Service, patience_seconds: float = 10) -> httpx.Response:
+    """Of a feed that nobody has: it is looked for in the log and in the database."""
+    return httpx.get(
+        f"{service.address}/api/explain/{'0' * 32}",
+        headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
+        timeout=patience_seconds,
+    )
 
 
 # Processes.
