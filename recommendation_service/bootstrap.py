@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> Application:
     metrics = Metrics()
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER
     access = Access(settings)
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     serving = Serving(settings, store, policy, metrics)
     feeds = PersonalFeeds(serving, metrics, remembers=settings.seen_state)
     limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))

@@ -122,7 +122,7 @@ def _prepare_demo(settings: Settings) -> None:
             Console().print(f"{sum(report.counts.values()):,} rows in {report.seconds:.1f} s", highlight=False)
     from recommendation_service.catalog.store import CatalogStore
 
-    if CatalogStore(settings.catalog_dir, settings.catalog_keep).current() is None:
+    if CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone).current() is None:
         try:
             catalog_commands.publish_catalog(settings, Console(stderr=True))
         except (SourceError, CatalogError) as error:
@@ -158,7 +158,7 @@ def _some_user(settings: Settings) -> int:
 
     from recommendation_service.catalog.store import CatalogStore
 
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.current()
     if version is None:
         return 0
@@ -204,7 +204,7 @@ def feed(
     except InvalidRequest as error:
         raise typer.BadParameter(error.details[0]["problem"], param_hint="--exclude") from None
     settings = load_settings()
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.current()
     if version is None:
         raise CatalogError(f"No catalog in {store.folder}: run `recs catalog build`.")

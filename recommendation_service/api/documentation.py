@@ -19,13 +19,11 @@ from recommendation_service.api.event_documentation import event_schema, feedbac
 from recommendation_service.api.feeds import LONGEST_IDEMPOTENCY_KEY
 from recommendation_service.api.schemas import (
     DEFAULT_ITEMS,
-    EXCLUDED_FIELDS,
     LARGEST_ID,
     LONGEST_SESSION_ID,
     MOST_EXCLUDED,
     MOST_ITEMS,
-    SIZE_FIELDS,
-    USER_FIELDS,
+    SPELLINGS,
 )
 from recommendation_service.catalog.items import ChallengeItem, ResumeItem
 from recommendation_service.feed.explain import Why
@@ -238,6 +236,9 @@ def _feed_operation(endpoint: str, access: Access) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": f"feed_{endpoint}",
         "summary": SUMMARIES[endpoint],
+        "description": "Where a body has several spellings of one field, the first of these counts: "
+        + "; ".join(", ".join(names) for names in SPELLINGS[endpoint])
+        + ". All of them must be valid.",
         "tags": ["feeds"],
         "parameters": [IDEMPOTENCY_KEY],
         "requestBody": {
@@ -261,7 +262,8 @@ def _with_keys(operation: dict[str, Any], access: Access) -> dict[str, Any]:
 
 def _feed_request() -> dict[str, Any]:
     properties: dict[str, Any] = {}
-    for names, schema in ((USER_FIELDS, USER_ID), (SIZE_FIELDS, SIZE), (EXCLUDED_FIELDS, EXCLUDED)):
+    schemas: tuple[dict[str, Any], ...] = (USER_ID, SIZE, EXCLUDED)
+    for names, schema in zip(SPELLINGS["total"], schemas, strict=True):
         properties[names[0]] = schema
         for name in names[1:]:
             properties[name] = {

@@ -37,7 +37,7 @@ class FeedEndpoint:
         key = self._access.check_api_key(scope)
         check_media_type(scope)
         self._limits.per_key.check(key)
-        fields = read_feed_body(await read_body(scope, receive))
+        fields = read_feed_body(await read_body(scope, receive), self._endpoint)
         self._limits.per_user.check(str(fields.user_id) if fields.user_id else _address(scope))
         body = await self._feeds.feed(
             self._endpoint, fields, scope["state"]["request_id"], key, _idempotency_key(scope)

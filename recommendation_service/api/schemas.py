@@ -17,9 +17,24 @@ MOST_ITEMS = 100
 DEFAULT_ITEMS = 24
 LONGEST_SESSION_ID = 128
 
-USER_FIELDS = ("SELF_ID", "user_id")
-SIZE_FIELDS = ("N_VIDEOS", "MAX_SIZE", "size")
-EXCLUDED_FIELDS = ("EXCLUDED_IDS", "excluded_ids", "LAST_IDS", "videos_excluidos")
+
+class Spellings(NamedTuple):
+    """Names of each field; where a body has several, the first of them counts."""
+
+    user: tuple[str, ...] = ("SELF_ID", "user_id")
+    size: tuple[str, ...] = ("N_VIDEOS", "MAX_SIZE", "size")
+    excluded: tuple[str, ...] = ("EXCLUDED_IDS", "excluded_ids", "LAST_IDS", "videos_excluidos")
+
+
+SPELLINGS = {  # by endpoint
+    "total": Spellings(),
+    "discover": Spellings(),
+    "flow": Spellings(
+        ("user_id", "SELF_ID"),
+        ("N_VIDEOS", "size", "MAX_SIZE"),
+        ("EXCLUDED_IDS", "excluded_ids", "videos_excluidos", "LAST_IDS"),
+    ),
+}
 
 
 class FeedBody(NamedTuple):
@@ -52,14 +67,14 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-def read_feed_body(body: bytes) -> FeedBody:
+def read_feed_body(body: bytes, endpoint: str = "total") -> FeedBody:
     """Raises NotJson, or InvalidRequest with every wrong field."""
     try:
         if not body.isascii():
             body.decode("utf-8")  # unknown fields are skipped unread, and JSON is UTF-8 everywhere
         plain = _decode_plain(body)
     except msgspec.ValidationError:
-        return _read_carefully(body)
+        return _read_carefully(body, endpoint)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotJson("The body is not JSON, or nested too deeply.") from None
     user_id = plain.SELF_ID if plain.SELF_ID is not None else plain.user_id
@@ -81,11 +96,12 @@ def read_feed_body(body: bytes) -> FeedBody:
         and _at_most_one_each(plain)
     ):
         return FeedBody(user_id, size, _as_ids(excluded), plain.session_id, bool(plain.explain))
-    return _read_carefully(body)
+    return _read_carefully(body, endpoint)
 
 
 def _at_most_one_each(plain: _Plain) -> bool:
-    """Where a body spells a field twice, every spelling must be valid: that is checked carefully."""
+    """Where a body spells a field twice, every spelling must be valid, and the endpoint says which one counts: that
+    is looked at carefully."""
     return (
         (plain.SELF_ID is None or plain.user_id is None)
         and (plain.N_VIDEOS is None or (plain.MAX_SIZE is None and plain.size is None))
@@ -107,7 +123,7 @@ def _as_ids(numbers: list[int] | None) -> npt.NDArray[np.int64]:
         return np.array([number for number in numbers if 0 < number <= LARGEST_ID], np.int64)
 
 
-def _read_carefully(body: bytes) -> FeedBody:
+def _read_carefully(body: bytes, endpoint: str = "total") -> FeedBody:
     try:
         content = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -134,9 +150,10 @@ def _read_carefully(body: bytes) -> FeedBody:
                 result, found = value, True
         return result
 
-    user_id = first(USER_FIELDS, parse_user_id, 0)
-    size = first(SIZE_FIELDS, _size, DEFAULT_ITEMS)
-    excluded = first(EXCLUDED_FIELDS, _excluded, None)
+    spellings = SPELLINGS[endpoint]
+    user_id = first(spellings.user, parse_user_id, 0)
+    size = first(spellings.size, _size, DEFAULT_ITEMS)
+    excluded = first(spellings.excluded, _excluded, None)
     session_id = first(("session_id",), _session_id, None)
     explain = first(("explain",), _explain, False)
     if details:

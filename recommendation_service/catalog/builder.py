@@ -42,6 +42,7 @@ class BuiltCatalog:
     built_at: datetime
     policy_version: str
     policy_digest: str
+    item_time_zone: str  # what ends the times in ``item_bodies``
 
 
 @dataclass
@@ -197,6 +198,7 @@ def assemble_catalog(
         built_at=now,
         policy_version=policy.version,
         policy_digest=policy.catalog_digest,
+        item_time_zone=settings.item_time_zone,
     )
 
 
@@ -211,6 +213,7 @@ def _eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Eli
         test_words=cleaning.whole_words(settings.test_row_words),
         cities=cities,
         media_base_url=settings.media_base_url,
+        time_zone=settings.item_time_zone,
         cuts=(cuts.skills, cuts.knowledges, cuts.tools, cuts.languages),
     )
 

@@ -96,13 +96,13 @@ def _epoch_second(value: Any) -> float:
         return math.nan
 
 
-def ids(values: Sequence[Any], column: str, report: BuildReport) -> npt.NDArray[np.int64]:
+def ids(values: Sequence[Any], column: str, report: BuildReport, largest: int = LARGEST_ID) -> npt.NDArray[np.int64]:
     """Identifiers as int64; 0 for what is none."""
     try:
         numbers = np.array(values, np.int64)
     except (ValueError, TypeError, OverflowError):
         numbers = np.array([_identifier(value) for value in values], np.int64)
-    wrong = numbers <= 0
+    wrong = (numbers <= 0) | (numbers > largest)
     report.aside(column, "not an identifier", int(wrong.sum()))
     numbers[wrong] = 0
     return numbers

@@ -46,7 +46,7 @@ def publish_catalog(settings: Settings, console: Console) -> str:
     from recommendation_service.ranking.policy import load_policy
     from recommendation_service.sources.reader import Source
 
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     policy = load_policy(settings.policy_file)
     source = Source(make_engine(settings), settings)
     with console.status("Waiting for another build to end") as status, store.build_lock():
@@ -157,7 +157,7 @@ def show(
 
 def _store() -> CatalogStore:
     settings = load_settings()
-    return CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    return CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
 
 
 def _named(store: CatalogStore, version: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from recommendation_service.catalog import cleaning
+from recommendation_service.catalog.layout import LARGEST_ITEM
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.sources.lists import Cities
 from recommendation_service.sources.reader import Table
@@ -18,7 +19,7 @@ from recommendation_service.sources.reader import Table
 class ResumeItem(msgspec.Struct):
     """A résumé item as clients get it."""
 
-    id: str
+    id: int
     name: str
     slug: str
     description: str
@@ -40,7 +41,7 @@ class ResumeItem(msgspec.Struct):
 class ChallengeItem(msgspec.Struct):
     """A challenge item as clients get it; ``status_at`` only where known."""
 
-    id: str
+    id: int
     name: str
     slug: str
     description: str
@@ -80,6 +81,7 @@ class Eligibility:
     test_words: re.Pattern[str] | None
     cities: Cities
     media_base_url: str
+    time_zone: str  # what ends a time of an item: nothing, or Z
     cuts: tuple[int, int, int, int]  # of skills, knowledges, tools, languages
 
     def admits(self, video: str, texts: Sequence[str], table: str, report: BuildReport) -> bool:
@@ -94,6 +96,12 @@ class Eligibility:
             return False
         return True
 
+    def time(self, seconds: float) -> str:
+        """ISO 8601 to the second, in UTC; empty where it is not known."""
+        if math.isnan(seconds):
+            return ""
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + self.time_zone
+
     def avatar(self, user_id: int) -> str:
         return f"{self.media_base_url.rstrip('/')}/users/{user_id}/avatar-100.png"
 
@@ -105,7 +113,7 @@ _LISTS = ("skills", "knowledges", "tools", "languages")
 def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildReport) -> Items:
     """Résumé videos that may be shown, from the rows of ``videos.sql``."""
     items = Items()
-    ids = cleaning.ids(table["id"], "resumes.id", report)
+    ids = cleaning.ids(table["id"], "resumes.id", report, LARGEST_ITEM)
     creators = cleaning.ids(table["creator_id"], "resumes.user_id", report)
     created = cleaning.epoch_seconds(table["created_at"], "resumes.created_at", now, report)
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -135,7 +143,7 @@ def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildR
         items.bodies.append(
             _encode(
                 ResumeItem(
-                    id=str(item_id),
+                    id=item_id,
                     name=name,
                     slug=f"{name_slug}-{item_id}" if name_slug else str(item_id),
                     description=description,
@@ -157,7 +165,7 @@ def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildR
 def eligible_challenges(table: Table, rules: Eligibility, now: float, since: float, report: BuildReport) -> Items:
     """Challenges that may be shown, from the rows of ``challenges.sql``; of several with one video address
     the newest. ``since``: created or updated later than this, in seconds since 1970."""
-    ids = cleaning.ids(table["id"], "challenges.id", report)
+    ids = cleaning.ids(table["id"], "challenges.id", report, LARGEST_ITEM)
     creators = cleaning.ids(table["creator_id"], "challenges.user_id", report)
     created = cleaning.epoch_seconds(table["created_at"], "challenges.created_at", now, report)
     updated = cleaning.epoch_seconds(table["updated_at"], "challenges.updated_at", now, report, required=False)
@@ -198,7 +206,7 @@ def eligible_challenges(table: Table, rules: Eligibility, now: float, since: flo
         items.bodies.append(
             _encode(
                 ChallengeItem(
-                    id=str(item_id),
+                    id=item_id,
                     name=title,
                     slug=cleaning.text(columns["slug"][row]).strip()
                     or (f"{title_slug}-{item_id}" if title_slug else str(item_id)),
@@ -217,9 +225,9 @@ def eligible_challenges(table: Table, rules: Eligibility, now: float, since: flo
                         columns["type_objectives"][row], "challenges.type_objectives", report
                     )
                     or ["hire"],
-                    created_at=_iso(created[row]),
-                    updated_at=_iso(updated[row]),
-                    status_at=_iso(status[row]) or msgspec.UNSET,
+                    created_at=rules.time(created[row]),
+                    updated_at=rules.time(updated[row]),
+                    status_at=rules.time(status[row]) or msgspec.UNSET,
                 )
             )
         )
@@ -242,9 +250,3 @@ def _city(columns: dict[str, list[Any]], row: int, rules: Eligibility) -> str:
 
 def _newness(created: Any, ids: Any, row: int) -> tuple[float, int]:
     return (-math.inf if math.isnan(created[row]) else float(created[row])), int(ids[row])
-
-
-def _iso(seconds: float) -> str:
-    if math.isnan(seconds):
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -216,7 +216,7 @@ def main() -> int:
         return 2
     end_with_parent()
     os.nice(BUILD_NICENESS)
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep)
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     # It stays with a server while it can: two replicas are never at the same point, and a change of server rebuilds.
     reads = ReadReplicas(settings, "refresher", stays=True, numbers=process_numbers(settings, "refresher"))
     source = Source(reads.primary, settings, reads.connect)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
 from recommendation_service.catalog.layout import (
     COLUMNS,
     CURRENT,
@@ -74,9 +75,11 @@ class Catalog:
 class CatalogStore:
     """The folder of catalog versions."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, item_time_zone: str = "") -> None:
+        """``item_time_zone``: what ends the times in the items of what is opened, nothing or Z."""
         self.folder = folder
         self._keep = keep
+        self._item_time_zone = item_time_zone
 
     def current(self) -> str | None:
         """The version that CURRENT names, or None before the first."""
@@ -122,6 +125,7 @@ class CatalogStore:
                     "policy_version": built.policy_version,
                     "policy_digest": built.policy_digest,
                     "fingerprint": fingerprint,
+                    "items": item_form(built.item_time_zone),
                     "sizes": {name: getattr(built.arrays, name) for name in SIZES},
                     "files": files,
                     "report": built.report.as_json(),
@@ -149,7 +153,10 @@ class CatalogStore:
         _sync_folder(self.folder)
 
     def open(self, version: str, *, verify: bool = True) -> Catalog:
-        """Map a version. Raises CatalogError where it is missing, damaged, or of another layout."""
+        """Map a version. Raises CatalogError where it is missing, damaged, or of another layout.
+
+        Items of another form than this program and its settings give are rewritten, in memory of this process.
+        """
         folder = self.folder / version
         manifest = self.manifest(version)
         problems = _problems(folder, manifest, verify)
@@ -159,7 +166,10 @@ class CatalogStore:
             columns: dict[str, Any] = {name: _column(folder, name) for name in COLUMNS}
             columns |= {name: int(manifest["sizes"][name]) for name in SIZES}
             arrays = CatalogArrays(**columns)
-            return Catalog(version, manifest, arrays, _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES))
+            offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
+            if not is_of_form(manifest, self._item_time_zone):
+                offsets, items = reformed(offsets, items, self._item_time_zone)
+            return Catalog(version, manifest, arrays, offsets, items)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CatalogError(f"catalog version {version} cannot be read: {error}") from error
 

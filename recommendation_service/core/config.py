@@ -104,6 +104,7 @@ class Settings(BaseSettings):
         description="a worker that stays so far behind refuses feeds with 503 until it has caught up",
         json_schema_extra=Seconds,
     )
+    item_times_with_zone: bool = Field(False, description="true: times of items end in Z, as they are UTC")
 
     # Gunicorn.
     gunicorn_workers: int | None = Field(None, ge=1, le=512, description="worker processes; unset: cores × 2")
@@ -436,6 +437,11 @@ def load_settings(**overrides: Any) -> Settings:
             Settings(**overrides | {name: Settings.model_fields[name].default for name in wrong})
     except ValidationError as error:
         problems += [_problem(problem) for problem in error.errors() if not problem["loc"]]
+    @property
+    def item_time_zone(self) -> str:
+        """What ends the times of items."""
+        return "Z" if self.item_times_with_zone else ""
+
     raise ConfigurationError([part for problem in problems for part in problem.split(_BETWEEN)])
 
 

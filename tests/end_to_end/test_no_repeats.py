@@ -31,7 +31,7 @@ KILLS = 3
 LARGEST_PAGE = 16
 SEED = 20_261_124
 
-Key = tuple[str, str]  # type, id
+Key = tuple[str, int]  # type, id
 
 
 @dataclass

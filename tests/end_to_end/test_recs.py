@@ -123,7 +123,7 @@ def test_show_tells_of_the_version_an_item_or_a_user(folder: Path, known_user: i
     feed = as_json(folder, "feed", "0")["body"]["items"]
     for item in (next(item for item in feed if item["type"] == kind) for kind in ("resume", "challenge")):
         option = "--video" if item["type"] == "resume" else "--challenge"
-        described = as_json(folder, "catalog", "show", option, item["id"])
+        described = as_json(folder, "catalog", "show", option, str(item["id"]))
         assert described["item"]["id"] == item["id"]
         assert len(described["features"]) == 18
     assert as_json(folder, "catalog", "show", "--user", str(known_user))["user_id"] == known_user

@@ -177,7 +177,7 @@ class Tab(threading.Thread):
                     "event_id": f"{self.name}-{self._events}",
                     "user_id": user,
                     "item_type": item_type,
-                    "item_id": int(item_id),
+                    "item_id": item_id,
                     "request_id": request_id,
                     "session_id": session,
                     "position": position,

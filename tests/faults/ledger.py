@@ -18,7 +18,7 @@ FEED, FEEDBACK = "feed", "feedback"
 NOT_WAITED_FOR = "not waited for"  # the client's own doing
 MOST_NAMED = 5  # of what is wrong in one way
 
-Item = tuple[str, str]  # type, id
+Item = tuple[str, int]  # type, id
 Span = tuple[float, float]  # of time.monotonic()
 
 

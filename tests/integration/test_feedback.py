@@ -84,7 +84,7 @@ class Running:
         return ask(self.client, endpoint, **fields)
 
     def shown(self, endpoint: str = "discover", **fields: Any) -> list[str]:
-        return [item["id"] for item in self.feed(endpoint, **fields)["items"]]
+        return [str(item["id"]) for item in self.feed(endpoint, **fields)["items"]]
 
     def metric(self, name: str, **labels: str) -> float:
         return sum_of_samples(self.client.get("/metrics").text, name, **labels)

@@ -75,14 +75,14 @@ def told(fleet: list[Service]) -> list[str]:
     ]
 
 
-def shown(body: dict[str, Any]) -> list[tuple[str, str]]:
+def shown(body: dict[str, Any]) -> list[tuple[str, int]]:
     return [(item["type"], item["id"]) for item in body["items"]]
 
 
 def test_a_user_who_is_served_by_several_machines_sees_nothing_twice(
     fleet: list[Service], module_redis: PrivateRedis
 ) -> None:
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, int]] = set()
 
     def scroll(machine: Service) -> None:
         body = machine.feed(SELF_ID=5, session_id="scroll", N_VIDEOS=PAGE)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ USER = 77
 USER_IN_NO_NUMBER = 987654321  # that a log would have by chance
 
 
-def shown(feed: dict[str, list[dict[str, str]]]) -> set[tuple[str, str]]:
+def shown(feed: dict[str, list[dict[str, Any]]]) -> set[tuple[str, int]]:
     return {(item["type"], item["id"]) for item in feed["items"]}
 
 

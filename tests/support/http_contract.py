@@ -14,14 +14,20 @@ TOKEN = "an-administrators-token"
 MEDIA = "https://media.example"
 MEBIBYTE = 1 << 20
 
-RESUME_FIELDS = {
-    "type", "id", "name", "slug", "description", "video", "image", "user_id", "user_name", "user_slug", "avatar",
-    "main_objective", "type_audience", "type_audiences", "interest_areas", "role_objectives", "connected",
+# Every field of an item and its type, which today's clients rely on; lists are of text.
+RESUME_FIELDS: dict[str, type] = {
+    "type": str, "id": int, "name": str, "slug": str, "description": str, "video": str, "image": str,
+    "user_id": int, "user_name": str, "user_slug": str, "avatar": str,
+    "main_objective": str, "type_audience": str, "type_audiences": list, "interest_areas": list,
+    "role_objectives": list, "connected": str,
 }  # fmt: skip
-CHALLENGE_FIELDS = {
-    "type", "id", "name", "slug", "description", "video_url", "image", "user_id", "user_name", "user_slug",
-    "user_avatar", "talent_type", "interest_areas", "type_objectives", "top", "created_at", "updated_at",
+CHALLENGE_FIELDS: dict[str, type] = {
+    "type": str, "id": int, "name": str, "slug": str, "description": str, "video_url": str, "image": str,
+    "user_id": int, "user_name": str, "user_slug": str, "user_avatar": str,
+    "talent_type": str, "interest_areas": list, "type_objectives": list, "top": bool,
+    "created_at": str, "updated_at": str,
 }  # fmt: skip
+MAY_BE_ABSENT: dict[str, type] = {"status_at": str}  # of challenges
 RULES = {"skill_novelty", "creator_window", "slot_kind", "seen"}
 
 MakeClient = Callable[..., httpx.Client]
@@ -40,6 +46,15 @@ def body_of(answer: httpx.Response, status: int) -> dict[str, Any]:
 def ask(client: httpx.Client, endpoint: str = "total", **fields: Any) -> dict[str, Any]:
     """The body of a feed that must be answered."""
     return body_of(client.post(f"/api/search/{endpoint}", json=fields), 200)
+
+
+def assert_types(item: dict[str, Any]) -> None:
+    """Every field of the contract is there with its type, and no other but ``why``."""
+    fields = RESUME_FIELDS if item["type"] == "resume" else CHALLENGE_FIELDS
+    optional = {} if item["type"] == "resume" else MAY_BE_ABSENT
+    expected = fields | {name: kind for name, kind in optional.items() if name in item}
+    assert {name: type(value) for name, value in item.items() if name != "why"} == expected
+    assert all(type(entry) is str for value in item.values() if isinstance(value, list) for entry in value)
 
 
 def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:

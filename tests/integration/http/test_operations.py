@@ -11,11 +11,18 @@ import pytest
 
 from recommendation_service import __version__
 from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.core.config import Settings
 from tests.end_to_end.in_process import make_app, publish_catalog, served
+from recommendation_service.core.database import make_engine
+from recommendation_service.ranking.policy import load_policy
+from recommendation_service.sources.reader import Source
 from tests.end_to_end.service import damaged_copy, sum_of_samples
 from tests.servers import wait_until
-from tests.support.http_contract import IDS_FIELDS, TOKEN, MakeClient, ask, error_of
+from tests.support.http_contract import IDS_FIELDS, TOKEN, MakeClient, ask, assert_types, error_of
+from tests.support.old_catalogs import published_with_text_ids
+
+ASSET = "whatever the page of the documentation loads"
 
 # Settings that move things.
 
@@ -47,6 +54,64 @@ def test_root_says_name_status_and_version(client: httpx.Client) -> None:
 
 
 def test_ready_says_which_catalog_is_served(client: httpx.Client, catalog: Catalog) -> None:
+@pytest.mark.usefixtures("make_client")
+@pytest.mark.parametrize("zoned", [False, True], ids=["plain times", "times with zone"])
+def test_a_catalog_of_the_release_before_serves_at_once_and_in_todays_form(
+    data_dir: Path, tmp_path: Path, zoned: bool
+) -> None:
+    """Without its database, and with nobody who could build another."""
+    settings = Settings(data_dir=data_dir, item_times_with_zone=True)
+    engine = make_engine(settings)
+    built = build_catalog(Source(engine, settings), settings, load_policy())
+    engine.dispose()
+    published_with_text_ids(CatalogStore(tmp_path / "catalogs", keep=3), built)
+    with served(make_app(tmp_path, item_times_with_zone=zoned)) as client:
+        items = ask(client, N_VIDEOS=100)["items"]
+    for item in items:
+        assert_types(item)
+    times = [item["created_at"] for item in items if item.get("created_at")]
+    assert times
+    assert all(time.endswith("Z") == zoned for time in times)
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/docs", "/openapi.json", "/nope", ASSET])
+def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
+    """Over a plain socket: an HTTP library would not show a body where there must be none."""
+    if path is ASSET:
+        path = "/" + re.findall(r"docs-assets/[\w.-]+", client.get("/docs").text)[0]
+    get = client.get(path)
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), 60) as connection:
+        connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    assert separator
+    assert body == b""
+    status, *lines = head.decode().split("\r\n")
+    assert int(status.split()[1]) == get.status_code
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    changing = {"date", "x-request-id", "connection"} | ({"content-length"} if path == "/metrics" else set())
+    assert {k: v for k, v in headers.items() if k not in changing} == {
+        k: v for k, v in get.headers.items() if k not in changing
+    }
+    if path != "/nope":
+        assert "HEAD" in client.put(path).headers["allow"]
+
+
+def test_head_says_that_the_service_is_not_ready_and_asks_for_the_token(
+    make_client: MakeClient, tmp_path: Path
+) -> None:
+    with served(make_app(tmp_path)) as client:
+        assert client.head("/ready").status_code == 503
+        assert int(client.head("/ready").headers["retry-after"]) >= 1
+    assert make_client(admin_token=TOKEN).head("/api/explain/x").status_code == 401
+
+
+def test_head_of_what_takes_only_post_is_refused(client: httpx.Client) -> None:
+    for path in ("/api/search/total", "/api/search/reload", "/api/feedback"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "POST", b"")
+
+
     ready = client.get("/ready")
     assert ready.status_code == 200
     assert ready.json()["catalog"] == catalog.version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,36 @@ def test_of_several_spellings_of_excluded_the_documented_one_counts() -> None:
         assert excluded(**given_fields) == [first + 5]
 
 
+FLOW_ORDERS = {  # as today's clients of flow know it
+    "user": ("user_id", "SELF_ID"),
+    "size": ("N_VIDEOS", "size", "MAX_SIZE"),
+    "excluded": ("EXCLUDED_IDS", "excluded_ids", "videos_excluidos", "LAST_IDS"),
+}
+
+
+@pytest.mark.parametrize("careful", [{}, {"session_id": "a", "explain": False}], ids=["alone", "beside others"])
+def test_flow_has_an_order_of_spellings_of_its_own(careful: dict[str, Any]) -> None:
+    for spellings in FLOW_ORDERS.values():
+        for first in range(len(spellings)):
+            there = {name: place + 5 for place, name in enumerate(spellings) if place >= first}
+            fields = {
+                name: [value] if "EX" in name.upper() or "LAST" in name else value for name, value in there.items()
+            }
+            body = read_feed_body(json.dumps({**fields, **careful}).encode(), "flow")
+            assert first + 5 in {body.user_id, body.size, *body.excluded.tolist()}, fields
+
+
+@pytest.mark.parametrize("endpoint", ["total", "discover"])
+def test_the_other_endpoints_keep_to_the_documented_order(endpoint: str) -> None:
+    fields = {"user_id": 8, "SELF_ID": 7, "size": 8, "MAX_SIZE": 7, "videos_excluidos": [8], "LAST_IDS": [7]}
+    body = read_feed_body(json.dumps(fields).encode(), endpoint)
+    assert (body.user_id, body.size, body.excluded.tolist()) == (7, 7, [7])
+
+
+def test_flow_without_a_size_has_24() -> None:
+    assert read_feed_body(b"{}", "flow").size == 24
+
+
 def test_a_documented_spelling_that_is_null_leaves_the_word_to_the_next() -> None:
     assert read(SELF_ID=None, user_id=7).user_id == 7
     assert read(N_VIDEOS=None, MAX_SIZE=None, size=7).size == 7
@@ -393,6 +424,8 @@ def outcome(read_body: Any, body: bytes) -> object:
 def test_the_fast_way_answers_as_the_careful_way_does(content: dict[str, Any]) -> None:
     body = json.dumps(content, ensure_ascii=False).encode()
     assert outcome(read_feed_body, body) == outcome(schemas._read_carefully, body)
+    fast, careful = (partial(way, endpoint="flow") for way in (read_feed_body, schemas._read_carefully))
+    assert outcome(fast, body) == outcome(careful, body)
 
 
 @settings(max_examples=300, deadline=None)

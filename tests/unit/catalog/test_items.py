@@ -11,7 +11,7 @@ from tests.unit.sources.operator_database import OperatorDatabase, ago
 
 RESUME_FIELDS: dict[str, type] = {
     "type": str,
-    "id": str,
+    "id": int,
     "name": str,
     "slug": str,
     "description": str,
@@ -30,7 +30,7 @@ RESUME_FIELDS: dict[str, type] = {
 }
 CHALLENGE_FIELDS: dict[str, type] = {
     "type": str,
-    "id": str,
+    "id": int,
     "name": str,
     "slug": str,
     "description": str,
@@ -75,7 +75,7 @@ def test_a_resume_item_is_as_http_md_says(database: OperatorDatabase) -> None:
     assert types(item) == RESUME_FIELDS
     assert item == {
         "type": "resume",
-        "id": str(video),
+        "id": video,
         "name": "Ana María Núñez",
         "slug": f"ana-maria-nunez-{video}",
         "description": "Canto y bailo.\n",
@@ -130,7 +130,7 @@ def test_a_challenge_item_is_as_http_md_says(database: OperatorDatabase) -> None
     assert types(item) == CHALLENGE_FIELDS | {"status_at": str}
     assert item == {
         "type": "challenge",
-        "id": str(challenge),
+        "id": challenge,
         "name": "Reto de baile",
         "slug": "reto-baile",
         "description": "Baila.",
@@ -144,9 +144,9 @@ def test_a_challenge_item_is_as_http_md_says(database: OperatorDatabase) -> None
         "interest_areas": ["Danza"],
         "type_objectives": ["learn", "hire"],
         "top": True,
-        "created_at": "2026-11-01T08:30:15Z",
-        "updated_at": "2026-11-21T09:00:00Z",
-        "status_at": "2026-11-20T10:00:00Z",
+        "created_at": "2026-11-01T08:30:15",
+        "updated_at": "2026-11-21T09:00:00",
+        "status_at": "2026-11-20T10:00:00",
     }
 
 
@@ -171,14 +171,14 @@ def test_a_challenge_item_with_nothing_in_it_has_every_field_but_status_at(
     assert item["talent_type"] == "innovators"
     assert item["interest_areas"] == []
     assert item["type_objectives"] == ["hire"]
-    assert item["created_at"] == "2026-11-22T12:00:00Z"
+    assert item["created_at"] == "2026-11-22T12:00:00"
     assert item["updated_at"] == ""
 
 
 @pytest.mark.parametrize(
     ("status_at", "shown"),
     [
-        ("2026-11-20 10:00:00", "2026-11-20T10:00:00Z"),
+        ("2026-11-20 10:00:00", "2026-11-20T10:00:00"),
         (None, None),
         ("0000-00-00 00:00:00", None),
         ("2027-11-20 10:00:00", None),
@@ -229,7 +229,7 @@ def test_items_are_in_the_order_of_their_ids_videos_first(database: OperatorData
     view = database.build()
 
     assert [(item["type"], item["id"]) for item in view.items] == [
-        (kind, number) for kind in ("resume", "challenge") for number in ("3", "7", "9")
+        (kind, number) for kind in ("resume", "challenge") for number in (3, 7, 9)
     ]
 
 

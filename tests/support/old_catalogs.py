@@ -1,0 +1,28 @@
+"""Catalog versions as releases before this one wrote them."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+from recommendation_service.catalog.builder import BuiltCatalog
+from recommendation_service.catalog.layout import MANIFEST
+from recommendation_service.catalog.store import CatalogStore
+
+
+def published_with_text_ids(store: CatalogStore, built: BuiltCatalog) -> str:
+    """Publish what was built, with times in Z, as the release before items' ids were numbers did; its version."""
+    assert built.item_time_zone == "Z"
+    bodies = [json.loads(body) for body in built.item_bodies]
+    old = [
+        json.dumps(body | {"id": str(body["id"])}, ensure_ascii=False, separators=(",", ":")).encode()
+        for body in bodies
+    ]
+    published = store.publish(replace(built, item_bodies=old))
+    manifest = json.loads((store.folder / published / MANIFEST).read_bytes())
+    del manifest["items"]
+    content = json.dumps(manifest, indent=1).encode()
+    version = f"{published.rpartition('-')[0]}-{hashlib.sha256(content).hexdigest()[:16]}"
+    (store.folder / published / MANIFEST).write_bytes(content)
+    (store.folder / published).rename(store.folder / version)
+    store.point_at(version)
+    return version
