@@ -3,6 +3,7 @@ everything wrong in all events is named at once."""
 
 import math
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +23,10 @@ LARGEST_VALUE = 1_000_000.0
 EARLIEST_MS = 946_684_800_000  # 2000-01-01
 FUTURE_MS = 60_000  # clocks of clients may be ahead by so much
 MOST_PROBLEMS = 100  # named in one answer
+
+# A date parser reads "1712052391530" as the year 1712, the month 05 and the day 23, and takes any letter for the T.
+_NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?")
+_DATE = re.compile(r"[0-9]{4}-?([0-9]{2}-?[0-9]{2}|[Ww][0-9]{2}(-?[0-9])?)([Tt ].+)?")
 
 
 class _Plain(msgspec.Struct):
@@ -108,9 +113,16 @@ def _event(event: _Plain, now_ms: int) -> FeedbackRecord:
 
 
 def _milliseconds(timestamp: float | str) -> float:
-    """Of seconds, of milliseconds (which are more than 100,000,000,000), or of ISO 8601 text. Raises ValueError."""
+    """Of seconds, of milliseconds (which are more than 100,000,000,000), both also as text, or of ISO 8601 text.
+
+    Raises ValueError.
+    """
+    if isinstance(timestamp, str) and _NUMBER.fullmatch(timestamp):
+        timestamp = float(timestamp)
     if isinstance(timestamp, str):
-        moment = datetime.fromisoformat(timestamp)
+        if not _DATE.fullmatch(timestamp):
+            raise ValueError
+        moment = datetime.fromisoformat(timestamp.upper())
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000
     if not math.isfinite(timestamp):
         raise ValueError
@@ -215,12 +227,13 @@ def _position(value: Any) -> int:
 
 def _timestamp(value: Any) -> float:
     """Milliseconds, which an event may give as well."""
+    rule = "must be seconds or milliseconds since 1970, or ISO 8601"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"must be seconds since 1970 or ISO 8601 text, but is {named(value)}")
+        raise ValueError(f"{rule}, but is {named(value)}")
     try:
         milliseconds = _milliseconds(value)
     except (ValueError, OverflowError):
-        raise ValueError(f"must be seconds since 1970 or ISO 8601 text, but is {named(value)}") from None
+        raise ValueError(f"{rule}, but is {named(value)}") from None
     return milliseconds if abs(milliseconds) > 1e11 else milliseconds / 1000
 
 

@@ -57,9 +57,15 @@ def event_schema() -> dict[str, Any]:
             {"type": "number", "minimum": 0, "maximum": LARGEST_WATCH_SECONDS}, "How long the video was watched."
         ),
         "timestamp": _known(
-            {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]},
-            "When it happened: seconds (or milliseconds) since 1970, or ISO 8601. Absent: now. Clamped to what lies "
-            "between 2000 and now.",
+            {
+                "anyOf": [
+                    {"type": "number"},
+                    {"type": "string", "pattern": r"^-?[0-9]{1,20}(\.[0-9]{1,9})?$"},
+                    {"type": "string", "format": "date-time"},
+                ]
+            },
+            "When it happened: seconds since 1970, or milliseconds (whatever is above 100,000,000,000), as a number or "
+            "as text, or ISO 8601. Absent: now. Clamped to what lies between 2000 and now.",
         ),
         "event_id": _known(
             _text(LONGEST_EVENT_ID, 1) | {"pattern": "[^ ]$"},

@@ -155,6 +155,12 @@ def test_a_thousand_events_are_taken_in_their_order() -> None:
         ("2026-11-17T18:06:40.5-05:00", 1_794_956_800_500),
         ("2026-11-17 23:06:40", 1_794_956_800_000),
         ("2026-11-17", 1_794_873_600_000),
+        ("2026-11-17t23:06:40z", 1_794_956_800_000),
+        ("20261117T230640Z", 1_794_956_800_000),
+        ("1712052391530", 1_712_052_391_530),  # a date parser sees a year in it
+        ("1794956800", 1_794_956_800_000),
+        ("1794956800.25", 1_794_956_800_250),
+        ("0001794956800", 1_794_956_800_000),
         (NOW_MS / 1000, NOW_MS),
         ((NOW_MS + FUTURE_MS) / 1000, NOW_MS + FUTURE_MS),  # the client's clock may be a little ahead
     ],
@@ -179,6 +185,12 @@ def test_times_are_seconds_milliseconds_or_text(timestamp: object, milliseconds:
         (10**30, NOW_MS),
         (1e300, NOW_MS),
         ("9999-12-31T23:59:59-14:00", NOW_MS),
+        ("1796012341530", NOW_MS),
+        ("1712052391530000", NOW_MS),  # microseconds
+        (1_712_052_391_530_000_000, NOW_MS),  # nanoseconds
+        ("9" * 300, NOW_MS),
+        ("20240402", EARLIEST_MS),  # seconds, as all digits are, of August 1970
+        ("-5", EARLIEST_MS),
     ],
     ids=str,
 )
@@ -192,7 +204,10 @@ def test_times_before_2000_and_in_the_future_are_clamped_and_flagged(
 @settings(max_examples=200)
 @given(
     timestamp=st.one_of(
-        st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**25), 10**25), st.datetimes().map(str)
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.integers(-(10**25), 10**25),
+        st.integers(-(10**25), 10**25).map(str),
+        st.datetimes().map(str),
     )
 )
 def test_every_time_lies_between_2000_and_now(timestamp: float | str) -> None:
@@ -230,7 +245,12 @@ WRONG: dict[str, tuple[object, ...]] = {
     "position": (-1, 1.5, "3", 10_001, True),
     "value": (-0.1, "5", True, 10**30),
     "watch_seconds": (-1, "12", 86_401),
-    "timestamp": ("yesterday", "", "1795000000", True, [], 10**400),
+    "timestamp": (
+        *("yesterday", "", True, [], {}, 10**400, "9" * 400, "NaN", "Infinity", "-inf", "1e9", "0x10", "1_000"),
+        *(" 1795000000", "1795000000 ", "1795000000\n", "+1795000000", "1795000000.", ".5", "1,5", "١٧٩٥", "--5"),
+        *("1712052391530Z", "1712052391,530", "17120523T", "2024-02-30", "2024-13-01", "23:06", "2024-04-02X10:00"),
+        *("Tue, 17 Nov 2026 23:06:40 GMT", "2026/11/17", "2026-11", "2026-11-17T23:06:40 Z Z"),
+    ),
     "request_id": (7, "r" * 129, []),
     "session_id": (7, "s" * 129),
     "event_id": (7, "", "e" * 129),
@@ -244,6 +264,10 @@ WRONG: dict[str, tuple[object, ...]] = {
 )
 def test_a_wrong_field_is_named_with_what_it_must_be(field: str, wrong: object) -> None:
     assert "must" in problem(**{field: wrong})
+
+
+def test_a_time_that_is_none_is_told_with_its_rule() -> None:
+    assert problem(timestamp="17 Nov") == 'must be seconds or milliseconds since 1970, or ISO 8601, but is "17 Nov"'
 
 
 def test_a_rating_needs_its_value() -> None:
