@@ -1,18 +1,29 @@
 """Settings: from the environment or a ``.env`` file, validated whole before anything starts."""
 
+import os
+import re
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.config import JsonDict
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from recommendation_service.core.errors import ConfigurationError
 
 ENV_FILE = ".env"
+# Settings that say something by being empty; empty values of all others count as unset.
+MAY_BE_EMPTY = ("api_path",)
 
 Seconds: JsonDict = {"unit": "seconds"}
 Days: JsonDict = {"unit": "days"}
@@ -26,12 +37,36 @@ WindowDays = Annotated[int, Field(ge=1, le=36500, json_schema_extra=Days)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
+def _given() -> dict[str, tuple[str, str]]:
+    """Each variable that is set, by its name in lower case: its value, and whether environment or .env file has it."""
+    given: dict[str, tuple[str, str]] = {}
+    for origin, variables in ((".env", dotenv_values(ENV_FILE)), ("environment", os.environ)):
+        for name, value in variables.items():
+            if value or (value == "" and name.lower() in MAY_BE_EMPTY):
+                given[name.lower()] = value, origin
+    return given
+
+
 class Settings(BaseSettings):
     """Every setting of the service. Names in the environment are the same in capitals."""
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE, env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        given = _given()
+        empty = {name: "" for name in MAY_BE_EMPTY if given.get(name, (None, ""))[0] == ""}
+        sources = (init_settings, InitSettingsSource(settings_cls, empty), env_settings, dotenv_settings)
+        return *sources, file_secret_settings
 
     # The operator's database.
     mysql_host: str | None = Field(None, description="MySQL or MariaDB server; unset: the embedded database")
@@ -69,6 +104,7 @@ class Settings(BaseSettings):
     api_host: str = Field("0.0.0.0", description="address that `recs serve` binds")  # noqa: S104
     api_port: Port = Field(5005, description="port that `recs serve` binds")
     media_base_url: str = Field("https://media.interacpedia.com", description="address under which avatars are found")
+    item_times_with_zone: bool = Field(False, description="true: times of items end in Z, as they are UTC")
 
     # Who may call.
     api_keys: CommaSeparated = Field(
@@ -104,7 +140,6 @@ class Settings(BaseSettings):
         description="a worker that stays so far behind refuses feeds with 503 until it has caught up",
         json_schema_extra=Seconds,
     )
-    item_times_with_zone: bool = Field(False, description="true: times of items end in Z, as they are UTC")
 
     # Gunicorn.
     gunicorn_workers: int | None = Field(None, ge=1, le=512, description="worker processes; unset: cores × 2")
@@ -267,6 +302,8 @@ class Settings(BaseSettings):
     def _path(cls, value: str) -> str:
         if value and (not value.startswith("/") or value.endswith("/") or "{" in value):
             raise ValueError("must be empty or begin with / and not end with one")
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", value):
+            raise ValueError("must have only letters, digits and . _ ~ - between single /")
         return value
 
     @field_validator("cors_allow_origins")
@@ -401,6 +438,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def item_time_zone(self) -> str:
+        """What ends the times of items."""
+        return "Z" if self.item_times_with_zone else ""
+
+    @property
     def catalog_dir(self) -> Path:
         return self.data_dir / "catalogs"
 
@@ -437,11 +479,6 @@ def load_settings(**overrides: Any) -> Settings:
             Settings(**overrides | {name: Settings.model_fields[name].default for name in wrong})
     except ValidationError as error:
         problems += [_problem(problem) for problem in error.errors() if not problem["loc"]]
-    @property
-    def item_time_zone(self) -> str:
-        """What ends the times of items."""
-        return "Z" if self.item_times_with_zone else ""
-
     raise ConfigurationError([part for problem in problems for part in problem.split(_BETWEEN)])
 
 
@@ -458,13 +495,5 @@ def _problem(problem: Any) -> str:
 
 def origins_of(settings: Settings) -> dict[str, str]:
     """Where each setting's value came from: environment, .env file, or default."""
-    import os
-
-    from dotenv import dotenv_values
-
-    in_environment = {name.lower() for name, value in os.environ.items() if value}
-    in_file = {name.lower() for name, value in dotenv_values(ENV_FILE).items() if value}
-    return {
-        name: "environment" if name in in_environment else ".env" if name in in_file else "default"
-        for name in type(settings).model_fields
-    }
+    given = _given()
+    return {name: given.get(name, ("", "default"))[1] for name in type(settings).model_fields}

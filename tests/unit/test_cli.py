@@ -113,7 +113,7 @@ def test_config_says_where_a_value_comes_from(folder: Path, monkeypatch: pytest.
     assert (shown["API_PORT"]["value"], shown["API_PORT"]["origin"]) == ("6001", ".env")
     assert (shown["LOG_LEVEL"]["value"], shown["LOG_LEVEL"]["origin"]) == ("error", "environment")
     assert shown["GUNICORN_BIND"]["origin"] == "default"
-    assert shown["API_PATH"]["origin"] == "default"
+    assert (shown["API_PATH"]["value"], shown["API_PATH"]["origin"]) == ("", ".env"), "empty is a prefix of its own"
     assert shown["API_HOST"]["origin"] == "default"
 
 

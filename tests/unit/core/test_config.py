@@ -327,7 +327,39 @@ def test_another_origin_is_refused_by_name(environment: SetEnvironment, origin: 
     assert "'https://ok.com'" not in problem.partition("(given")[0]
 
 
-@pytest.mark.parametrize("path", ["", "/api", "/a/b"])
+@pytest.mark.parametrize(
+    ("in_environment", "in_file", "path", "origin"),
+    [
+        ("", None, "", "environment"),
+        (None, "", "", ".env"),
+        ("", "/v2", "", "environment"),
+        ("/v2", "", "/v2", "environment"),
+        (None, None, "/api", "default"),
+    ],
+)
+@pytest.mark.parametrize("name", ["API_PATH", "api_path"])
+def test_an_empty_prefix_is_none(
+    environment: SetEnvironment, name: str, in_environment: str | None, in_file: str | None, path: str, origin: str
+) -> None:
+    if in_file is not None:
+        Path(".env").write_text(f"{name}={in_file}\n")
+    if in_environment is not None:
+        environment(**{name: in_environment})
+
+    settings = load_settings()
+
+    assert settings.api_path == path
+    assert origins_of(settings)["api_path"] == origin
+
+
+@pytest.mark.parametrize("path", ["/a b", "/a?b", "/a#b", "//a", "/a//b", "/ñ", "/a%2Fb", "/a\n", "/a{b}"])
+def test_a_prefix_that_no_client_could_call_is_refused(path: str) -> None:
+    (problem,) = problems_of(api_path=path)
+
+    assert problem.startswith("API_PATH: must ")
+
+
+@pytest.mark.parametrize("path", ["", "/api", "/a/b", "/v1.2/a_b~c-d"])
 def test_a_prefix_is_taken(path: str) -> None:
     assert load_settings(api_path=path).api_path == path
 
