@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,14 @@ from recommendation_service.api.documentation import add_documentation
 from recommendation_service.api.feedback import Feedback
 from recommendation_service.api.feeds import CallLimits, feed_endpoints
 from recommendation_service.api.limits import RateLimiter
-from recommendation_service.api.middleware import RequestScope, ShortCut, error_body, failure_body, http_error_body
+from recommendation_service.api.middleware import (
+    HeadAsGet,
+    RequestScope,
+    ShortCut,
+    error_body,
+    failure_body,
+    http_error_body,
+)
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.serving import Serving
@@ -73,7 +81,7 @@ class Application(FastAPI):
         self.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in hot.items()]
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = ShortCut(super().build_middleware_stack(), self.hot)
+        app: ASGIApp = ShortCut(HeadAsGet(super().build_middleware_stack()), self.hot)
         for layer, arguments, options in reversed(self._layers):
             app = layer(app, *arguments, **options)
         return app
@@ -224,10 +232,11 @@ def _layers(settings: Settings, metrics: Metrics, prefix: str) -> list[Middlewar
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.cors_allow_origins),
-                allow_methods=["GET", "POST", "DELETE"],
-                allow_headers=["authorization", "content-type", "x-api-key", "idempotency-key"],
+                allow_methods=["GET", "HEAD", "POST", "DELETE"],
+                allow_headers=["authorization", "content-encoding", "content-type", "x-api-key", "idempotency-key"],
                 allow_credentials="*" not in settings.cors_allow_origins,
-                expose_headers=["x-request-id"],
+                # What answers bear beyond what a browser lets every script read.
+                expose_headers=["x-request-id", "retry-after", "www-authenticate", "allow", "accept-encoding"],
             )
         )
     return layers
@@ -236,12 +245,7 @@ def _layers(settings: Settings, metrics: Metrics, prefix: str) -> list[Middlewar
 async def _answer_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)  # noqa: S101
     request.state.error_code = error.code  # for the metrics
-    headers = {}
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return Response(error_body(error), error.status, headers, "application/json")
+    return Response(error_body(error), error.status, error.headers, "application/json")
 
 
 async def _answer_invalid_request(request: Request, error: Exception) -> Response:
@@ -259,4 +263,8 @@ async def _answer_failure(request: Request, _error: Exception) -> Response:
 async def _answer_http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     _, body = http_error_body(error.status_code)
-    return Response(body, error.status_code, error.headers, "application/json")
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        allowed = set(re.split(r",\s*", headers["Allow"]))
+        headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
+    return Response(body, error.status_code, headers, "application/json")

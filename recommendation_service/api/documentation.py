@@ -51,13 +51,13 @@ ITEM_TYPES = {
     "flow": ("ChallengeItem",),
 }
 ERRORS = {
-    400: "The body is not JSON",
+    400: "The body is not JSON, or not of the coding that Content-Encoding names",
     401: "No API key or token",
     403: "A wrong API key or token, or an endpoint that is closed",
     404: "There is no such thing",
     409: "The Idempotency-Key was sent with other fields less than two minutes ago",
-    413: "The body has more than 1 MiB",
-    415: "The body says that it is not JSON",
+    413: "The body has more than 1 MiB, as it came or decoded",
+    415: "The body says that it is not JSON, or is in a coding other than gzip and deflate",
     429: "More requests than the rate limit allows; see Retry-After",
     422: "Fields of a wrong type or out of range, all of them named",
     503: "Not ready, failed for now, or shedding load; see Retry-After",

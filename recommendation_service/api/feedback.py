@@ -13,8 +13,9 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
+from recommendation_service.api.bodies import check_media_type, read_body
 from recommendation_service.api.event_bodies import read_events
-from recommendation_service.api.feeds import CallLimits, check_media_type, read_body
+from recommendation_service.api.feeds import CallLimits
 from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
+from recommendation_service.api.bodies import check_media_type, read_body
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.schemas import read_feed_body
-from recommendation_service.core.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from recommendation_service.core.errors import InvalidRequest
 from recommendation_service.ranking.policy import ENDPOINTS
 
-LARGEST_BODY_BYTES = 1 << 20
 LONGEST_IDEMPOTENCY_KEY = 255
 
 
@@ -75,33 +75,3 @@ def _idempotency_key(scope: Scope) -> str:
 def _address(scope: Scope) -> str:
     client = scope.get("client")
     return f"address {client[0]}" if client else "address unknown"
-
-
-def check_media_type(scope: Scope) -> None:
-    """A body that says it is something else than JSON is refused; one that says nothing is read."""
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            kind = value.split(b";", 1)[0].strip().lower()
-            if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
-                raise UnsupportedMediaType("Send Content-Type: application/json.")
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body, refused as soon as it is known to be too large."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > LARGEST_BODY_BYTES:
-            raise BodyTooLarge(f"The body may have at most {LARGEST_BODY_BYTES} bytes.")
-    message = await receive()
-    if not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > LARGEST_BODY_BYTES:
-            raise BodyTooLarge(f"The body may have at most {LARGEST_BODY_BYTES} bytes.")
-        return body
-    chunks, size = [message.get("body", b"")], len(message.get("body", b""))
-    while message.get("more_body", False):
-        message = await receive()
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > LARGEST_BODY_BYTES:
-            raise BodyTooLarge(f"The body may have at most {LARGEST_BODY_BYTES} bytes.")
-    return b"".join(chunks)

@@ -15,6 +15,8 @@ from recommendation_service.core.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
+NO_HEADERS: Mapping[str, str] = {}
+
 
 class RequestScope:
     """The outermost layer. Plain ASGI: it adds some microseconds to a request."""
@@ -45,12 +47,12 @@ class RequestScope:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception as error:
+        except Exception:
             # Nothing that a client sends may end here; what does is ours to mend, and says so without a trace.
             log.exception("request failed", request_id=request_id, path=scope["path"])
             scope["state"]["error_code"] = "internal_error"
             if status == 0:
-                await send_error(send_with_id, 500, failure_body(request_id), error)
+                await send_error(send_with_id, 500, failure_body(request_id))
         finally:
             endpoint = self._endpoints.get(scope["path"], "other")
             seconds = time.perf_counter() - started
@@ -89,7 +91,27 @@ class ShortCut:
             await endpoint(scope, receive, send)
         except ServiceError as error:
             scope["state"]["error_code"] = error.code
-            await send_error(send, error.status, error_body(error), error)
+            await send_error(send, error.status, error_body(error), error.headers)
+
+
+class HeadAsGet:
+    """HEAD is GET without a body wherever there is a GET (RFC 9110, 9.3.2): uptime checkers send it by default, and
+    FastAPI's routes refuse it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 def error_body(error: ServiceError) -> bytes:
@@ -104,13 +126,10 @@ def _body(status: int, code: str, message: str, details: list[dict[str, str]]) -
     return msgspec.json.encode({"statusCode": status, "error": {"code": code, "message": message, "details": details}})
 
 
-async def send_error(send: Send, status: int, body: bytes, error: Exception) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if isinstance(error, ServiceError) and error.retry_after_seconds is not None:
-        headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+async def send_error(send: Send, status: int, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
+    raw = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    raw += [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
 
 

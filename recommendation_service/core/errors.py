@@ -9,6 +9,7 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    always: ClassVar[dict[str, str]] = {}  # headers of each such answer
 
     def __init__(
         self,
@@ -22,15 +23,28 @@ class ServiceError(Exception):
         self.details = list(details)
         self.retry_after_seconds = retry_after_seconds
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the answer."""
+        if self.retry_after_seconds is None:
+            return self.always
+        return {**self.always, "retry-after": str(self.retry_after_seconds)}
+
 
 class NotJson(ServiceError):
     status = 400
     code = "not_json"
 
 
+class NotDecodable(ServiceError):
+    status = 400
+    code = "not_decodable"
+
+
 class Unauthorized(ServiceError):
     status = 401
     code = "unauthorized"
+    always: ClassVar[dict[str, str]] = {"www-authenticate": "Bearer"}
 
 
 class Forbidden(ServiceError):
@@ -56,6 +70,10 @@ class BodyTooLarge(ServiceError):
 class UnsupportedMediaType(ServiceError):
     status = 415
     code = "unsupported_media_type"
+
+
+class UnsupportedCoding(UnsupportedMediaType):
+    always: ClassVar[dict[str, str]] = {"accept-encoding": "gzip, deflate"}
 
 
 class InvalidRequest(ServiceError):

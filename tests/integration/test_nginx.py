@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from recommendation_service.api.feeds import LARGEST_BODY_BYTES
+from recommendation_service.api.bodies import LARGEST_BODY_BYTES
 from recommendation_service.api.operations import RELOAD_WAIT_SECONDS
 from recommendation_service.core.config import Settings
 from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY, Service, load_demo

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import httpx
 import pytest
 
+from tests.end_to_end.in_process import make_app, served
 from tests.support.http_contract import IDS_FIELDS, TOKEN, MakeClient, error_of
 
 # Who may call.
@@ -53,6 +57,17 @@ def test_reload_is_for_administrators(make_client: MakeClient) -> None:
 
 
 ORIGIN = "https://app.example"
+# What every script may read (Fetch, 2.2.2), and what is of no use to any.
+SAFELISTED = {
+    "cache-control",
+    "content-language",
+    "content-length",
+    "content-type",
+    "expires",
+    "last-modified",
+    "pragma",
+}
+OF_THE_CONNECTION = {"date", "connection", "vary", "server"}
 
 
 def preflight(client: httpx.Client, origin: str) -> httpx.Response:
@@ -80,13 +95,17 @@ def test_named_origins_may_call_with_credentials_and_no_others(make_client: Make
         answer = shared.post("/api/search/total", json={}, headers={"Origin": origin})
         assert answer.headers["access-control-allow-origin"] == origin
         assert answer.headers["access-control-allow-credentials"] == "true"
-        assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
+        exposed = answer.headers["access-control-expose-headers"].lower()
+        assert {"x-request-id", "retry-after"} <= set(re.split(r",\s*", exposed))
         assert "origin" in answer.headers["vary"].lower()
         asked = preflight(shared, origin)
         assert asked.status_code == 200
         assert asked.headers["access-control-allow-origin"] == origin
         allowed = asked.headers["access-control-allow-headers"].lower()
-        assert all(name in allowed for name in ("authorization", "content-type", "x-api-key", "idempotency-key"))
+        assert all(
+            name in allowed
+            for name in ("authorization", "content-type", "content-encoding", "x-api-key", "idempotency-key")
+        )
     for origin in ("https://evil.example", "https://app.example.evil.example", "http://app.example", "null"):
         assert (
             "access-control-allow-origin"
@@ -102,6 +121,39 @@ def test_an_error_can_be_read_by_a_named_origin_too(make_client: MakeClient) -> 
     answer = shared.post("/api/search/total", json={"N_VIDEOS": 0}, headers={"Origin": ORIGIN})
     error_of(answer, 422, "invalid_request")
     assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+def test_a_script_of_another_origin_may_read_when_to_come_back(make_client: MakeClient, tmp_path: Path) -> None:
+    """Of every answer that says so, and whatever else answers bear beyond what browsers show to every script."""
+    shared = make_client(
+        cors_allow_origins=(ORIGIN,), rate_limit_per_user=0.01, api_keys=("first-key",), record_events=False
+    )
+    headers = {"Origin": ORIGIN, "X-API-Key": "first-key"}
+    event = {"event": "view", "user_id": 1, "item_type": "resume", "item_id": 1}
+    for _ in range(2):
+        too_many = shared.post("/api/search/total", json={"SELF_ID": 7}, headers=headers)
+    answers = {
+        429: too_many,
+        503: shared.post("/api/feedback", json=event, headers=headers),
+        401: shared.post("/api/search/total", json={}, headers={"Origin": ORIGIN}),
+        405: shared.get("/api/search/total", headers=headers),
+        415: shared.post("/api/search/total", content=b"x", headers={**headers, "Content-Encoding": "br"}),
+    }
+    with served(make_app(tmp_path, cors_allow_origins=(ORIGIN,))) as client:  # without a catalog
+        for answer in (client.post("/api/search/total", json={}, headers={"Origin": ORIGIN}), *answers.values()):
+            exposed = answer.headers["access-control-expose-headers"].lower()
+            own = set(answer.headers) - SAFELISTED - OF_THE_CONNECTION - set(cors_headers(answer))
+            assert own <= set(re.split(r",\s*", exposed)), answer.status_code
+    for status, answer in answers.items():
+        assert answer.status_code == status
+        assert ("retry-after" in answer.headers) == (status in {429, 503})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
+def test_a_script_of_a_named_origin_may_use_every_method_there_is(make_client: MakeClient, method: str) -> None:
+    shared = make_client(cors_allow_origins=(ORIGIN, "http://localhost:3000"))
+    headers = {"Origin": ORIGIN, "Access-Control-Request-Method": method}
+    assert shared.options("/ready", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("origins", [("*",), ("*", ORIGIN)], ids=["any", "any-and-named"])

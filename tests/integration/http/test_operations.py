@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import httpx
 import pytest
 
 from recommendation_service import __version__
-from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.catalog.builder import build_catalog
+from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
-from tests.end_to_end.in_process import make_app, publish_catalog, served
 from recommendation_service.core.database import make_engine
 from recommendation_service.ranking.policy import load_policy
 from recommendation_service.sources.reader import Source
+from tests.end_to_end.in_process import make_app, publish_catalog, served
 from tests.end_to_end.service import damaged_copy, sum_of_samples
 from tests.servers import wait_until
 from tests.support.http_contract import IDS_FIELDS, TOKEN, MakeClient, ask, assert_types, error_of
@@ -53,7 +54,6 @@ def test_root_says_name_status_and_version(client: httpx.Client) -> None:
     assert health.json() == {"name": "recommendation-service", "status": "alive", "version": __version__}
 
 
-def test_ready_says_which_catalog_is_served(client: httpx.Client, catalog: Catalog) -> None:
 @pytest.mark.usefixtures("make_client")
 @pytest.mark.parametrize("zoned", [False, True], ids=["plain times", "times with zone"])
 def test_a_catalog_of_the_release_before_serves_at_once_and_in_todays_form(
@@ -112,6 +112,7 @@ def test_head_of_what_takes_only_post_is_refused(client: httpx.Client) -> None:
         assert (answer.status_code, answer.headers["allow"], answer.content) == (405, "POST", b"")
 
 
+def test_ready_says_which_catalog_is_served(client: httpx.Client, catalog: Catalog) -> None:
     ready = client.get("/ready")
     assert ready.status_code == 200
     assert ready.json()["catalog"] == catalog.version
