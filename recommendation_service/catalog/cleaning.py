@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.catalog.report import BuildReport
+from recommendation_service.sources.json_lists import read_list
 
 # Clocks of two machines differ; a time so little ahead is now, and one further ahead is an error.
 CLOCK_TOLERANCE_SECONDS = 300.0
@@ -33,20 +33,10 @@ def text(value: Any, column: str | None = None, report: BuildReport | None = Non
 
 
 def text_list(value: Any, column: str, report: BuildReport) -> list[str]:
-    """The non-empty strings of a JSON list; other entries, and whatever is no JSON list, count as absent."""
-    if value is None or value in ("", b""):
-        report.aside(column, "empty")
-        return []
-    try:
-        content = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
-        report.aside(column, "not JSON")
-        return []
-    if content is None:
-        return []
-    if not isinstance(content, list):
-        report.aside(column, "not a list")
-        return []
+    """The non-empty strings of a JSON list (`json_lists`); other entries, and what is no list, count as absent."""
+    content, reason = read_list(value)
+    if reason is not None:
+        report.aside(column, reason)
     kept = [entry.strip() for entry in content if isinstance(entry, str) and entry.strip()]
     report.aside(column, "entry not text", len(content) - len(kept))
     return kept

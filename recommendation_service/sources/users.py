@@ -21,6 +21,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import RedisGuard
+from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE, sql
 
 Int64 = npt.NDArray[np.int64]
@@ -259,11 +260,6 @@ def _attributes(profiles: list[Any]) -> tuple[Names, Names, Names, Names]:
 def _names(value: Any) -> Names:
     """The different names of a JSON list, in the one spelling that is compared. As `cleaning.text_list` and
     `cleaning.tokens` do, which nothing of this folder may import; a test holds the two together."""
-    try:
-        content = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
-        return ()
-    if not isinstance(content, list):
-        return ()
+    content, _ = read_list(value)
     names = dict.fromkeys(" ".join(entry.split()).casefold() for entry in content if isinstance(entry, str))
     return tuple(name for name in names if 0 < len(name) <= MOST_CHARACTERS)[:MOST_NAMES]
