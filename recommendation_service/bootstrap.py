@@ -6,7 +6,6 @@ import gc
 import re
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -41,6 +40,7 @@ from recommendation_service.api.threads import Threads
 from recommendation_service.catalog import refresher
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core import database_metrics
+from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import InvalidRequest, ServiceError
 from recommendation_service.core.logging import configure_logging
@@ -99,7 +99,8 @@ def create_app(settings: Settings | None = None) -> Application:
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER
     access = Access(settings)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
-    serving = Serving(settings, store, policy, metrics)
+    clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
+    serving = Serving(settings, store, policy, metrics, clock)
     feeds = PersonalFeeds(serving, metrics, remembers=settings.seen_state)
     limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
     feedback = Feedback(serving, metrics, access, limits, serving.lifetimes)
@@ -165,18 +166,19 @@ def _lifespan(
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        clock = serving.clock
         await serving.take_up_current()
         work: list[Coroutine[Any, Any, None]] = [serving.watch()]
         async with contextlib.AsyncExitStack() as stack:
             event_log, memory = None, None
             if settings.record_events:
-                event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20)
+                event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20, now=clock.now)
                 stack.push_async_callback(event_log.close)
                 work.append(event_log.sync_often())
                 feedback.event_log = event_log
-            if settings.seen_state and (memory := _open_memory(settings)) is not None:
+            if settings.seen_state and (memory := _open_memory(settings, clock)) is not None:
                 stack.callback(memory.close)
-                work.append(_sweep(memory, serving.lifetimes))
+                work.append(_sweep(memory, serving.lifetimes, clock, settings.clock_wait_seconds))
             feeds.group = feedback.group = GroupCommit(memory, event_log, feeds.unrecorded)
             redis = open_redis(settings, metrics)
             if redis is not None:
@@ -185,7 +187,7 @@ def _lifespan(
                 feeds.fleet = feedback.fleet = FleetMemory(redis, max(serving.lifetimes))
             replicas = ReadReplicas(settings, "worker", numbers=metrics.database)
             stack.callback(replicas.dispose)
-            feeds.users = Users(UserReader(replicas.connect, settings), settings, metrics, redis)
+            feeds.users = Users(UserReader(replicas.connect, settings, clock.now), settings, metrics, redis)
             stack.push_async_callback(feeds.users.close)
             if settings.catalog_refresher:
                 serving.supervisor = ProcessSupervisor(refresher.NAME, refresher.MODULE, settings.catalog_dir)
@@ -204,21 +206,22 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _open_memory(settings: Settings) -> UserMemory | None:
+def _open_memory(settings: Settings, clock: Clock) -> UserMemory | None:
     """One that cannot be opened is done without."""
     try:
-        return UserMemory(settings.seen_dir, settings.seen_megabytes << 20)
+        return UserMemory(settings.seen_dir, settings.seen_megabytes << 20, clock.now)
     except MemoryFailed as error:
         log.error("feeds will repeat what they showed", reason=str(error))
         return None
 
 
-async def _sweep(memory: UserMemory, lifetimes: Lifetimes) -> None:
-    """Until cancelled: delete what has expired, a little now and then."""
+async def _sweep(memory: UserMemory, lifetimes: Lifetimes, clock: Clock, wait_seconds: float) -> None:
+    """Until cancelled: delete what has expired, a little now and then, as long as the time is certain."""
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
-            await asyncio.to_thread(memory.sweep, lifetimes, time.time())
+            if clock.may_delete(wait_seconds):
+                await asyncio.to_thread(memory.sweep, lifetimes, clock.now())
         except MemoryFailed:
             log.exception("the memory of what users have seen could not be swept")
 

@@ -72,6 +72,7 @@ class Feedback:
         self, serving: Serving, metrics: Metrics, access: Access, limits: CallLimits, lifetimes: Lifetimes
     ) -> None:
         self._serving = serving
+        self._now_ms = serving.clock.now_ms
         self._metrics = metrics
         self._access = access
         self._limits = limits
@@ -87,7 +88,7 @@ class Feedback:
         key = self._access.check_api_key(scope)
         check_media_type(scope)
         self._limits.per_key.check(key)
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = self._now_ms()
         read = read_events(await read_body(scope, receive), now_ms)
         for user in {record.user_id for record in read}:
             if user:

@@ -44,6 +44,7 @@ class PersonalFeeds:
 
     def __init__(self, serving: Serving, metrics: Metrics, *, remembers: bool) -> None:
         self._serving = serving
+        self._now = serving.clock.now
         self._metrics = metrics
         self._remembers = remembers
         self.group = GroupCommit(None, None, self.unrecorded)
@@ -57,7 +58,7 @@ class PersonalFeeds:
     ) -> bytes:
         """The body of the answer. Raises NotReady, Overloaded, IdempotencyConflict for a key used otherwise."""
         pipeline = await self._serving.ready_pipeline()
-        now = time.time()
+        now = self._now()
         session = session_number(fields.session_id)
         request = FeedRequest(
             endpoint,

@@ -12,6 +12,7 @@ import structlog
 from recommendation_service.catalog.refresher import STATUS_FILE
 from recommendation_service.catalog.server_figures import last_figures
 from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
 from recommendation_service.core.metrics import Metrics
@@ -45,11 +46,14 @@ _SERVER_METRICS = {
 class Serving:
     """Holds the pipeline of the version in use. One event loop uses it; opening happens in a thread."""
 
-    def __init__(self, settings: Settings, store: CatalogStore, policy: Policy, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, store: CatalogStore, policy: Policy, metrics: Metrics, clock: Clock | None = None
+    ) -> None:
         self._settings = settings
         self._store = store
         self._policy = policy
         self._metrics = metrics
+        self.clock = clock or Clock()
         self.lifetimes = lifetimes_of(settings)
         self.supervisor: ProcessSupervisor | None = None
         self._pipeline: FeedPipeline | None = None
@@ -188,6 +192,7 @@ class Serving:
             await asyncio.sleep(WATCH_SECONDS)
             self._note_behind(time.monotonic() - due)
             try:
+                self.clock.follow()
                 self._metrics.cpu.add()
                 await self.take_up_current()
             except Exception:
@@ -222,7 +227,7 @@ class Serving:
             {},
             float(status.get("failures", 0)),
         )
-        figures = last_figures(self._store.folder)
+        figures = last_figures(self._store.folder, self.clock.now)
         for variable, (name, help_text) in _SERVER_METRICS.items():
             if variable in figures.variables:
                 yield name, help_text, {}, figures.variables[variable]
@@ -230,6 +235,7 @@ class Serving:
             labels = {"table": table, "index": index}
             yield "recs_mysql_index_reads_total", "Rows read through an index", labels, float(reads)
         yield from self._flusher_facts()
+        yield from self._clock_facts()
         if catalog is None:
             return
         report = catalog.manifest["report"]
@@ -248,6 +254,20 @@ class Serving:
             column = {"column": entry["column"], "reason": entry["reason"]}
             yield "recs_catalog_set_aside", "Rows and values set aside", column, float(entry["count"])
 
+    def _clock_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """What the refresher and the flusher found out about the time."""
+        agreed = self.clock.agreed
+        if agreed is None:
+            return
+        certain = self.clock.may_delete(self._settings.clock_wait_seconds)
+        yield "recs_clock_disagrees", "Whether the clocks disagree", {}, float(agreed.problem is not None)
+        yield "recs_clock_certain", "Whether what is too old is deleted", {}, float(certain)
+        ahead = self.clock.machine_offset + self.clock.monotonic() - self.clock.now()
+        yield "recs_clock_machine_ahead_seconds", "Of this machine's clock, beside the service's time", {}, ahead
+        if agreed.database_ahead is not None:
+            help_text = "Of the database's clock, beside the service's time"
+            yield "recs_clock_database_ahead_seconds", help_text, {}, agreed.database_ahead
+
     def _flusher_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Of the events on this machine's disk, and of the process that brings them into the database."""
         folder = self._settings.events_dir
@@ -256,7 +276,7 @@ class Serving:
         status = read_status(folder)
         if status is None:
             return
-        oldest_seconds = 0.0 if status.oldest_ms is None else max(0.0, time.time() - status.oldest_ms / 1000)
+        oldest_seconds = 0.0 if status.oldest_ms is None else max(0.0, self.clock.now() - status.oldest_ms / 1000)
         yield "recs_events_waiting", "Events that the database does not have", {}, float(status.waiting_records)
         yield "recs_events_waiting_bytes", "Their part of the log", {}, float(status.waiting_bytes)
         yield "recs_events_oldest_seconds", "How long the oldest has waited", {}, oldest_seconds

@@ -1,6 +1,7 @@
 """`recs catalog …`: build, list, verify and look into catalog versions."""
 
 import json
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,7 @@ def build(as_json: AsJson = False) -> None:
 def publish_catalog(settings: Settings, console: Console) -> str:
     """Build and publish, saying on ``console`` what is being done; gives the version."""
     from recommendation_service.catalog.builder import build_catalog
+    from recommendation_service.core.clock import Clock
     from recommendation_service.core.database import make_engine
     from recommendation_service.ranking.policy import load_policy
     from recommendation_service.sources.reader import Source
@@ -49,9 +51,11 @@ def publish_catalog(settings: Settings, console: Console) -> str:
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     policy = load_policy(settings.policy_file)
     source = Source(make_engine(settings), settings)
+    clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
+    moment = datetime.fromtimestamp(clock.now(), UTC)
     with console.status("Waiting for another build to end") as status, store.build_lock():
         status.update("Reading the tables and building the catalog")
-        return store.publish(build_catalog(source, settings, policy))
+        return store.publish(build_catalog(source, settings, policy, moment))
 
 
 @app.command("list")

@@ -10,7 +10,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -18,6 +20,8 @@ import structlog
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.server_figures import ServerWatch
 from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.core.clock import Clock, later_token
+from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
@@ -57,15 +61,27 @@ class RefresherStatus:
 class Refresher:
     """Decides when to build, builds, publishes, and says how it went."""
 
-    def __init__(self, settings: Settings, source: Source, store: CatalogStore, policy: Policy) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        store: CatalogStore,
+        policy: Policy,
+        *,
+        now: Callable[[], float],
+        watch: ClockWatch | None = None,
+    ) -> None:
+        """``now``: the time of day; ``watch``: what keeps it right, None: the caller vouches for it."""
         self._settings = settings
         self._source = source
         self._store = store
         self._policy = policy
+        self._now = now
+        self._watch = watch
         self.status = RefresherStatus()
         self._last_fingerprint: str | None = None
         self._verified: str | None = None
-        self._last_build = 0.0
+        self._built: float | None = None  # when the last build was, by a clock that only goes on
         self._build_seconds = 0.0
 
     def run(self) -> None:
@@ -87,8 +103,10 @@ class Refresher:
     def refresh(self, reload_token: str | None = None) -> bool:
         """Build where something changed, the catalog is old, or a reload is asked for. False: it failed."""
         try:
+            if self._watch is not None:
+                self._watch.look()  # windows and ages go by the time
             fingerprint = self._fingerprint()
-            old = time.time() - self._last_build > self._settings.catalog_max_age_seconds
+            old = self._built is None or time.monotonic() - self._built > self._settings.catalog_max_age_seconds
             if reload_token is not None or old or fingerprint != self._last_fingerprint or not self._is_whole():
                 self._build(fingerprint)
                 self._last_fingerprint = fingerprint
@@ -120,11 +138,11 @@ class Refresher:
     def _build(self, fingerprint: str) -> None:
         started = time.monotonic()
         with self._store.build_lock():
-            built = build_catalog(self._source, self._settings, self._policy)
+            built = build_catalog(self._source, self._settings, self._policy, self._moment())
             version = self._store.publish(built, fingerprint)
-        self._last_build = time.time()
-        self._build_seconds = time.monotonic() - started
-        self.status.built_at = self._last_build
+        self._built = time.monotonic()
+        self._build_seconds = self._built - started
+        self.status.built_at = self._now()
         report = built.report.as_json()
         for warning in built.report.warnings:
             log.warning("catalog warning", warning=warning)
@@ -134,7 +152,10 @@ class Refresher:
         """Of the tables and of the files that decide what a catalog holds."""
         settings = self._settings
         files = blacklist_stamp(settings), _stamp(settings.cities_file)
-        return repr((self._source.fingerprint(), files, self._policy.catalog_digest))
+        return repr((self._source.fingerprint(self._moment()), files, self._policy.catalog_digest))
+
+    def _moment(self) -> datetime:
+        return datetime.fromtimestamp(self._now(), UTC)
 
     def _is_whole(self) -> bool:
         """Whether the current version is there and undamaged; each version's bytes are read once."""
@@ -151,10 +172,7 @@ class Refresher:
 
     def _reload_token(self) -> str | None:
         """The reload that waits to be carried out."""
-        try:
-            token = (self._store.folder / RELOAD_FILE).read_text("ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            return None
+        token = _last_token(self._store.folder / RELOAD_FILE)
         return token if token > (self.status.reload_token or "") else None
 
     def _wait(self, until: float) -> None:
@@ -186,13 +204,28 @@ def request_reload(folder: Path) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{RELOAD_FILE}.lock", "w") as lock:
-        # Tokens are written in the order of their times, so that one build answers all who asked before it.
+        # Tokens are written in their order, so that one build answers all who asked before it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        token = f"{time.time_ns():020d}"
+        token = later_token(max(_last_token(folder / RELOAD_FILE), _carried_out(folder)))
         temporary = folder / f".{RELOAD_FILE}-{token}"
         temporary.write_text(token)
         os.replace(temporary, folder / RELOAD_FILE)
     return token
+
+
+def _last_token(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _carried_out(folder: Path) -> str:
+    """The token of the last reload that was done."""
+    try:
+        return str(json.loads((folder / STATUS_FILE).read_bytes()).get("reload_token") or "")
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _stamp(path: Path | None) -> tuple[str, int, int] | None:
@@ -220,9 +253,11 @@ def main() -> int:
     # It stays with a server while it can: two replicas are never at the same point, and a change of server rebuilds.
     reads = ReadReplicas(settings, "refresher", stays=True, numbers=process_numbers(settings, "refresher"))
     source = Source(reads.primary, settings, reads.connect)
-    ServerWatch(source.engine, store.folder).start()
+    clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
+    ServerWatch(source.engine, store.folder, clock.now).start()
     with contextlib.suppress(KeyboardInterrupt):
-        Refresher(settings, source, store, policy).run()
+        watch = ClockWatch(clock, source.engine, settings.clock_wait_seconds)
+        Refresher(settings, source, store, policy, now=clock.now, watch=watch).run()
     return 0
 
 

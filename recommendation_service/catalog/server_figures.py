@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -65,9 +65,10 @@ class ServerFigures:
 class ServerWatch:
     """Reads the figures of ``engine``'s server every 15 seconds and writes them to ``folder``."""
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
+    def __init__(self, engine: Engine, folder: Path, now: Callable[[], float] = time.time) -> None:
         self._engine = engine
         self._folder = folder
+        self._now = now
         self._denied_until = 0.0
 
     def start(self) -> None:
@@ -79,7 +80,7 @@ class ServerWatch:
         """Read once and write. Where the server does not answer, what was written before grows old."""
         try:
             with self._engine.connect() as connection:
-                figures = ServerFigures(time.time(), read_variables(connection), self._index_reads(connection))
+                figures = ServerFigures(self._now(), read_variables(connection), self._index_reads(connection))
         except SQLAlchemyError as error:
             log.debug("the database server's figures cannot be read", reason=str(error).splitlines()[0])
             return
@@ -140,7 +141,7 @@ def read_tables() -> tuple[str, ...]:
     return tuple(sorted({table for text in statements for table in re.findall(r"\b(?:FROM|JOIN)\s+(\w+)", text)}))
 
 
-def last_figures(folder: Path) -> ServerFigures:
+def last_figures(folder: Path, now: Callable[[], float] = time.time) -> ServerFigures:
     """What the refresher wrote last; empty where that is nothing, or old."""
     try:
         content = json.loads((folder / FIGURES_FILE).read_bytes())
@@ -151,4 +152,4 @@ def last_figures(folder: Path) -> ServerFigures:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ServerFigures()
-    return figures if time.time() - figures.read_at < STALE_SECONDS else ServerFigures()
+    return figures if abs(now() - figures.read_at) < STALE_SECONDS else ServerFigures()

@@ -156,7 +156,7 @@ class Cache(Generic[T]):
 
         The epoch outlives every entry of an earlier one.
         """
-        epoch = f"{time.time_ns():x}"
+        epoch = secrets.token_hex(8)
         if self._guard is not None:
             name, seconds = self._epoch_name(), 2 * self._ttl_seconds
             try:

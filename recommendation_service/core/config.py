@@ -223,6 +223,22 @@ class Settings(BaseSettings):
     )
     catalog_refresher: bool = Field(True, description="false: another process or machine builds the catalog")
 
+    # Time.
+    clock_tolerance_seconds: int = Field(
+        300,
+        ge=1,
+        le=86400,
+        description="by so much this machine's clock, the database's and what was last seen may differ",
+        json_schema_extra=Seconds,
+    )
+    clock_wait_seconds: int = Field(
+        86400,
+        ge=0,
+        le=86400 * 30,
+        description="after they differed, nothing is deleted for its age for so long",
+        json_schema_extra=Seconds,
+    )
+
     # Events: what feeds showed, and what people did.
     record_events: bool = Field(True, description="false: feeds are not recorded, and feedback is refused")
     event_log_megabytes: int = Field(

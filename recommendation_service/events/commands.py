@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import SourceError
 
@@ -43,7 +44,8 @@ def status(as_json: AsJson = False) -> None:
     from recommendation_service.events.flusher_status import FlusherStatus, read_status
     from recommendation_service.events.log import folder_bytes
 
-    folder = load_settings().events_dir
+    settings = load_settings()
+    folder, now = settings.events_dir, Clock(settings.data_dir, settings.clock_tolerance_seconds).now()
     last = read_status(folder)
     found = asdict(last or FlusherStatus())
     found |= {
@@ -57,7 +59,7 @@ def status(as_json: AsJson = False) -> None:
     table = Table("", "", show_header=False)
     table.add_row("flusher", "runs" if found["flusher_runs"] else "does not run on this machine")
     if last is not None:
-        waited = f", the oldest for {time.time() - last.oldest_ms / 1000:,.0f} s" if last.oldest_ms else ""
+        waited = f", the oldest for {max(0.0, now - last.oldest_ms / 1000):,.0f} s" if last.oldest_ms else ""
         table.add_row("waiting", f"{last.waiting_records:,} records, {last.waiting_bytes:,} bytes{waited}")
         table.add_row("last problem", last.error or "none")
         for event, count in sorted(last.flushed.items()):

@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 from sqlalchemy.engine import Engine
 
+from recommendation_service.core.clock import Clock
+from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import ConfigurationError, SourceError
@@ -67,7 +69,8 @@ REST = 9.0
 class Flusher:
     """Decides when to flush, flushes, and says how it went.
 
-    ``clock``: seconds that only go on; ``now_ms``: milliseconds since 1970.
+    ``clock``: seconds that only go on; ``now_ms``: milliseconds since 1970; ``watch``: says whether these
+    are certain, None: the caller does.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Flusher:
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = now_ms,
+        watch: ClockWatch | None = None,
     ) -> None:
         self._settings = settings
         self._folder = settings.events_dir
@@ -88,6 +92,7 @@ class Flusher:
         self._stop = stop or threading.Event()
         self._clock = clock
         self._now_ms = now_ms
+        self._watch = watch
         self._pending = Pending(self._folder, fleet, MOST_RECORDS, MOST_BYTES)
         self._dead = DeadLetters(self._folder)
         self._hurry = threading.Event()  # what is under way may end, nothing else is begun
@@ -96,7 +101,7 @@ class Flusher:
         self._next_try = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._tables_ready = False
-        self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms)
+        self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms, watch=watch)
         self._next_rebuild = 0.0
         self.status = read_status(self._folder) or FlusherStatus()
         self.status.error = None
@@ -125,6 +130,8 @@ class Flusher:
 
     def step(self) -> None:
         """One look: read what is new, flush where that is due, keep house now and then."""
+        if self._watch is not None:
+            self._watch.look()  # before anything is written: the newest row tells when the fleet was last seen
         if self._rebuild is not None and not self._rebuild.is_done and self._clock() >= self._next_rebuild:
             self._next_rebuild = self._clock() + REBUILD_RETRY_SECONDS
             self._rebuild.step(self._engine if self._prepare_tables() is None else None)
@@ -292,7 +299,7 @@ class Flusher:
         status.waiting_records = len(self._pending.records)
         status.waiting_bytes = self._pending.waiting_bytes
         status.oldest_ms = self._pending.oldest_ms
-        status.write(self._folder)
+        status.write(self._folder, self._now_ms())
 
 
 def main() -> int:
@@ -310,12 +317,16 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     has_redis = settings.redis_host or settings.redis_sentinels
     fleet = FlusherStream(settings, Metrics(), rescue_after_seconds(settings)) if has_redis else None
+    clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
+    engine = make_writing_engine(settings, "flusher", numbers=process_numbers(settings, "flusher"))
     Flusher(
         settings,
-        make_writing_engine(settings, "flusher", numbers=process_numbers(settings, "flusher")),
+        engine,
         fleet=fleet,
-        rebuild=Rebuild(settings),
+        rebuild=Rebuild(settings, clock.now),
         stop=stop,
+        now_ms=clock.now_ms,
+        watch=ClockWatch(clock, engine, settings.clock_wait_seconds),
     ).run()
     return 0
 

@@ -4,12 +4,11 @@ import contextlib
 import fcntl
 import json
 import os
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recommendation_service.events.records import now_ms
+from recommendation_service.core.clock import later_token
 
 STATUS_FILE = "flusher.json"
 REQUEST_FILE = "flush.request"
@@ -39,8 +38,8 @@ class FlusherStatus:
     flush_token: str | None = None  # of the last flush that was asked for and is done
     written_ms: int = 0
 
-    def write(self, folder: Path) -> None:
-        self.written_ms = now_ms()
+    def write(self, folder: Path, now_ms: int) -> None:
+        self.written_ms = now_ms
         with contextlib.suppress(OSError):  # a full disk: the last status stands
             folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f".{STATUS_FILE}"
@@ -69,9 +68,11 @@ def request_flush(folder: Path) -> str:
     """Ask the flusher for a flush now; once it is done, its status bears this token or a later one. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{REQUEST_FILE}.lock", "w") as lock:
-        # Tokens are written in the order of their times, so that one flush answers all who asked before it.
+        # Tokens are written in their order, so that one flush answers all who asked before it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        token = f"{time.time_ns():020d}"
+        last = read_status(folder)
+        done = last.flush_token if last is not None else None
+        token = later_token(max(requested_flush(folder) or "", done or ""))
         temporary = folder / f".{REQUEST_FILE}-{token}"
         temporary.write_text(token)
         os.replace(temporary, folder / REQUEST_FILE)

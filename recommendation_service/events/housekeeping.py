@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.engine import Engine
 
+from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.events.forgetting import Forgotten, delete_forgotten, drop_settled, forget_user
@@ -35,6 +36,7 @@ class Housekeeping:
         *,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = now_ms,
+        watch: ClockWatch | None = None,
     ) -> None:
         self._settings = settings
         self._folder = settings.events_dir
@@ -42,18 +44,23 @@ class Housekeeping:
         self._fleet = fleet
         self._clock = clock
         self._now_ms = now_ms
-        self._next = 0.0
+        self._watch = watch
+        self._next = self._next_deletion = 0.0
         self._forgotten: Forgotten = {}  # whose rows were deleted
         self._fleet_forgotten: Forgotten = {}  # whom the fleet forgot, and this machine too
 
     def step(self) -> None:
-        """About hourly: delete rows that are too old, and files that nobody needs."""
-        if self._clock() < self._next:
-            return
-        self._next = self._clock() + PAUSE_SECONDS
-        remove_unfinished(self._folder)
-        with contextlib.suppress(OSError):  # a full disk: an hour later, then
-            drop_settled(self._folder)
+        """About hourly: delete rows that are too old, where the time is certain, and files that nobody needs."""
+        if self._clock() >= self._next:
+            self._next = self._clock() + PAUSE_SECONDS
+            remove_unfinished(self._folder)
+            with contextlib.suppress(OSError):  # a full disk: an hour later, then
+                drop_settled(self._folder)
+        if self._clock() >= self._next_deletion and (self._watch is None or self._watch.may_delete()):
+            self._next_deletion = self._clock() + PAUSE_SECONDS
+            self._delete_old_rows()
+
+    def _delete_old_rows(self) -> None:
         before = self._now_ms() - self._settings.events_retention_days * 86_400_000
         try:
             if not has_events(self._engine):
@@ -65,7 +72,7 @@ class Housekeeping:
         if deleted:
             log.info("old events were deleted", rows=deleted)
         if deleted >= MOST_DELETED:
-            self._next = self._clock()
+            self._next_deletion = self._clock()
 
     def forget_again(self, forgotten: Forgotten) -> None:
         """Who was forgotten while a flush was under way has rows that came after the deletion."""

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,9 +38,16 @@ class LogFull(Exception):
 class EventLog:
     """One process's; its methods are called on one event loop."""
 
-    def __init__(self, folder: Path, limit_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        limit_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = folder
         self._limit = limit_bytes
+        self._now = now
         self._segment_bytes = segment_bytes
         self._segment: SegmentWriter | None = None
         self._full: tuple[float, str] | None = None  # until when, and why, nothing is accepted
@@ -151,7 +158,7 @@ class EventLog:
             used = folder_bytes(self._folder)
             if used + self._segment_bytes > self._limit:
                 raise LogFull(f"the backlog of events has reached its limit of {self._limit >> 20} MiB")
-            path = self._folder / f"{time.time_ns():020d}-{os.getpid()}{SUFFIX}"
+            path = self._folder / f"{int(self._now() * 1e9):020d}-{os.getpid()}{SUFFIX}"
             self._segment = SegmentWriter(path, self._segment_bytes)
         except LogFull as full:
             self._full = (now + RETRY_SECONDS, full.reason)

@@ -5,7 +5,7 @@ meanwhile; what is read is merged with what they note.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,9 @@ Entry = tuple[int, int]
 class Rebuild:
     """Fills the machine's memory once, where it was begun anew: first from the log, then from the database."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
+        self._now = now
         self._lifetimes = lifetimes_of(settings)
         self._log_is_read = False
         self.is_done = not settings.seen_state
@@ -72,7 +73,7 @@ class Rebuild:
                     self._log_is_read = True
                 if engine is None:
                     return
-                users = merge_all(memory, _of_database(engine, self._lifetimes, time.time()))
+                users = merge_all(memory, _of_database(engine, self._lifetimes, self._now()))
                 memory.mark_rebuilt()
         except SourceError as error:
             log.warning("what users have seen cannot be read from recs_events yet", reason=str(error))

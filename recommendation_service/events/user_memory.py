@@ -16,7 +16,7 @@ import fcntl
 import shutil
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,11 +76,12 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 class UserMemory:
     """Opened in each process after it was forked."""
 
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, now: Callable[[], float] = time.time) -> None:
         """Raises MemoryFailed."""
         self._swept = b""  # the key at which the next sweep begins
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
+        self._now = now
         self._room_until = -1  # the disk has room for the transactions up to that one, whoever begins them
         self._full = False  # whether the limit was reached at the last look
         self._limited: tuple[Database, ...] = ()
@@ -160,7 +161,7 @@ class UserMemory:
     def _replace(self, transaction: "lmdb.Transaction[bytes]", change: Change) -> StoredAnswer | bool | MemoryFailed:
         key, old, new, answer = change.key, change.old, change.new, change.answer
         if answer is not None:
-            there = self._answers.find(transaction, answer[0], time.time())
+            there = self._answers.find(transaction, answer[0], self._now())
             if there is not None:
                 return there
         if (transaction.get(key) or b"") != old:
@@ -170,7 +171,7 @@ class UserMemory:
         if new != old:
             transaction.put(key, new)
         if answer is not None:
-            self._answers.put(transaction, *answer, time.time())
+            self._answers.put(transaction, *answer, self._now())
         return True
 
     def take_back(self, key: bytes, written: Entries) -> None:
@@ -191,7 +192,7 @@ class UserMemory:
         """What was answered under this key in the last minute. Raises MemoryFailed."""
         try:
             with self._environment.begin() as transaction:
-                return self._answers.find(transaction, key, time.time())
+                return self._answers.find(transaction, key, self._now())
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
 
@@ -298,10 +299,10 @@ class UserMemory:
         """Keep it, unless another was kept under that key in the last minute: that one. Raises MemoryFailed."""
         try:
             with self._begin(self._answers.database) as transaction:
-                there = self._answers.find(transaction, name, time.time())
+                there = self._answers.find(transaction, name, self._now())
                 if there is None:
                     self._check_limit()
-                    self._answers.put(transaction, name, answer, time.time())
+                    self._answers.put(transaction, name, answer, self._now())
                 return there
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error

@@ -84,9 +84,9 @@ class Source:
         except SQLAlchemyError as error:
             raise SourceError(f"{address(self.engine.url)}: {_reason(error)}") from error
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, now: datetime | None = None) -> str:
         """Differs whenever something changed that a catalog is made of; cheap beside a build."""
-        now = datetime.now(UTC)
+        now = now or datetime.now(UTC)
         with self.snapshot(now) as snapshot:
             row = {name: values[0] for name, values in snapshot.read("changes").columns.items()}
             # A replica may lack what was seen on another server, so a build elsewhere does not settle it.

@@ -98,7 +98,7 @@ def test_an_answer_is_kept_for_a_minute_at_least_and_two_at_most(
     memory: UserMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, now = answer_key("key"), [0.0]
-    monkeypatch.setattr("recommendation_service.events.user_memory.time.time", lambda: now[0])
+    monkeypatch.setattr(memory, "_now", lambda: now[0])
     for begins in (NOW // 60 * 60, NOW // 60 * 60 + 59.9):
         now[0] = begins
         key = answer_key(str(begins))
@@ -172,7 +172,7 @@ def test_a_sweep_deletes_answers_that_nobody_may_ask_for_any_more(
     memory: UserMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [float(NOW)]
-    monkeypatch.setattr("recommendation_service.events.user_memory.time.time", lambda: now[0])
+    monkeypatch.setattr(memory, "_now", lambda: now[0])
     old, new = answer_key("old"), answer_key("new")
     memory.replace(ALICE, b"", b"", (old, ANSWER))
     now[0] += 125
@@ -338,7 +338,7 @@ def test_answers_take_no_more_room_than_those_of_two_minutes(
 ) -> None:
     """However many there are: here 100 a second for five minutes."""
     now = [float(NOW)]
-    monkeypatch.setattr("recommendation_service.events.user_memory.time.time", lambda: now[0])
+    monkeypatch.setattr(memory, "_now", lambda: now[0])
     for number in range(30_000):
         now[0] += 0.01
         memory.replace(ALICE, b"", b"", (answer_key(str(number)), ANSWER))
