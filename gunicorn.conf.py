@@ -9,15 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-# One thread a worker for linear algebra, and metrics that are summed over workers; both are read at import.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 from gunicorn.systemd import sd_notify
 
 from recommendation_service.api.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.core.processes import default_workers
 
 try:
     _settings = load_settings()
@@ -38,7 +35,7 @@ except OSError as error:
     _metrics_folder = metrics_files.claim(Path(tempfile.mkdtemp(prefix="recs-metrics-", dir=_memory)))
 
 bind = _settings.gunicorn_bind
-workers = _settings.gunicorn_workers or (os.cpu_count() or 1) * 2
+workers = _settings.gunicorn_workers or default_workers()
 worker_class = "recommendation_service.api.worker.Worker"
 timeout = _settings.gunicorn_timeout
 graceful_timeout = _settings.gunicorn_graceful_timeout

@@ -142,7 +142,9 @@ class Settings(BaseSettings):
     )
 
     # Gunicorn.
-    gunicorn_workers: int | None = Field(None, ge=1, le=512, description="worker processes; unset: cores × 2")
+    gunicorn_workers: int | None = Field(
+        None, ge=1, le=512, description="worker processes; unset: two for each core that may be used"
+    )
     gunicorn_bind: str = Field("0.0.0.0:5005", description="address and port, or unix:PATH")
     gunicorn_timeout: int = Field(
         120, ge=1, description="a worker silent for so long is restarted", json_schema_extra=Seconds

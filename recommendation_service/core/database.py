@@ -4,7 +4,6 @@ MYSQL_POOL_SIZE is the service's budget, not a process's: ``pool_share`` divides
 Reads that may be a little old go through replicas (replicas.py); everything else goes to the primary.
 """
 
-import os
 import sqlite3
 import time
 import zlib
@@ -31,6 +30,7 @@ from recommendation_service.core.database_metrics import (
     ProcessNumbers,
 )
 from recommendation_service.core.mysql_connections import open_connections
+from recommendation_service.core.processes import default_workers
 
 log = structlog.get_logger(__name__)
 
@@ -124,7 +124,7 @@ def pool_share(settings: Settings, role: Role) -> int:
     """
     if role == "command":
         return settings.mysql_pool_size
-    workers = settings.gunicorn_workers or (os.cpu_count() or 1) * 2  # as gunicorn.conf.py
+    workers = settings.gunicorn_workers or default_workers()
     left = max(0, settings.mysql_pool_size - workers - 2)
     of_refresher = min(left, MOST_OF_REFRESHER - 1)
     of_flusher = min(left - of_refresher, MOST_OF_FLUSHER - 1)

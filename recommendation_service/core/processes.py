@@ -85,12 +85,20 @@ def memory_bytes(pid: int) -> int:
         return 0
 
 
-def cpu_cores() -> float:
-    """Cores that this process may use: its affinity, and its control group's quota where that is less."""
+def cpu_cores(root: Path = Path("/")) -> float:
+    """Cores that this process may use: its affinity, and its control group's quota where that is less.
+
+    ``root``: where /proc and /sys are, for tests.
+    """
     cores = float(len(os.sched_getaffinity(0)))
-    for quota, period in _quotas():
+    for quota, period in _quotas(root):
         cores = min(cores, quota / period)
     return cores
+
+
+def default_workers() -> int:
+    """Of Gunicorn, where GUNICORN_WORKERS is unset: two a core that may be used, whatever the machine has."""
+    return max(1, int(cpu_cores() * 2))
 
 
 class Listeners:
@@ -150,24 +158,41 @@ def _replaces(pid: int, master: int) -> bool:
         return False
 
 
-def _quotas() -> list[tuple[int, int]]:
-    """(microseconds, of how many) of this process's control group and those around it; version 2 only."""
+def _quotas(root: Path) -> list[tuple[int, int]]:
+    """(microseconds, of how many) of this process's control group and those around it, of either version.
+
+    A container may see its group's path on the host and have the group itself as its root: what is not there is passed.
+    """
     try:
-        groups = (_PROC / "self" / "cgroup").read_text().splitlines()
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return []
+        groups = ["0::/"]
     found = []
     for line in groups:
-        if line.startswith("0::"):
-            group = Path("/sys/fs/cgroup") / line[3:].strip("/")
-            for folder in [group, *group.parents]:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mounts, read = [root / "sys/fs/cgroup"], _quota_of_version_2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [root / "sys/fs/cgroup" / name for name in {"cpu", controllers}], _quota_of_version_1
+        else:
+            continue
+        for mount in mounts:
+            group = mount / path.strip("/")
+            for folder in [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]:
                 try:
-                    quota, period = (folder / "cpu.max").read_text().split()
-                except (OSError, ValueError):
+                    found.append(read(folder))
+                except (OSError, ValueError):  # not there, or no limit
                     continue
-                if quota != "max":
-                    found.append((int(quota), int(period)))
-    return found
+    return [(quota, period) for quota, period in found if quota > 0 and period > 0]
+
+
+def _quota_of_version_2(group: Path) -> tuple[int, int]:
+    quota, period = (group / "cpu.max").read_text().split()
+    return int(quota), int(period)  # "max": no limit
+
+
+def _quota_of_version_1(group: Path) -> tuple[int, int]:
+    return int((group / "cpu.cfs_quota_us").read_text()), int((group / "cpu.cfs_period_us").read_text())  # -1: none
 
 
 def _table(name: str) -> bytes:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from recommendation_service.core.processes import cpu_cores
 from recommendation_service.doctor.findings import Finding, error, ok, warning
 
 LEAST_PYTHON = (3, 11)
@@ -21,7 +22,7 @@ def check_machine(data_dir: Path) -> list[Finding]:
     root = Path("/")
     return [
         check_python(sys.version_info[:3]),
-        check_cores(usable_cores(root)),
+        check_cores(cpu_cores(root)),
         check_memory(usable_memory(root)),
         check_disk(data_dir),
     ]
@@ -77,15 +78,6 @@ def check_disk(data_dir: Path) -> Finding:
             "Make room, or keep fewer versions (CATALOG_KEEP).",
         )
     return ok("disk", f"{free / 1e9:,.1f} GB free in DATA_DIR ({data_dir}).")
-
-
-def usable_cores(root: Path) -> float:
-    """Those that this process may run on, and no more than its control group allows."""
-    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    limit = _read(root / "sys/fs/cgroup/cpu.max").split()
-    if len(limit) == 2 and limit[0].isdigit() and int(limit[1]):
-        cores = min(cores, int(limit[0]) / int(limit[1]))
-    return cores
 
 
 def usable_memory(root: Path) -> float | None:

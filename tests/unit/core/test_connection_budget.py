@@ -1,11 +1,10 @@
 """MYSQL_POOL_SIZE is divided among the processes: at least one connection each, and together no more."""
 
-import os
-
 import pytest
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine, pool_share
+from recommendation_service.core.processes import default_workers
 
 SERVER = {"mysql_host": "127.0.0.1", "mysql_port": 1, "mysql_user": "recs"}
 
@@ -35,7 +34,7 @@ def test_few_workers_have_more_each() -> None:
 
 
 def test_without_a_number_of_workers_it_is_the_one_that_gunicorn_gets() -> None:
-    workers = (os.cpu_count() or 1) * 2
+    workers = default_workers()
 
     assert pool_share(load_settings(), "worker") == pool_share(load_settings(gunicorn_workers=workers), "worker")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from recommendation_service.core.processes import cpu_cores
 from recommendation_service.doctor import machine
 from recommendation_service.doctor.findings import Severity
 from recommendation_service.doctor.machine import (
@@ -12,7 +13,6 @@ from recommendation_service.doctor.machine import (
     check_machine,
     check_memory,
     check_python,
-    usable_cores,
     usable_memory,
 )
 
@@ -46,7 +46,7 @@ def test_memory(total: float | None, severity: Severity) -> None:
 def test_memory_and_cores_are_those_of_the_machine(tmp_path: Path) -> None:
     write(tmp_path, "proc/meminfo", "MemTotal:        8000000 kB\nMemFree: 1 kB\n")
     assert usable_memory(tmp_path) == 8_000_000 * 1024
-    assert usable_cores(tmp_path) >= 1
+    assert cpu_cores(tmp_path) >= 1
     assert usable_memory(tmp_path / "elsewhere") is None
 
 
@@ -55,7 +55,7 @@ def test_a_control_group_allows_less(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/memory.max", "1000000\n")
     write(tmp_path, "sys/fs/cgroup/cpu.max", "50000 100000\n")
     assert usable_memory(tmp_path) == 1_000_000
-    assert usable_cores(tmp_path) == 0.5
+    assert cpu_cores(tmp_path) == 0.5
 
 
 def test_a_control_group_without_limits_allows_all(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_control_group_without_limits_allows_all(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/memory.max", "max\n")
     write(tmp_path, "sys/fs/cgroup/cpu.max", "max 100000\n")
     assert usable_memory(tmp_path) == 8_000_000 * 1024
-    assert usable_cores(tmp_path) >= 1
+    assert cpu_cores(tmp_path) >= 1
 
 
 def test_the_disk_is_that_of_a_folder_that_need_not_be_there_yet(tmp_path: Path) -> None:
