@@ -119,8 +119,8 @@ def write_parquet(events: Iterable[dict[str, Any]], path: Path) -> int:
         from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         raise SourceError(
-            "Parquet needs pyarrow, which is not installed: pip install 'recommendation-service[parquet]', "
-            "or export JSON lines."
+            "Parquet needs pyarrow, which this environment does not have: run `make setup` where the service is "
+            f"installed ({Path(__file__).parents[2]}), which installs it as locked; or export JSON lines."
         ) from None
     moment = pa.timestamp("ms", tz="UTC")
     slot = pa.struct(
