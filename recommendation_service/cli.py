@@ -1,5 +1,6 @@
 """`recs`: the service's command line."""
 
+import contextlib
 import json
 import logging
 import os
@@ -11,15 +12,20 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-from rich import box
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recommendation_service import __version__
 from recommendation_service.catalog import commands as catalog_commands
 from recommendation_service.core.config import Settings, load_settings, origins_of
-from recommendation_service.core.errors import CatalogError, ConfigurationError, InvalidRequest, SourceError
+from recommendation_service.core.errors import (
+    CatalogError,
+    ConfigurationError,
+    InvalidRequest,
+    ServiceError,
+    SourceError,
+)
+from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.events import commands as events_commands
@@ -35,6 +41,8 @@ app.add_typer(demo_commands.app, name="demo")
 app.add_typer(events_commands.app, name="events")
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)
+
+BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone: 128 and SIGPIPE
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -205,9 +213,7 @@ def feed(
         raise typer.BadParameter(error.details[0]["problem"], param_hint="--exclude") from None
     settings = load_settings()
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
-    version = store.current()
-    if version is None:
-        raise CatalogError(f"No catalog in {store.folder}: run `recs catalog build`.")
+    version = store.named()
     _load_kernels()
     pipeline = FeedPipeline(store.open(version), load_policy(settings.policy_file), settings.feed_seed)
     request = FeedRequest(endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True)
@@ -220,13 +226,8 @@ def feed(
 
 def _print_feed(body: dict[str, Any], user: int, version: str, *, known: bool) -> None:
     who = "anonymous" if user == 0 else f"user {user}" + ("" if known else " (not in the catalog)")
-    console = Console()
-    console.print(f"Feed of {who}, catalog {version}, request {body['request_id']}", highlight=False)
-    table = Table("#", "slot", box=box.SIMPLE)
-    table.add_column("item", no_wrap=True, max_width=20)
-    table.add_column("propensity", justify="right", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("made of", min_width=26)
+    typer.echo(f"Feed of {who}, catalog {version}, request {body['request_id']}")
+    rows = []
     for item in body["items"]:
         why = item["why"]
         terms = sorted(why["terms"].items(), key=lambda term: -abs(term[1]))[:3]
@@ -234,17 +235,19 @@ def _print_feed(body: dict[str, Any], user: int, version: str, *, known: bool) -
         rest = why["expected"] - sum(value for _, value in terms)
         parts = [f"{name} {value:.2f}" for name, value in terms]
         parts += [f"{name} {value:.2f}" for name, value in (("rest", rest), ("bonus", why["bonus"])) if value > 0.005]
-        table.add_row(
-            str(why["position"] + 1),
-            why["slot"] if why["slot"] == why["pool"] else f"{why['slot']} from {why['pool']}",
-            f"{item['type']} {item['id']}\n{escape(item['name'])}",
-            f"{why['propensity']:.4f}",
-            f"{why['score']:.2f}",
-            ", ".join(parts),
+        rows.append(
+            (
+                str(why["position"] + 1),
+                why["slot"] if why["slot"] == why["pool"] else f"{why['slot']} from {why['pool']}",
+                f"{item['type']} {item['id']}\n{item['name']}",
+                f"{why['propensity']:.4f}",
+                f"{why['score']:.2f}",
+                ", ".join(parts),
+            )
         )
-    console.print(table)
+    print_rows(("#", "slot", "item", "propensity", "score", "made of"), rows, right={0, 3, 4}, whole={0, 3, 4})
     if body["relaxed"]:
-        console.print(f"Rules that gave way: {', '.join(body['relaxed'])}")
+        typer.echo(f"Rules that gave way: {', '.join(body['relaxed'])}")
 
 
 @app.command()
@@ -272,10 +275,7 @@ def config(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("setting", "value", "unit", "origin", "meaning")
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
+    print_rows(("setting", "value", "unit", "origin", "meaning"), [tuple(row.values()) for row in rows], whole={0, 3})
 
 
 def _shown(settings: Settings, name: str) -> str:
@@ -290,11 +290,41 @@ def _shown(settings: Settings, name: str) -> str:
 def main() -> int:
     """Entry of the command: errors that a person can mend are one sentence, not a traceback."""
     try:
+        status = _run()
+        if sys.stdout is not None:  # closed by whoever called
+            sys.stdout.flush()
+    except OSError as error:
+        # Python would try again to write what is left, and say what that failed with.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        _say(f"Error: {error.filename or 'the output cannot be written'}: {error.strerror}\n")
+        return 1
+    return status
+
+
+def _run() -> int:
+    try:
         app(standalone_mode=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     except ConfigurationError as error:
-        sys.stderr.write("The settings cannot be used:\n" + "".join(f"- {p}\n" for p in error.problems))
+        _say("The settings cannot be used:\n" + "".join(f"- {p}\n" for p in error.problems))
         return 2
-    except (CatalogError, SourceError) as error:
-        sys.stderr.write(f"Error: {error}\n")
+    except (CatalogError, SourceError, ServiceError) as error:
+        _say(f"Error: {error}\n")
+        return 1
+    except SQLAlchemyError as error:
+        original = error.orig if isinstance(error, DBAPIError) else error
+        said = getattr(original, "args", ())
+        _say(f"Error: the database refused: {said[-1] if said else original}\n")
         return 1
     return 0
+
+
+def _say(sentence: str) -> None:
+    """On standard error, which may be full or closed as well: then the exit status has to do."""
+    with contextlib.suppress(OSError, AttributeError):
+        sys.stderr.write(sentence)
+        sys.stderr.flush()

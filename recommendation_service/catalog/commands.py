@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import CatalogError
+from recommendation_service.core.output import print_rows
 
 app = typer.Typer(no_args_is_help=True, help="Catalog versions: what feeds are served from.")
 
@@ -35,9 +35,8 @@ def build(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps({"version": version, **report}, ensure_ascii=False))
         return
-    console = Console()
-    console.print(f"Published {version}", highlight=False)
-    _print_report(console, report)
+    typer.echo(f"Published {version}")
+    _print_report(report)
 
 
 def publish_catalog(settings: Settings, console: Console) -> str:
@@ -87,22 +86,32 @@ def list_versions(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
-    table = Table("version", "", "videos", "challenges", "users", "size", "policy")
+    if not rows:
+        typer.echo(f"No catalog in {store.folder}: run `recs catalog build`.")
+        return
+    print_rows(
+        ("version", "", "videos", "challenges", "users", "size", "policy"),
+        [_listed(row) for row in rows],
+        right={2, 3, 4, 5},
+    )
     for row in rows:
         if "problem" in row:
-            table.add_row(row["version"], "damaged", row["problem"])
-            continue
-        counts = row["counts"]
-        table.add_row(
-            row["version"],
-            "current" if row["current"] else "",
-            f"{counts['videos']:,}",
-            f"{counts['challenges']:,}",
-            f"{counts['known_users']:,}",
-            f"{row['bytes'] / 1e6:,.1f} MB",
-            row["policy"],
-        )
-    Console().print(table if rows else f"No catalog in {store.folder}: run `recs catalog build`.")
+            typer.echo(f"{row['version']}: {row['problem']}")
+
+
+def _listed(row: dict[str, Any]) -> tuple[str, ...]:
+    if "problem" in row:
+        return (row["version"], "damaged", "", "", "", "", "")
+    counts = row["counts"]
+    return (
+        row["version"],
+        "current" if row["current"] else "",
+        f"{counts['videos']:,}",
+        f"{counts['challenges']:,}",
+        f"{counts['known_users']:,}",
+        f"{row['bytes'] / 1e6:,.1f} MB",
+        row["policy"],
+    )
 
 
 @app.command()
@@ -113,7 +122,7 @@ def verify(version: Version = None, as_json: AsJson = False) -> None:
     $ recs catalog verify
     """
     store = _store()
-    version = _named(store, version)
+    version = store.named(version)
     problems = store.verify(version)
     if as_json:
         typer.echo(json.dumps({"version": version, "problems": problems}, ensure_ascii=False))
@@ -144,7 +153,7 @@ def show(
     from recommendation_service.catalog.inspection import describe_item, describe_user
 
     store = _store()
-    version = _named(store, version)
+    version = store.named(version)
     catalog = store.open(version)
     names = store.names(version)
     if video is not None:
@@ -164,13 +173,6 @@ def _store() -> CatalogStore:
     return CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
 
 
-def _named(store: CatalogStore, version: str | None) -> str:
-    version = version or store.current()
-    if version is None:
-        raise CatalogError(f"No catalog in {store.folder}: run `recs catalog build`.")
-    return version
-
-
 def _print(described: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(described, ensure_ascii=False))
@@ -179,29 +181,20 @@ def _print(described: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_manifest(catalog: Catalog) -> None:
-    console = Console()
     manifest = catalog.manifest
-    console.print(
-        f"{catalog.version}, policy {manifest['policy_version']}, built {manifest['built_at']}",
-        highlight=False,
-    )
-    _print_report(console, manifest["report"])
+    typer.echo(f"{catalog.version}, policy {manifest['policy_version']}, built {manifest['built_at']}")
+    _print_report(manifest["report"])
 
 
-def _print_report(console: Console, report: dict[str, Any]) -> None:
-    counts = Table("what", "rows", title="Counts", title_justify="left")
-    for name, count in report["counts"].items():
-        counts.add_row(name, f"{count:,}")
-    times = Table("query", "milliseconds", title="Times", title_justify="left")
-    for name, milliseconds in report["query_milliseconds"].items():
-        times.add_row(name, f"{milliseconds:,.1f}")
-    times.add_row("all queries", f"{sum(report['query_milliseconds'].values()):,.1f}")
-    times.add_row("building", f"{report['build_milliseconds']:,.1f}")
-    console.print(counts, times)
+def _print_report(report: dict[str, Any]) -> None:
+    counts = [(name, f"{count:,}") for name, count in report["counts"].items()]
+    print_rows(("what", "rows"), counts, title="Counts", right={1})
+    times = [(name, f"{milliseconds:,.1f}") for name, milliseconds in report["query_milliseconds"].items()]
+    times.append(("all queries", f"{sum(report['query_milliseconds'].values()):,.1f}"))
+    times.append(("building", f"{report['build_milliseconds']:,.1f}"))
+    print_rows(("query", "milliseconds"), times, title="Times", right={1})
     if report["set_aside"]:
-        aside = Table("column", "reason", "count", title="Set aside", title_justify="left")
-        for entry in report["set_aside"]:
-            aside.add_row(entry["column"], entry["reason"], f"{entry['count']:,}")
-        console.print(aside)
+        aside = [(entry["column"], entry["reason"], f"{entry['count']:,}") for entry in report["set_aside"]]
+        print_rows(("column", "reason", "count"), aside, title="Set aside", right={2})
     for warning in report["warnings"]:
-        console.print(f"Warning: {warning}", style="yellow", markup=False)
+        typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW)

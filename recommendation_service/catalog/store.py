@@ -89,6 +89,17 @@ class CatalogStore:
             return None
         return name if _VERSION.fullmatch(name) else None
 
+    def named(self, version: str | None = None) -> str:
+        """``version``, or else the current one, for a command.
+
+        Raises CatalogError where there is none, and OSError where the folder may not be looked into.
+        """
+        version = version or self.current()
+        if version is None:
+            self.versions()
+            raise CatalogError(f"No catalog in {self.folder}: run `recs catalog build`.")
+        return version
+
     def versions(self) -> list[str]:
         """Versions on disk, oldest first."""
         if not self.folder.is_dir():

@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.core.output import print_rows
 from recommendation_service.demo.interacpedia import DEFAULT_SEED, load_interacpedia
 from recommendation_service.demo.loading import DemoError, LoadReport
 from recommendation_service.demo.loading import Progress as ProgressCallback
@@ -109,7 +109,7 @@ def load(
     if as_json:
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
-        console.print(_summary(report, engine.url))
+        _print_summary(report, engine.url)
 
 
 def _exit(error: Exception, status: int) -> typer.Exit:
@@ -163,12 +163,8 @@ def progress_bars(console: Console) -> Iterator[ProgressCallback]:
         yield advance
 
 
-def _summary(report: LoadReport, url: URL) -> Table:
+def _print_summary(report: LoadReport, url: URL) -> None:
+    rows = [(name, f"{report.counts[name]:,}") for name in metadata.tables]
+    rows.append(("dirty rows and values among them", f"{sum(report.dirt.values()):,}"))
     shown = url.render_as_string(hide_password=True)
-    table = Table(title=f"{report.source} in {shown}", caption=f"{report.seconds:.1f} s")
-    table.add_column("table")
-    table.add_column("rows", justify="right")
-    for name in metadata.tables:
-        table.add_row(name, f"{report.counts[name]:,}")
-    table.add_row("[dim]dirty rows and values among them[/dim]", f"[dim]{sum(report.dirt.values()):,}[/dim]")
-    return table
+    print_rows(("table", "rows"), rows, title=f"{report.source} in {shown}, {report.seconds:.1f} s", right={1})

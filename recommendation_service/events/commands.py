@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.output import print_rows
 
 if TYPE_CHECKING:
     from recommendation_service.events.dead_letters import DeadLetter
@@ -56,18 +55,18 @@ def status(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found))
         return
-    table = Table("", "", show_header=False)
-    table.add_row("flusher", "runs" if found["flusher_runs"] else "does not run on this machine")
+    rows: list[tuple[str, str]] = []
+    rows.append(("flusher", "runs" if found["flusher_runs"] else "does not run on this machine"))
     if last is not None:
         waited = f", the oldest for {max(0.0, now - last.oldest_ms / 1000):,.0f} s" if last.oldest_ms else ""
-        table.add_row("waiting", f"{last.waiting_records:,} records, {last.waiting_bytes:,} bytes{waited}")
-        table.add_row("last problem", last.error or "none")
+        rows.append(("waiting", f"{last.waiting_records:,} records, {last.waiting_bytes:,} bytes{waited}"))
+        rows.append(("last problem", last.error or "none"))
         for event, count in sorted(last.flushed.items()):
-            table.add_row(f"flushed: {event}", f"{count:,}")
-        table.add_row("duplicates", f"{last.duplicates:,}")
-    table.add_row("log on disk", f"{found['log_bytes']:,} bytes")
-    table.add_row("dead letters", f"{found['dead_letters_kept']:,}")
-    Console().print(table)
+            rows.append((f"flushed: {event}", f"{count:,}"))
+        rows.append(("duplicates", f"{last.duplicates:,}"))
+    rows.append(("log on disk", f"{found['log_bytes']:,} bytes"))
+    rows.append(("dead letters", f"{found['dead_letters_kept']:,}"))
+    print_rows(("", ""), rows)
 
 
 @app.command()
@@ -157,10 +156,8 @@ def dead(
     if not letters:
         typer.echo("There are no dead letters.")
         return
-    table = Table("died at", "event", "event_id", "reason")
-    for letter in letters:
-        table.add_row(letter.died_at, letter.event or "unreadable", letter.event_id or "", letter.reason)
-    Console().print(table)
+    rows = [(each.died_at, each.event or "unreadable", each.event_id or "", each.reason) for each in letters]
+    print_rows(("died at", "event", "event_id", "reason"), rows, whole={0, 1, 2})
 
 
 def _replay(settings: Settings, *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import httpx
 import sqlalchemy
@@ -167,7 +167,10 @@ def checkout(folder: Path) -> Path:
 
 
 def run(
-    arguments: Sequence[str], folder: Path, settings: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    stdout: IO[str] | int = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end in a checkout, with DATA_DIR in ``folder``."""
     environment = {**os.environ, "DATA_DIR": str(folder / "data"), **(settings or {})}
@@ -176,18 +179,24 @@ def run(
         cwd=checkout(folder),
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
 
 
-def recs(*arguments: str, folder: Path, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`recs` as a user runs it, on a terminal that is wide enough for its tables."""
-    return run(
-        [str(Path(sys.executable).with_name("recs")), *arguments], folder, {"COLUMNS": "200", **(settings or {})}
-    )
+def recs(
+    *arguments: str,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    through: Sequence[str] = (),
+    stdout: IO[str] | int = subprocess.PIPE,
+) -> subprocess.CompletedProcess[str]:
+    """`recs` as a user runs it. ``through``: a command that runs it, as somebody else or with less."""
+    command = [*through, str(Path(sys.executable).with_name("recs")), *arguments]
+    return run(command, folder, settings or {}, stdout)
 
 
 def load_demo(folder: Path, scale: float = 0.02) -> Path:

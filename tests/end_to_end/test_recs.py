@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -226,3 +228,94 @@ def test_demo_load_and_catalog_build_lead_to_a_first_feed(tmp_path: Path) -> Non
     refused(tmp_path, "demo", "load", "--scale", "0.02", status=1)  # it does not overwrite what is there
     assert as_json(tmp_path, "catalog", "build")["counts"]["videos"] > 24
     assert len(as_json(tmp_path, "feed", "0")["body"]["mix_ids"]) == 24
+
+
+# What cannot be written or read
+
+
+COMMANDS = (
+    ("config",),
+    ("catalog", "list"),
+    ("catalog", "show", "--json"),
+    ("catalog", "verify"),
+    ("events", "status"),
+    ("events", "dead"),
+    ("migrate", "--dry-run"),
+    ("doctor",),
+    ("feed", "0"),
+    ("--help",),
+)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_full_disk_behind_the_output_is_said_in_a_sentence(folder: Path, arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = recs(*arguments, folder=folder, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "Error: the output cannot be written: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = recs("catalog", "show", "--json", folder=folder, stdout=closed)
+    assert done.stderr == ""
+    assert done.returncode != 0
+
+
+# As a user whom the folder does not belong to: root without the capabilities that let it write everywhere.
+STRANGER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner") if os.geteuid() == 0 else ()
+
+
+@pytest.fixture
+def of_another(folder: Path) -> Iterator[Path]:
+    """The folder, belonging to somebody else who lets others read."""
+    if not STRANGER:
+        pytest.skip("needs root, to give a folder to another user")
+    owned = [folder / "data", *(folder / "data").rglob("*")]
+    for path in owned:
+        os.chown(path, 65534, 65534)
+    yield folder
+    for path in owned:
+        os.chmod(path, 0o755 if path.is_dir() else 0o644)
+        os.chown(path, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("catalog", "build"), "build.lock: Permission denied"),
+        (("events", "flush"), "Permission denied"),
+        (("events", "dead", "--replay"), "Permission denied"),
+        (("migrate",), "readonly database"),
+        (("demo", "load", "--replace"), "readonly database"),
+    ],
+    ids=str,
+)
+def test_what_may_not_be_written_is_said_in_a_sentence(of_another: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = recs(*arguments, folder=of_another, through=STRANGER)
+    assert done.returncode == 1, done.stdout
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("catalog", "list"), ("catalog", "verify"), ("feed", "0"), ("events", "export")], ids=" ".join
+)
+def test_a_folder_that_may_not_be_looked_into_is_said_so(of_another: Path, arguments: tuple[str, ...]) -> None:
+    (of_another / "data").chmod(0o700)
+    done = recs(*arguments, folder=of_another, through=STRANGER)
+    assert done.returncode == 1, done.stdout
+    assert "Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_settings_and_versions_come_whole_through_a_pipe(folder: Path) -> None:
+    [line] = [line for line in output(folder, "config").splitlines() if "CATALOG_REFRESH_SECONDS" in line]
+    assert line.split()[:3] == ["CATALOG_REFRESH_SECONDS", "10", "seconds"]
+    version = as_json(folder, "catalog", "list")[0]["version"]
+    assert any(line.startswith(f"{version}  ") for line in output(folder, "catalog", "list").splitlines())
+    item = as_json(folder, "feed", "0", "--request-id", "x")["body"]["items"][0]
+    assert any(item["name"] in line for line in output(folder, "feed", "0", "--request-id", "x").splitlines())

@@ -174,7 +174,7 @@ def test_export_of_many_comes_in_parts(exported: Settings, engine: Engine) -> No
 
 def test_without_pyarrow_parquet_is_refused_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(SourceError, match="pip install"):
+    with pytest.raises(SourceError, match="make setup"):
         write_parquet([], tmp_path / "events.parquet")
 
 
