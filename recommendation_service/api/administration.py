@@ -38,6 +38,11 @@ class DatabaseFailed(ServiceError):
     code = "database_failed"
 
 
+class FolderFailed(ServiceError):
+    status = 503
+    code = "folder_failed"
+
+
 def add_administration(
     app: FastAPI,
     prefix: str,
@@ -110,6 +115,12 @@ def add_administration(
             )
         except SourceError as error:
             raise DatabaseFailed(f"{error} What is in the log will not be flushed.", retry_after_seconds=30) from error
+        except OSError as error:  # what waits in the log would be flushed: nothing is promised
+            raise FolderFailed(
+                f"{error.filename or folder} cannot be used ({error.strerror}): not all that there is of the user was "
+                "removed. Ask again when the folder can be used.",
+                retry_after_seconds=30,
+            ) from error
         return Response(msgspec.json.encode({"statusCode": 200, "body": removed}), media_type="application/json")
 
 

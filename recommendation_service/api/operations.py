@@ -72,8 +72,9 @@ def add_operations(
 
     @app.get("/ready", summary="Whether feeds can be served", tags=["operations"], responses=answers(503))
     async def ready() -> dict[str, Any]:
-        """200 only when a catalog is loaded; else 503 with the reason. `problems`: what is wrong all the same, such
-        as a blacklist that cannot be read any more, so that what was last read of it holds."""
+        """200 only when a catalog is loaded; else 503 with the reason. `problems`: what has to be
+        mended all the same, such as a blacklist that cannot be read any more, so that what was last read of it holds.
+        """
         catalog = await serving.ready_catalog()
         return {
             "status": "ready",

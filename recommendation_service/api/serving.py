@@ -1,6 +1,7 @@
 """What a worker serves from: the current catalog and policy, taken up without a restart or a slow request."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
+from recommendation_service.core.files import folder_problem
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.supervision import ProcessSupervisor
 from recommendation_service.events.flusher_status import read_status
@@ -144,11 +146,6 @@ class Serving:
         self._unlisted = missing or ""
         return missing is not None
 
-    def problems(self) -> list[str]:
-        """What /ready has to say although feeds can be served."""
-        held = blacklist_report(self.catalog.manifest).get("held") if self.catalog is not None else None
-        return [held] if held else []
-
     def _load_previous(self, damaged: str) -> bool:
         """At a start the current version may be damaged: the newest whole one before it serves."""
         for version in reversed(self._store.versions()):
@@ -216,10 +213,26 @@ class Serving:
         self._metrics.stage_seconds.labels(stage).observe(seconds)
         self._metrics.stage_items.labels(stage).observe(items)
 
+    def problems(self) -> list[str]:
+        """What an operator has to mend though feeds are served: sentences for /ready, counted in /metrics."""
+        held = blacklist_report(self.catalog.manifest).get("held") if self.catalog is not None else None
+        settings = self._settings
+        folders = (settings.data_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
+        found = [str(held)] if held else []
+        found += [problem for folder in folders if (problem := folder_problem(folder))]
+        status = read_status(settings.events_dir)
+        if status is not None and status.unreadable_segments:
+            found.append(
+                f"{status.unreadable_segments} segments of {settings.events_dir} cannot be read by the flusher's user: "
+                "their events wait."
+            )
+        return found
+
     def facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Gauges of the catalog in use, of the process that builds catalogs, and of the database server."""
         catalog = self.catalog
         yield "recs_ready", "Whether feeds can be served", {}, float(catalog is not None)
+        yield "recs_problems", "What /ready lists as to be mended", {}, float(len(self.problems()))
         status = refresher_status(self._store)
         yield (
             "recs_catalog_build_failures",
@@ -271,8 +284,9 @@ class Serving:
     def _flusher_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Of the events on this machine's disk, and of the process that brings them into the database."""
         folder = self._settings.events_dir
-        log_bytes = float(folder_bytes(folder)) if folder.is_dir() else 0.0
-        yield "recs_events_log_bytes", "What the event log takes of the disk", {}, log_bytes
+        with contextlib.suppress(OSError):  # another user's: /ready says it
+            log_bytes = float(folder_bytes(folder)) if folder.is_dir() else 0.0
+            yield "recs_events_log_bytes", "What the event log takes of the disk", {}, log_bytes
         status = read_status(folder)
         if status is None:
             return

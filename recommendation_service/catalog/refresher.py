@@ -5,7 +5,6 @@ a build goes wrong here. Workers start and watch it (core/supervision.py); one r
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
+from recommendation_service.core.files import locked, make_folder, write_whole
 from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.core.supervision import end_with_parent
@@ -183,18 +183,14 @@ class Refresher:
     def _write_status(self) -> None:
         content = json.dumps(asdict(self.status)).ljust(STATUS_BYTES).encode()
         path = self._store.folder / STATUS_FILE
-        temporary = self._store.folder / f".{STATUS_FILE}-{os.getpid()}"
         try:
-            self._store.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            make_folder(self._store.folder)
+            write_whole(path, content)
         except OSError:
             # A full disk is among what has to be told: the last status is overwritten where it stands.
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-                with path.open("r+b") as file:
-                    if os.fstat(file.fileno()).st_size >= len(content):
-                        file.write(content)
+            with contextlib.suppress(OSError), path.open("r+b") as file:
+                if os.fstat(file.fileno()).st_size >= len(content):
+                    file.write(content)
 
 
 def request_reload(folder: Path) -> str:
@@ -202,14 +198,10 @@ def request_reload(folder: Path) -> str:
 
     Raises OSError where the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{RELOAD_FILE}.lock", "w") as lock:
+    with locked(folder / f"{RELOAD_FILE}.lock"):
         # Tokens are written in their order, so that one build answers all who asked before it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
         token = later_token(max(_last_token(folder / RELOAD_FILE), _carried_out(folder)))
-        temporary = folder / f".{RELOAD_FILE}-{token}"
-        temporary.write_text(token)
-        os.replace(temporary, folder / RELOAD_FILE)
+        write_whole(folder / RELOAD_FILE, token)
     return token
 
 

@@ -6,7 +6,6 @@ and one on a figure that is made up would not. SQLite has none of them.
 """
 
 import json
-import os
 import re
 import threading
 import time
@@ -20,6 +19,7 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.sources.reader import FOLDER
 
 log = structlog.get_logger(__name__)
@@ -85,10 +85,8 @@ class ServerWatch:
             log.debug("the database server's figures cannot be read", reason=str(error).splitlines()[0])
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = self._folder / f".{FIGURES_FILE}-{os.getpid()}"
-            temporary.write_text(json.dumps(asdict(figures)))
-            os.replace(temporary, self._folder / FIGURES_FILE)
+            make_folder(self._folder)
+            write_whole(self._folder / FIGURES_FILE, json.dumps(asdict(figures)))
         except OSError as error:  # a full disk, for one
             log.debug("the database server's figures cannot be written", reason=str(error))
 

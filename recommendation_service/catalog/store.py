@@ -4,7 +4,6 @@ A reader sees a whole version or none. CURRENT names the version to serve; a dam
 and whoever serves an earlier version goes on with it.
 """
 
-import fcntl
 import hashlib
 import json
 import mmap
@@ -34,6 +33,7 @@ from recommendation_service.catalog.layout import (
     Int64,
 )
 from recommendation_service.core.errors import CatalogError
+from recommendation_service.core.files import locked, make_folder, opener
 
 if TYPE_CHECKING:
     # Whoever only reads catalogs need not load what builds them.
@@ -111,9 +111,7 @@ class CatalogStore:
     @contextmanager
     def build_lock(self) -> Iterator[None]:
         """Only one process builds at a time; others wait here."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "build.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / "build.lock"):
             yield
 
     def publish(self, built: "BuiltCatalog", fingerprint: str | None = None) -> str:
@@ -123,10 +121,10 @@ class CatalogStore:
         """
         started = time.perf_counter()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._remove_left_overs()  # before their space is needed
             temporary = self.folder / f"{TEMPORARY}{os.getpid()}"
-            temporary.mkdir()
+            make_folder(temporary)
             try:
                 files = _write_files(temporary, built)
                 built.report.write_milliseconds = round((time.perf_counter() - started) * 1000, 1)
@@ -243,7 +241,7 @@ def _write_files(folder: Path, built: "BuiltCatalog") -> dict[str, Any]:
 
 
 def _save(path: Path, array: Any) -> dict[str, Any]:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=opener()) as file:
         np.save(file, np.ascontiguousarray(array), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
@@ -251,7 +249,7 @@ def _save(path: Path, array: Any) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> dict[str, Any]:
-    with open(path, "wb") as file:
+    with open(path, "wb", opener=opener()) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

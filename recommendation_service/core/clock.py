@@ -8,12 +8,13 @@ and a restart does not forget it. Within the tolerance the machine's clock is fo
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+
+from recommendation_service.core.files import make_folder, write_whole
 
 FILE = "clock.json"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -94,14 +95,9 @@ class Clock:
         """Keep an agreement, for all processes. A full disk leaves them with the last one."""
         self.agreement = agreement
         if self._path is not None:
-            temporary = self._path.with_name(f".{FILE}-{os.getpid()}")
             with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    temporary.write_text(json.dumps(asdict(agreement)))
-                    temporary.replace(self._path)
-                except OSError:
-                    temporary.unlink(missing_ok=True)
+                make_folder(self._path.parent)
+                write_whole(self._path, json.dumps(asdict(agreement)))
         self.follow()
 
     def _read(self) -> None:

@@ -487,6 +487,8 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except UnicodeDecodeError:
         raise ConfigurationError([f"{ENV_FILE} is not UTF-8"]) from None
+    except OSError as error:
+        raise ConfigurationError([f"{error.filename or ENV_FILE} cannot be read: {error.strerror}"]) from None
     except ValidationError as error:
         problems = [_problem(problem) for problem in error.errors()]
         wrong = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}

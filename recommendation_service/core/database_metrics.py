@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from recommendation_service.core.files import make_folder, write_whole
+
 log = structlog.get_logger(__name__)
 
 FOLDER = "database"  # of DATA_DIR
@@ -100,11 +102,9 @@ class ProcessNumbers:
 
     def _write(self) -> None:
         content = {"pid": os.getpid(), "values": [[*key, value] for key, value in self._table.values.items()]}
-        temporary = self._path.with_suffix(f".{os.getpid()}")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content))
-            os.replace(temporary, self._path)
+            make_folder(self._path.parent)
+            write_whole(self._path, json.dumps(content))
         except OSError as error:  # a full disk, for one: the next change makes good
             log.debug("numbers of the database's connections cannot be written", reason=str(error))
 

@@ -23,6 +23,8 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.utils import floatToGoString
 
+from recommendation_service.core.files import as_the_folder_above, create, make_folder, write_whole
+
 # prometheus-client's own variable: where a process writes. It looks at its import whether that is set.
 WRITE_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 # Where /metrics reads: the same folder, but for a worker that found no room in it.
@@ -65,12 +67,13 @@ def claim(parent: Path) -> Path:
     mine = Path(os.environ.get(READ_FOLDER, ""))
     if master_of(mine) == os.getpid() and mine.is_dir():
         return mine
-    parent.mkdir(parents=True, exist_ok=True)
+    make_folder(parent)
     for other in parent.iterdir():
         if _FOLDER.fullmatch(other.name) and not _is_held(other):
             shutil.rmtree(other, ignore_errors=True)
     unnamed = Path(tempfile.mkdtemp(prefix=".", dir=parent))
-    descriptor = os.open(unnamed / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)  # open as long as the process lives
+    as_the_folder_above(unnamed)
+    descriptor = create(unnamed / LOCK_FILE)  # open as long as the process lives
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         reserve(unnamed, os.getpid())
@@ -102,7 +105,7 @@ def reserve(folder: Path, pid: int) -> None:
     A mapped file without it ends its process (SIGBUS) at the first count on a full disk. Raises OSError.
     """
     for kind in KINDS:
-        descriptor = os.open(folder / f"{kind}_{pid}.db", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = create(folder / f"{kind}_{pid}.db")
         try:
             os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
         finally:
@@ -175,8 +178,8 @@ def exact_sum(numbers: list[float]) -> list[float]:
 def _is_held(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR)
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's: that one removes it
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -188,9 +191,7 @@ def _is_held(folder: Path) -> bool:
 
 
 def _replace(folder: Path, pids: set[int], parts: Parts) -> None:
-    temporary = folder / f".{DEAD_FILE}"
-    temporary.write_text(json.dumps({"pids": sorted(pids), "parts": parts}))
-    os.replace(temporary, folder / DEAD_FILE)
+    write_whole(folder / DEAD_FILE, json.dumps({"pids": sorted(pids), "parts": parts}))
 
 
 def _content(folder: Path) -> bytes | None:

@@ -11,6 +11,7 @@ from typing import IO
 
 import structlog
 
+from recommendation_service.core.files import open_lock
 from recommendation_service.core.metrics_files import WRITE_FOLDER
 
 log = structlog.get_logger(__name__)
@@ -37,8 +38,7 @@ class ProcessSupervisor:
         """Until cancelled; the process ends with the worker that started it, and another worker starts one."""
         while True:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                with open(lock_path(self._folder, self._name), "w") as lock:
+                with open(open_lock(lock_path(self._folder, self._name)), "rb") as lock:
                     await self._wait_for(lock)
                     await self._keep_alive(lock)
             except OSError as error:
@@ -48,7 +48,7 @@ class ProcessSupervisor:
                 self.problem = reason
             await asyncio.sleep(SUPERVISE_SECONDS)
 
-    async def _wait_for(self, lock: IO[str]) -> None:
+    async def _wait_for(self, lock: IO[bytes]) -> None:
         """Wait for the lock, which whoever keeps the process alive holds; it is asked for again and again,
         since to wait for it would take a thread."""
         while True:
@@ -60,7 +60,7 @@ class ProcessSupervisor:
             else:
                 return
 
-    async def _keep_alive(self, lock: IO[str]) -> None:
+    async def _keep_alive(self, lock: IO[bytes]) -> None:
         while True:
             # The child inherits the lock: should this worker be killed, no second process starts before
             # the first has seen its pipe close.

@@ -39,6 +39,7 @@ def status(as_json: AsJson = False) -> None:
     $ recs events status
     $ recs events status --json | jq '.waiting_records, .error'
     """
+    from recommendation_service.core.files import folder_problem
     from recommendation_service.events.dead_letters import DeadLetters
     from recommendation_service.events.flusher_status import FlusherStatus, read_status
     from recommendation_service.events.log import folder_bytes
@@ -47,25 +48,36 @@ def status(as_json: AsJson = False) -> None:
     folder, now = settings.events_dir, Clock(settings.data_dir, settings.clock_tolerance_seconds).now()
     last = read_status(folder)
     found = asdict(last or FlusherStatus())
-    found |= {
-        "flusher_runs": _flusher_runs(folder),
-        "log_bytes": folder_bytes(folder) if folder.is_dir() else 0,
-        "dead_letters_kept": len(DeadLetters(folder).all()) if folder.is_dir() else 0,
-    }
+    problem = folder_problem(folder)
+    try:
+        found |= {
+            "flusher_runs": _flusher_runs(folder),
+            "log_bytes": folder_bytes(folder) if folder.is_dir() else 0,
+            "dead_letters_kept": len(DeadLetters(folder).all()),
+        }
+    except OSError as error:
+        problem = problem or f"{error.filename or folder} cannot be read: {error.strerror}."
+    found |= {"folder_problem": problem}
     if as_json:
         typer.echo(json.dumps(found))
         return
     rows: list[tuple[str, str]] = []
-    rows.append(("flusher", "runs" if found["flusher_runs"] else "does not run on this machine"))
+    if problem is not None:
+        rows.append(("folder", problem))
+    if "flusher_runs" in found:
+        rows.append(("flusher", "runs" if found["flusher_runs"] else "does not run on this machine"))
     if last is not None:
         waited = f", the oldest for {max(0.0, now - last.oldest_ms / 1000):,.0f} s" if last.oldest_ms else ""
         rows.append(("waiting", f"{last.waiting_records:,} records, {last.waiting_bytes:,} bytes{waited}"))
+        if last.unreadable_segments:
+            rows.append(("unreadable", f"{last.unreadable_segments:,} segments, which the flusher's user may not read"))
         rows.append(("last problem", last.error or "none"))
         for event, count in sorted(last.flushed.items()):
             rows.append((f"flushed: {event}", f"{count:,}"))
         rows.append(("duplicates", f"{last.duplicates:,}"))
-    rows.append(("log on disk", f"{found['log_bytes']:,} bytes"))
-    rows.append(("dead letters", f"{found['dead_letters_kept']:,}"))
+    if "dead_letters_kept" in found:
+        rows.append(("log on disk", f"{found['log_bytes']:,} bytes"))
+        rows.append(("dead letters", f"{found['dead_letters_kept']:,}"))
     print_rows(("", ""), rows)
 
 
@@ -95,12 +107,12 @@ def flush(
 
 def _flush_here(settings: Settings) -> bool:
     """False: a flusher runs. Raises SourceError where something is left."""
+    from recommendation_service.core.files import open_lock
     from recommendation_service.core.supervision import lock_path
     from recommendation_service.events.flusher import NAME, Flusher
     from recommendation_service.events.tables import make_writing_engine
 
-    settings.events_dir.mkdir(parents=True, exist_ok=True)
-    with open(lock_path(settings.events_dir, NAME), "w") as lock:
+    with open(open_lock(lock_path(settings.events_dir, NAME)), "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

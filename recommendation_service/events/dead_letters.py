@@ -6,10 +6,9 @@ file at once, under its lock.
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from recommendation_service.core.files import NOT_FOR_OTHERS, locked, opener, write_whole
 from recommendation_service.events.records import FeedbackRecord, FeedRecord, decode
 from recommendation_service.events.rows import Event, event_id_of, event_of
 
@@ -60,35 +60,29 @@ class DeadLetters:
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """On the disk when it returns. Raises OSError."""
         if letters:
-            with self._locked():
+            with locked(self._folder / LOCK):
                 self._append(letters)
 
     def all(self) -> list[DeadLetter]:
-        """Lines that cannot be read are left out, as half of the last one after a crash."""
-        with self._locked():
-            return self._read()
+        """Lines that cannot be read are left out, as half of one that is being written. Makes nothing: whoever looks
+        needs no lock, as the file is appended to or replaced as a whole. Raises OSError.
+        """
+        return self._read()
 
     def replace(self, seen: Sequence[DeadLetter], kept: Sequence[DeadLetter]) -> None:
         """Put ``kept`` in the place of those that ``all`` gave; what was added since stays."""
-        with self._locked():
+        with locked(self._folder / LOCK):
             known = set(seen)
             self._write([*kept, *(letter for letter in self._read() if letter not in known)])
 
     def forget(self, user_id: int) -> int:
         """Remove a user's; how many."""
-        with self._locked():
+        with locked(self._folder / LOCK):
             letters = self._read()
             kept = [letter for letter in letters if letter.user_id != user_id]
             if len(kept) < len(letters):
                 self._write(kept)
             return len(letters) - len(kept)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / LOCK, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     def _read(self) -> list[DeadLetter]:
         try:
@@ -99,7 +93,7 @@ class DeadLetters:
 
     def _append(self, letters: Sequence[DeadLetter]) -> None:
         content = _lines(letters)
-        with open(self._path, "ab", opener=_only_for_us) as file:
+        with open(self._path, "ab", opener=opener(NOT_FOR_OTHERS)) as file:
             start = file.tell()
             if start and not _ends_with_newline(self._path):
                 content = b"\n" + content  # half a line from a crash stays a line of its own
@@ -112,12 +106,7 @@ class DeadLetters:
                 raise
 
     def _write(self, letters: Sequence[DeadLetter]) -> None:
-        temporary = self._path.with_name(f".{FILE}")
-        with open(temporary, "wb", opener=_only_for_us) as file:
-            file.write(_lines(letters))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        write_whole(self._path, _lines(letters), most=NOT_FOR_OTHERS, synced=True)
 
 
 def _lines(letters: Sequence[DeadLetter]) -> bytes:
@@ -136,7 +125,3 @@ def _ends_with_newline(path: Path) -> bool:
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _only_for_us(path: str, flags: int) -> int:
-    return os.open(path, flags, mode=0o600)

@@ -111,6 +111,8 @@ class Flusher:
         while not self._stop.is_set():
             try:
                 self.step()
+            except OSError as error:  # the folder's: a disk that fails, or files of another user
+                self._say(f"{error.filename or self._folder} cannot be used: {error.strerror}")
             except Exception as error:
                 # Whatever is wrong, events wait in the log, and the next look comes.
                 log.exception("the flusher failed")
@@ -126,6 +128,12 @@ class Flusher:
         except Exception:
             log.exception("the last flush failed")
         timer.cancel()
+        self.tell()
+
+    def _say(self, problem: str) -> None:
+        if problem != self.status.error:
+            log.error("events wait in the log", reason=problem)
+        self.status.error = problem
         self.tell()
 
     def step(self) -> None:
@@ -296,6 +304,7 @@ class Flusher:
     def tell(self) -> None:
         """Write the status."""
         status = self.status
+        status.unreadable_segments = self._pending.unreadable
         status.waiting_records = len(self._pending.records)
         status.waiting_bytes = self._pending.waiting_bytes
         status.oldest_ms = self._pending.oldest_ms

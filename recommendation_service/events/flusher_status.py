@@ -1,14 +1,13 @@
 """What the flusher tells of itself, and how a flush is asked of it: files of the log's folder."""
 
 import contextlib
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recommendation_service.core.clock import later_token
+from recommendation_service.core.files import locked, make_folder, write_whole
 
 STATUS_FILE = "flusher.json"
 REQUEST_FILE = "flush.request"
@@ -32,6 +31,7 @@ class FlusherStatus:
     retries: int = 0
     failures: int = 0  # flushes since the last good one that did not bring everything in
     error: str | None = None
+    unreadable_segments: int = 0  # of the log, which the flusher's user may not read: their events wait
     waiting_records: int = 0
     waiting_bytes: int = 0
     oldest_ms: int | None = None  # when the oldest of them was accepted
@@ -41,10 +41,8 @@ class FlusherStatus:
     def write(self, folder: Path, now_ms: int) -> None:
         self.written_ms = now_ms
         with contextlib.suppress(OSError):  # a full disk: the last status stands
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{STATUS_FILE}"
-            temporary.write_text(json.dumps(asdict(self)))
-            temporary.replace(folder / STATUS_FILE)
+            make_folder(folder)
+            write_whole(folder / STATUS_FILE, json.dumps(asdict(self)))
 
 
 def read_status(folder: Path) -> FlusherStatus | None:
@@ -66,14 +64,10 @@ def requested_flush(folder: Path) -> str | None:
 
 def request_flush(folder: Path) -> str:
     """Ask the flusher for a flush now; once it is done, its status bears this token or a later one. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{REQUEST_FILE}.lock", "w") as lock:
+    with locked(folder / f"{REQUEST_FILE}.lock"):
         # Tokens are written in their order, so that one flush answers all who asked before it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
         last = read_status(folder)
         done = last.flush_token if last is not None else None
         token = later_token(max(requested_flush(folder) or "", done or ""))
-        temporary = folder / f".{REQUEST_FILE}-{token}"
-        temporary.write_text(token)
-        os.replace(temporary, folder / REQUEST_FILE)
+        write_whole(folder / REQUEST_FILE, token)
     return token

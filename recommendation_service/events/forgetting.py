@@ -4,15 +4,12 @@ Segments are not rewritten. ``forgotten.json`` says until when a user's records 
 when no segment is older than it.
 """
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
+from recommendation_service.core.files import locked, write_whole
 from recommendation_service.events.dead_letters import DeadLetters
 from recommendation_service.events.records import now_ms
 from recommendation_service.events.rows import Event, received_ms_of, text_of
@@ -34,7 +31,7 @@ def forget_user(engine: Engine, folder: Path, user_id: int, moment: int | None =
     user's records in the log will be dropped even then.
     """
     moment = moment or now_ms()
-    with _locked(folder):
+    with locked(folder / LOCK):
         _write(folder, read_forgotten(folder) | {user_id: moment})
     dead = DeadLetters(folder).forget(user_id)
     # Kept for looking into only, and cannot be taken apart: whatever of the user is in them has to go.
@@ -70,7 +67,7 @@ def drop_settled(folder: Path) -> None:
     records in it are not older than it."""
     if not (folder / FILE).exists():
         return
-    with _locked(folder):
+    with locked(folder / LOCK):
         forgotten = read_forgotten(folder)
         oldest = min((_made_ms(path) for path in folder.glob(f"*{SUFFIX}")), default=now_ms())
         kept = {user_id: moment for user_id, moment in forgotten.items() if moment >= oldest}
@@ -85,17 +82,5 @@ def _made_ms(segment: Path) -> int:
 
 
 def _write(folder: Path, forgotten: Forgotten) -> None:
-    temporary = folder / f".{FILE}"
-    with open(temporary, "w") as file:
-        json.dump({str(user_id): moment for user_id, moment in forgotten.items()}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    content = json.dumps({str(user_id): moment for user_id, moment in forgotten.items()})
+    write_whole(folder / FILE, content, synced=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from recommendation_service.core.files import make_folder
 from recommendation_service.events.segments import FILE_HEADER, SUFFIX, SegmentWriter, record_bytes
 
 log = structlog.get_logger(__name__)
@@ -154,7 +155,7 @@ class EventLog:
         if self._full and now < self._full[0]:
             raise LogFull(self._full[1])
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             used = folder_bytes(self._folder)
             if used + self._segment_bytes > self._limit:
                 raise LogFull(f"the backlog of events has reached its limit of {self._limit >> 20} MiB")

@@ -43,8 +43,8 @@ def _in_log(folder: Path, raw: bytes) -> FeedRecord | None:
                 if memory.find(raw) < 0:
                     continue
             payloads = scan(path).payloads
-        except (FileNotFoundError, ValueError):
-            continue  # flushed just now, or made just now and empty
+        except (FileNotFoundError, PermissionError, ValueError):
+            continue  # flushed just now, another user's, or made just now and empty
         for payload in payloads:
             if raw not in payload:
                 continue

@@ -126,6 +126,11 @@ class Pending:
         return len(self.records) >= self._most or self._bytes >= self._most_bytes
 
     @property
+    def unreadable(self) -> int:
+        """Segments that this process may not read."""
+        return len(self._tail.unreadable)
+
+    @property
     def waiting_bytes(self) -> int:
         """Of the log, see LogTail."""
         return self._tail.waiting_bytes

@@ -109,8 +109,8 @@ def _of_log(folder: Path) -> Iterator[list[tuple[bytes, Entry]]]:
         while not finished:
             try:
                 found = scan(path, position, BATCH)
-            except FileNotFoundError:
-                break  # flushed meanwhile
+            except (FileNotFoundError, PermissionError):
+                break  # flushed meanwhile, or another user's
             batch: list[tuple[bytes, Entry]] = []
             for payload in found.payloads:
                 try:

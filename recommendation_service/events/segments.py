@@ -21,6 +21,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from recommendation_service.core.files import NOT_FOR_OTHERS, create
+
 FILE_HEADER = b"RECSLOG1" + bytes(8)
 MAGIC = b"RECS"
 _HEADER = struct.Struct("<4sIII")
@@ -43,7 +45,7 @@ class SegmentWriter:
         self.size = size
         # Under another name until it is locked and whole: a reader would take it for an abandoned one.
         unfinished = path.with_suffix(UNFINISHED)
-        self.descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self.descriptor = create(unfinished, os.O_RDWR | os.O_EXCL, most=NOT_FOR_OTHERS)
         try:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
             os.posix_fallocate(self.descriptor, 0, size)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.events.segments import FILE_HEADER, HEADER_BYTES, SUFFIX, UNFINISHED, scan
 
 log = structlog.get_logger(__name__)
@@ -56,10 +57,12 @@ class LogTail:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._segments: dict[str, TailedSegment] = {}
+        self.unreadable: set[str] = set()  # at the last look
 
     def read(self, most: int, most_bytes: int) -> list[bytes]:
         """Payloads that were not read yet: about so many, and bytes of them. Raises OSError."""
         self._look()
+        self.unreadable.clear()
         payloads: list[bytes] = []
         for segment in list(self._segments.values()):
             while not segment.finished and most > 0 and most_bytes > 0:
@@ -69,6 +72,9 @@ class LogTail:
                     found = scan(segment.path, segment.read, min(most, MOST_RECORDS))
                 except FileNotFoundError:
                     self._segments.pop(segment.path.name, None)
+                    break
+                except PermissionError:
+                    self.unreadable.add(segment.path.name)  # another user's: the others are not to wait for it
                     break
                 except OSError:
                     if not payloads:
@@ -95,8 +101,7 @@ class LogTail:
             name = segment.path.name
             if name not in self._segments:
                 continue
-            if segment.finished:
-                self._remove(segment, removed)
+            if segment.finished and self._remove(segment, removed):
                 del self._segments[name]
             elif segment.flushed != segment.read:
                 self._segments[name].flushed = segment.flushed = segment.read
@@ -138,7 +143,7 @@ class LogTail:
                 except BlockingIOError:
                     return os.pread(file.fileno(), HEADER_BYTES, segment.read) in {b"", _EMPTY}
                 fcntl.flock(file, fcntl.LOCK_UN)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             pass
         return False
 
@@ -152,24 +157,27 @@ class LogTail:
     def _write_position(self, segment: TailedSegment) -> None:
         path = _position_path(segment.path)
         with contextlib.suppress(OSError):  # a full disk: it will be flushed once more
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_text(json.dumps({"position": segment.flushed, "damaged": segment.damaged}))
-            temporary.replace(path)
+            write_whole(path, json.dumps({"position": segment.flushed, "damaged": segment.damaged}))
 
-    def _remove(self, segment: TailedSegment, removed: Removed) -> None:
-        removed.segments += 1
-        removed.torn += segment.torn
+    def _remove(self, segment: TailedSegment, removed: Removed) -> bool:
+        """Whether it is gone; where the folder may not be written to, it is tried again with each flush."""
         if segment.torn:
             log.warning("a half-written record was dropped", segment=segment.path.name)
         if segment.damaged:
-            removed.damaged += 1
             log.error("a segment of the event log is damaged", segment=segment.path.name, stretches=segment.damaged)
             with contextlib.suppress(OSError):
                 aside = self._folder / DAMAGED_FOLDER
-                aside.mkdir(exist_ok=True)
+                make_folder(aside)
                 segment.path.replace(aside / segment.path.name)
-        segment.path.unlink(missing_ok=True)
-        _position_path(segment.path).unlink(missing_ok=True)
+        try:
+            segment.path.unlink(missing_ok=True)
+            _position_path(segment.path).unlink(missing_ok=True)
+        except OSError:
+            return False
+        removed.segments += 1
+        removed.torn += segment.torn
+        removed.damaged += segment.damaged > 0
+        return True
 
 
 def _position_path(segment: Path) -> Path:

@@ -12,7 +12,7 @@ crash of the machine the file is not trusted but begun anew, and filled from rec
 """
 
 import contextlib
-import fcntl
+import os
 import shutil
 import struct
 import time
@@ -27,6 +27,7 @@ import numpy.typing as npt
 import structlog
 
 from recommendation_service.core.config import Settings
+from recommendation_service.core.files import NOT_FOR_OTHERS, create, locked, make_folder, write_whole
 from recommendation_service.events.answers import Answers, StoredAnswer
 from recommendation_service.events.disk_room import DiskRoom, keeps_room
 from recommendation_service.ranking.policy import KINDS
@@ -87,9 +88,8 @@ class UserMemory:
         self._limited: tuple[Database, ...] = ()
         self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / LOCK_FILE, "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            make_folder(folder)
+            with locked(folder / LOCK_FILE):
                 _distrust_after_a_crash(folder)
                 try:
                     self._environment = _open(folder / "lmdb", limit_bytes)
@@ -377,8 +377,10 @@ def _transactions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
 
 
 def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     file = folder / "data.mdb"
+    for name in (file, folder / "lock.mdb"):  # LMDB would make them as the umask wants, and as root as root's
+        os.close(create(name, most=NOT_FOR_OTHERS))
     # Never less than there is: a process with a lower limit would else cut off what others have mapped.
     size = max(limit_bytes, file.stat().st_size) if file.exists() else limit_bytes
     return lmdb.open(
@@ -406,4 +408,4 @@ def _distrust_after_a_crash(folder: Path) -> None:
         if (folder / "lmdb").exists():
             log.warning("the machine was restarted: what users have seen is read again from recs_events")
         shutil.rmtree(folder / "lmdb", ignore_errors=True)
-        file.write_text(boot)
+        write_whole(file, boot)

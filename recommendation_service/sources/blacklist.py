@@ -7,7 +7,6 @@ A file that was changed a moment ago may be half-written. Until it has been quie
 so an address that is added counts at once, and one that is taken off a build later.
 """
 
-import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.sources.lists import LineWarnings, Unreadable, is_readable, numbered_lines, read_file
 
 DEFAULT_NAME = "blacklist.txt"  # in DATA_DIR
@@ -145,15 +145,8 @@ def _keep(path: Path, source: Path, addresses: frozenset[str]) -> None:
     """Whole or not at all, and on the disk. Raises SourceError: a list that cannot be kept would not hold."""
     moment = datetime.now(UTC).isoformat(timespec="seconds")
     content = "\n".join([f"{_BEGIN}{source} at {moment}", *sorted(addresses), f"{_END}\n"])
-    temporary = path.with_name(f".{KEPT_NAME}-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        make_folder(path.parent)
+        write_whole(path, content, synced=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise SourceError(f"the blacklist cannot be kept in {path}: {error.strerror}") from error

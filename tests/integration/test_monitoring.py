@@ -298,6 +298,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "EventsRefused": (">", 0),
         "EventsWaiting": (">", 3600),
         "DeadLetters": (">", 0),
+        "Problems": (">", 0),
     }
     assert ALERTS["RecommendationCpuHigh"]["for"] == "5m"
 

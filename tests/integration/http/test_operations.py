@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from pathlib import Path
@@ -117,6 +118,41 @@ def test_ready_says_which_catalog_is_served(client: httpx.Client, catalog: Catal
     assert ready.status_code == 200
     assert ready.json()["catalog"] == catalog.version
     assert ready.json()["counts"]["videos"] == catalog.arrays.videos
+
+
+def test_what_cannot_be_read_is_said_by_ready_and_counted_by_the_metrics(
+    make_client: MakeClient, data_dir: Path
+) -> None:
+    serving = make_client()
+    assert serving.get("/ready").json()["problems"] == []
+    assert sum_of_samples(serving.get("/metrics").text, "recs_problems") == 0
+    status = data_dir / "events" / "flusher.json"
+    status.parent.mkdir(exist_ok=True)
+    before = status.read_bytes() if status.exists() else None
+    status.write_text(json.dumps({"unreadable_segments": 2}))
+    try:
+        ready = serving.get("/ready")
+        assert ready.status_code == 200
+        assert ready.json()["problems"] == [
+            f"2 segments of {status.parent} cannot be read by the flusher's user: their events wait."
+        ]
+        assert sum_of_samples(serving.get("/metrics").text, "recs_problems") == 1
+    finally:
+        status.unlink()
+        if before is not None:
+            status.write_bytes(before)
+
+
+def test_to_forget_where_the_folder_fails_is_503_and_not_500(make_client: MakeClient, data_dir: Path) -> None:
+    serving = make_client(admin_token=TOKEN)
+    obstacle = data_dir / "events" / "forgotten.json"
+    obstacle.mkdir(parents=True)
+    try:
+        answer = serving.delete("/api/users/7", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert str(obstacle) in error_of(answer, 503, "folder_failed")["message"]
+        assert int(answer.headers["Retry-After"]) > 0
+    finally:
+        obstacle.rmdir()
 
 
 @pytest.mark.usefixtures("make_client")

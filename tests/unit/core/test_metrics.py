@@ -218,7 +218,7 @@ def test_a_full_disk_loses_nothing_and_the_next_merge_makes_good(
         def full(*_: object, **__: object) -> int:
             raise OSError(28, "No space left on device")
 
-        patch.setattr(Path, "write_text", full)
+        patch.setattr(metrics_files, "write_whole", full)
         with pytest.raises(OSError, match="No space left"):
             merge_dead(tmp_path)
     assert value_of(tmp_path, "requests_total") == 5.0
