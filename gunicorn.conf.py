@@ -11,7 +11,6 @@ from pathlib import Path
 
 from gunicorn.systemd import sd_notify
 
-from recommendation_service.api.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.processes import default_workers
@@ -23,6 +22,7 @@ except ConfigurationError as error:
 
 # prometheus-client sees at its import that there are several processes; `claim` then says where they count.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(_settings.data_dir))
+from recommendation_service.api.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
 from recommendation_service.core import metrics_files
 
 _memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108

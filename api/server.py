@@ -2,9 +2,11 @@
 
 import sys
 
+from recommendation_service.api.protocol import serve_behind_door
 from recommendation_service.bootstrap import create_app
 from recommendation_service.core.errors import ConfigurationError
 
+serve_behind_door()
 try:
     app = create_app()
 except ConfigurationError as error:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from recommendation_service.api.access import Access
 from recommendation_service.api.administration import add_administration
 from recommendation_service.api.documentation import add_documentation
+from recommendation_service.api.door import Door, bounds_from
 from recommendation_service.api.feedback import Feedback
 from recommendation_service.api.feeds import CallLimits, feed_endpoints
 from recommendation_service.api.limits import RateLimiter
@@ -35,6 +36,7 @@ from recommendation_service.api.middleware import (
 )
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.personal_feeds import PersonalFeeds
+from recommendation_service.api.protocol import STATE_KEY
 from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog import refresher
@@ -165,10 +167,11 @@ def _lifespan(
     """
 
     @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         clock = serving.clock
         await serving.take_up_current()
-        work: list[Coroutine[Any, Any, None]] = [serving.watch()]
+        door = Door(bounds_from(settings), lambda reason: metrics.connections_closed.labels(reason).inc())
+        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch()]
         async with contextlib.AsyncExitStack() as stack:
             event_log, memory = None, None
             if settings.record_events:
@@ -195,7 +198,7 @@ def _lifespan(
             if settings.event_flusher:
                 work.append(ProcessSupervisor(flusher.NAME, flusher.MODULE, settings.events_dir).run())
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])
-            yield
+            yield {STATE_KEY: door}  # to the protocol
 
     return lifespan
 

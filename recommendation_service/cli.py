@@ -93,16 +93,19 @@ def serve(
 
     import uvicorn
 
+    from recommendation_service.api.protocol import DoorProtocol
+
     uvicorn.run(
         "recommendation_service.bootstrap:create_app",
         factory=True,
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=DoorProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=settings.gunicorn_keepalive,
         timeout_graceful_shutdown=settings.gunicorn_graceful_timeout,
     )
 

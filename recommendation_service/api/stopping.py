@@ -10,7 +10,6 @@ no server can tell that one, and clients ask again for it (RFC 9112, 9.3.1).
 import asyncio
 import contextlib
 import ctypes
-import select
 import signal
 import socket
 import struct
@@ -18,8 +17,9 @@ import sys
 from collections.abc import Iterable
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import Server, ServerState
+
+from recommendation_service.api.protocol import DoorProtocol, has_arrivals
 
 # So long a connection has to be quiet before it is closed untold.
 QUIET_SECONDS = 2.0
@@ -61,13 +61,6 @@ def hear_stop_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
-def has_arrivals(descriptor: int) -> bool:
-    """Whether a socket holds bytes, or a listening one connections, that nobody has taken yet."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
-
-
 class StoppableState(ServerState):
     """What connections share with their server."""
 
@@ -76,8 +69,8 @@ class StoppableState(ServerState):
         self.is_stopping = False
 
 
-class StoppableProtocol(HttpToolsProtocol):
-    """Uvicorn's HTTP protocol, which knows that its server is about to end."""
+class StoppableProtocol(DoorProtocol):
+    """A connection that knows that its server is about to end."""
 
     server_state: StoppableState
 
@@ -108,7 +101,7 @@ class StoppableProtocol(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing has been read for long. What arrived while the loop was busy is read first, and answered."""
-        if not self.transport.is_closing() and has_arrivals(self.transport.get_extra_info("socket").fileno()):
+        if not self.transport.is_closing() and self.has_unread():
             self.timeout_keep_alive_task = self.loop.call_later(POLL_SECONDS, self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()

@@ -42,6 +42,10 @@ class JoinedWrites:
             self._held = data
             self._loop.call_soon(self._flush)
 
+    def write_eof(self) -> None:
+        self._flush()
+        self._transport.write_eof()
+
     def close(self) -> None:
         self._flush()
         self._transport.close()

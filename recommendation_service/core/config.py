@@ -161,6 +161,30 @@ class Settings(BaseSettings):
         "info", description="Gunicorn's own log level"
     )
 
+    # Limits at the door.
+    client_header_timeout_seconds: int = Field(
+        10, ge=1, le=3600, description="a request's head has to come within so long", json_schema_extra=Seconds
+    )
+    client_body_timeout_seconds: int = Field(
+        30, ge=1, le=3600, description="and then its body", json_schema_extra=Seconds
+    )
+    answer_timeout_seconds: int = Field(
+        60, ge=1, le=3600, description="a client has to take its answer within so long", json_schema_extra=Seconds
+    )
+    max_header_bytes: int = Field(
+        65536,
+        ge=8192,
+        le=1 << 20,
+        description="most that a request's line and headers may take",
+        json_schema_extra={"unit": "bytes"},
+    )
+    max_connections: int | None = Field(
+        None, ge=1, le=1_000_000, description="open connections of a worker; unset: 4096, or what `ulimit -n` allows"
+    )
+    max_connections_per_address: int | None = Field(
+        None, ge=1, le=1_000_000, description="of these, from one address that is no proxy; unset: a quarter"
+    )
+
     # Redis.
     redis_host: str | None = Field(
         None, description="Redis or Valkey server, or any node of a cluster; unset, and no Sentinels: no Redis"

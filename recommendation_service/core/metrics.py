@@ -36,6 +36,10 @@ FEEDS = ("total", "discover", "flow")
 ENDPOINTS = (*FEEDS, "reload", "other")
 # A series that begins at 1 shows no increase: what alerts and panels ask for begins at 0.
 EXPECTED_STATUSES = ("200", "429", "500", "503")
+DOOR_REASONS = (
+    "silent", "head_late", "body_late", "answer_unread", "head_large", "not_http", "address_full", "worker_full",
+    "made_room",
+)  # fmt: skip
 EXPECTED_ERRORS = ("overloaded", "not_ready", "too_many_requests", "internal_error")
 
 
@@ -142,6 +146,12 @@ class Metrics:
                 registry=self.registry,
             )
         )
+        self.connections_closed = Counter(
+            "recs_connections_closed",
+            "Connections of clients that were refused or closed at the door",
+            ["reason"],
+            registry=self.registry,
+        )
         folder = os.environ.get(READ_FOLDER)
         self.folder = Path(folder) if folder else None
         self.database = WorkerNumbers(self.registry, self.folder.parent.parent / FOLDER if self.folder else None)
@@ -153,6 +163,8 @@ class Metrics:
                 self.requests.labels(endpoint, status)
             for code in EXPECTED_ERRORS:
                 self.errors.labels(endpoint, code)
+        for reason in DOOR_REASONS:
+            self.connections_closed.labels(reason)
 
 
 class CacheSizes(Collector):

@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from recommendation_service.api.protocol import DoorProtocol
 from recommendation_service.bootstrap import create_app
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
@@ -46,7 +47,9 @@ def served(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of the application, which listens on a loopback port until the block ends."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
+            uvicorn.Config(
+                app, http=DoorProtocol, log_config=None, access_log=False, server_header=False, lifespan="on"
+            )
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

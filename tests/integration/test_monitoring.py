@@ -295,6 +295,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "MysqlConnectionsHigh": (">", 150),
         # And what the guide did not know of.
         "BlacklistHeld": (">", 0),
+        "ConnectionsRefused": (">", 0),
         "EventsRefused": (">", 0),
         "EventsWaiting": (">", 3600),
         "DeadLetters": (">", 0),

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from recommendation_service.api.bodies import LARGEST_BODY_BYTES
+from recommendation_service.api.door import USUAL_CONNECTIONS
 from recommendation_service.api.operations import RELOAD_WAIT_SECONDS
 from recommendation_service.core.config import Settings
 from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY, Service, load_demo
@@ -320,6 +321,12 @@ def test_its_times_and_sizes_fit_those_of_the_service() -> None:
     waits = seconds_of("proxy_read_timeout")
     assert max(waits) < settings.gunicorn_timeout, "the client must have its answer before a worker is killed"
     assert min(waits) > settings.shed_load_after_seconds, "a worker that sheds load must be heard"
+    assert max(seconds_of("client_header_timeout")) <= settings.client_header_timeout_seconds
+    assert max(seconds_of("client_body_timeout")) <= settings.client_body_timeout_seconds
+    assert max(seconds_of("send_timeout")) <= settings.answer_timeout_seconds
+    [most] = re.findall(r"max_conns=(\d+)", CONFIGURATION)
+    assert int(most) <= USUAL_CONNECTIONS // 4, "one worker may get them all, from one address"
+    assert settings.max_header_bytes > 4 * 8192 + 4096, "nginx's large_client_header_buffers, and what it adds"
     reload = re.search(r"location = /api/search/reload \{.*?proxy_read_timeout (\d+)s", CONFIGURATION, re.S)
     assert reload is not None
     assert float(reload[1]) > RELOAD_WAIT_SECONDS
