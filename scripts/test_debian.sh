@@ -50,6 +50,8 @@ clean() {
 }
 trap clean EXIT
 
+mkdir -p "$system"
+chmod 755 "$system" # it becomes /, for an ordinary user too
 log=$system.log
 echo "Making Debian $suite in $system"
 debootstrap --variant=minbase --include=python3,python3-venv,make,git,ca-certificates "$suite" "$system" \
@@ -92,7 +94,7 @@ step test "make test ARGS='$tests'"
 echo
 inside root '. /etc/os-release; echo "$PRETTY_NAME, as '"$account"', commit $(git -c safe.directory=\* rev-parse --short HEAD), $(date -u +%F)"
     python3 --version; mariadbd --version 2>/dev/null || true; redis-server --version 2>/dev/null | cut -d " " -f 1-3 || true
-    /usr/sbin/nginx -v 2>&1 || true; prometheus --version 2>&1 | head -n 1 || true'
+    { /usr/sbin/nginx -v || true; } 2>&1 | grep version || true; prometheus --version 2>/dev/null | head -n 1 || true'
 printf '%s\n' "${results[@]}"
 [ -z "$keep" ] || echo "The system is in $system; its output in $log"
 exit "$failed"
