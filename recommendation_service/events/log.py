@@ -123,7 +123,10 @@ class EventLog:
 
     async def durable(self) -> None:
         """Returns once all that was appended before the call is on the disk. Raises OSError where the disk fails."""
-        await asyncio.shield(self._request_sync())
+        sync = self._request_sync()
+        # Not asyncio.shield: of a failure for which nobody waits any more, Python 3.14's tells the loop.
+        await asyncio.wait((sync,))
+        sync.result()
 
     async def sync_often(self) -> None:
         """Until cancelled: what nobody waits for, such as the records of feeds, is on the disk a second later."""
