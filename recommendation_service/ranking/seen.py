@@ -79,6 +79,12 @@ def pack_detail(now: int, session: int, kind: int, state: int) -> int:
 
 
 @inlined
+def at_most_now(detail: int, now: int) -> int:
+    """An entry of the future is of a clock that was ahead: it counts as of now, or it would stay until then."""
+    return max(0, now - EPOCH) << 32 | (detail & 0xFFFFFFFF) if _when(detail) > now else detail
+
+
+@inlined
 def _stays_away(detail: int, now: int, lives: bool, lifetimes: Int64) -> bool:
     """Whether an entry still counts; ``lives``: its session does."""
     state, age = detail & 15, now - _when(detail)
@@ -135,8 +141,8 @@ def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMe
     found = _find_live_sessions(entries, count, now, live, lifetimes)
     memory.live_count[0] = found
     for i in range(count):
-        key, detail = entries[i, 0], entries[i, 1]
-        rows[i] = -1
+        key, detail = entries[i, 0], at_most_now(entries[i, 1], now)
+        rows[i], entries[i, 1] = -1, detail
         if key < 0:
             creator = find(catalog.creator_id, -key, 0, len(catalog.creator_id))
             if creator >= 0:
@@ -193,13 +199,15 @@ def remember_events(
 ) -> int:
     """What a user did: move the entries of ``keys`` to their new states. Returns how many entries ``out`` has.
 
-    entries: (n, 2), the first ``count`` of which count; keys, states, sessions: (m,) of the events, in their order.
+    entries: (n, 2), the first ``count`` of which count, written: none of the future is left.
+    keys, states, sessions: (m,) of the events, in their order.
     kinds: (m,), written: 1 + the slot kind that the item was served with, 0 where that is not remembered.
     out: (SEEN_CAPACITY + m, 2) or larger. A state never falls: a hidden item stays hidden.
     """
     found = _find_live_sessions(entries, count, now, live, lifetimes)
     size = 0
     for i in range(count):
+        entries[i, 1] = at_most_now(entries[i, 1], now)
         if _stays_away(entries[i, 1], now, _lives(entries[i, 1], live, found), lifetimes):
             out[size, 0], out[size, 1] = entries[i, 0], entries[i, 1]
             size += 1

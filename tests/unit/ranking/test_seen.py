@@ -83,7 +83,13 @@ def counts(entry: Entry, now: int, *, lives: bool, lifetimes: Lifetimes = LIFETI
     return entry.state == HIDDEN or age < (lifetimes.impressed if entry.state == IMPRESSED else lifetimes.acted)
 
 
+def at_most(entries: Sequence[Entry], now: int) -> list[Entry]:
+    """What was remembered by a clock that was ahead counts as of now."""
+    return [e._replace(when=min(e.when, now)) for e in entries]
+
+
 def kept(entries: Sequence[Entry], now: int) -> list[Entry]:
+    entries = at_most(entries, now)
     live = live_sessions(entries, now)
     return [e for e in entries if counts(e, now, lives=e.session in live)]
 
@@ -102,6 +108,7 @@ def key_of(item: Item) -> int:
 
 def kept_away(entries: Sequence[Entry], now: int, session: int) -> tuple[dict[int, int], set[int]]:
     """Keys that must not come back, with when they were seen; and keys, and creators' keys, that never may."""
+    entries = at_most(entries, now)
     live = live_sessions(entries, now)
     hidden = {e.key for e in entries if e.state == HIDDEN}
     away = {
@@ -132,7 +139,12 @@ def after_events(entries: Sequence[Entry], events: Sequence[Entry], now: int) ->
 # Made up at random, with every time on both sides of every edge.
 
 EDGES = [0, *(edge + step for edge in LIFETIMES for step in (-1, 0, 1))]
-AGES = st.one_of(st.sampled_from(EDGES), st.integers(0, 40 * 86400), st.integers(0, 5000))
+AGES = st.one_of(
+    st.sampled_from(EDGES),
+    st.integers(0, 40 * 86400),
+    st.integers(0, 5000),
+    st.sampled_from((-1, -86_400, -60 * 86_400, -450 * 86_400)),  # a clock that was ahead
+)
 SESSIONS = st.integers(0, LIVE_SESSIONS + 3)
 ITEM_KEYS = st.builds(lambda number, is_challenge: item_key(number, is_challenge=is_challenge), st.integers(1, 65),
                       st.booleans())  # fmt: skip
@@ -276,6 +288,20 @@ def test_what_was_seen_longest_ago_comes_back_first() -> None:
     slots = ranked_after(entries, pipeline, PLAIN, endpoint="discover", size=30)
     assert [slot.item for slot in slots] == order[:30]
     assert pipeline.relaxed() == ["seen"]
+
+
+@pytest.mark.parametrize("ahead", [1, 86_400, 60 * 86_400, 450 * 86_400], ids=lambda seconds: f"{seconds} s")
+def test_what_was_served_by_a_clock_that_was_ahead_stays_away_as_if_it_were_served_now(ahead: int) -> None:
+    """Not until the clock is there again: a user would get the tail of the catalog for as long."""
+    pipeline = pipeline_of(PLAIN)
+    entries = [Entry(key_of(video), NOW + ahead, SERVED) for video in PLAIN.videos[:20]]
+    first = ranked_after(entries, pipeline, PLAIN, endpoint="discover", size=10)
+    assert {key_of(slot.item) for slot in first}.isdisjoint(entry.key for entry in entries)
+    remembered = as_entries(pipeline.remembered()).copy()
+    assert max(entry.when for entry in as_list(remembered)) == NOW
+    later = NOW + LIFETIMES.served
+    slots = ranked_after(remembered, pipeline, PLAIN, endpoint="discover", size=40, now=later)
+    assert not any(slot.pool == "seen" for slot in slots), "half an hour later all of it may come back"
 
 
 # What is remembered after a feed.
