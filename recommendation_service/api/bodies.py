@@ -94,7 +94,7 @@ def _decoded(body: bytes, coding: bytes) -> bytes:
                 parts.append(decoder.decompress(left, LARGEST_BODY_BYTES + 1 - size))
                 size += len(parts[-1])
                 if size > LARGEST_BODY_BYTES:
-                    raise _too_large()
+                    raise _too_large(", decoded too")
                 left = decoder.unused_data
     except zlib.error as error:
         reason = str(error).rpartition(": ")[2]
@@ -118,8 +118,8 @@ def _pieces(body: bytes) -> Iterator[bytes]:
         yield body[start : start + _PIECE_BYTES]
 
 
-def _too_large() -> BodyTooLarge:
-    return BodyTooLarge(f"The body may have at most {LARGEST_BODY_BYTES} bytes, decoded too.")
+def _too_large(when: str = "") -> BodyTooLarge:
+    return BodyTooLarge(f"The body may have at most {LARGEST_BODY_BYTES} bytes{when}.")
 
 
 def _unsupported(problem: str) -> UnsupportedCoding:
