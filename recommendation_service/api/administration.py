@@ -142,7 +142,7 @@ def explained(record: FeedRecord, serving: Serving, policy: Policy) -> dict[str,
         if not same_policy:
             for name in ("score", "expected", "bonus", "terms"):
                 content.pop(name)  # another policy's
-        items.append({"type": "challenge" if key & 1 else "resume", "id": str(key >> 1), "why": content})
+        items.append({"type": "challenge" if key & 1 else "resume", "id": key >> 1, "why": content})
     return {
         "request_id": record.request_id.hex(),
         "user_id": record.user_id,
