@@ -30,10 +30,22 @@ CREATE TABLE IF NOT EXISTS recs_events (
   properties MEDIUMTEXT NULL,
   slots MEDIUMBLOB NULL,
   flush_id BIGINT NOT NULL,
-  UNIQUE KEY recs_events_event_id (event_id),
+  UNIQUE KEY recs_events_event_user (event_id, user_id),
   KEY recs_events_user_time (user_id, happened_at),
   KEY recs_events_request (request_id),
   KEY recs_events_time (happened_at)
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin;
 INSERT IGNORE INTO recs_schema (version, what, applied_at)
   VALUES (1, 'recs_events, what feeds showed and what people did', CAST(UTC_TIMESTAMP() AS CHAR));
+SET @recs_statement = IF((SELECT COUNT(*) FROM information_schema.statistics
+  WHERE table_schema = DATABASE() AND table_name = 'recs_events' AND index_name = 'recs_events_event_user') = 0,
+  'CREATE UNIQUE INDEX recs_events_event_user ON recs_events (event_id, user_id)', 'DO 0');
+PREPARE recs_statement FROM @recs_statement;
+EXECUTE recs_statement;
+SET @recs_statement = IF((SELECT COUNT(*) FROM information_schema.statistics
+  WHERE table_schema = DATABASE() AND table_name = 'recs_events' AND index_name = 'recs_events_event_id') > 0,
+  'DROP INDEX recs_events_event_id ON recs_events', 'DO 0');
+PREPARE recs_statement FROM @recs_statement;
+EXECUTE recs_statement;
+INSERT IGNORE INTO recs_schema (version, what, applied_at)
+  VALUES (2, 'an event_id counts within its user', CAST(UTC_TIMESTAMP() AS CHAR));

@@ -69,7 +69,7 @@ def event_schema() -> dict[str, Any]:
         ),
         "event_id": _known(
             _text(LONGEST_EVENT_ID, 1) | {"pattern": "[^ ]$"},
-            "A name of your own: an event sent again under it counts once. Send one.",
+            "A name of your own, within the user: an event sent again under it counts once. Send one.",
         ),
     }
     required = ["event", "user_id", "item_type", "item_id"]

@@ -103,7 +103,8 @@ class Feedback:
         """Make the events durable. Raises BacklogFull, NotDurable or NotRecording; then none was acknowledged."""
         if self.event_log is None:
             raise NotRecording("This service records no events (RECORD_EVENTS).", retry_after_seconds=60)
-        unique = {record.event_id: record for record in reversed(read)}  # the first of each counts
+        # The first of each counts, and each user has ids of their own.
+        unique = {(record.user_id, record.event_id): record for record in reversed(read)}
         records = [self._flagged(record) for record in reversed(unique.values())]
         kinds = await self._remember(records, now_ms // 1000)
         payloads = [

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import structlog
 from sqlalchemy import create_engine, event
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Engine, ExceptionContext
 from sqlalchemy.exc import TimeoutError as CheckoutTimeout
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
@@ -37,6 +37,21 @@ log = structlog.get_logger(__name__)
 # Recycled below the deployment guide's wait_timeout of 600 s, so that the server never closes first.
 POOL_RECYCLE_SECONDS = 540
 CHECKOUT_TIMEOUT_SECONDS = 5
+
+# What a server says that takes no writes any more, or is about to go: the old one of a failover. Its connections answer
+# each ping, and new ones reach its successor.
+READ_ONLY = {
+    1290,  # --read-only, --super-read-only; Aurora's reader
+    1792,  # transactions are read-only
+    1836,  # InnoDB is read-only
+    3100,  # group replication refuses the commit
+}
+LEAVING = READ_ONLY | {
+    1047,  # a node of Galera without its cluster
+    1053,  # shutdown in progress
+    3032,  # offline mode
+    3168,  # the server is not available
+}
 
 # command: run by a person, and no part of the running service.
 Role = Literal["worker", "refresher", "flusher", "command"]
@@ -76,7 +91,8 @@ def make_engine(
 ) -> Engine:
     """An engine for ``url``, or else for ``settings.source_url``. Nothing is connected until it is used.
 
-    Every MySQL session speaks UTC, so that TIMESTAMP columns read as UTC whatever the server's zone.
+    Every MySQL session speaks UTC, so that TIMESTAMP columns read as UTC whatever the server's zone, and has a
+    `sql_mode` and a character set of its own.
     SQLite is opened so that nothing can be written. ``numbers``: where the pool counts.
     """
     url = url or settings.source_url
@@ -103,6 +119,7 @@ def make_engine(
             process=role,
             most_of_this_process=share,
         )
+    event.listen(engine, "handle_error", _leave_server)
     if numbers is not None:
         _count(engine, numbers)
     return engine
@@ -148,8 +165,17 @@ def _session(read_timeout_seconds: int) -> dict[str, Any]:
     return {
         "read_timeout": read_timeout_seconds,
         "write_timeout": read_timeout_seconds,
-        "init_command": "SET SESSION time_zone = '+00:00'",
+        "charset": "utf8mb4",  # also where an address says another one
+        # The mode before anything else is said: SQLAlchemy quotes names by it.
+        "init_command": "SET SESSION time_zone = '+00:00', SESSION sql_mode = ''",
     }
+
+
+def _leave_server(context: ExceptionContext) -> None:
+    """A server that says so is not to be asked again over the connections that the pool has to it."""
+    error = context.original_exception
+    if error.args and error.args[0] in LEAVING:
+        context.is_disconnect = True
 
 
 def _count(engine: Engine, numbers: Numbers) -> None:

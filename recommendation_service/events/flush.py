@@ -1,7 +1,7 @@
 """Records into the database, each exactly once however often it is tried.
 
-One transaction writes a batch to ``recs_events``, where an event's id is unique, and lets the server copy what was
-new there to ``activity_log``. Whoever repeats a batch, after a lost answer to a COMMIT or beside another flusher,
+One transaction writes a batch to ``recs_events``, where a user has an event's id once, and lets the server copy what
+was new there to ``activity_log``. Whoever repeats a batch, after a lost answer to a COMMIT or beside another flusher,
 finds its events there and copies nothing.
 """
 
@@ -26,17 +26,18 @@ from recommendation_service.events.literals import feedback_literals, quote_plai
 from recommendation_service.events.records import FeedbackRecord, FeedRecord
 from recommendation_service.events.rows import (
     COPY_PARAMETERS,
+    COPY_TO_ACTIVITY_LOG,
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
     Event,
     are_plain,
-    copy_to_activity_log,
+    can_hold,
     event_id_of,
     event_of,
     feed_row,
     feedback_row,
 )
-from recommendation_service.events.tables import describe, error_code, has_activity_log
+from recommendation_service.events.tables import MOST_BYTES, describe, error_code, has_activity_log
 
 FEEDBACK_ROWS = 1_000
 FEED_SLOTS = 4_000  # in the feeds of a batch: a statement of some 700 kB
@@ -47,10 +48,18 @@ ATTEMPTS = 6
 ATTEMPTS_SECONDS = 10.0
 FIRST_PAUSE_SECONDS = 0.02
 
+# Of a statement, beside its rows: the command, and what comes before and after them.
+STATEMENT_BYTES = 1_024
+# A statement over which connections are lost is made half as long, down to this.
+LEAST_BYTES = 16 << 10
+NO_LIMIT = 1 << 40
+
 # What is there stays as it is. Not `id = id`: where that meets a row that another transaction has just written, MariaDB
 # numbers the rows that follow from that one's id on, meets the other transaction's next ones, and takes events that are
 # nowhere for duplicates. Should a row of another event be met all the same, NULL is refused, and the batch tried again.
-_KEEP = " ON DUPLICATE KEY UPDATE event_id = IF(event_id = VALUES(event_id), event_id, NULL)"
+_KEEP = (
+    " ON DUPLICATE KEY UPDATE event_id = IF(event_id = VALUES(event_id) AND user_id = VALUES(user_id), event_id, NULL)"
+)
 _NULL = 1048
 
 # A second try succeeds: deadlock, lock wait, and a connection that was lost or killed.
@@ -72,13 +81,22 @@ _TRANSIENT = {
     2006,
     2013,
     2055,
+    3101,
     4031,
 }
+# The connection is gone: what the server or somebody on the way does with a statement that is too long.
+_LOST = {2006, 2013, 2055}
 # What is wrong is the row: it is refused however often it is tried.
 _REFUSALS = {
     *(1048, 1264, 1265, 1292, 1300, 1366, 1406, 1411, 1452, 1644, 1690, 3140, 3141, 3156, 3819, 3988, 4025),
     1153,  # the statement is larger than max_allowed_packet: of one row, a refusal
+    1301,  # and so is what the server was to make of it
 }
+
+_CHARACTER_SET = (
+    "SELECT character_set_name FROM information_schema.columns "
+    "WHERE table_schema = DATABASE() AND table_name = 'activity_log' AND column_name = 'properties'"
+)
 
 
 @dataclass
@@ -91,6 +109,7 @@ class Outcome:
     left: list[Event] = field(default_factory=list)  # not written, to be tried again
     problem: str = ""  # why they are left
     retries: int = 0  # batches that were tried again
+    escaped: int = 0  # written to activity_log in escapes, as its character set lacks letters of theirs
 
 
 class _RowRefusedError(Exception):
@@ -99,6 +118,14 @@ class _RowRefusedError(Exception):
 
 class _TroubleError(Exception):
     """The database cannot be written to at present."""
+
+
+class _LostError(Exception):
+    """The connection was lost while a statement of several rows was sent: it may be too long for who is in between."""
+
+    def __init__(self, problem: str, size: int) -> None:
+        super().__init__(problem)
+        self.size = size  # bytes
 
 
 class EventWriter:
@@ -110,6 +137,8 @@ class EventWriter:
         self._stop = stop or threading.Event()
         self._is_mysql = engine.dialect.name != "sqlite"
         self._with_activity_log: bool | None = None
+        self._most_bytes = NO_LIMIT  # of a statement, where connections were lost over longer ones
+        self._character_set: str | None = None
 
     def write(self, records: Sequence[Event], rest: Callable[[float], None] | None = None) -> Outcome:
         """Never raises for what the database does: ``left`` and ``problem`` tell.
@@ -138,11 +167,23 @@ class EventWriter:
                 self._with_activity_log = has_activity_log(self._engine)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, events wait in the log
                 return Outcome(left=list(records), problem=str(error))
+        self._most_bytes = min(self._most_bytes * 2, NO_LIMIT)  # a limit that is none is found out
+        self._character_set = None if are_plain(records) else self._find_character_set()
         workers = self._workers() if len(records) > FEEDBACK_ROWS and rest is None else 1
         with ThreadPoolExecutor(workers, "flush") as pool:
             for future in [pool.submit(work) for _ in range(workers)]:
                 future.result()
         return outcome
+
+    def _find_character_set(self) -> str | None:
+        """Of activity_log's properties; None: it holds everything, or cannot be asked, which the batches will tell."""
+        if not self._is_mysql:
+            return None
+        try:
+            with self._engine.connect() as connection:
+                return connection.exec_driver_sql(_CHARACTER_SET).scalar()
+        except SQLAlchemyError:
+            return None
 
     def _workers(self) -> int:
         if not self._is_mysql:
@@ -152,7 +193,7 @@ class EventWriter:
 
     def _write(self, batch: list[Event]) -> Outcome:
         """A batch; where a row of it is refused, its halves, so that the others are written."""
-        outcome, started = Outcome(), time.monotonic()
+        outcome, started, losses = Outcome(), time.monotonic(), 0
         for attempt in range(ATTEMPTS):
             if self._stop.is_set():
                 return Outcome(left=batch, problem="the flush was stopped", retries=outcome.retries)
@@ -167,18 +208,25 @@ class EventWriter:
                 return outcome
             except _TroubleError as trouble:
                 return Outcome(left=batch, problem=str(trouble), retries=outcome.retries)
-            except DBAPIError as error:
+            except (DBAPIError, _LostError) as error:
                 outcome.retries += 1
                 if attempt == ATTEMPTS - 1 or time.monotonic() - started > ATTEMPTS_SECONDS:
-                    return Outcome(left=batch, problem=describe(error), retries=outcome.retries)
+                    problem = describe(error) if isinstance(error, DBAPIError) else str(error)
+                    return Outcome(left=batch, problem=problem, retries=outcome.retries)
+                if isinstance(error, _LostError):
+                    losses += 1
+                    if losses > 1:  # the first may be anything
+                        self._most_bytes = max(LEAST_BYTES, error.size // 2)
                 time.sleep(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
             else:
                 outcome.duplicates = len(batch) - outcome.inserted.total()
+                if self._with_activity_log and self._character_set is not None:
+                    outcome.escaped = sum(not can_hold(self._character_set, record) for record in batch)
                 return outcome
         raise AssertionError("unreachable")
 
     def _transact(self, batch: list[Event]) -> Counter[str]:
-        """Rows inserted, by event. Raises DBAPIError where another try may succeed at once."""
+        """Rows inserted, by event. Raises DBAPIError and _LostError where another try may succeed at once."""
         flush_id, plain = secrets.randbits(63), are_plain(batch)
         try:
             with self._engine.begin() as connection:
@@ -186,8 +234,7 @@ class EventWriter:
                 self._insert(connection, batch, flush_id, plain=plain)
                 parameters = {"last_id": last_id, "flush_id": flush_id}
                 if self._with_activity_log:
-                    copy = text(copy_to_activity_log(plain=plain))
-                    copied = connection.execute(copy, parameters | COPY_PARAMETERS)
+                    copied = connection.execute(text(COPY_TO_ACTIVITY_LOG), parameters | COPY_PARAMETERS)
                     if copied.rowcount == len(batch):
                         return Counter(map(event_of, batch))
                 found = connection.execute(
@@ -208,6 +255,8 @@ class EventWriter:
             raise _TroubleError(describe(error)) from error
         except SQLAlchemyError as error:
             raise _TroubleError(f"no connection to the database: {error}") from error
+        except OSError as error:
+            raise _LostError(f"the connection was lost: {error}", NO_LIMIT) from error
         except (ValueError, IndexError, OverflowError, pymysql.err.ProgrammingError) as error:
             raise _RowRefusedError(str(error)) from error
 
@@ -220,14 +269,40 @@ class EventWriter:
             rows = [feedback_row(record, flush_id) for record in feedback]
             rows += [feed_row(record, flush_id) for record in feeds]
             places = ", ".join("?" * len(columns))
-            connection.exec_driver_sql(f"{insert}({places}) ON CONFLICT (event_id) DO NOTHING", rows)
+            connection.exec_driver_sql(f"{insert}({places}) ON CONFLICT (event_id, user_id) DO NOTHING", rows)
             return
         driver: Any = connection.connection.dbapi_connection
         escape = quote_plain if plain else driver.escape
         literals = feedback_literals(feedback, flush_id, escape)
         literals += row_literals((feed_row(record, flush_id) for record in feeds), driver.escape)
-        statement = f"{insert}{','.join(literals)}{_KEEP}"
-        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+        most = int(connection.info[MOST_BYTES]) - STATEMENT_BYTES
+        sizes = [1 + len(literal if plain else literal.encode()) for literal in literals]
+        if (longest := max(sizes)) > most:
+            raise _RowRefusedError(f"a row of {longest:,} bytes, and the server takes {most:,} (max_allowed_packet)")
+        connection = connection.execution_options(no_parameters=True)
+        for part in _parts(literals, sizes, min(most, self._most_bytes)):
+            statement = f"{insert}{','.join(part)}{_KEEP}"
+            try:
+                connection.exec_driver_sql(statement)
+            except (DBAPIError, OSError) as error:  # a driver may let a broken pipe through as it is
+                if len(part) == 1 or (isinstance(error, DBAPIError) and error_code(error) not in _LOST):
+                    raise
+                connection.invalidate()
+                problem = describe(error) if isinstance(error, DBAPIError) else f"the connection was lost: {error}"
+                raise _LostError(problem, len(statement.encode())) from error
+
+
+def _parts(literals: list[str], sizes: list[int], most: int) -> Iterator[list[str]]:
+    """Rows for a statement each, of so many bytes at most, unless one alone has more."""
+    part: list[str] = []
+    filled = 0
+    for literal, size in zip(literals, sizes, strict=True):
+        if part and filled + size > most:
+            yield part
+            part, filled = [], 0
+        part.append(literal)
+        filled += size
+    yield part
 
 
 def _batches(records: Sequence[Event]) -> Iterator[list[Event]]:
@@ -259,6 +334,7 @@ def _add(outcome: Outcome, more: Outcome) -> None:
     outcome.left += more.left
     outcome.problem = outcome.problem or more.problem
     outcome.retries += more.retries
+    outcome.escaped += more.escaped
 
 
 def _is_of_another(error: DBAPIError) -> bool:

@@ -37,6 +37,7 @@ from recommendation_service.events.records import encode, now_ms
 from recommendation_service.events.rows import Event
 from recommendation_service.events.stream import FlusherStream, rescue_after_seconds
 from recommendation_service.events.tables import (
+    MIGRATIONS,
     make_writing_engine,
     migrate,
     pending_migrations,
@@ -242,6 +243,7 @@ class Flusher:
             self.status.flushed[event] = self.status.flushed.get(event, 0) + count
         self.status.duplicates += outcome.duplicates
         self.status.retries += outcome.retries
+        self.status.escaped += outcome.escaped
         pending.keep(outcome.left)
         if outcome.left or outcome.problem:
             return outcome.problem
@@ -274,11 +276,15 @@ class Flusher:
         if self._tables_ready:
             return None
         try:
-            if pending_migrations(self._engine):
+            if pending := pending_migrations(self._engine):
+                log.info("tables are made or brought up to date", migrations=[migration.what for migration in pending])
                 try:
                     done = migrate(self._engine)
                 except SourceError as error:
-                    return f"{error} `recs migrate` makes the tables."
+                    if pending == MIGRATIONS:
+                        return f"{error} `recs migrate` makes the tables."
+                    missing = ", ".join(migration.what for migration in pending)
+                    return f"recs_events is of an older form, without: {missing}. {error} `recs migrate` makes it new."
                 log.info("tables were made", migrations=[migration.what for migration in done])
             for table in untransactional_tables(self._engine):
                 log.warning("a failed flush can leave rows behind, so events may be there twice", table=table)

@@ -29,6 +29,7 @@ class FlusherStatus:
     flushes: int = 0
     flush_seconds: float = 0.0
     retries: int = 0
+    escaped: int = 0  # in activity_log with escapes, as its character set lacks letters of theirs
     failures: int = 0  # flushes since the last good one that did not bring everything in
     error: str | None = None
     unreadable_segments: int = 0  # of the log, which the flusher's user may not read: their events wait

@@ -4,6 +4,7 @@ An event is sent once: the second table is filled by the server, from the first.
 ``properties`` is written down here in SQL for feedback, and in Python for feeds, whose items SQL cannot take apart.
 """
 
+import json
 import re
 import zlib
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ Value = int | float | str | bytes | None
 
 FEEDBACK_COLUMNS: tuple[str, ...] = (
     *("event_id", "event", "user_id", "item_type", "item_id", "request_id", "session_id", "slot_kind", "position"),
-    *("value", "watch_seconds", "flags", "happened_at", "received_at", "flush_id"),
+    *("value", "watch_seconds", "flags", "happened_at", "received_at", "properties", "flush_id"),
 )
 FEED_COLUMNS: tuple[str, ...] = (
     *("event_id", "event", "user_id", "request_id", "session_id", "endpoint", "flags", "happened_at", "received_at"),
@@ -39,20 +40,18 @@ FEED = "feed"
 _SLOTS_VERSION = b"\x01"
 _ZLIB_LEVEL = 1
 
-# Text that is the same inside quotes of SQL and of JSON: nothing in it wants escaping.
+# Text that is the same inside quotes of SQL and of JSON, and in every character set: nothing in it wants escaping.
 _PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")
+# What a column of such a character set holds (None: a JSON column of MySQL); others are taken to hold ASCII only.
+_ALL_OF_UNICODE = {None, "utf8mb4", "utf16", "utf16le", "utf32"}
+_BASIC_PLANE = {"utf8", "utf8mb3", "ucs2"}
+_CODECS = {"latin1": "cp1252"}
 
 
-def copy_to_activity_log(*, plain: bool) -> str:
-    """The statement that makes activity_log's rows of a batch; ``plain``: all of its texts are, see ``are_plain``.
-
-    The event first, then its id, and no space between: queries of the catalog's build look for it so. JSON_QUOTE for
-    what a client chose (on SQLite that of a NULL is 'null'); elsewhere what is absent is left out by CONCAT of a NULL
-    being NULL. Rows that were there before bear another flush_id, and are not written again.
-    """
-    pattern = """'"', {}, '"'""" if plain else "JSON_QUOTE({})"
-    event_id, request_id, session_id = (pattern.format(name) for name in ("event_id", "request_id", "session_id"))
-    return f"""INSERT INTO activity_log (log_name, description, subject_id, subject_type, causer_id,
+# The statement that makes activity_log's rows of a batch. What is absent is left out by CONCAT of a NULL being NULL. A
+# row whose text wants escaping brings its properties. Rows that were there before bear another flush_id, and are not
+# written again.
+COPY_TO_ACTIVITY_LOG = """INSERT INTO activity_log (log_name, description, subject_id, subject_type, causer_id,
   causer_type, properties, url, created_at, updated_at)
 SELECT 'app',
   CASE WHEN event = 'feed' THEN CONCAT('#feed #request #', endpoint)
@@ -61,16 +60,16 @@ SELECT 'app',
   CASE item_type WHEN 'resume' THEN :resume_type WHEN 'challenge' THEN :challenge_type
     WHEN 'creator' THEN :user_type END,
   NULLIF(user_id, 0), :user_type,
-  COALESCE(properties, CONCAT('{{"event":"', event, '","event_id":', {event_id}, ',"user_id":', user_id,
+  COALESCE(properties, CONCAT('{"event":"', event, '","event_id":"', event_id, '","user_id":', user_id,
     ',"item_type":"', item_type, '","item_id":', item_id,
-    CASE WHEN request_id IS NULL THEN '' ELSE CONCAT(',"request_id":', {request_id}) END,
-    CASE WHEN session_id IS NULL THEN '' ELSE CONCAT(',"session_id":', {session_id}) END,
+    COALESCE(CONCAT(',"request_id":"', request_id, '"'), ''),
+    COALESCE(CONCAT(',"session_id":"', session_id, '"'), ''),
     COALESCE(CONCAT(',"slot_kind":"', slot_kind, '"'), ''),
     COALESCE(CONCAT(',"position":', position), ''),
     COALESCE(CONCAT(',"value":', value), ''),
     COALESCE(CONCAT(',"watch_seconds":', watch_seconds), ''),
     CASE WHEN flags = 0 THEN '' ELSE CONCAT(',"flags":', flags) END,
-    ',"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z"}}')),
+    ',"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z"}')),
   CASE WHEN event = 'feed' THEN CONCAT('/api/search/', endpoint)
     ELSE CONCAT('/api/search/feed/video/', item_id) END,
   SUBSTR(happened_at, 1, 19), SUBSTR(happened_at, 1, 19)
@@ -86,12 +85,52 @@ COPY_PARAMETERS = {
 
 def are_plain(records: Iterable[Event]) -> bool:
     """Whether no text of these, which clients chose, wants escaping in SQL or in JSON: nearly always so."""
-    texts: list[str] = []
-    for record in records:
-        if isinstance(record, FeedbackRecord):
-            texts += (record.event_id, record.request_id or "")
-        texts.append(record.session_id or "")
-    return _PLAIN.fullmatch("".join(texts)) is not None
+    return _PLAIN.fullmatch("".join(map(_text_of_client, records))) is not None
+
+
+def can_hold(character_set: str | None, record: Event) -> bool:
+    """Whether a column of that character set, as MySQL names it, can hold the record's text without escapes."""
+    chosen = _text_of_client(record)
+    if chosen.isascii() or character_set in _ALL_OF_UNICODE:
+        return True
+    if character_set in _BASIC_PLANE:
+        return max(chosen) <= "\uffff"
+    try:
+        chosen.encode(_CODECS.get(character_set or "", "ascii"))
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text_of_client(record: Event) -> str:
+    if isinstance(record, FeedbackRecord):
+        return f"{record.event_id}{record.request_id or ''}{record.session_id or ''}"
+    return record.session_id or ""
+
+
+def properties_of(record: FeedbackRecord) -> str | None:
+    """What activity_log gets, in ASCII; None: text is plain, and the server makes the same."""
+    if are_plain([record]):
+        return None
+    names = ("request_id", "session_id", "slot_kind", "position", "value", "watch_seconds")
+    slot_kind = KINDS[record.slot_kind - 1] if record.slot_kind else None
+    given = (record.request_id, record.session_id, slot_kind, record.position, record.value, record.watch_seconds)
+    properties: dict[str, object] = {
+        "event": record.event,
+        "event_id": record.event_id,
+        "user_id": record.user_id,
+        "item_type": ITEM_TYPES[record.item_type],
+        "item_id": record.item_id,
+        **{name: value for name, value in zip(names, given, strict=True) if value is not None},
+        **({"flags": record.flags} if record.flags else {}),
+        "happened_at": f"{text_of(record.happened_ms).replace(' ', 'T')}Z",
+    }
+    return _json(properties)
+
+
+def _json(content: dict[str, object]) -> str:
+    """ASCII, so that a column of any character set holds it. Raises ValueError for a number that is none."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
 def event_id_of(record: Event) -> str:
@@ -123,6 +162,7 @@ def feedback_row(record: FeedbackRecord, flush_id: int) -> tuple[Value, ...]:
         record.flags,
         text_of(record.happened_ms),
         text_of(record.received_ms),
+        properties_of(record),
         flush_id,
     )
 
@@ -131,7 +171,7 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
     """Values of FEED_COLUMNS. Raises IndexError or ValueError for what no column can hold."""
     happened = text_of(record.happened_ms)
     endpoint = endpoint_name(record.endpoint)
-    properties = {
+    properties: dict[str, object] = {
         "event": FEED,
         "event_id": record.event_id.hex(),
         "user_id": record.user_id,
@@ -158,7 +198,7 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
         0,
         happened,
         happened,
-        msgspec.json.encode(properties).decode(),
+        msgspec.json.encode(properties).decode() if are_plain([record]) else _json(properties),
         pack_slots(record),
         flush_id,
     )

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import Role, make_engine
+from recommendation_service.core.database import READ_ONLY, Role, make_engine
 from recommendation_service.core.database_metrics import Numbers
 from recommendation_service.core.errors import SourceError
 
@@ -26,10 +26,16 @@ SQLITE_BUSY_SECONDS = 10.0
 # Rows deleted in one transaction, so that nobody waits long for their locks.
 DELETE_ROWS = 1_000
 
+# Of a connection's info: the bytes that its server takes as one statement, and where it does not say.
+MOST_BYTES = "max_allowed_packet"
+DEFAULT_PACKET_BYTES = 1 << 20
+# A second process that wants to migrate waits so long, and then says so.
+MIGRATION_LOCK = "recs_migrate"
+MIGRATION_LOCK_SECONDS = 5
+
 NO_TABLE, NO_COLUMN = 1146, 1054
 # Codes of MySQL and MariaDB for what the user may not do.
 DENIED = {1044, 1045, 1142, 1143, 1227, 1370}
-READ_ONLY = {1290, 1792, 1836}
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,19 @@ CREATE TABLE IF NOT EXISTS recs_schema (
 )"""
 _INNODB = " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
 
-MIGRATIONS = (
-    Migration(
-        1,
-        "recs_events, what feeds showed and what people did",
-        (
-            """\
+
+def _if_indices(index: str, count: str, statement: str) -> tuple[str, ...]:
+    """The statement where recs_events has so many columns in that index: MySQL has no IF EXISTS for indices."""
+    return (
+        "SET @recs_statement = IF((SELECT COUNT(*) FROM information_schema.statistics\n"
+        f"  WHERE table_schema = DATABASE() AND table_name = 'recs_events' AND index_name = '{index}') {count},\n"
+        f"  '{statement}', 'DO 0')",
+        "PREPARE recs_statement FROM @recs_statement",
+        "EXECUTE recs_statement",
+    )
+
+
+_EVENTS_TABLE = """\
 CREATE TABLE IF NOT EXISTS recs_events (
   id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
   event_id VARCHAR(128) NOT NULL,
@@ -76,18 +89,24 @@ CREATE TABLE IF NOT EXISTS recs_events (
   properties MEDIUMTEXT NULL,
   slots MEDIUMBLOB NULL,
   flush_id BIGINT NOT NULL,
-  UNIQUE KEY recs_events_event_id (event_id),
+  UNIQUE KEY recs_events_event_user (event_id, user_id),
   KEY recs_events_user_time (user_id, happened_at),
   KEY recs_events_request (request_id),
   KEY recs_events_time (happened_at)
 )"""
-            + _INNODB,
-        ),
-        (
-            """\
+_SQLITE_INDICES = {
+    name: f"CREATE {kind} IF NOT EXISTS {name} ON recs_events ({columns})"
+    for name, kind, columns in (
+        ("recs_events_event_user", "UNIQUE INDEX", "event_id, user_id"),
+        ("recs_events_user_time", "INDEX", "user_id, happened_at"),
+        ("recs_events_request", "INDEX", "request_id"),
+        ("recs_events_time", "INDEX", "happened_at"),
+    )
+}
+_SQLITE_EVENTS_TABLE = """\
 CREATE TABLE IF NOT EXISTS recs_events (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
-  event_id TEXT NOT NULL UNIQUE,
+  event_id TEXT NOT NULL,
   event TEXT NOT NULL,
   user_id INTEGER NOT NULL,
   item_type TEXT NULL,
@@ -105,10 +124,35 @@ CREATE TABLE IF NOT EXISTS recs_events (
   properties TEXT NULL,
   slots BLOB NULL,
   flush_id INTEGER NOT NULL
-)""",
-            "CREATE INDEX IF NOT EXISTS recs_events_user_time ON recs_events (user_id, happened_at)",
-            "CREATE INDEX IF NOT EXISTS recs_events_request ON recs_events (request_id)",
-            "CREATE INDEX IF NOT EXISTS recs_events_time ON recs_events (happened_at)",
+)"""
+
+MIGRATIONS = (
+    Migration(
+        1,
+        "recs_events, what feeds showed and what people did",
+        (_EVENTS_TABLE + _INNODB,),
+        (_SQLITE_EVENTS_TABLE, *_SQLITE_INDICES.values()),
+    ),
+    # A table that migration 1 makes today has this index already: then nothing is left to do, and no right is needed.
+    Migration(
+        2,
+        "an event_id counts within its user",
+        (
+            *_if_indices(
+                "recs_events_event_user",
+                "= 0",
+                "CREATE UNIQUE INDEX recs_events_event_user ON recs_events (event_id, user_id)",
+            ),
+            *_if_indices("recs_events_event_id", "> 0", "DROP INDEX recs_events_event_id ON recs_events"),
+        ),
+        # There the old rule is a part of the table.
+        (
+            "ALTER TABLE recs_events RENAME TO recs_events_before",
+            *(f"DROP INDEX IF EXISTS {name}" for name in _SQLITE_INDICES),
+            _SQLITE_EVENTS_TABLE,
+            "INSERT INTO recs_events SELECT * FROM recs_events_before",
+            "DROP TABLE recs_events_before",
+            *_SQLITE_INDICES.values(),
         ),
     ),
 )
@@ -127,13 +171,15 @@ def make_writing_engine(settings: Settings, role: Role = "command", *, numbers: 
     return engine
 
 
-def _begin_session(connection: Any, _record: Any) -> None:
+def _begin_session(connection: Any, record: Any) -> None:
     with contextlib.closing(connection.cursor()) as cursor:
         cursor.execute("SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'")
-        cursor.execute("SHOW VARIABLES LIKE 'binlog_format'")
+        cursor.execute("SHOW VARIABLES WHERE Variable_name IN ('binlog_format', 'max_allowed_packet')")
+        variables = dict(cursor.fetchall())
         # A log of statements can be written at the server's own level only.
-        if (cursor.fetchone() or ("", ""))[1] != "STATEMENT":
+        if variables.get("binlog_format") != "STATEMENT":
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    record.info[MOST_BYTES] = int(variables.get("max_allowed_packet", DEFAULT_PACKET_BYTES))
 
 
 def _open_sqlite(path: str) -> sqlite3.Connection:
@@ -182,20 +228,25 @@ def describe(error: DBAPIError) -> str:
 def pending_migrations(engine: Engine) -> tuple[Migration, ...]:
     """Those that were not carried out. Raises SourceError."""
     with transaction(engine) as connection:
-        try:
-            found = connection.execute(text("SELECT version FROM recs_schema"))
-        except DBAPIError as error:
-            if error_code(error) != NO_TABLE and "no such table" not in str(error.orig):
-                raise
-            return MIGRATIONS
-        done = {int(version) for (version,) in found}
+        return _pending(connection)
+
+
+def _pending(connection: Connection) -> tuple[Migration, ...]:
+    try:
+        found = connection.execute(text("SELECT version FROM recs_schema"))
+    except DBAPIError as error:
+        if error_code(error) != NO_TABLE and "no such table" not in str(error.orig):
+            raise
+        return MIGRATIONS
+    done = {int(version) for (version,) in found}
     return tuple(migration for migration in MIGRATIONS if migration.version not in done)
 
 
 def statements(migrations: tuple[Migration, ...], dialect: str) -> list[str]:
     """What carries them out; may be run by hand, and again."""
     mysql = dialect != "sqlite"
-    found = [_SCHEMA_TABLE + (_INNODB if mysql else "")] if migrations else []
+    # Whoever may only change the older tables is not to need the right to make some.
+    found = [_SCHEMA_TABLE + (_INNODB if mysql else "")] if MIGRATIONS[0] in migrations else []
     now = "CAST(UTC_TIMESTAMP() AS CHAR)" if mysql else "datetime('now')"
     insert = "INSERT IGNORE" if mysql else "INSERT OR IGNORE"  # needs no right to update
     for migration in migrations:
@@ -208,12 +259,39 @@ def statements(migrations: tuple[Migration, ...], dialect: str) -> list[str]:
 
 
 def migrate(engine: Engine) -> tuple[Migration, ...]:
-    """Carry out what is pending, and say what that was. Raises SourceError with the privilege that is missing."""
-    pending = pending_migrations(engine)
-    for statement in statements(pending, engine.dialect.name):
-        with transaction(engine) as connection:
+    """Carry out what is pending, and say what that was. Raises SourceError with the privilege that is missing.
+
+    One process at a time, and without a limit of time: an index of a large table takes as long as it takes.
+    """
+    dialect = engine.dialect.name
+    with transaction(engine) as connection, _alone(connection):
+        pending = _pending(connection)
+        for statement in statements(pending, dialect):
             connection.exec_driver_sql(statement)
     return pending
+
+
+@contextlib.contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """No other process migrates meanwhile, and statements may take as long as they like. Raises SourceError."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # the driver begins none for statements that make tables
+        yield
+        return
+    taken = connection.exec_driver_sql(f"SELECT GET_LOCK('{MIGRATION_LOCK}', {MIGRATION_LOCK_SECONDS})")
+    if taken.scalar() == 0:
+        raise SourceError("Another process is bringing the tables up to date.")
+    driver: Any = connection.connection.dbapi_connection
+    limit, driver._read_timeout = driver._read_timeout, None
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")  # for the one that waits to see
+        connection.exec_driver_sql(f"DO RELEASE_LOCK('{MIGRATION_LOCK}')")
+    except DBAPIError:
+        connection.invalidate()  # and the lock ends with it
+        raise
+    finally:
+        driver._read_timeout = limit
 
 
 def has_events(engine: Engine) -> bool:

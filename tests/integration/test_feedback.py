@@ -183,6 +183,11 @@ def test_a_list_of_a_thousand_is_taken_and_recorded_in_its_order(
     assert service.metric("recs_events_accepted_total", event="view") == before + 1000
 
 
+def test_two_users_may_have_events_of_one_id(service: Running, user: int, videos: list[str]) -> None:
+    first = event(user, videos[0], event_id="tap-1")
+    assert service.accept(first, event(user + 1, videos[0], event_id="tap-1"), first)["accepted"] == 2
+
+
 def test_one_id_twice_in_a_call_counts_once_and_the_first_of_them_counts(
     service: Running, user: int, videos: list[str]
 ) -> None:

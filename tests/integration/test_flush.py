@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -25,17 +26,27 @@ from pydantic import SecretStr
 from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database import make_engine
+from recommendation_service.core.errors import SourceError
 from recommendation_service.core.supervision import lock_path
 from recommendation_service.demo.schema import metadata
 from recommendation_service.events import flush
 from recommendation_service.events.dead_letters import DeadLetters
+from recommendation_service.events.export import Selection, read_events
 from recommendation_service.events.flush import EventWriter
 from recommendation_service.events.flusher import MODULE, Flusher
 from recommendation_service.events.forgetting import forget_user
+from recommendation_service.events.lookup import find_feed
 from recommendation_service.events.records import encode
 from recommendation_service.events.rows import Event, event_id_of
 from recommendation_service.events.segments import SUFFIX, SegmentFull, SegmentWriter
-from recommendation_service.events.tables import make_writing_engine, migrate, pending_migrations
+from recommendation_service.events.tables import (
+    MIGRATIONS,
+    delete_events,
+    make_writing_engine,
+    migrate,
+    pending_migrations,
+)
 from tests.end_to_end.service import REPOSITORY, Service, command_of, load_demo, recs
 from tests.servers import LOOPBACK, PrivateMariaDB, find_program, free_port, wait_until
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
@@ -238,6 +249,224 @@ def test_ids_that_differ_by_case_or_accent_only_are_different_events(settings: S
     assert_each_is_there_once(engine, records)
 
 
+def test_an_id_counts_within_its_user(settings: Settings, engine: Engine) -> None:
+    first, second = (feedback(event_id="tap-1", user_id=user) for user in (1, 2))
+    write_segment(settings.events_dir, [first, second, feedback(event_id="tap-1", user_id=2, item_id=43)])
+    flusher = Flusher(settings, engine)
+    assert flusher.flush_all()
+    assert (flusher.status.flushed, flusher.status.duplicates) == ({"impression": 2}, 1)
+    assert EventWriter(engine).write([second, feedback(event_id="tap-1", user_id=3)]).duplicates == 1
+    found = rows(engine, "SELECT user_id, item_id FROM recs_events WHERE event_id = 'tap-1' ORDER BY user_id")
+    assert [(row["user_id"], row["item_id"]) for row in found] == [(1, 42), (2, 42), (3, 42)]
+    assert [row["causer_id"] for row in rows(engine, "SELECT causer_id FROM activity_log ORDER BY causer_id")] == [
+        1, 2, 3,
+    ]  # fmt: skip
+
+
+def make_the_table_old(engine: Engine) -> None:
+    """As releases left it in which an id counted for all users together."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            columns = MIGRATIONS[0].sqlite[0].replace("event_id TEXT NOT NULL,", "event_id TEXT NOT NULL UNIQUE,")
+            connection.exec_driver_sql("DROP TABLE recs_events")
+            for statement in (columns, *(text for text in MIGRATIONS[0].sqlite[1:] if "UNIQUE" not in text)):
+                connection.exec_driver_sql(statement)
+        else:
+            connection.exec_driver_sql(
+                "ALTER TABLE recs_events ADD UNIQUE KEY recs_events_event_id (event_id), "
+                "DROP KEY recs_events_event_user"
+            )
+        connection.exec_driver_sql("DELETE FROM recs_schema WHERE version > 1")
+
+
+def test_a_table_of_an_older_form_is_brought_up_to_date_and_keeps_its_rows(settings: Settings, engine: Engine) -> None:
+    make_the_table_old(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO recs_events (event_id, event, user_id, flags, happened_at, received_at, flush_id) "
+            "VALUES ('tap-1', 'view', 1, 0, '2026-09-21 14:13:20', '2026-09-21 14:13:20', 1)"
+        )
+    write_segment(settings.events_dir, [feedback(event_id="tap-1", user_id=user) for user in (1, 2)])
+    flusher = Flusher(settings, engine)
+    assert flusher.flush_all(), flusher.status.error
+    found = rows(engine, "SELECT id, user_id, event FROM recs_events ORDER BY user_id")
+    assert [(row["user_id"], row["event"]) for row in found] == [(1, "view"), (2, "impression")]
+    assert pending_migrations(engine) == ()
+    assert migrate(engine) == ()
+
+
+def test_who_may_not_change_a_table_of_an_older_form_says_so_and_loses_nothing(
+    mariadb_settings: Settings, mariadb_engine: Engine, server: PrivateMariaDB, tmp_path: Path
+) -> None:
+    make_the_table_old(mariadb_engine)
+    records: list[Event] = [feedback(event_id="tap-1", user_id=user) for user in (1, 2)]
+    write_segment(mariadb_settings.events_dir, records)
+    data = f"SELECT, INSERT, UPDATE, DELETE ON {DATABASE}.*"
+    with restricted_user(server, data) as url:
+        settings = settings_for(url, tmp_path)
+        engine = make_writing_engine(settings)
+        flusher = Flusher(settings, engine)
+        assert not flusher.flush_all()
+        assert "older form" in str(flusher.status.error)
+        assert "recs migrate" in str(flusher.status.error)
+        server.execute(f"GRANT INDEX ON {DATABASE}.recs_events TO 'app'@'{LOOPBACK}'")
+        engine.dispose()
+        migrate(engine)
+        assert flusher.flush_all(), flusher.status.error
+        engine.dispose()
+    assert counted(mariadb_engine)[0] == Counter({"tap-1": 2})
+
+
+def test_who_makes_the_tables_needs_no_more_than_the_guide_gives(
+    mariadb_settings: Settings, server: PrivateMariaDB, tmp_path: Path
+) -> None:
+    """And for a table of today INDEX is not used."""
+    grants = (f"CREATE ON {DATABASE}.recs_events", f"CREATE, INSERT, UPDATE ON {DATABASE}.recs_schema")
+    with restricted_user(server, *grants, f"SELECT ON {DATABASE}.*") as url:
+        engine = make_writing_engine(settings_for(url, tmp_path))
+        assert len(migrate(engine)) == len(MIGRATIONS)
+        assert migrate(engine) == ()
+        engine.dispose()
+
+
+def test_two_who_bring_a_table_up_to_date_at_once_take_turns(
+    mariadb_settings: Settings, mariadb_engine: Engine
+) -> None:
+    make_the_table_old(mariadb_engine)
+    engines = [make_writing_engine(mariadb_settings) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(map(len, pool.map(migrate, engines))) == [0, 1]
+    for engine in engines:
+        engine.dispose()
+
+
+# What the server is set up like.
+
+
+@contextmanager
+def set_globally(server: PrivateMariaDB, name: str, value: str) -> Iterator[None]:
+    with server._connect(5) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT @@global.{name}")
+        ((before,),) = cursor.fetchall()
+        cursor.execute(f"SET GLOBAL {name} = %s", (value,) if not value.isdigit() else (int(value),))
+        try:
+            yield
+        finally:
+            cursor.execute(f"SET GLOBAL {name} = %s", (before,))
+
+
+EVERY_MODE = (
+    "ANSI_QUOTES",
+    "NO_BACKSLASH_ESCAPES",
+    "ANSI,PIPES_AS_CONCAT,HIGH_NOT_PRECEDENCE,IGNORE_SPACE,REAL_AS_FLOAT,PAD_CHAR_TO_FULL_LENGTH",
+    "TRADITIONAL,NO_ZERO_DATE,NO_ZERO_IN_DATE,ONLY_FULL_GROUP_BY,NO_UNSIGNED_SUBTRACTION",
+    "ORACLE,EMPTY_STRING_IS_NULL,NO_AUTO_VALUE_ON_ZERO,NO_BACKSLASH_ESCAPES,ANSI_QUOTES",
+    "MSSQL",
+    "",
+)
+
+
+@pytest.mark.parametrize("mode", EVERY_MODE)
+def test_everything_works_in_every_sql_mode(mariadb_settings: Settings, server: PrivateMariaDB, mode: str) -> None:
+    odd = feedback(event_id="id '\"\\", session_id=ODD, user_id=124)
+    old = feedback(event_id="old", happened_ms=HAPPENED_MS - 401 * 86_400_000)
+    records: list[Event] = [feedback(event_id="new", happened_ms=HAPPENED_MS), odd, old, feed(user_id=124)]
+    with set_globally(server, "sql_mode", mode):
+        owner = make_writing_engine(mariadb_settings)
+        metadata.tables["activity_log"].create(owner)
+        migrate(owner)
+        make_the_table_old(owner)
+        write_segment(mariadb_settings.events_dir, records)
+        flusher = Flusher(mariadb_settings, owner, now_ms=lambda: HAPPENED_MS)
+        assert flusher.flush_all(), flusher.status.error
+        assert_each_is_there_once(owner, records)
+        (row,) = rows(owner, "SELECT session_id FROM recs_events WHERE event_id LIKE 'id%'")
+        assert row["session_id"] == ODD
+        assert len(list(read_events(owner, Selection()))) == 4
+        flusher.step()  # retention
+        assert forget_user(owner, mariadb_settings.events_dir, 124)["events"] == 2
+        assert [row["event_id"] for row in rows(owner, "SELECT event_id FROM recs_events")] == ["new"]
+        reading = make_engine(mariadb_settings)
+        assert find_feed(reading, mariadb_settings.events_dir, "0" * 32) is None
+        reading.dispose()
+        owner.dispose()
+
+
+@pytest.mark.parametrize("character_set", ["utf8mb3", "latin1", "ascii"])
+def test_text_that_the_operators_table_cannot_hold_is_there_in_escapes(
+    mariadb_settings: Settings, server: PrivateMariaDB, character_set: str
+) -> None:
+    records: list[Event] = [
+        feedback(event_id=f"🦊-{number}", session_id="tab 🦊", request_id="ñ") for number in range(30)
+    ]
+    records += [feed(session_id="tab 🦊"), feedback(event_id="plain")]
+    assert mariadb_settings.database_url is not None
+    url = f"{mariadb_settings.database_url.get_secret_value()}?charset=latin1"
+    settings = mariadb_settings.model_copy(update={"database_url": SecretStr(url)})
+    with (
+        set_globally(server, "init_connect", "SET NAMES latin1"),
+        set_globally(server, "character_set_server", "latin1"),
+        prepared(settings) as engine,
+    ):
+        server.execute(f"ALTER TABLE {DATABASE}.activity_log CONVERT TO CHARACTER SET {character_set}")
+        write_segment(settings.events_dir, records)
+        flusher = Flusher(settings, engine)
+        assert flusher.flush_all(), flusher.status.error
+        assert (flusher.status.dead_letters, flusher.status.escaped) == (0, 31)
+        assert_each_is_there_once(engine, records)
+        (row,) = rows(engine, "SELECT session_id FROM recs_events WHERE event = 'feed'")
+        assert row["session_id"] == "tab 🦊"
+        (row,) = rows(engine, "SELECT properties FROM activity_log WHERE url = '/api/search/total'")
+        assert json.loads(row["properties"])["session_id"] == "tab 🦊"
+
+
+def test_statements_are_as_long_as_the_server_takes_them(mariadb_settings: Settings, server: PrivateMariaDB) -> None:
+    records: list[Event] = [
+        feedback(event_id="🦊" * 115 + f"{number:05}", session_id="🦊" * 120, request_id="🦊" * 120)
+        for number in range(1_200)
+    ]
+    for packet in (1 << 20, 1 << 16):
+        with set_globally(server, "max_allowed_packet", str(packet)), prepared(mariadb_settings) as engine:
+            outcome = EventWriter(engine).write([*records, *(feed(100) for _ in range(50))])
+            assert (outcome.problem, outcome.refused, outcome.retries) == ("", [], 0)
+            assert outcome.inserted == {"impression": 1_200, "feed": 50}
+            with engine.begin() as connection:
+                for table in ("recs_events", "recs_schema", "activity_log"):
+                    connection.exec_driver_sql(f"DROP TABLE {table}")
+
+
+def test_a_row_that_is_longer_than_the_server_takes_is_a_dead_letter_and_those_behind_it_go_on(
+    mariadb_settings: Settings, server: PrivateMariaDB
+) -> None:
+    long = feed(100)
+    records: list[Event] = [feed(3), long, feed(3), feedback()]
+    with set_globally(server, "max_allowed_packet", "8192"), prepared(mariadb_settings) as engine:
+        write_segment(mariadb_settings.events_dir, records)
+        flusher = Flusher(mariadb_settings, engine)
+        assert flusher.flush_all(), flusher.status.error
+        assert_each_is_there_once(engine, [record for record in records if record is not long])
+    (letter,) = DeadLetters(mariadb_settings.events_dir).all()
+    assert letter.event_id == event_id_of(long)
+    assert "max_allowed_packet" in letter.reason
+
+
+def test_what_somebody_on_the_way_does_not_let_through_is_halved(
+    mariadb_settings: Settings, mariadb_engine: Engine, server: PrivateMariaDB, tmp_path: Path
+) -> None:
+    """A proxy that takes statements of 100 kB at most, and says nothing of it but to hang up."""
+    records: list[Event] = [feedback() for _ in range(1_500)]
+    proxy = NarrowProxy(server.port, 100_000)
+    settings = settings_for(server.url(DATABASE).set(port=proxy.port), tmp_path, mysql_tls="off")
+    engine = make_writing_engine(settings)
+    writer = EventWriter(engine)
+    outcome = writer.write(records)
+    assert (outcome.problem, outcome.refused) == ("", [])
+    assert proxy.cuts > 1
+    assert_each_is_there_once(mariadb_engine, records)
+    engine.dispose()
+    proxy.close()
+
+
 # Rows that are refused for ever.
 
 
@@ -331,6 +560,49 @@ def test_a_server_killed_between_insert_and_commit_has_neither_and_then_both(
     assert flusher.flush_all()
     assert flusher.status.error is None
     assert_each_is_there_once(mariadb_engine, records)
+
+
+class NarrowProxy:
+    """Between client and server: hangs up on a packet that is longer than ``most`` bytes."""
+
+    def __init__(self, port: int, most: int) -> None:
+        self.target = port
+        self._most = most
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.port = self._listener.getsockname()[1]
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection((LOOPBACK, self.target)) as server, client.makefile("rb") as packets:
+            answers = threading.Thread(target=self._forward, args=(server, client), daemon=True)
+            answers.start()
+            with contextlib.suppress(OSError):
+                while header := packets.read(4):
+                    length = int.from_bytes(header[:3], "little")
+                    if length > self._most:
+                        self.cuts += 1
+                        break
+                    server.sendall(header + packets.read(length))
+                client.shutdown(socket.SHUT_RDWR)
+                server.shutdown(socket.SHUT_RDWR)
+            answers.join()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
 
 
 class LossyProxy:
@@ -434,10 +706,12 @@ def test_flushers_at_once_of_whose_events_half_are_there_lose_none(
 def restricted_user(server: PrivateMariaDB, *grants: str) -> Iterator[URL]:
     """Without the privileges that let the tests' own user write to a server that is read-only."""
     server.execute(f"CREATE USER 'app'@'{LOOPBACK}' IDENTIFIED BY 'app'")
-    for grant in grants:
-        server.execute(f"GRANT {grant} TO 'app'@'{LOOPBACK}'")
-    yield server.url(DATABASE).set(username="app", password="app")
-    server.execute(f"DROP USER 'app'@'{LOOPBACK}'")
+    try:
+        for grant in grants:
+            server.execute(f"GRANT {grant} TO 'app'@'{LOOPBACK}'")
+        yield server.url(DATABASE).set(username="app", password="app")
+    finally:
+        server.execute(f"DROP USER 'app'@'{LOOPBACK}'")
 
 
 def test_a_read_only_server_keeps_events_waiting_and_none_is_lost(
@@ -459,6 +733,56 @@ def test_a_read_only_server_keeps_events_waiting_and_none_is_lost(
         assert flusher.flush_all()
         engine.dispose()
     assert_each_is_there_once(mariadb_engine, records)
+
+
+@pytest.mark.parametrize("work", ["flush", "retention", "forgetting"])
+def test_after_a_failover_the_next_connection_goes_to_the_new_primary(
+    mariadb_engine: Engine, server: PrivateMariaDB, mariadb: PrivateMariaDB, tmp_path: Path, work: str
+) -> None:
+    """The old one turns read-only and keeps its connections, which answer every ping."""
+    proxy = NarrowProxy(server.port, 1 << 24)
+    account = f"'app'@'{LOOPBACK}'"
+    mariadb.execute(
+        f"CREATE DATABASE {DATABASE}",
+        f"CREATE USER {account} IDENTIFIED BY 'app'",
+        f"GRANT ALL ON {DATABASE}.* TO {account}",
+    )
+    try:
+        with (
+            prepared(settings_for(mariadb.url(DATABASE), tmp_path)) as successor,
+            restricted_user(server, f"ALL ON {DATABASE}.*") as url,
+        ):
+            settings = settings_for(url.set(port=proxy.port), tmp_path, mysql_tls="off")
+            engine = make_writing_engine(settings)
+            flusher = Flusher(settings, engine)
+            moved, later = feedback(), feedback()
+            for database in (mariadb_engine, successor):  # what was there is on both
+                EventWriter(database).write([feedback(event_id="old", user_id=3, happened_ms=1_000_000_000_000)])
+            write_segment(settings.events_dir, [moved])
+            assert flusher.flush_all(), flusher.status.error
+            server.execute("SET GLOBAL read_only = 1")
+            proxy.target = mariadb.port
+            try:
+                if work == "flush":
+                    write_segment(settings.events_dir, [later])
+                    assert flusher.flush_all(), flusher.status.error
+                    assert later.event_id in counted(successor)[0]
+                    assert later.event_id not in counted(mariadb_engine)[0]
+                else:
+                    for _ in range(2):  # the first says so, at the latest
+                        with contextlib.suppress(SourceError):
+                            if work == "retention":
+                                delete_events(engine, "happened_at < :before", before="2020-01-01")
+                            else:
+                                forget_user(engine, settings.events_dir, 3)
+                    assert "old" not in counted(successor)[0]
+                    assert "old" in counted(mariadb_engine)[0]
+            finally:
+                server.execute("SET GLOBAL read_only = 0")
+                engine.dispose()
+    finally:
+        mariadb.execute(f"DROP DATABASE {DATABASE}", f"DROP USER {account}")
+        proxy.close()
 
 
 def test_a_missing_privilege_is_named_and_events_wait_until_it_is_given(

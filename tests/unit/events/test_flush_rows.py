@@ -17,9 +17,11 @@ from recommendation_service.events.rows import (
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
     are_plain,
+    can_hold,
     feed_row,
     feedback_row,
     pack_slots,
+    properties_of,
     text_of,
     unpack_slots,
 )
@@ -60,7 +62,8 @@ def test_feedback_is_written_out_as_its_row_is_but_for_times_as_numbers(some: li
     for row in (feedback_row(record, 5) for record in some):
         (text,) = row_literals([row[:12]], escape)
         happened, received = (str(moment).translate(str.maketrans("", "", "-: ")) for moment in row[12:14])
-        expected.append(f"{text[:-1]},{happened},{received},{row[14]})")
+        (rest,) = row_literals([row[14:]], escape)
+        expected.append(f"{text[:-1]},{happened},{received},{rest[1:]}")
     assert feedback_literals(some, 5, escape) == expected
 
 
@@ -80,6 +83,35 @@ def test_one_text_that_wants_escaping_makes_a_batch_odd(name: str, odd: str) -> 
     assert are_plain([feedback(), feed()])
     assert not are_plain([feedback(), feedback(**{name: f"a{odd}b"})])
     assert not are_plain([feed(session_id=odd)])
+
+
+@pytest.mark.parametrize(
+    ("character_set", "held"),
+    [
+        (None, "aé€я🦊"),  # a JSON column of MySQL
+        ("utf8mb4", "aé€я🦊"),
+        ("utf8mb3", "aé€я"),
+        ("latin1", "aé€"),
+        ("koi8r", "a"),  # not looked into
+    ],
+)
+def test_what_a_character_set_can_hold(character_set: str | None, held: str) -> None:
+    found = {letter for letter in "aé€я🦊" if can_hold(character_set, feedback(session_id=f"tab {letter}"))}
+    assert found == set(held)
+    assert {letter for letter in "aé€я🦊" if can_hold(character_set, feed(session_id=letter))} == set(held)
+
+
+@unhurried
+@given(records)
+def test_properties_are_ascii_and_say_what_the_record_says(record: FeedbackRecord) -> None:
+    written = properties_of(record)
+    assert (written is None) == are_plain([record])
+    if written is not None:
+        assert written.isascii()
+        content = json.loads(written)
+        assert list(content)[:2] == ["event", "event_id"]
+        assert (content["event_id"], content.get("session_id")) == (record.event_id, record.session_id)
+        assert (content.get("value"), content.get("flags", 0)) == (record.value, record.flags)
 
 
 def test_rows_have_a_value_for_each_column() -> None:
