@@ -21,7 +21,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, ServiceError, SourceError
 from recommendation_service.events.forgetting import forget_user
 from recommendation_service.events.lookup import find_feed
-from recommendation_service.events.records import FeedRecord, endpoint_name, now_ms
+from recommendation_service.events.records import FeedRecord, endpoint_name
 from recommendation_service.events.tables import make_writing_engine
 from recommendation_service.events.user_memory import MemoryFailed, user_key
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
@@ -96,7 +96,7 @@ def add_administration(
         `fleet_told`: other machines forget within seconds (with Redis; without, ask each). Administrators only."""
         access.check_administrator(request.scope)
         removed: dict[str, object] = {"user_id": user_id, "remembered_items": 0}
-        moment = now_ms()
+        moment = None
         key = user_key(user_id, 0)
         if key is not None and feeds.group.memory is not None:
             try:
@@ -106,7 +106,8 @@ def add_administration(
         if key is not None and feeds.fleet is not None:
             removed["fleet_memory"] = await feeds.fleet.forget(key)
         if feedback.stream is not None:
-            removed["fleet_told"] = await feedback.stream.forget(user_id, moment)
+            moment = await feedback.stream.forget(user_id)
+            removed["fleet_told"] = moment is not None
         if feeds.users is not None:
             removed["cached_facts"] = await feeds.users.forget(user_id)
         try:

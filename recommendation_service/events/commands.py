@@ -175,17 +175,13 @@ def dead(
 def _replay(settings: Settings, *, as_json: bool) -> None:
     from recommendation_service.events.dead_letters import DeadLetters, dead_letter
     from recommendation_service.events.flush import EventWriter
-    from recommendation_service.events.forgetting import is_forgotten, read_forgotten
     from recommendation_service.events.records import encode
     from recommendation_service.events.tables import make_writing_engine
 
     dead_letters = DeadLetters(settings.events_dir)
     letters = dead_letters.all()
-    forgotten = read_forgotten(settings.events_dir)
     records = [record for letter in letters if (record := letter.record()) is not None]
-    outcome = EventWriter(make_writing_engine(settings)).write(
-        [record for record in records if not is_forgotten(record, forgotten)]
-    )
+    outcome = EventWriter(make_writing_engine(settings)).write(records)  # none is of a forgotten user: those are gone
     if outcome.left:
         # Nothing was removed: those that went through are found to be there at the next replay.
         raise SourceError(outcome.problem)

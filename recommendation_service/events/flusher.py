@@ -28,7 +28,7 @@ from recommendation_service.core.supervision import end_with_parent
 from recommendation_service.events.dead_letters import DeadLetters, dead_letter
 from recommendation_service.events.flush import EventWriter, Outcome
 from recommendation_service.events.flusher_status import FlusherStatus, read_status, requested_flush
-from recommendation_service.events.forgetting import is_forgotten, read_forgotten
+from recommendation_service.events.forgetting import delete_records
 from recommendation_service.events.housekeeping import Housekeeping
 from recommendation_service.events.log import folder_bytes
 from recommendation_service.events.pending import Fleet, Pending
@@ -221,11 +221,13 @@ class Flusher:
 
     def _flush(self, rest: Callable[[float], None] | None) -> str | None:
         """None, or why something is left."""
-        forgotten = read_forgotten(self._folder)
         pending = self._pending
-        wanted = [record for record in pending.records if not is_forgotten(record, forgotten)]
-        self.status.forgotten += len(pending.records) - len(wanted)
+        pending.forget()
+        wanted = pending.records
         outcome = self._write(wanted, rest)
+        late = set(map(id, pending.forget(wanted)))
+        outcome.left = [record for record in outcome.left if id(record) not in late]
+        outcome.refused = [refused for refused in outcome.refused if id(refused[0]) not in late]
         letters = [dead_letter(encode(record), reason, record) for record, reason in outcome.refused]
         letters += pending.undecodable
         try:
@@ -247,11 +249,15 @@ class Flusher:
         pending.keep(outcome.left)
         if outcome.left or outcome.problem:
             return outcome.problem
+        try:  # before it is settled: a flusher that ends here begins again with them
+            delete_records(self._engine, pending.dropped)
+        except SourceError as error:
+            return str(error)
+        pending.dropped = []
         removed = pending.settle()
         self.status.damaged_segments += removed.damaged
         self.status.torn_records += removed.torn
         self._since = None
-        self._housekeeping.forget_again(read_forgotten(self._folder))
         return None
 
     def _write(self, records: list[Event], rest: Callable[[float], None] | None) -> Outcome:
@@ -311,6 +317,8 @@ class Flusher:
         """Write the status."""
         status = self.status
         status.unreadable_segments = self._pending.unreadable
+        status.forgotten += self._pending.forgotten_records
+        self._pending.forgotten_records = 0
         status.waiting_records = len(self._pending.records)
         status.waiting_bytes = self._pending.waiting_bytes
         status.oldest_ms = self._pending.oldest_ms

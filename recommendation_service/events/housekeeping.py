@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.events.forgetting import Forgotten, delete_forgotten, drop_settled, forget_user
+from recommendation_service.events.forgetting import drop_settled, forget_user, read_forgotten
 from recommendation_service.events.pending import Fleet
 from recommendation_service.events.records import now_ms
 from recommendation_service.events.rows import text_of
@@ -46,8 +46,7 @@ class Housekeeping:
         self._now_ms = now_ms
         self._watch = watch
         self._next = self._next_deletion = 0.0
-        self._forgotten: Forgotten = {}  # whose rows were deleted
-        self._fleet_forgotten: Forgotten = {}  # whom the fleet forgot, and this machine too
+        self._fleet_forgotten: dict[int, int] = {}  # whom the fleet forgot, and this machine too; when that was said
 
     def step(self) -> None:
         """About hourly: delete rows that are too old, where the time is certain, and files that nobody needs."""
@@ -74,25 +73,20 @@ class Housekeeping:
         if deleted >= MOST_DELETED:
             self._next_deletion = self._clock()
 
-    def forget_again(self, forgotten: Forgotten) -> None:
-        """Who was forgotten while a flush was under way has rows that came after the deletion."""
-        new = {user_id: moment for user_id, moment in forgotten.items() if self._forgotten.get(user_id) != moment}
-        if new:
-            with contextlib.suppress(SourceError):
-                delete_forgotten(self._engine, new)
-                self._forgotten = forgotten
-
     def forget_with_the_fleet(self) -> None:
         """What another machine was told to forget has to go from here, too: log, rows and memory."""
         if self._fleet is None:
             return
-        for user_id, moment in self._fleet.forgotten().items():
+        for user_id, (moment, milliseconds_ago) in self._fleet.forgotten().items():
             if self._fleet_forgotten.get(user_id) == moment:
                 continue
+            received_ms = self._now_ms() - milliseconds_ago
             try:
-                forget_user(self._engine, self._folder, user_id, moment)
-                if self._settings.seen_state:
-                    forget_seen(self._settings, user_id, moment // 1000)
+                told = read_forgotten(self._folder).get(user_id)
+                if told is None or told.moment != moment:  # else it was this machine that was told
+                    forget_user(self._engine, self._folder, user_id, moment, received_ms)
+                    if self._settings.seen_state:
+                        forget_seen(self._settings, user_id, received_ms // 1000, self._now_ms() // 1000)
             except (SourceError, MemoryFailed, OSError) as error:
                 log.error("a user could not be forgotten yet", reason=str(error))
                 continue

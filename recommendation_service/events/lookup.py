@@ -24,10 +24,10 @@ def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | Non
         return None
     if len(raw) != 16:
         return None
-    found = _in_log(folder, raw)
+    found, forgotten = _in_log(folder, raw)
     if found is None and has_events(engine):
-        found = _in_database(engine, request_id.lower())
-    return None if found is not None and is_forgotten(found, read_forgotten(folder)) else found
+        return _in_database(engine, request_id.lower())
+    return None if forgotten else found
 
 
 def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
@@ -36,16 +36,17 @@ def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
     return unpack_slots(packed) if packed is not None else None
 
 
-def _in_log(folder: Path, raw: bytes) -> FeedRecord | None:
+def _in_log(folder: Path, raw: bytes) -> tuple[FeedRecord | None, bool]:
+    """The record, and whether its user was forgotten since."""
     for path in sorted(folder.glob(f"*{SUFFIX}"), reverse=True):
         try:
             with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
                 if memory.find(raw) < 0:
                     continue
-            payloads = scan(path).payloads
+            found = scan(path)
         except (FileNotFoundError, PermissionError, ValueError):
             continue  # flushed just now, another user's, or made just now and empty
-        for payload in payloads:
+        for payload, end in zip(found.payloads, found.ends, strict=True):
             if raw not in payload:
                 continue
             try:
@@ -53,5 +54,5 @@ def _in_log(folder: Path, raw: bytes) -> FeedRecord | None:
             except msgspec.DecodeError:
                 continue
             if isinstance(record, FeedRecord) and record.request_id == raw:
-                return record
-    return None
+                return record, is_forgotten(record, read_forgotten(folder), path.name, end, payload)
+    return None, False

@@ -1,6 +1,7 @@
 """What the flusher has read and the database does not have: records of the log, and copies on the fleet's stream."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -8,9 +9,13 @@ from typing import Protocol
 import msgspec
 
 from recommendation_service.events.dead_letters import DeadLetter, dead_letter
+from recommendation_service.events.forgetting import Forgotten, read_forgotten
 from recommendation_service.events.records import StreamedRecord, decode
 from recommendation_service.events.rows import Event, received_ms_of
+from recommendation_service.events.segments import record_bytes
 from recommendation_service.events.tail import LogTail, Removed
+
+STREAMED = ""  # stands for the segment of a copy from the fleet's stream
 
 
 class Fleet(Protocol):
@@ -22,8 +27,9 @@ class Fleet(Protocol):
     def abandoned(self) -> list[tuple[bytes, list[bytes]]]:
         """Entries that no machine has flushed in time, with their records. Raises nothing."""
 
-    def forgotten(self) -> dict[int, int]:
-        """Users to be forgotten by all machines: milliseconds since 1970 up to which. Raises nothing."""
+    def forgotten(self) -> dict[int, tuple[int, int]]:
+        """Users to be forgotten by all machines: when that was said, in milliseconds since 1970 by Redis's clock, and
+        how many milliseconds ago. Raises nothing."""
 
 
 @dataclass
@@ -33,12 +39,14 @@ class _Decoded:
     payloads: int = 0
     records: list[Event] = field(default_factory=list)
     record_bytes: int = 0
+    places: list[tuple[str, int, int]] = field(default_factory=list)  # of the records: segment, end, bytes
     undecodable: list[DeadLetter] = field(default_factory=list)
     entries: list[bytes] = field(default_factory=list)
 
-    def add(self, payloads: list[bytes]) -> None:
+    def add(self, segment: str, payloads: list[bytes], ends: list[int]) -> None:
+        """``segment``: its name; of copies on the fleet's stream STREAMED, and the milliseconds at which they came."""
         self.payloads += len(payloads)
-        for payload in payloads:
+        for payload, end in zip(payloads, ends, strict=True):
             try:
                 record = decode(payload)
             except (msgspec.DecodeError, ValueError) as error:
@@ -48,6 +56,7 @@ class _Decoded:
                 self.entries.append(record.entry_id)
             else:
                 self.records.append(record)
+                self.places.append((segment, end, record_bytes(payload)))
                 self.record_bytes += len(payload)
 
 
@@ -59,7 +68,11 @@ class Pending:
     """
 
     def __init__(self, folder: Path, fleet: Fleet | None, most: int, most_bytes: int) -> None:
+        self._folder = folder
         self._tail = LogTail(folder)
+        self._forgotten: Forgotten = {}  # as of the last look
+        self.dropped: list[Event] = []  # records of forgotten users; they may be in the database, from before
+        self.forgotten_records = 0  # how many were dropped in all
         self._fleet = fleet
         self._most = most
         self._most_bytes = most_bytes
@@ -78,18 +91,66 @@ class Pending:
         decoded, self._ahead = self._ahead or _Decoded(), None
         most = self._most - len(self.records) - len(decoded.records)
         most_bytes = self._most_bytes - self._bytes - decoded.record_bytes
-        payloads = self._tail.read(most, most_bytes)
+        stretches = self._tail.read(most, most_bytes)
         self._mark = self._tail.mark()
         # Not all that was read is pending: what is pending does not tell whether there is more.
+        payloads = [payload for stretch in stretches for payload in stretch.payloads]
         self.has_more = len(payloads) >= most or sum(map(len, payloads)) >= most_bytes
-        decoded.add(payloads)
+        for stretch in stretches:
+            decoded.add(*stretch)
         count = decoded.payloads
         if self._fleet is not None and len(self.records) + len(decoded.records) < self._most:
             for entry, copies in self._fleet.abandoned():
-                decoded.add(copies)
+                decoded.add(STREAMED, copies, [_milliseconds(entry)] * len(copies))
                 decoded.entries.append(entry)
-        self._take(decoded)
+        self._take(self._without_forgotten(decoded))
         return count
+
+    def forget(self, written: Sequence[Event] = ()) -> list[Event]:
+        """Drop what is pending of users who were to be forgotten since the last look: all of it was there before.
+
+        Of ``written``, what was written meanwhile, those of the same users: they are dropped as well, and given.
+        """
+        forgotten = read_forgotten(self._folder)
+        new = {user: deletion for user, deletion in forgotten.items() if self._forgotten.get(user) != deletion}
+        self._forgotten = forgotten
+        if not new:
+            return []
+
+        def goes(record: Event) -> bool:
+            return record.user_id in new and new[record.user_id].covers_time(record)
+
+        self._drop([record for record in self.records if goes(record)])
+        self.records = [record for record in self.records if not goes(record)]
+        late = [record for record in written if goes(record)]
+        self._drop(late)
+        return late
+
+    def _without_forgotten(self, decoded: _Decoded) -> _Decoded:
+        """What was just read, or read ahead, by its places; what was pending before by ``forget``."""
+        self.forget()
+        if not self._forgotten:
+            return decoded
+        kept = _Decoded(decoded.payloads, undecodable=decoded.undecodable, entries=decoded.entries)
+        for record, (segment, end, size) in zip(decoded.records, decoded.places, strict=True):
+            deletion = self._forgotten.get(record.user_id)
+            if deletion is None:
+                covered = False
+            elif segment == STREAMED:
+                covered = end <= deletion.moment
+            else:
+                covered = deletion.covers(record, segment, end, size)
+            if covered:
+                self._drop([record])
+            else:
+                kept.records.append(record)
+                kept.places.append((segment, end, size))
+                kept.record_bytes += size
+        return kept
+
+    def _drop(self, records: list[Event]) -> None:
+        self.dropped += records
+        self.forgotten_records += len(records)
 
     @property
     def may_read_ahead(self) -> bool:
@@ -99,7 +160,8 @@ class Pending:
     def read_ahead(self) -> None:
         """Read, for the next ``read``. Raises OSError, as that does."""
         decoded = _Decoded()
-        decoded.add(self._tail.read(self._most, self._most_bytes))
+        for stretch in self._tail.read(self._most, self._most_bytes):
+            decoded.add(*stretch)
         self._ahead = decoded
 
     def settle(self) -> Removed:
@@ -119,7 +181,7 @@ class Pending:
 
     def __bool__(self) -> bool:
         """Whether there is anything that a flush would do."""
-        return bool(self.records or self.undecodable or self._entries)
+        return bool(self.records or self.undecodable or self._entries or self.dropped)
 
     @property
     def is_full(self) -> bool:
@@ -150,3 +212,8 @@ class Pending:
         self._of_user += of_user
         if of_user:
             self.most_of_a_user = max(self.most_of_a_user, *(self._of_user[user_id] for user_id in of_user))
+
+
+def _milliseconds(entry: bytes) -> int:
+    """When an entry came on the stream, by Redis's clock: its id begins with it."""
+    return int(entry.split(b"-")[0])

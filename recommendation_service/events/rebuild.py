@@ -112,12 +112,12 @@ def _of_log(folder: Path) -> Iterator[list[tuple[bytes, Entry]]]:
             except (FileNotFoundError, PermissionError):
                 break  # flushed meanwhile, or another user's
             batch: list[tuple[bytes, Entry]] = []
-            for payload in found.payloads:
+            for payload, end in zip(found.payloads, found.ends, strict=True):
                 try:
                     record = decode(payload)
                 except msgspec.DecodeError:
                     continue  # the flusher sets it aside
-                if isinstance(record, StreamedRecord) or is_forgotten(record, forgotten):
+                if isinstance(record, StreamedRecord) or is_forgotten(record, forgotten, path.name, end, payload):
                     continue
                 if isinstance(record, FeedRecord):
                     batch += _of_feed(record)

@@ -106,6 +106,15 @@ class Scan(NamedTuple):
     finished: bool  # nothing can follow: the segment is complete and read to its end
 
 
+def written_bytes(path: Path) -> int:
+    """How far a segment goes at this moment: no record begins there or after it that was appended before the call."""
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size if _is_complete(file.fileno()) else len(file.read().rstrip(b"\0"))
+    except FileNotFoundError:
+        return 0  # flushed just now
+
+
 def scan(path: Path, start: int = 0, most: int = 100_000) -> Scan:
     """Records of a segment from ``start`` on, at most ``most``. Raises FileNotFoundError.
 

@@ -26,7 +26,7 @@ from recommendation_service.core.redis import Grouped, RedisGuard, RedisUnavaila
 log = structlog.get_logger(__name__)
 
 STREAM = "recs:events"
-# user: milliseconds since 1970 up to which every machine is to forget
+# user: milliseconds since 1970 up to which every machine is to forget, by Redis's clock
 FORGOTTEN = "recs:forgotten"
 GROUP = "flushers"
 # The stream itself goes when nobody has added to it for so long. Entries are trimmed beyond a bound, oldest first.
@@ -64,11 +64,15 @@ FORGET = (
     LUA_REQUIRE
     + """
 local damaged = require_type(KEYS[1], 'hash')
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return damaged
+local time = redis.call('TIME')
+local moment = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%d', moment))
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+return {damaged, moment}
 """
 )
+# Who is to be forgotten, since when, and Redis's clock to tell how long ago that is: machines' own may differ.
+READ_FORGOTTEN = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
 
 
 class EventStream:
@@ -80,6 +84,7 @@ class EventStream:
         self._add = client.register_script(ADD)
         self._adds = Grouped(redis, "stream_add", self._add_all, MOST_TOGETHER)
         self._forget = client.register_script(FORGET)
+        self._read_forgotten = client.register_script(READ_FORGOTTEN)
 
     async def add(self, payloads: list[bytes]) -> bytes | None:
         """Add the records of one call; the entry's id, or None where Redis did not take it in time."""
@@ -93,26 +98,35 @@ class EventStream:
             self._redis.count_damaged("stream")
         return ids
 
-    async def forget(self, user_id: int, moment_ms: int) -> bool:
-        """Tell all machines to forget what they have of a user up to a moment. Whether Redis took the order."""
-        arguments = [user_id, moment_ms, STREAM_SECONDS]
+    async def forget(self, user_id: int) -> int | None:
+        """Tell all machines to forget what they have of a user up to now; that moment, in milliseconds since 1970 by
+        Redis's clock. None: Redis did not take the order."""
+        arguments = [user_id, STREAM_SECONDS]
         try:
-            damaged = await self._redis.call(
+            damaged, moment = await self._redis.call(
                 "forget",
                 lambda client: self._forget(keys=[FORGOTTEN], args=arguments, client=client),
                 PATIENCE_SECONDS,
             )
         except RedisUnavailable:
-            return False
+            return None
         if damaged:
             self._redis.count_damaged("forgotten")
-        return True
+        return int(moment)
 
-    async def forgotten(self) -> dict[int, int]:
-        """Who is to be forgotten, and up to when. Raises RedisUnavailable."""
-        found = await self._redis.call("forgotten", lambda client: client.hgetall(FORGOTTEN), PATIENCE_SECONDS)
+    async def forgotten(self) -> dict[int, tuple[int, int]]:
+        """Who is to be forgotten: since when, and how many milliseconds ago. Raises RedisUnavailable."""
+        time_of_day, found = await self._redis.call(
+            "forgotten", lambda client: self._read_forgotten(keys=[FORGOTTEN], client=client), PATIENCE_SECONDS
+        )
+        now = int(time_of_day[0]) * 1000 + int(time_of_day[1]) // 1000
         # What is no number is nobody's order, and must not keep the flusher from its work.
-        return {int(user): int(moment) for user, moment in found.items() if user.isdigit() and moment.isdigit()}
+        orders = [(user, moment) for user, moment in zip(found[::2], found[1::2], strict=True)]
+        return {
+            int(user): (int(moment), max(0, now - int(moment)))
+            for user, moment in orders
+            if user.isdigit() and moment.isdigit()
+        }
 
     async def remove(self, ids: list[bytes]) -> None:
         """Take entries off that are in the database. Raises RedisUnavailable: then they are flushed again, later."""
@@ -188,8 +202,8 @@ class FlusherStream:
             self._next_look = time.monotonic() + self._rescue_after / 4
         return found
 
-    def forgotten(self) -> dict[int, int]:
-        """Users whom some machine was told to forget, and up to when; asked for every few seconds."""
+    def forgotten(self) -> dict[int, tuple[int, int]]:
+        """Users whom some machine was told to forget, when, and how long ago; asked for every few seconds."""
         if time.monotonic() < self._next_forgotten:
             return {}
         self._next_forgotten = time.monotonic() + FORGOTTEN_SECONDS

@@ -6,7 +6,7 @@ made by ``recs migrate``, and by the flusher where it may. docs/events.md descri
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,16 @@ def untransactional_tables(engine: Engine) -> list[str]:
             )
         )
         return [f"{name} ({engine_name})" for name, engine_name in found if engine_name not in {"InnoDB", "XTRADB"}]
+
+
+def delete_rows(engine: Engine, events: Sequence[tuple[int, str]]) -> None:
+    """Delete events by (user, event_id). Raises SourceError."""
+    with transaction(engine) as connection:
+        for user_id, event_id in events:
+            connection.execute(
+                text("DELETE FROM recs_events WHERE user_id = :user AND event_id = :event"),
+                {"user": user_id, "event": event_id},
+            )
 
 
 def delete_events(engine: Engine, condition: str, most: int | None = None, **parameters: Any) -> int:

@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -42,6 +43,14 @@ class TailedSegment:
 Mark = list[TailedSegment]  # copies
 
 
+class Stretch(NamedTuple):
+    """Records of a segment that follow upon each other."""
+
+    segment: str  # its name
+    payloads: list[bytes]
+    ends: list[int]  # position after each of them
+
+
 @dataclass
 class Removed:
     """What a step removed, or put away."""
@@ -59,11 +68,11 @@ class LogTail:
         self._segments: dict[str, TailedSegment] = {}
         self.unreadable: set[str] = set()  # at the last look
 
-    def read(self, most: int, most_bytes: int) -> list[bytes]:
-        """Payloads that were not read yet: about so many, and bytes of them. Raises OSError."""
+    def read(self, most: int, most_bytes: int) -> list[Stretch]:
+        """Records that were not read yet: about so many, and bytes of them. Raises OSError."""
         self._look()
         self.unreadable.clear()
-        payloads: list[bytes] = []
+        stretches: list[Stretch] = []
         for segment in list(self._segments.values()):
             while not segment.finished and most > 0 and most_bytes > 0:
                 try:
@@ -77,18 +86,18 @@ class LogTail:
                     self.unreadable.add(segment.path.name)  # another user's: the others are not to wait for it
                     break
                 except OSError:
-                    if not payloads:
+                    if not stretches:
                         raise
-                    return payloads  # these will not be read again; the next call meets the error
+                    return stretches  # these will not be read again; the next call meets the error
                 segment.read, segment.finished = found.position, found.finished
                 segment.damaged += found.damaged
                 segment.torn = segment.torn or found.torn
                 most -= len(found.payloads)
                 most_bytes -= sum(map(len, found.payloads))
-                payloads += found.payloads
                 if not found.payloads:
                     break
-        return payloads
+                stretches.append(Stretch(segment.path.name, found.payloads, found.ends))
+        return stretches
 
     def mark(self) -> Mark:
         """How far each segment was read by now."""

@@ -206,12 +206,16 @@ class UserMemory:
         except lmdb.Error as error:
             raise MemoryFailed(str(error)) from error
 
-    def forget(self, key: bytes, until: int | None = None) -> int:
-        """Remove a user's entries up to ``until``, seconds since 1970 (None: all); how many. Raises MemoryFailed."""
+    def forget(self, key: bytes, until: int | None = None, now: int = 0) -> int:
+        """Remove a user's entries up to ``until`` (None: all), and those of a time that is yet to come; how many.
+
+        ``until``, ``now``: seconds since 1970. Raises MemoryFailed.
+        """
         try:
             with self._begin(self._seen) as transaction:
                 old = as_entries(transaction.pop(key) or b"")
-                kept = old[(old[:, 1] >> 32) + EPOCH > until] if until is not None else NOTHING
+                when = (old[:, 1] >> 32) + EPOCH
+                kept = old[(until < when) & (when <= now)] if until is not None else NOTHING
                 if len(kept):
                     transaction.put(key, kept.tobytes())
         except lmdb.Error as error:
@@ -355,12 +359,12 @@ def opened(folder: Path, limit_bytes: int) -> Iterator[UserMemory]:
         memory.close()
 
 
-def forget_seen(settings: Settings, user_id: int, until: int) -> None:
-    """Remove what this machine remembers of a user up to ``until``, seconds since 1970. Raises MemoryFailed."""
+def forget_seen(settings: Settings, user_id: int, until: int, now: int) -> None:
+    """Remove what this machine remembers of a user up to ``until``, see UserMemory.forget. Raises MemoryFailed."""
     key = user_key(user_id, 0)
     if key is not None:
         with opened(settings.seen_dir, settings.seen_megabytes << 20) as memory:
-            memory.forget(key, until)
+            memory.forget(key, until, now)
 
 
 def _transactions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:

@@ -310,6 +310,79 @@ def test_copies_on_the_stream_are_removed_once_their_events_are_in_the_database(
 # Forgetting.
 
 
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize("days", [-450, -1, 1, 60], ids=lambda days: f"clock {days:+} days")
+def test_what_comes_after_a_deletion_counts_and_what_was_there_does_not_whatever_the_clock_did(
+    settings: Settings, engine: Engine, days: int
+) -> None:
+    """The log's order decides: here the worker's clock moves just after the deletion, within one segment."""
+    folder = settings.events_dir
+    folder.mkdir(parents=True)
+    writer = SegmentWriter(folder / f"1-1{SUFFIX}", 1 << 16)
+    flusher = Flusher(settings, engine)
+    moment = now_ms()
+    for event_id, ahead_ms in (("before", 0), ("before, by a clock that was ahead", 60 * DAY_MS)):
+        writer.append(encode(feedback(event_id=event_id, user_id=7, received_ms=moment + ahead_ms)))
+    flusher.read()  # so that the flusher has the first ones already
+    writer.append(encode(feedback(event_id="before, not read yet", user_id=7, received_ms=moment)))
+    forget_user(engine, folder, 7)
+    writer.append(encode(feedback(event_id="after", user_id=7, received_ms=moment + days * DAY_MS)))
+    assert flusher.flush_all()
+    assert event_ids(engine) == ["after"]
+    flusher.tell()
+    assert flusher.status.forgotten == 3
+    writer.close()
+    assert Flusher(settings, engine).flush_all()
+    assert event_ids(engine) == ["after"]
+
+
+def test_rows_of_a_flush_that_was_under_way_at_the_deletion_are_deleted(settings: Settings, engine: Engine) -> None:
+    folder = settings.events_dir
+    write_segment(folder, [feedback(event_id="mine", user_id=7), feedback(event_id="other", user_id=8)])
+    flusher = Flusher(settings, engine)
+    write = flusher._writer.write
+
+    def write_and_forget(*arguments: Any) -> Any:
+        outcome = write(*arguments)
+        forget_user(make_writing_engine(settings), folder, 7)
+        return outcome
+
+    flusher._writer.write = write_and_forget  # type: ignore[method-assign]
+    assert flusher.flush_all()
+    assert event_ids(engine) == ["other"]
+
+
+def test_an_order_of_another_machine_spares_what_was_accepted_before_this_one_heard_of_it(
+    settings: Settings, engine: Engine
+) -> None:
+    folder, now = settings.events_dir, now_ms()
+    write_segment(
+        folder,
+        [
+            feedback(event_id="before", user_id=7, received_ms=now - 3_000),
+            feedback(event_id="after", user_id=7, received_ms=now - 1_000),
+        ],
+    )
+
+    class Fleet(Stream):
+        def forgotten(self) -> dict[int, tuple[int, int]]:
+            return {7: (123_456, 2_000)}  # by a clock that is quite another
+
+    copies = [encode(feedback(event_id=f"copy {entry}", user_id=7)) for entry in (1, 2)]
+    fleet = Fleet((b"123456-0", copies[:1]), (b"123457-0", copies[1:]))
+    flusher = Flusher(settings, engine, fleet=fleet, now_ms=lambda: now)
+    flusher.step()
+    assert flusher.flush_all()
+    assert event_ids(engine) == ["after", "copy 2"]
+
+
+def event_ids(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return sorted(str(row[0]) for row in connection.exec_driver_sql("SELECT event_id FROM recs_events"))
+
+
 def test_who_was_forgotten_is_remembered_only_as_long_as_a_segment_is_older(settings: Settings, engine: Engine) -> None:
     settings.events_dir.mkdir(parents=True)
     writer = SegmentWriter(settings.events_dir / f"{now_ms() * 1_000_000:020d}-1{SUFFIX}", 1 << 16)
