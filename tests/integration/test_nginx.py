@@ -429,6 +429,32 @@ def test_a_body_that_is_too_large_is_refused_as_the_service_does_it(service: Ser
     error_of(in_chunks, 413, "body_too_large")
 
 
+def test_a_page_of_a_named_origin_may_read_what_nginx_answers_by_itself(start_nginx: StartNginx) -> None:
+    origin = "https://app.example.com"
+    [line] = re.findall(r"# (.*\(\?<recs_origin>.*)", CONFIGURATION)
+    changes = {f"# {line}": line}
+    with (
+        start_nginx(changes, service_port=free_port()).client() as nobody_there,
+        start_nginx(changes).client() as client,
+    ):
+        unreachable, too_large, by_service = (
+            there.post("/api/search/total", content=content, headers={"Origin": origin})
+            for there, content in (
+                (nobody_there, b"{}"), (client, b" " * (LARGEST_BODY_BYTES + 1)), (client, b'{"N_VIDEOS": 0}'),
+            )
+        )  # fmt: skip
+        another = nobody_there.post("/api/search/total", content=b"{}", headers={"Origin": "https://app.example.com.x"})
+    assert (unreachable.status_code, too_large.status_code, by_service.status_code) == (503, 413, 422)
+    for answer in (unreachable, too_large):
+        assert answer.headers.get_list("access-control-allow-origin") == [origin]
+        assert answer.headers["access-control-allow-credentials"] == "true"
+        assert "Origin" in answer.headers["vary"]
+    assert int(unreachable.headers["retry-after"]) >= 1
+    assert "retry-after" in unreachable.headers["access-control-expose-headers"]
+    for answer in (by_service, another):  # the service speaks for itself, and has no such origin here
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 def test_a_body_of_just_the_limit_reaches_the_service(client: httpx.Client) -> None:
     text = json.dumps({"SELF_ID": fresh_user(), "N_VIDEOS": 2}).encode()
     body = text + b" " * (LARGEST_BODY_BYTES - len(text))
