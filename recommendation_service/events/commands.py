@@ -218,7 +218,13 @@ def export(
     $ recs events export --user 4711 | jq .
     """
     from recommendation_service.core.database import make_engine
-    from recommendation_service.events.export import Selection, read_events, write_json_lines, write_parquet
+    from recommendation_service.events.export import (
+        Selection,
+        read_events,
+        write_json_lines,
+        write_parquet,
+        written_aside,
+    )
     from recommendation_service.events.records import EVENT_NAMES
     from recommendation_service.events.rows import FEED
 
@@ -227,16 +233,18 @@ def export(
     if form is Format.PARQUET and output is None:
         raise typer.BadParameter("Parquet needs a file", param_hint="--output")
     engine = make_engine(load_settings())
-    events = read_events(engine, Selection(_utc(since), _utc(until), event, user))
     try:
+        events = read_events(engine, Selection(_utc(since), _utc(until), event, user))
         if output is None:
             count = write_json_lines(events, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-        elif form is Format.PARQUET:
-            count = write_parquet(events, output)
         else:
-            with open(output, "wb") as file:
-                count = write_json_lines(events, file)
+            write = write_parquet if form is Format.PARQUET else write_json_lines
+            try:
+                with written_aside(output) as file:
+                    count = write(events, file)
+            except OSError as error:
+                raise SourceError(f"{output} cannot be written: {error.strerror or error}.") from error
     finally:
         engine.dispose()
     if as_json:

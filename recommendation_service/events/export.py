@@ -1,6 +1,10 @@
 """Events out of the database, as JSON lines or Parquet, a part at a time however many there are."""
 
+import contextlib
+import errno
+import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +23,14 @@ from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
 
 ROWS_AT_ONCE = 2_000
+LARGEST_ID = 2**63 - 1
 
 _COLUMNS = (
     *("event_id", "event", "user_id", "item_type", "item_id", "request_id", "session_id", "endpoint", "slot_kind"),
     *("position", "value", "watch_seconds", "flags", "happened_at", "received_at"),
 )
+_LONG_INTEGERS = ("user_id", "item_id")
+_SHORT_INTEGERS = ("position", "flags")
 _FEED_FIELDS = ("catalog", "policy", "seed", "slots")
 
 
@@ -48,7 +55,16 @@ class Selection:
 
 
 def read_events(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
-    """In the order in which they came into the database; a feed with its slots. Raises SourceError."""
+    """In the order in which they came into the database; a feed with its slots. Raises SourceError.
+
+    Beforehand, when called, for what can be known then: that the database answers and has the table.
+    """
+    events = _read(engine, selection)
+    first = next(events, None)
+    return iter(()) if first is None else itertools.chain([first], events)
+
+
+def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
     conditions, parameters = selection.conditions()
     columns = ", ".join(
         f"CAST({name} AS CHAR) AS {name}" if name.endswith("_at") and engine.dialect.name != "sqlite" else name
@@ -66,7 +82,10 @@ def read_events(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]
             event: dict[str, Any] = {name: row[name] for name in _COLUMNS}
             for name in ("happened_at", "received_at"):
                 event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
-            feed = unpack_slots(row["slots"]) if row["slots"] is not None else None
+            try:
+                feed = unpack_slots(row["slots"]) if row["slots"] is not None else None
+            except ValueError as error:
+                raise SourceError(f"The feed in row {row['id']} of recs_events cannot be read: {error}.") from None
             event |= _feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS)
             yield event
         if len(rows) < ROWS_AT_ONCE:
@@ -112,8 +131,11 @@ def write_json_lines(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
     return count
 
 
-def write_parquet(events: Iterable[dict[str, Any]], path: Path) -> int:
-    """How many. Raises SourceError where pyarrow is not installed."""
+def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
+    """How many. Ids are int64, times have their zone, and no column is a dictionary.
+
+    Raises SourceError where pyarrow is not installed, and for what int64 cannot hold.
+    """
     try:
         import pyarrow as pa  # type: ignore[import-untyped,unused-ignore]
         from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
@@ -137,23 +159,68 @@ def write_parquet(events: Iterable[dict[str, Any]], path: Path) -> int:
     )
     types = {
         **dict.fromkeys(_COLUMNS, pa.string()),
-        **dict.fromkeys(("user_id", "item_id", "seed"), pa.uint64()),
-        **dict.fromkeys(("position", "flags"), pa.int32()),
+        **dict.fromkeys(_LONG_INTEGERS, pa.int64()),
+        **dict.fromkeys(_SHORT_INTEGERS, pa.int32()),
         **dict.fromkeys(("value", "watch_seconds"), pa.float64()),
         **dict.fromkeys(("happened_at", "received_at"), moment),
-        **dict.fromkeys(("catalog", "policy"), pa.string()),
+        **dict.fromkeys(("catalog", "policy", "seed"), pa.string()),
         "slots": pa.list_(slot),
     }
-    schema = pa.schema([(name, types[name]) for name in (*_COLUMNS, *_FEED_FIELDS)])
+    schema = pa.schema([(name, types[name]) for name in (*_COLUMNS, *_FEED_FIELDS)], metadata={"pandas": _for_pandas()})
     count = 0
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for some in _parts(events, ROWS_AT_ONCE):
-            for event in some:
-                for name in ("happened_at", "received_at"):
-                    event[name] = datetime.fromisoformat(event[name])
-            writer.write_batch(pa.RecordBatch.from_pylist(some, schema=schema))
+            writer.write_batch(pa.RecordBatch.from_pylist([_as_columns(event) for event in some], schema=schema))
             count += len(some)
     return count
+
+
+def _as_columns(event: dict[str, Any]) -> dict[str, Any]:
+    """Raises SourceError for a number that no tool reads: BIGINT UNSIGNED has more than the API takes."""
+    for name in _LONG_INTEGERS:
+        if (event[name] or 0) > LARGEST_ID:
+            raise SourceError(f"{name} of the event {event['event_id']!r} is {event[name]}, more than {LARGEST_ID}.")
+    times = {name: datetime.fromisoformat(event[name]) for name in ("happened_at", "received_at")}
+    # All 64 bits of it are used, without a sign.
+    return event | times | {"seed": None if event["seed"] is None else str(event["seed"])}
+
+
+def _for_pandas() -> str:
+    """What makes pandas read whole numbers that may be absent as such; it takes them for floats, which are too short
+    for an id of 54 bits."""
+    kinds = dict.fromkeys(_LONG_INTEGERS, ("int64", "Int64")) | dict.fromkeys(_SHORT_INTEGERS, ("int32", "Int32"))
+    columns = [
+        {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": extension, "metadata": None}
+        for name, (kind, extension) in kinds.items()
+    ]
+    return json.dumps({"index_columns": [], "column_indexes": [], "columns": columns})
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its place under that name once it is whole; until then what is there stays. Raises OSError.
+
+    What is no file, as a pipe or /dev/null, is written to as it is.
+    """
+    path = path.resolve()  # of a link, the file behind it
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as file:
+            yield file
+        return
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o7777)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _parts(events: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

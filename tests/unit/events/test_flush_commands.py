@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pandas
+import polars
 import pytest
 from click.testing import Result
 from pyarrow import parquet
@@ -20,7 +24,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.demo.schema import metadata
 from recommendation_service.events.dead_letters import DeadLetters
-from recommendation_service.events.export import write_parquet
+from recommendation_service.events.export import _COLUMNS, write_parquet
 from recommendation_service.events.flush import EventWriter
 from recommendation_service.events.tables import MIGRATIONS, make_writing_engine, migrate, statements
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
@@ -165,6 +169,114 @@ def test_export_as_parquet_has_the_same(exported: Settings, tmp_path: Path) -> N
     lines = exported_lines()
     assert [set(row) for row in present] == [set(line) for line in lines]
     assert [row.get("slots") for row in present] == [line.get("slots") for line in lines]
+    assert [row.get("seed") for row in present] == [None, None, str(2**62 + 1)]
+
+
+LARGE = 2**53 + 1  # what a float makes another number of
+
+
+@pytest.fixture
+def parquet_file(exported: Settings, engine: Engine, tmp_path: Path) -> Path:
+    EventWriter(engine).write([feedback(event_id="large", user_id=LARGE, item_id=LARGE - 2, position=7)])
+    path = tmp_path / "events.parquet"
+    assert recs("events", "export", "--format", "parquet", "--output", str(path)).exit_code == 0
+    return path
+
+
+def test_parquet_has_types_that_every_reader_takes(parquet_file: Path) -> None:
+    def leaves(kind: Any) -> list[Any]:
+        return (
+            [kind] if not kind.num_fields else [x for n in range(kind.num_fields) for x in leaves(kind.field(n).type)]
+        )
+
+    schema = parquet.read_schema(parquet_file)
+    assert {str(leaf) for kind in schema.types for leaf in leaves(kind)} == {
+        "string", "int64", "int32", "double", "float", "timestamp[ms, tz=UTC]",
+    }  # fmt: skip
+    assert all(field.nullable for field in schema)
+
+
+def test_duckdb_reads_the_parquet_and_takes_differences(parquet_file: Path) -> None:
+    events = duckdb.read_parquet(str(parquet_file))
+    types = dict(zip(events.columns, map(str, events.types), strict=True))
+    assert (types["user_id"], types["item_id"], types["happened_at"]) == (
+        "BIGINT",
+        "BIGINT",
+        "TIMESTAMP WITH TIME ZONE",
+    )
+    assert events.aggregate("min(item_id - user_id), sum(item_id IS NULL), max(user_id)").fetchall() == [(-2, 1, LARGE)]
+
+
+def test_pandas_reads_the_parquet_with_whole_numbers_that_may_be_absent(parquet_file: Path) -> None:
+    events = pandas.read_parquet(parquet_file)
+    kinds = {name: str(events.dtypes[name]) for name in ("user_id", "item_id", "position", "flags")}
+    assert kinds == {"user_id": "Int64", "item_id": "Int64", "position": "Int32", "flags": "Int32"}
+    assert list(events.item_id - events.user_id) == [41, 40, pandas.NA, -2]
+    assert str(events.happened_at.dt.tz) == "UTC"
+
+
+def test_polars_reads_the_parquet_lazily(parquet_file: Path) -> None:
+    events = polars.scan_parquet(parquet_file).filter(polars.col("item_id") == LARGE - 2).collect()
+    assert events.schema["item_id"] == events.schema["user_id"] == polars.Int64
+    assert events["user_id"].to_list() == [LARGE]
+    assert events.schema["happened_at"] == polars.Datetime("ms", "UTC")
+
+
+def test_an_id_that_int64_cannot_hold_is_named(exported: Settings, engine: Engine, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"item_id of the event 'odd' is 9223372036854775808"):
+        write_parquet([dict.fromkeys(_COLUMNS) | {"event_id": "odd", "item_id": 2**63}], io.BytesIO())
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_what_was_there_stays_until_an_export_is_whole(
+    exported: Settings, engine: Engine, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / "exports" / "events"
+    path.parent.mkdir()
+    path.write_text("of yesterday")
+    path.chmod(0o640)
+
+    def export() -> Result:
+        return recs("events", "export", "--format", form, "--output", str(path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", "mysql+pymysql://nobody@127.0.0.1:1/nowhere")
+        assert (export().exit_code, path.read_text()) == (1, "of yesterday")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE recs_events SET slots = 'none' WHERE event = 'feed'")
+    in_the_middle = export()
+    assert (in_the_middle.exit_code, path.read_text()) == (1, "of yesterday")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM recs_events WHERE event = 'feed'")
+    assert export().exit_code == 0
+    assert path.stat().st_size > 100
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [("", "Is a directory"), ("none/events", "No such file"), ("/dev/full", "No space left"), ("file/x", "Not a dir")],
+)
+def test_where_nothing_can_be_written_is_said_in_a_sentence(
+    exported: Settings, tmp_path: Path, form: str, place: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    result = recs("events", "export", "--format", form, "--output", str(tmp_path / place))
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SourceError)  # which `recs` says
+    assert reason in str(result.exception)
+
+
+def test_an_export_may_go_into_a_pipe_or_through_a_link(exported: Settings, tmp_path: Path) -> None:
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(file)
+    assert recs("events", "export", "--output", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert len(file.read_text().splitlines()) == 3
+    assert recs("events", "export", "--output", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()
 
 
 def test_export_of_many_comes_in_parts(exported: Settings, engine: Engine) -> None:
@@ -175,7 +287,7 @@ def test_export_of_many_comes_in_parts(exported: Settings, engine: Engine) -> No
 def test_without_pyarrow_parquet_is_refused_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(SourceError, match="make setup"):
-        write_parquet([], tmp_path / "events.parquet")
+        write_parquet([], io.BytesIO())
 
 
 @pytest.mark.parametrize(
