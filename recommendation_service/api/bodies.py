@@ -1,7 +1,7 @@
 """Bodies of requests as bytes of JSON: of a bounded size, and out of the coding that they came in."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Scope
 
@@ -18,50 +18,52 @@ _GZIP, _ZLIB, _RAW = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def check_media_type(scope: Scope) -> None:
-    """A body that says it is something else than JSON is refused; one that says nothing is read."""
+def check_head(scope: Scope) -> Sequence[bytes]:
+    """The codings of the body, in the order in which they were applied. One look at the headers for all that they say
+    of it; a body that says nothing is JSON as it is.
+
+    Raises UnsupportedMediaType for something else than JSON, UnsupportedCoding, BodyTooLarge.
+    """
+    codings: Sequence[bytes] = ()
     for name, value in scope["headers"]:
         if name == b"content-type":
             kind = value.split(b";", 1)[0].strip().lower()
             if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
                 raise UnsupportedMediaType("Send Content-Type: application/json.")
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body, decoded, and refused as soon as it is known to be too large, whatever it would grow to.
-
-    Raises BodyTooLarge, UnsupportedCoding, or NotDecodable for what is not of its coding.
-    """
-    codings: list[bytes] = []
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            if value.isdigit() and (len(value) > 18 or int(value) > LARGEST_BODY_BYTES):
+        elif name == b"content-length":
+            if value.isdigit() and int(value[:18]) > LARGEST_BODY_BYTES:
                 raise _too_large()
         elif name == b"content-encoding":
-            codings += _codings(value)
-    body = await _received(receive)
+            codings = [*codings, *_codings(value)]
+    if len(codings) > _MOST_CODINGS:
+        raise _unsupported(f"The body has {len(codings)} codings, one in the other")
+    return codings
+
+
+async def read_body(receive: Receive, codings: Sequence[bytes]) -> bytes:
+    """The whole body, decoded, and refused as soon as it is known to be too large, whatever it would grow to.
+
+    Raises BodyTooLarge, or NotDecodable for what is not of its coding.
+    """
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        body = await _whole(body, receive)
+    if len(body) > LARGEST_BODY_BYTES:
+        raise _too_large()
     if codings:
-        if len(codings) > _MOST_CODINGS:
-            raise _unsupported(f"The body has {len(codings)} codings, one in the other")
         for coding in reversed(codings):
             body = _decoded(body, coding)
-    return body.removeprefix(_BYTE_ORDER_MARK)  # some clients' libraries begin every text with one
+    return body[3:] if body.startswith(_BYTE_ORDER_MARK) else body  # some clients' libraries begin every text with one
 
 
-async def _received(receive: Receive) -> bytes:
-    message = await receive()
-    if not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > LARGEST_BODY_BYTES:
-            raise _too_large()
-        return body
-    chunks, size = [message.get("body", b"")], len(message.get("body", b""))
-    while message.get("more_body", False):
+async def _whole(beginning: bytes, receive: Receive) -> bytes:
+    chunks, size, more = [beginning], len(beginning), True
+    while more and size <= LARGEST_BODY_BYTES:
         message = await receive()
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        if size > LARGEST_BODY_BYTES:
-            raise _too_large()
+        more = message.get("more_body", False)
     return b"".join(chunks)
 
 

@@ -13,7 +13,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
-from recommendation_service.api.bodies import check_media_type, read_body
+from recommendation_service.api.bodies import check_head, read_body
 from recommendation_service.api.event_bodies import read_events
 from recommendation_service.api.feeds import CallLimits
 from recommendation_service.api.serving import Serving
@@ -86,10 +86,10 @@ class Feedback:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = self._access.check_api_key(scope)
-        check_media_type(scope)
+        codings = check_head(scope)
         self._limits.per_key.check(key)
         now_ms = self._now_ms()
-        read = read_events(await read_body(scope, receive), now_ms)
+        read = read_events(await read_body(receive, codings), now_ms)
         for user in {record.user_id for record in read}:
             if user:
                 self._limits.per_user.check(f"feedback {user}")

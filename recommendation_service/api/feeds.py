@@ -9,7 +9,7 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
-from recommendation_service.api.bodies import check_media_type, read_body
+from recommendation_service.api.bodies import check_head, read_body
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.schemas import read_feed_body
@@ -35,9 +35,9 @@ class FeedEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = self._access.check_api_key(scope)
-        check_media_type(scope)
+        codings = check_head(scope)
         self._limits.per_key.check(key)
-        fields = read_feed_body(await read_body(scope, receive), self._endpoint)
+        fields = read_feed_body(await read_body(receive, codings), self._endpoint)
         self._limits.per_user.check(str(fields.user_id) if fields.user_id else _address(scope))
         body = await self._feeds.feed(
             self._endpoint, fields, scope["state"]["request_id"], key, _idempotency_key(scope)
