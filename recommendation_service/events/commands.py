@@ -19,6 +19,7 @@ from recommendation_service.core.output import print_rows
 
 if TYPE_CHECKING:
     from recommendation_service.events.dead_letters import DeadLetter
+    from recommendation_service.events.flusher_status import FlusherStatus
 
 app = typer.Typer(no_args_is_help=True, help="Events: what feeds showed, what people did, and its way into MySQL.")
 
@@ -69,6 +70,9 @@ def status(as_json: AsJson = False) -> None:
     if last is not None:
         waited = f", the oldest for {max(0.0, now - last.oldest_ms / 1000):,.0f} s" if last.oldest_ms else ""
         rows.append(("waiting", f"{last.waiting_records:,} records, {last.waiting_bytes:,} bytes{waited}"))
+        if last.due_ms is not None:
+            runs = bool(found.get("flusher_runs"))
+            rows.append(("next flush", _next_flush(last, last.due_ms / 1000 - now, settings, flusher_runs=runs)))
         if last.unreadable_segments:
             rows.append(("unreadable", f"{last.unreadable_segments:,} segments, which the flusher's user may not read"))
         rows.append(("last problem", last.error or "none"))
@@ -79,6 +83,19 @@ def status(as_json: AsJson = False) -> None:
         rows.append(("log on disk", f"{found['log_bytes']:,} bytes"))
         rows.append(("dead letters", f"{found['dead_letters_kept']:,}"))
     print_rows(("", ""), rows)
+
+
+def _next_flush(last: "FlusherStatus", seconds: float, settings: Settings, *, flusher_runs: bool) -> str:
+    """When what waits will be in the database."""
+    if not flusher_runs:
+        return "when a flusher runs again; `recs events flush` does it now"
+    when = f"in {seconds:,.0f} s" if seconds >= 1 else "now"
+    if last.error is not None:
+        return f"tried again {when}"
+    threshold = settings.flush_threshold_activities
+    if last.most_of_a_user >= threshold or seconds < 1:
+        return when
+    return f"{when}, or as soon as one user has {threshold:,} events that wait (now {last.most_of_a_user:,})"
 
 
 @app.command()

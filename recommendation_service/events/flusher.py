@@ -177,14 +177,21 @@ class Flusher:
         return count
 
     def _is_due(self) -> bool:
-        if self._since is None or self._clock() < self._next_try:
-            return False
-        return (
-            self._clock() - self._since >= self._settings.flush_interval_seconds
-            or self._pending.most_of_a_user >= self._settings.flush_threshold_activities
+        due = self._due_seconds()
+        return due is not None and due <= 0
+
+    def _due_seconds(self) -> float | None:
+        """Until what waits is flushed at the latest; None: nothing waits."""
+        if self._since is None:
+            return None
+        at_once = (
+            self._pending.most_of_a_user >= self._settings.flush_threshold_activities
             or self._pending.is_full
             or self._is_crowded()
         )
+        now = self._clock()
+        waits = 0.0 if at_once else self._since + self._settings.flush_interval_seconds - now
+        return max(0.0, waits, self._next_try - now)
 
     def _is_crowded(self) -> bool:
         """Whether the log is over half its limit."""
@@ -322,6 +329,9 @@ class Flusher:
         status.waiting_records = len(self._pending.records)
         status.waiting_bytes = self._pending.waiting_bytes
         status.oldest_ms = self._pending.oldest_ms
+        status.most_of_a_user = self._pending.most_of_a_user
+        due = self._due_seconds()
+        status.due_ms = None if due is None else self._now_ms() + int(due * 1000)
         status.write(self._folder, self._now_ms())
 
 

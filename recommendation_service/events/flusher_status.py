@@ -36,6 +36,8 @@ class FlusherStatus:
     waiting_records: int = 0
     waiting_bytes: int = 0
     oldest_ms: int | None = None  # when the oldest of them was accepted
+    most_of_a_user: int = 0  # of what waits
+    due_ms: int | None = None  # when what waits is flushed, at the latest; None: nothing waits
     flush_token: str | None = None  # of the last flush that was asked for and is done
     written_ms: int = 0
 

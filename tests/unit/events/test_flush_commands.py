@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,10 +25,12 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.supervision import lock_path
 from recommendation_service.demo.schema import metadata
 from recommendation_service.events.dead_letters import DeadLetters
 from recommendation_service.events.export import _COLUMNS, write_parquet
-from recommendation_service.events.flush import EventWriter
+from recommendation_service.events.flush import EventWriter, Outcome
+from recommendation_service.events.flusher import Flusher
 from recommendation_service.events.tables import MIGRATIONS, make_writing_engine, migrate, statements
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
 
@@ -89,6 +94,48 @@ def test_status_before_anything_and_after_a_flush(settings: Settings, engine: En
     after = answer_of("events", "status", "--json")
     assert (after["log_bytes"], after["dead_letters_kept"], after["error"]) == (0, 1, None)
     assert "no record" in recs("events", "dead").stdout
+
+
+def next_flush() -> str:
+    """What `recs events status` says of it; empty: nothing."""
+    lines = recs("events", "status").stdout.splitlines()
+    return next((line.removeprefix("next flush").strip() for line in lines if line.startswith("next flush")), "")
+
+
+@contextmanager
+def as_if_it_ran(settings: Settings) -> Iterator[None]:
+    """The flusher's lock is held, as by the worker that keeps it."""
+    with open(lock_path(settings.events_dir, "flusher"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_status_says_when_what_waits_will_be_flushed(settings: Settings, engine: Engine) -> None:
+    clock = [1000.0]
+    flusher = Flusher(settings, engine, clock=lambda: clock[0])
+    flusher.step()
+    assert next_flush() == ""
+    write_segment(settings.events_dir, [feedback(user_id=user) for user in (1, 1, 2)])
+    flusher.step()
+    assert next_flush() == "when a flusher runs again; `recs events flush` does it now"
+    with as_if_it_ran(settings):
+        assert re.fullmatch(r"in \d+ s, or as soon as one user has 50 events that wait \(now 2\)", next_flush())
+        clock[0] += 895
+        flusher.step()
+        assert re.match(r"(in [1-5] s|now)", next_flush())
+
+
+def test_status_says_when_a_flush_that_failed_is_tried_again(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_segment(settings.events_dir, [feedback()])
+    flusher = Flusher(settings, engine, clock=lambda: 1000.0)
+    monkeypatch.setattr(flusher._writer, "write", lambda records, _rest: Outcome(left=list(records), problem="away"))
+    for _ in range(8):
+        flusher.flush_all()
+    flusher.tell()
+    with as_if_it_ran(settings):
+        assert re.fullmatch(r"tried again in \d+ s", next_flush())
 
 
 def test_a_flush_that_fails_says_why(settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
