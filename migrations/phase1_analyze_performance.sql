@@ -200,6 +200,16 @@ WHERE (recent.created_at >= @views_since OR recent.created_at < @zero_date)
   AND COALESCE(CASE WHEN JSON_VALID(a.properties) THEN CAST(JSON_EXTRACT(a.properties, '$.event') AS CHAR) END, '')
       NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide');
 
+SELECT 'presence.sql' AS query, 'none' AS target;
+EXPLAIN FORMAT=TRADITIONAL
+SELECT r.id, 0 AS is_challenge
+FROM resumes r
+JOIN users u ON u.id = r.user_id
+UNION ALL
+SELECT c.id, 1
+FROM challenges c
+JOIN users u ON u.id = c.user_id;
+
 SELECT 'user_connections.sql' AS query, 'none' AS target;
 EXPLAIN FORMAT=TRADITIONAL
 SELECT o.other_id, o.created_at

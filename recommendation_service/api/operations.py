@@ -13,6 +13,7 @@ from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
 from recommendation_service.api.serving import Serving, refresher_status
 from recommendation_service.api.threads import Threads
+from recommendation_service.catalog.hold import read_held
 from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import ServiceError
@@ -117,11 +118,19 @@ def add_operations(
                 if status.get("error"):
                     raise RebuildFailed(str(status["error"]), retry_after_seconds=10)
                 version = str(status.get("version"))
-                return JSONResponse({"statusCode": 200, "body": {"status": "rebuilt", "catalog": version}})
+                return JSONResponse(
+                    {"statusCode": 200, "body": {"status": "rebuilt", "catalog": version} | _held(store)}
+                )
             if await request.is_disconnected():
                 break
             await asyncio.sleep(RELOAD_POLL_SECONDS)
         return JSONResponse({"statusCode": 202, "body": {"status": "rebuilding"}}, status_code=202)
+
+
+def _held(store: CatalogStore) -> dict[str, str]:
+    """Why the newest catalog is not the one that is served, where that is so."""
+    held = read_held(store.folder)
+    return {"held": held.reason} if held is not None else {}
 
 
 def _status(serving: Serving) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import structlog
 
+from recommendation_service.catalog.hold import read_held
 from recommendation_service.catalog.refresher import STATUS_FILE
 from recommendation_service.catalog.server_figures import last_figures
 from recommendation_service.catalog.store import Catalog, CatalogStore
@@ -220,6 +221,11 @@ class Serving:
         folders = (settings.data_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
         found = [str(held)] if held else []
         found += [problem for folder in folders if (problem := folder_problem(folder))]
+        if (kept := read_held(settings.catalog_dir)) is not None:
+            found.append(f"The newest catalog is held back: {kept.reason}.")
+        agreed = self.clock.agreed
+        if agreed is not None and agreed.problem is not None:
+            found.append(f"The time is uncertain, and nothing is deleted for its age: {agreed.problem}.")
         status = read_status(settings.events_dir)
         if status is not None and status.unreadable_segments:
             found.append(
@@ -240,6 +246,8 @@ class Serving:
             {},
             float(status.get("failures", 0)),
         )
+        held = float(read_held(self._store.folder) is not None)
+        yield "recs_catalog_held", "Whether a catalog that lost most of its items is held back", {}, held
         figures = last_figures(self._store.folder, self.clock.now)
         for variable, (name, help_text) in _SERVER_METRICS.items():
             if variable in figures.variables:

@@ -91,7 +91,7 @@ def assemble_catalog(
     """The whole build from tables in memory."""
     started = time.perf_counter()
     report = BuildReport(query_milliseconds=milliseconds)
-    rules = _eligibility(settings, policy, report)
+    rules = eligibility(settings, policy, report)
     seconds = now.timestamp()
     videos = eligible_videos(tables.videos, rules, seconds, report)
     challenges_since = (now - timedelta(days=settings.challenges_window_days)).timestamp()
@@ -202,7 +202,8 @@ def assemble_catalog(
     )
 
 
-def _eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Eligibility:
+def eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Eligibility:
+    """The rules that need a look at the values. Raises SourceError where there should be a blacklist and is none."""
     cities, city_warnings = read_cities(settings.cities_file)
     blacklist = read_blacklist(settings)
     report.warnings += [*city_warnings, *blacklist.warnings]

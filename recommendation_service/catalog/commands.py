@@ -19,18 +19,27 @@ Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Defaul
 
 
 @app.command()
-def build(as_json: AsJson = False) -> None:
+def build(
+    as_json: AsJson = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish it even where most items are gone.")] = False,
+) -> None:
     """Build a catalog from the database now, and publish it.
 
-    Running workers take it up by themselves within a second.
+    Running workers take it up by themselves within a second. One that would lose most of its items at once is held
+    back, with exit status 1.
 
     \b
     $ recs catalog build
+    $ recs catalog build --force
     $ recs catalog build --json | jq .set_aside
     """
+    from recommendation_service.catalog.hold import read_held
+
     settings = load_settings()
     store = _store()
-    version = publish_catalog(settings, Console(stderr=True, quiet=as_json))
+    version = publish_catalog(settings, Console(stderr=True, quiet=as_json), force=force)
+    if held := read_held(store.folder):
+        raise CatalogError(f"The new catalog is held back: {held.reason}. `recs catalog build --force` publishes it.")
     report = store.manifest(version)["report"]
     if as_json:
         typer.echo(json.dumps({"version": version, **report}, ensure_ascii=False))
@@ -39,9 +48,10 @@ def build(as_json: AsJson = False) -> None:
     _print_report(report)
 
 
-def publish_catalog(settings: Settings, console: Console) -> str:
-    """Build and publish, saying on ``console`` what is being done; gives the version."""
+def publish_catalog(settings: Settings, console: Console, *, force: bool = False) -> str:
+    """Build and publish, saying on ``console`` what is being done; gives the version that is current then."""
     from recommendation_service.catalog.builder import build_catalog
+    from recommendation_service.catalog.hold import Holder
     from recommendation_service.core.clock import Clock
     from recommendation_service.core.database import make_engine
     from recommendation_service.ranking.policy import load_policy
@@ -54,7 +64,8 @@ def publish_catalog(settings: Settings, console: Console) -> str:
     moment = datetime.fromtimestamp(clock.now(), UTC)
     with console.status("Waiting for another build to end") as status, store.build_lock():
         status.update("Reading the tables and building the catalog")
-        return store.publish(build_catalog(source, settings, policy, moment))
+        built = build_catalog(source, settings, policy, moment)
+        return Holder(settings, source, store, policy, clock).publish(built, force=force)
 
 
 @app.command("list")

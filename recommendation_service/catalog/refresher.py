@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from recommendation_service.catalog.builder import build_catalog
+from recommendation_service.catalog.hold import Holder
 from recommendation_service.catalog.server_figures import ServerWatch
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.clock import Clock, later_token
@@ -68,15 +68,16 @@ class Refresher:
         store: CatalogStore,
         policy: Policy,
         *,
-        now: Callable[[], float],
+        clock: Clock,
         watch: ClockWatch | None = None,
     ) -> None:
-        """``now``: the time of day; ``watch``: what keeps it right, None: the caller vouches for it."""
+        """``watch``: what keeps the clock right, None: the caller vouches for it."""
         self._settings = settings
         self._source = source
         self._store = store
         self._policy = policy
-        self._now = now
+        self._clock = clock
+        self._holder = Holder(settings, source, store, policy, clock)
         self._watch = watch
         self.status = RefresherStatus()
         self._last_fingerprint: str | None = None
@@ -107,7 +108,8 @@ class Refresher:
                 self._watch.look()  # windows and ages go by the time
             fingerprint = self._fingerprint()
             old = self._built is None or time.monotonic() - self._built > self._settings.catalog_max_age_seconds
-            if reload_token is not None or old or fingerprint != self._last_fingerprint or not self._is_whole():
+            due = reload_token is not None or old or self._holder.is_over()
+            if due or fingerprint != self._last_fingerprint or not self._is_whole():
                 self._build(fingerprint)
                 self._last_fingerprint = fingerprint
             failed = None
@@ -139,10 +141,10 @@ class Refresher:
         started = time.monotonic()
         with self._store.build_lock():
             built = build_catalog(self._source, self._settings, self._policy, self._moment())
-            version = self._store.publish(built, fingerprint)
+            version = self._holder.publish(built, fingerprint)
         self._built = time.monotonic()
         self._build_seconds = self._built - started
-        self.status.built_at = self._now()
+        self.status.built_at = self._clock.now()
         report = built.report.as_json()
         for warning in built.report.warnings:
             log.warning("catalog warning", warning=warning)
@@ -155,7 +157,7 @@ class Refresher:
         return repr((self._source.fingerprint(self._moment()), files, self._policy.catalog_digest))
 
     def _moment(self) -> datetime:
-        return datetime.fromtimestamp(self._now(), UTC)
+        return datetime.fromtimestamp(self._clock.now(), UTC)
 
     def _is_whole(self) -> bool:
         """Whether the current version is there and undamaged; each version's bytes are read once."""
@@ -249,7 +251,7 @@ def main() -> int:
     ServerWatch(source.engine, store.folder, clock.now).start()
     with contextlib.suppress(KeyboardInterrupt):
         watch = ClockWatch(clock, source.engine, settings.clock_wait_seconds)
-        Refresher(settings, source, store, policy, now=clock.now, watch=watch).run()
+        Refresher(settings, source, store, policy, clock=clock, watch=watch).run()
     return 0
 
 

@@ -101,12 +101,13 @@ class CatalogStore:
         return version
 
     def versions(self) -> list[str]:
-        """Versions on disk, oldest first."""
+        """Versions on disk, oldest first. One that is named later than the current one was built by a clock that was
+        ahead, and comes before all others."""
         if not self.folder.is_dir():
             return []
-        return sorted(
-            path.parent.name for path in self.folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")
-        )
+        current = self.current() or "~"
+        names = {path.parent.name for path in self.folder.glob(f"*/{MANIFEST}")}
+        return sorted((name for name in names if name[0] != "."), key=lambda name: (name <= current, name))
 
     @contextmanager
     def build_lock(self) -> Iterator[None]:

@@ -247,6 +247,20 @@ class Settings(BaseSettings):
     catalog_keep: int = Field(
         3, ge=1, le=100, description="catalog versions kept", json_schema_extra={"unit": "versions"}
     )
+    catalog_hold_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="a catalog that would lose more than this share of its videos or challenges at once is held back",
+    )
+    catalog_hold_seconds: int = Field(
+        3600,
+        ge=0,
+        le=86400 * 30,
+        description="and published after so long all the same; 0: at once",
+        json_schema_extra=Seconds,
+    )
     catalog_refresher: bool = Field(True, description="false: another process or machine builds the catalog")
 
     # Time.

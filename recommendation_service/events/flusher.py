@@ -233,6 +233,8 @@ class Flusher:
         wanted = pending.records
         outcome = self._write(wanted, rest)
         late = set(map(id, pending.forget(wanted)))
+        self.status.forgotten += pending.forgotten_records
+        pending.forgotten_records = 0
         outcome.left = [record for record in outcome.left if id(record) not in late]
         outcome.refused = [refused for refused in outcome.refused if id(refused[0]) not in late]
         letters = [dead_letter(encode(record), reason, record) for record, reason in outcome.refused]
@@ -324,8 +326,6 @@ class Flusher:
         """Write the status."""
         status = self.status
         status.unreadable_segments = self._pending.unreadable
-        status.forgotten += self._pending.forgotten_records
-        self._pending.forgotten_records = 0
         status.waiting_records = len(self._pending.records)
         status.waiting_bytes = self._pending.waiting_bytes
         status.oldest_ms = self._pending.oldest_ms

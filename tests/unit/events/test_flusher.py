@@ -331,7 +331,6 @@ def test_what_comes_after_a_deletion_counts_and_what_was_there_does_not_whatever
     writer.append(encode(feedback(event_id="after", user_id=7, received_ms=moment + days * DAY_MS)))
     assert flusher.flush_all()
     assert event_ids(engine) == ["after"]
-    flusher.tell()
     assert flusher.status.forgotten == 3
     writer.close()
     assert Flusher(settings, engine).flush_all()

@@ -1,0 +1,218 @@
+"""Holding back a catalog that would lose most of its items at once: a table was emptied, or a clock is wrong.
+
+What was withdrawn (deleted, unpublished, blacklisted) leaves feeds at once all the same, however much it is: while a
+catalog is held back, the current one is served without that. After CATALOG_HOLD_SECONDS the new one is published.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from recommendation_service.catalog import cleaning
+from recommendation_service.catalog.builder import BuiltCatalog, eligibility
+from recommendation_service.catalog.items import Eligibility, eligible_challenges, eligible_videos
+from recommendation_service.catalog.layout import CatalogArrays, Int64
+from recommendation_service.catalog.orderings import hash_table
+from recommendation_service.catalog.report import BuildReport
+from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.core.clock import Clock
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import CatalogError
+from recommendation_service.core.files import write_whole
+from recommendation_service.ranking.policy import Policy
+from recommendation_service.sources.reader import ZERO_DATE, Source
+
+log = structlog.get_logger(__name__)
+
+FILE = "hold.json"
+# So few items may go at once whatever their share.
+FEW = 10
+_NAMES = ("videos", "challenges")
+# Dates of rows are seen from so far ahead: one that seems to be in the future is no reason to withdraw an item.
+_LATER = timedelta(days=36500)
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Why a catalog is held back, and since when."""
+
+    reason: str
+    boot: str  # ``since`` counts from this boot of the machine
+    since: float  # CLOCK_BOOTTIME, which nobody sets
+
+
+class Holder:
+    """Publishes what was built, or the current catalog without what was withdrawn."""
+
+    def __init__(self, settings: Settings, source: Source, store: CatalogStore, policy: Policy, clock: Clock) -> None:
+        self._settings = settings
+        self._source = source
+        self._store = store
+        self._policy = policy
+        self._clock = clock
+
+    def publish(self, built: BuiltCatalog, fingerprint: str | None = None, *, force: bool = False) -> str:
+        """Gives the version that is current then. Raises SourceError, CatalogError."""
+        held = None if force else self._held(built)
+        if held is None:
+            version = self._store.publish(built, fingerprint)
+            if (self._store.folder / FILE).exists():
+                log.info("the catalog that was held back is published", version=version)
+                (self._store.folder / FILE).unlink(missing_ok=True)
+            return version
+        reason, current, kept = held
+        if self._known() is None:
+            log.error("a catalog is held back", reason=reason, seconds=self._settings.catalog_hold_seconds)
+        self._note(reason)
+        built.report.warnings.append(f"Held back: {reason}")
+        if kept.all():
+            return current.version
+        names, zone = self._store.names(current.version), self._settings.item_time_zone
+        return self._store.publish(without(current, kept, built.report, names, zone), fingerprint)
+
+    def is_over(self) -> bool:
+        """Whether a catalog was held back for as long as it is to be."""
+        known = self._known()
+        return known is not None and self._clock.monotonic() - known.since >= self._settings.catalog_hold_seconds
+
+    def _held(self, built: BuiltCatalog) -> tuple[str, Catalog, Mask] | None:
+        """Why what was built is not to be published, the current catalog, and what of its items may be shown."""
+        version = self._store.current()
+        if version is None or self._settings.catalog_hold_seconds == 0 or self.is_over():
+            return None
+        try:
+            current = self._store.open(version, verify=False)
+        except CatalogError:
+            return None  # nothing to be served instead
+        ours, theirs = _keys(current.arrays), _keys(built.arrays)
+        lost = [mine[~np.isin(mine, new)] for mine, new in zip(ours, theirs, strict=True)]
+        if not any(self._is_much(gone, mine) for gone, mine in zip(lost, ours, strict=True)):
+            return None
+        rules = eligibility(self._settings, self._policy, BuildReport())
+        eligible, present = self._looked_up(built.built_at, rules)
+        reasons, held = [], []
+        for name, mine, new, gone, may, there in zip(_NAMES, ours, theirs, lost, eligible, present, strict=True):
+            window = f"are not within {name.upper()}_WINDOW_DAYS by the clock"
+            for items, why in (
+                (gone[np.isin(gone, may)], window),
+                (gone[~np.isin(gone, there)], "are no longer in the tables, or their creators are not"),
+            ):
+                if self._is_much(items, mine):
+                    reasons.append(f"it would have {len(new):,} {name} and not {len(mine):,}: {len(items):,} {why}")
+                    held.append(items << 1 | (name == "challenges"))
+        if not held:
+            return None
+        shown = np.concatenate([theirs[0] << 1, theirs[1] << 1 | 1, *held])
+        kept = np.isin(np.concatenate([ours[0] << 1, ours[1] << 1 | 1]), shown)
+        for item in np.flatnonzero(kept).tolist():  # whose row is gone may be blacklisted all the same
+            kept[item] = _address(current, item) not in rules.blacklist
+        return "; ".join(reasons), current, kept
+
+    def _is_much(self, items: Int64, of: Int64) -> bool:
+        return len(items) > max(FEW, self._settings.catalog_hold_share * len(of))
+
+    def _looked_up(self, now: datetime, rules: Eligibility) -> tuple[tuple[Int64, Int64], tuple[Int64, Int64]]:
+        """Numbers of the videos and challenges that might be shown at any age, and of all that are there."""
+        report, later = BuildReport(), now + _LATER
+        with self._source.snapshot(now) as snapshot:
+            snapshot.parameters |= {"videos_since": ZERO_DATE, "challenges_since": ZERO_DATE}
+            videos, challenges = snapshot.read("videos"), snapshot.read("challenges")
+            presence = snapshot.read("presence")
+        seconds = later.timestamp()
+        eligible = (
+            np.array(eligible_videos(videos, rules, seconds, report).ids, np.int64),
+            np.array(eligible_challenges(challenges, rules, seconds, 0.0, report).ids, np.int64),
+        )
+        ids = cleaning.ids(presence["id"], "presence.id", report)
+        is_challenge = np.array(presence["is_challenge"], np.int64) != 0
+        return eligible, (ids[~is_challenge], ids[is_challenge])
+
+    def _known(self) -> Held | None:
+        return self._of_this_boot(read_held(self._store.folder))
+
+    def _of_this_boot(self, held: Held | None) -> Held | None:
+        return held if held is not None and held.boot == self._clock.boot_id else None
+
+    def _note(self, reason: str) -> None:
+        known = self._known()
+        since = known.since if known is not None else self._clock.monotonic()
+        content = {"reason": reason, "boot": self._clock.boot_id, "since": since}
+        write_whole(self._store.folder / FILE, json.dumps(content))
+
+
+def read_held(folder: Path) -> Held | None:
+    """Why a catalog is held back; None: none is. ``folder``: of the catalogs."""
+    try:
+        return Held(**json.loads((folder / FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _address(catalog: Catalog, item: int) -> str:
+    """Of an item's video."""
+    body = json.loads(catalog.item_json(item))
+    return str(body["video" if item < catalog.arrays.videos else "video_url"])
+
+
+def _keys(arrays: CatalogArrays) -> tuple[Int64, Int64]:
+    """Numbers of the videos, and of the challenges."""
+    return np.asarray(arrays.item_id[: arrays.videos]), np.asarray(arrays.item_id[arrays.videos :])
+
+
+def without(
+    current: Catalog, kept: Mask, report: BuildReport, names: dict[str, Any], item_time_zone: str
+) -> BuiltCatalog:
+    """The catalog with the items of ``kept`` (M,) alone; ages, people and orderings stay as of its build."""
+    arrays = current.arrays
+    number = (np.cumsum(kept) - 1).astype(np.int32)  # of an item that is kept
+
+    def listed(offsets: Int64, items: Any) -> tuple[Int64, Any, Mask]:
+        """Offsets and items of a list of lists, and which of its entries are left."""
+        left = kept[items]
+        return np.concatenate([[0], np.cumsum(left)])[offsets].astype(np.int64), number[items[left]], left
+
+    ids, videos = arrays.item_id[kept], int(kept[: arrays.videos].sum())
+    hash_key, hash_item = hash_table(np.concatenate([ids[:videos] << 1, ids[videos:] << 1 | 1]))
+    creator_offsets, creator_items, _ = listed(arrays.creator_offsets, arrays.creator_items)
+    order_offsets, order_items, _ = listed(arrays.order_offsets, arrays.order_items)
+    token_offsets, token_items, _ = listed(arrays.token_offsets, arrays.token_items)
+    pair_offsets, pair_items, _ = listed(arrays.pair_offsets, arrays.pair_items)
+    history_offsets, history_items, history = listed(arrays.history_offsets, arrays.history_items)
+    columns = ("features", "hand", "tokens", "skill_count", "created", "creator", "city")
+    report.counts = current.counts | {"videos": videos, "challenges": len(ids) - videos}
+    return BuiltCatalog(
+        arrays=arrays._replace(
+            item_id=ids,
+            **{name: getattr(arrays, name)[kept] for name in columns},
+            hash_key=hash_key,
+            hash_item=hash_item,
+            creator_offsets=creator_offsets,
+            creator_items=creator_items,
+            order_offsets=order_offsets,
+            order_items=order_items,
+            token_offsets=token_offsets,
+            token_items=token_items,
+            pair_offsets=pair_offsets,
+            pair_items=pair_items,
+            history_offsets=history_offsets,
+            history_items=history_items,
+            history_weight=arrays.history_weight[history],
+            history_when=arrays.history_when[history],
+            videos=videos,
+        ),
+        item_bodies=[current.item_json(item) for item in np.flatnonzero(kept).tolist()],
+        names=names,
+        report=report,
+        # Later by as little as a version's name tells: ages are as of that build.
+        built_at=datetime.fromisoformat(current.manifest["built_at"]) + timedelta(microseconds=1),
+        policy_version=current.manifest["policy_version"],
+        policy_digest=current.manifest["policy_digest"],
+        item_time_zone=item_time_zone,
+    )
