@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -368,9 +369,11 @@ class PrivateRedis(PrivateServer):
 
     `is_persistent` writes each change to an append-only file, so that a restart finds it; a cache needs none.
     `options` are further lines of its configuration (`"maxmemory 10mb"`), and win over those given here.
+    Beside the default user, who may do all, there is `user`, who may do what the deployment guide says.
     """
 
     name = "redis-server"
+    user = "recs"
 
     def __init__(self, folder: Path, *, is_persistent: bool = False, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
@@ -417,6 +420,7 @@ class PrivateRedis(PrivateServer):
             f"bind {LOOPBACK}",
             f"port {self.port}",
             f"requirepass {self.password}",
+            access(self.user, self.password),
             "dir ./",  # the folder it is started in; an absolute path would have to be quoted
             "daemonize no",
             'logfile ""',  # to standard output, and so to our log
@@ -441,6 +445,7 @@ class PrivateSentinel(PrivateRedis):
     """
 
     name = "redis-sentinel"
+    user = "recs-sentinel"
     master_name = "recs-master"
 
     def __init__(self, folder: Path, monitored: PrivateRedis, *, down_after_milliseconds: int = 300) -> None:
@@ -455,6 +460,7 @@ class PrivateSentinel(PrivateRedis):
             f"bind {LOOPBACK}",
             f"port {self.port}",
             f"requirepass {self.password}",
+            access(self.user, self.password),
             "dir ./",
             "daemonize no",
             'logfile ""',
@@ -536,6 +542,13 @@ class PrivateRedisCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def access(user: str, password: str) -> str:
+    """The line of the deployment guide that makes a user of Redis or Sentinel, with another password."""
+    guide = (Path(__file__).resolve().parent.parent / "docs" / "deployment.md").read_text("utf-8")
+    [line] = re.findall(rf"^user {user} on >\S+ (.+)$", guide, re.M)
+    return f"user {user} on >{password} {line}"
 
 
 def _expect_ok(answer: str) -> None:

@@ -191,7 +191,8 @@ class Settings(BaseSettings):
     )
     redis_port: Port = Field(6379, description="its port")
     redis_db: int = Field(0, ge=0, le=1_000_000, description="its database")
-    redis_password: SecretStr = Field(SecretStr(""), description="its password")
+    redis_username: str | None = Field(None, description="its user, of an access control list; unset: the default one")
+    redis_password: SecretStr = Field(SecretStr(""), description="that user's password")
     redis_scheme: Literal["redis", "tls"] = Field("redis", description="tls: encrypted, and the certificate is checked")
     redis_ca_file: Path | None = Field(
         None, description="certificates of the authorities that are trusted for tls; unset: the system's"
@@ -200,7 +201,8 @@ class Settings(BaseSettings):
         (), description="comma-separated Sentinels to ask which server is the master, instead of REDIS_HOST"
     )
     redis_sentinel_master: str = Field("mymaster", min_length=1, description="the Sentinels' name for the master")
-    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="the Sentinels' own password")
+    redis_sentinel_username: str | None = Field(None, description="the Sentinels' own user; unset: the default one")
+    redis_sentinel_password: SecretStr = Field(SecretStr(""), description="that user's password")
     redis_cluster: bool = Field(False, description="true: REDIS_HOST is a node of a Redis Cluster")
     redis_timeout_milliseconds: int = Field(
         5, ge=1, le=1000, description="most that Redis may cost a request", json_schema_extra=Milliseconds

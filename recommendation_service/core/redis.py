@@ -23,7 +23,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
     ClusterDownError,
+    NoPermissionError,
     NoScriptError,
     ReadOnlyError,
     RedisClusterException,
@@ -106,6 +109,7 @@ class RedisGuard:
         self._failures = 0  # since the last success
         self._paused_until = 0.0
         self._reasons: set[str] = set()  # logged since then
+        self._denials: set[str] = set()  # logged, of this process
         self._is_probing = False  # after a pause one operation at a time, until one succeeds
         self._counters: dict[tuple[str, str], Any] = {}  # labels are slow to look up
         self._timers: dict[str, Any] = {}
@@ -182,6 +186,7 @@ class RedisGuard:
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             if _is_refusal(error):
                 self._resume()  # it is there, and answers
+                self._note_denial(error)
             else:
                 self._pause(_reason(error))
                 await self._drop_idle_connections()
@@ -214,6 +219,12 @@ class RedisGuard:
         self._failures = 0
         self._paused_until = 0.0
         self._reasons.clear()
+
+    def _note_denial(self, error: Exception) -> None:
+        """What the user may not do it may not do the next time either: said once for each command."""
+        if isinstance(error, NoPermissionError) and str(error) not in self._denials:
+            self._denials.add(str(error))
+            log.error("redis_denied", address=self._address, reason=_reason(error))
 
     def _count(self, operation: str, outcome: str) -> None:
         counter = self._counters.get((operation, outcome))
@@ -347,6 +358,7 @@ def make_client(settings: Settings, answer_seconds: float = ANSWER_SECONDS) -> C
     client whose commands block.
     """
     options: dict[str, Any] = {
+        "username": settings.redis_username,
         "password": settings.redis_password.get_secret_value() or None,
         "socket_timeout": answer_seconds,
         "socket_connect_timeout": CONNECT_SECONDS,
@@ -359,7 +371,10 @@ def make_client(settings: Settings, answer_seconds: float = ANSWER_SECONDS) -> C
         if settings.redis_ca_file:
             options |= {"ssl_ca_certs": str(settings.redis_ca_file)}
     if settings.redis_sentinels:
-        sentinel_options = options | {"password": settings.redis_sentinel_password.get_secret_value() or None}
+        sentinel_options = options | {
+            "username": settings.redis_sentinel_username,
+            "password": settings.redis_sentinel_password.get_secret_value() or None,
+        }
         sentinels = Sentinel(  # type: ignore[no-untyped-call]
             [_host_and_port(sentinel) for sentinel in settings.redis_sentinels],
             sentinel_kwargs=sentinel_options,
@@ -395,4 +410,9 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    if isinstance(error, NoPermissionError):
+        return f"{said}; docs/deployment.md has what the user of REDIS_USERNAME has to be allowed"
+    if isinstance(error, (AuthenticationError, AuthenticationWrongNumberOfArgsError)):
+        return f"{said}; see REDIS_USERNAME and REDIS_PASSWORD, or with Sentinels theirs"
+    return said

@@ -1,4 +1,4 @@
-"""All checks in order: the server, then the tables, then the queries, then this machine."""
+"""All checks in order: the server, then the tables, then the queries, then Redis, then this machine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from recommendation_service.doctor.inspection import Inspection, Tables, error_c
 from recommendation_service.doctor.machine import check_machine
 from recommendation_service.doctor.privileges import check_index, check_select, check_writing
 from recommendation_service.doctor.queries import Examined, check_query, examine_query, queries
+from recommendation_service.doctor.redis_server import check_redis
 from recommendation_service.doctor.server import (
     check_clock,
     check_max_connections,
@@ -94,6 +95,8 @@ def examine(settings: Settings, engine: Engine, progress: Callable[[str], None] 
                 examined = examine_query(source, query)
                 examination.queries.append(examined)
                 examination.findings.append(check_query(examined, standings))
+    progress("Looking at Redis")
+    examination.findings += check_redis(settings)
     examination.findings += check_machine(settings.data_dir)
     return examination
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import sqlalchemy
 
 from recommendation_service.demo import load_interacpedia
+from recommendation_service.doctor.redis_server import PROBES
 from recommendation_service.events.user_memory import UserMemory, as_entries, user_key
 from tests.end_to_end.service import ADMIN_TOKEN, Service
 from tests.servers import PrivateRedis, wait_until
@@ -40,6 +42,7 @@ class Fleet:
             "DATABASE_URL": database,
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": str(redis.port),
+            "REDIS_USERNAME": redis.user,
             "REDIS_PASSWORD": redis.password,
             "REDIS_TIMEOUT_MILLISECONDS": "200",  # a busy test machine is no reason to do without
             "FLUSH_INTERVAL_SECONDS": str(FLUSH_SECONDS),
@@ -226,6 +229,25 @@ def test_a_machines_own_flush_takes_its_entries_off_the_stream_and_every_key_has
         "0",
     )
     assert json.loads(ends) in ([], {}), ends
+
+
+def test_the_user_of_the_guide_may_do_all_that_the_service_does_and_the_doctor_tries_all_of_it(
+    fleet: list[Service], module_redis: PrivateRedis
+) -> None:
+    for machine in fleet:
+        machine.feed(SELF_ID=31)
+        event = {"event": "view", "user_id": 31, "item_type": "resume", "item_id": 1}
+        assert machine.client.post("/api/feedback", json=event).status_code == 202
+    assert wait_until(lambda: module_redis.execute("XLEN", "recs:events") == ":0", 30), "and the flushers took it off"
+
+    lines = re.findall(
+        r"cmdstat_(\S+?):calls=(\d+),.*rejected_calls=(\d+)", module_redis.execute("INFO", "commandstats")
+    )
+    tried = {"|".join(str(word) for word in probe[: 2 if probe[0] in {"SCRIPT", "XGROUP"} else 1]) for probe in PROBES}
+    ours = {"auth", "ping", "info", "flushall", "script|flush", "xlen"}  # of this test's own, and of connecting
+
+    assert [name for name, _, rejected in lines if int(rejected)] == []
+    assert {name for name, _, _ in lines} - ours <= {name.lower() for name in tried}
 
 
 def test_the_events_of_a_machine_that_lost_its_disk_reach_the_database(

@@ -307,8 +307,27 @@ def test_a_wrong_password_costs_next_to_nothing_and_is_not_told(redis: PrivateRe
         with_workers(1, settings, scenario)
     assert "redis_unavailable" in [line["event"] for line in lines]
     assert "Authentication" in repr(lines)
+    assert "see REDIS_USERNAME and REDIS_PASSWORD" in repr(lines)
     assert redis.password not in repr(lines)
     assert "wrong-password-of-ours" not in repr(lines)
+
+
+def test_what_the_user_may_not_do_is_said_once_with_what_to_do_and_costs_nothing(redis: PrivateRedis) -> None:
+    reader = f"user reader on >{redis.password} ~recs:* -@all +@read +@connection"
+    assert redis.execute("ACL", "SETUSER", *reader.split()[1:]) == "+OK"
+
+    async def scenario(source: SharedSource, worker: Worker) -> None:
+        for key in range(1, 5):
+            assert await worker.cache.get(key) == f"{key} v1"
+            await worker.settled()
+        assert not worker.guard.is_paused
+
+    with structlog.testing.capture_logs() as lines:
+        with_workers(1, redis_settings(redis, redis_username="reader"), scenario)
+    denied = [line["reason"] for line in lines if line["event"] == "redis_denied"]
+    assert len(denied) == len(set(denied)) > 0
+    assert all("no permissions to run the" in reason and "docs/deployment.md has what" in reason for reason in denied)
+    assert "redis_unavailable" not in [line["event"] for line in lines]
 
 
 # Failing over.
@@ -336,6 +355,7 @@ def test_sentinels_lead_to_the_new_master_after_a_failover(tmp_path: Path) -> No
             # The first is not there: the second is asked.
             redis_sentinels=(f"{LOOPBACK}:{free_port()}", f"{LOOPBACK}:{sentinel.port}"),
             redis_sentinel_master=name,
+            redis_sentinel_username=sentinel.user,
             redis_sentinel_password=sentinel.password,
         )
 

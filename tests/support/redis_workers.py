@@ -22,6 +22,7 @@ def redis_settings(server: PrivateRedis, **overrides: Any) -> Settings:
     ours = {
         "redis_host": LOOPBACK,
         "redis_port": server.port,
+        "redis_username": server.user,
         "redis_password": server.password,
         "redis_timeout_milliseconds": PATIENT_MILLISECONDS,
     }
