@@ -215,6 +215,7 @@ def eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Elig
         cities=cities,
         media_base_url=settings.media_base_url,
         time_zone=settings.item_time_zone,
+        zone=UTC if settings.item_times_with_zone else settings.database_zone,
         cuts=(cuts.skills, cuts.knowledges, cuts.tools, cuts.languages),
     )
 

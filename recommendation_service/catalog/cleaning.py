@@ -7,13 +7,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.catalog.report import BuildReport
+from recommendation_service.core.local_time import seconds_of_local
 from recommendation_service.sources.json_lists import read_list
 
 # Clocks of two machines differ; a time so little ahead is now, and one further ahead is an error.
@@ -48,12 +49,20 @@ def tokens(entries: Sequence[str], most: int) -> list[str]:
 
 
 def epoch_seconds(
-    values: Sequence[Any], column: str, now: float, report: BuildReport, *, required: bool = True
+    values: Sequence[Any],
+    column: str,
+    now: float,
+    report: BuildReport,
+    *,
+    required: bool = True,
+    zone: tzinfo = UTC,
 ) -> npt.NDArray[np.float64]:
-    """Times in seconds since 1970, UTC; nan for what is absent, zero, in the future, or no time."""
-    seconds = _all_at_once(values)
-    if seconds is None:
-        seconds = np.array([_epoch_second(value) for value in values], np.float64)
+    """Times in ``zone``, in seconds since 1970, UTC; nan for what is absent, zero, in the future, or no time."""
+    local = _all_at_once(values)
+    if local is None:
+        seconds = np.array([_epoch_second(value, zone) for value in values], np.float64)
+    else:
+        seconds = seconds_of_local(local, zone)
     missing = np.array([value is None for value in values], bool)
     if required:
         report.aside(column, "no date", int(missing.sum()))
@@ -78,10 +87,10 @@ def _all_at_once(values: Sequence[Any]) -> npt.NDArray[np.float64] | None:
     return np.where(np.isnat(parsed), np.nan, parsed.astype(np.int64).astype(np.float64))
 
 
-def _epoch_second(value: Any) -> float:
+def _epoch_second(value: Any, zone: tzinfo) -> float:
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-        return moment.replace(tzinfo=UTC).timestamp() if moment.tzinfo is None else moment.timestamp()
+        return moment.replace(tzinfo=zone).timestamp() if moment.tzinfo is None else moment.timestamp()
     except (ValueError, OverflowError):
         return math.nan
 

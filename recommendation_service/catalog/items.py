@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from typing import Any
 
 import msgspec
@@ -82,6 +82,7 @@ class Eligibility:
     cities: Cities
     media_base_url: str
     time_zone: str  # what ends a time of an item: nothing, or Z
+    zone: tzinfo  # that time's
     cuts: tuple[int, int, int, int]  # of skills, knowledges, tools, languages
 
     def admits(self, video: str, texts: Sequence[str], table: str, report: BuildReport) -> bool:
@@ -97,10 +98,10 @@ class Eligibility:
         return True
 
     def time(self, seconds: float) -> str:
-        """ISO 8601 to the second, in UTC; empty where it is not known."""
+        """ISO 8601 to the second; empty where it is not known."""
         if math.isnan(seconds):
             return ""
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + self.time_zone
+        return datetime.fromtimestamp(seconds, self.zone).strftime("%Y-%m-%dT%H:%M:%S") + self.time_zone
 
     def avatar(self, user_id: int) -> str:
         return f"{self.media_base_url.rstrip('/')}/users/{user_id}/avatar-100.png"
@@ -115,7 +116,7 @@ def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildR
     items = Items()
     ids = cleaning.ids(table["id"], "resumes.id", report, LARGEST_ITEM)
     creators = cleaning.ids(table["creator_id"], "resumes.user_id", report)
-    created = cleaning.epoch_seconds(table["created_at"], "resumes.created_at", now, report)
+    created = cleaning.epoch_seconds(table["created_at"], "resumes.created_at", now, report, zone=table.zone)
     order = sorted(range(len(ids)), key=ids.__getitem__)
     columns = table.columns
     last = 0
@@ -167,9 +168,13 @@ def eligible_challenges(table: Table, rules: Eligibility, now: float, since: flo
     the newest. ``since``: created or updated later than this, in seconds since 1970."""
     ids = cleaning.ids(table["id"], "challenges.id", report, LARGEST_ITEM)
     creators = cleaning.ids(table["creator_id"], "challenges.user_id", report)
-    created = cleaning.epoch_seconds(table["created_at"], "challenges.created_at", now, report)
-    updated = cleaning.epoch_seconds(table["updated_at"], "challenges.updated_at", now, report, required=False)
-    status = cleaning.epoch_seconds(table["status_at"], "challenges.status_at", now, report, required=False)
+    created = cleaning.epoch_seconds(table["created_at"], "challenges.created_at", now, report, zone=table.zone)
+    updated = cleaning.epoch_seconds(
+        table["updated_at"], "challenges.updated_at", now, report, required=False, zone=table.zone
+    )
+    status = cleaning.epoch_seconds(
+        table["status_at"], "challenges.status_at", now, report, required=False, zone=table.zone
+    )
     columns = table.columns
     newest: dict[str, int] = {}
     for row in range(len(ids)):

@@ -38,7 +38,7 @@ def gather_interactions(
         weight = cleaning.numbers(table["weight"], f"{name}.weight", report)
         report.aside(f"{name}.weight", "above 5", int((weight > LARGEST_WEIGHT).sum()))
         weight = np.minimum(weight, LARGEST_WEIGHT)
-        time = cleaning.epoch_seconds(table["happened_at"], f"{name}.happened_at", now, report)
+        time = cleaning.epoch_seconds(table["happened_at"], f"{name}.happened_at", now, report, zone=table.zone)
         item = places(video_ids, number)
         if "is_challenge" in table.columns:
             is_challenge = np.array(table["is_challenge"], bool)
@@ -107,7 +107,9 @@ def gather_people(
             profiles[user] = vocabulary.numbers(cut_tokens(lists, cuts))
     one = cleaning.ids(connections["from_id"], "user_connections.from_id", report)
     other = cleaning.ids(connections["to_id"], "user_connections.to_id", report)
-    time = cleaning.epoch_seconds(connections["created_at"], "user_connections.created_at", now, report)
+    time = cleaning.epoch_seconds(
+        connections["created_at"], "user_connections.created_at", now, report, zone=connections.zone
+    )
     usable = (one > 0) & (other > 0) & (one != other) & ~np.isnan(time)
     pairs = np.unique(
         np.concatenate([np.stack([one[usable], other[usable]], 1), np.stack([other[usable], one[usable]], 1)]),
@@ -138,8 +140,12 @@ def gather_people(
 def _recent(users: Table, now: float, since: float, report: BuildReport) -> Int64:
     """Ids of the rows' users; 0 for who is not recent."""
     ids = cleaning.ids(users["id"], "users.id", report)
-    created = cleaning.epoch_seconds(users["created_at"], "users.created_at", now, report, required=False)
-    updated = cleaning.epoch_seconds(users["updated_at"], "users.updated_at", now, report, required=False)
+    created = cleaning.epoch_seconds(
+        users["created_at"], "users.created_at", now, report, required=False, zone=users.zone
+    )
+    updated = cleaning.epoch_seconds(
+        users["updated_at"], "users.updated_at", now, report, required=False, zone=users.zone
+    )
     return np.where(np.fmax(created, updated) >= since, ids, 0)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import ssl
+from datetime import tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.core.local_time import zone_of
 
 ENV_FILE = ".env"
 # Settings that say something by being empty; empty values of all others count as unset.
@@ -81,6 +83,9 @@ class Settings(BaseSettings):
     )
     mysql_read_timeout_seconds: int = Field(
         60, ge=1, le=3600, description="limit on waiting for a result", json_schema_extra=Seconds
+    )
+    mysql_time_zone: str = Field(
+        "UTC", description="zone of the times in the operator's tables: a name such as America/Bogota, or an offset"
     )
     mysql_tls: Literal["off", "preferred", "verified"] = Field(
         "preferred",
@@ -388,6 +393,12 @@ class Settings(BaseSettings):
             raise ValueError("must have at least 8 characters")
         return value
 
+    @field_validator("mysql_time_zone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        zone_of(value)
+        return value
+
     @field_validator("mysql_ca_file", "redis_ca_file")
     @classmethod
     def _authorities(cls, value: Path | None) -> Path | None:
@@ -499,6 +510,11 @@ class Settings(BaseSettings):
     def item_time_zone(self) -> str:
         """What ends the times of items."""
         return "Z" if self.item_times_with_zone else ""
+
+    @property
+    def database_zone(self) -> tzinfo:
+        """Of the times in the operator's tables."""
+        return zone_of(self.mysql_time_zone)
 
     @property
     def catalog_dir(self) -> Path:

@@ -7,6 +7,7 @@ Reads that may be a little old go through replicas (replicas.py); everything els
 import sqlite3
 import time
 import zlib
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -91,8 +92,9 @@ def make_engine(
 ) -> Engine:
     """An engine for ``url``, or else for ``settings.source_url``. Nothing is connected until it is used.
 
-    Every MySQL session speaks UTC, so that TIMESTAMP columns read as UTC whatever the server's zone, and has a
-    `sql_mode` and a character set of its own.
+    A MySQL session speaks UTC, so that TIMESTAMP columns read as UTC whatever the server's zone. With MYSQL_TIME_ZONE
+    it speaks the server's own, as the application's does: then both read and write the same, whatever that is. It has
+    a `sql_mode` and a character set of its own.
     SQLite is opened so that nothing can be written. ``numbers``: where the pool counts.
     """
     url = url or settings.source_url
@@ -110,7 +112,7 @@ def make_engine(
             pool_pre_ping=True,
             pool_recycle=POOL_RECYCLE_SECONDS,
             pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
-            connect_args=_session(settings.mysql_read_timeout_seconds),
+            connect_args=_session(settings, settings.mysql_read_timeout_seconds),
         )
         open_connections(engine, settings, url)
         event.listen(engine, "checkin", _log_checkin)
@@ -128,7 +130,7 @@ def make_engine(
 def make_unpooled_engine(settings: Settings, url: URL, *, read_timeout_seconds: int | None = None) -> Engine:
     """A MySQL engine that opens a connection for each use."""
     seconds = read_timeout_seconds or settings.mysql_read_timeout_seconds
-    engine = create_engine(url, poolclass=NullPool, connect_args=_session(seconds))
+    engine = create_engine(url, poolclass=NullPool, connect_args=_session(settings, seconds))
     open_connections(engine, settings, url)
     return engine
 
@@ -161,13 +163,14 @@ def address(url: URL) -> str:
     return f"{url.host}:{url.port or 3306}/{url.database}"
 
 
-def _session(read_timeout_seconds: int) -> dict[str, Any]:
+def _session(settings: Settings, read_timeout_seconds: int) -> dict[str, Any]:
+    zone = "SESSION time_zone = '+00:00', " if settings.database_zone is UTC else ""
     return {
         "read_timeout": read_timeout_seconds,
         "write_timeout": read_timeout_seconds,
         "charset": "utf8mb4",  # also where an address says another one
         # The mode before anything else is said: SQLAlchemy quotes names by it.
-        "init_command": "SET SESSION time_zone = '+00:00', SESSION sql_mode = ''",
+        "init_command": f"SET {zone}SESSION sql_mode = ''",
     }
 
 

@@ -198,7 +198,8 @@ def _replay(settings: Settings, *, as_json: bool) -> None:
     dead_letters = DeadLetters(settings.events_dir)
     letters = dead_letters.all()
     records = [record for letter in letters if (record := letter.record()) is not None]
-    outcome = EventWriter(make_writing_engine(settings)).write(records)  # none is of a forgotten user: those are gone
+    # None is of a forgotten user: those are gone.
+    outcome = EventWriter(make_writing_engine(settings), zone=settings.database_zone).write(records)
     if outcome.left:
         # Nothing was removed: those that went through are found to be there at the next replay.
         raise SourceError(outcome.problem)

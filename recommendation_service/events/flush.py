@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
 from typing import Any
 
 import pymysql.err
@@ -36,6 +37,7 @@ from recommendation_service.events.rows import (
     event_of,
     feed_row,
     feedback_row,
+    local_expression,
 )
 from recommendation_service.events.tables import MOST_BYTES, describe, error_code, has_activity_log
 
@@ -131,10 +133,11 @@ class _LostError(Exception):
 class EventWriter:
     """Writes records. One thread at a time calls it."""
 
-    def __init__(self, engine: Engine, *, stop: threading.Event | None = None) -> None:
-        """``stop``: once set, what is not under way is left."""
+    def __init__(self, engine: Engine, *, stop: threading.Event | None = None, zone: tzinfo = UTC) -> None:
+        """``stop``: once set, what is not under way is left. ``zone``: of the times in activity_log."""
         self._engine = engine
         self._stop = stop or threading.Event()
+        self._zone = zone
         self._is_mysql = engine.dialect.name != "sqlite"
         self._with_activity_log: bool | None = None
         self._most_bytes = NO_LIMIT  # of a statement, where connections were lost over longer ones
@@ -234,7 +237,9 @@ class EventWriter:
                 self._insert(connection, batch, flush_id, plain=plain)
                 parameters = {"last_id": last_id, "flush_id": flush_id}
                 if self._with_activity_log:
-                    copied = connection.execute(text(COPY_TO_ACTIVITY_LOG), parameters | COPY_PARAMETERS)
+                    local = local_expression(batch, self._zone, mysql=self._is_mysql)
+                    copy = text(COPY_TO_ACTIVITY_LOG.replace("{local}", local))
+                    copied = connection.execute(copy, parameters | COPY_PARAMETERS)
                     if copied.rowcount == len(batch):
                         return Counter(map(event_of, batch))
                 found = connection.execute(

@@ -97,7 +97,7 @@ class Flusher:
         self._pending = Pending(self._folder, fleet, MOST_RECORDS, MOST_BYTES)
         self._dead = DeadLetters(self._folder)
         self._hurry = threading.Event()  # what is under way may end, nothing else is begun
-        self._writer = EventWriter(engine, stop=self._hurry)
+        self._writer = EventWriter(engine, stop=self._hurry, zone=settings.database_zone)
         self._since: float | None = None  # when what is pending began to wait
         self._next_try = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS

@@ -8,11 +8,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import lru_cache
 
 import msgspec
 
+from recommendation_service.core.local_time import offsets_between
 from recommendation_service.events.records import (
     ITEM_TYPES,
     FeedbackRecord,
@@ -50,7 +51,7 @@ _CODECS = {"latin1": "cp1252"}
 
 # The statement that makes activity_log's rows of a batch. What is absent is left out by CONCAT of a NULL being NULL. A
 # row whose text wants escaping brings its properties. Rows that were there before bear another flush_id, and are not
-# written again.
+# written again. For {local}: what ``local_expression`` says of the batch.
 COPY_TO_ACTIVITY_LOG = """INSERT INTO activity_log (log_name, description, subject_id, subject_type, causer_id,
   causer_type, properties, url, created_at, updated_at)
 SELECT 'app',
@@ -72,7 +73,7 @@ SELECT 'app',
     ',"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z"}')),
   CASE WHEN event = 'feed' THEN CONCAT('/api/search/', endpoint)
     ELSE CONCAT('/api/search/feed/video/', item_id) END,
-  SUBSTR(happened_at, 1, 19), SUBSTR(happened_at, 1, 19)
+  {local}, {local}
 FROM recs_events WHERE id > :last_id AND flush_id = :flush_id"""
 
 
@@ -81,6 +82,25 @@ COPY_PARAMETERS = {
     "challenge_type": r"App\Interacpedia\Challenges\Challenge",
     "user_type": r"App\User",
 }
+
+
+def local_expression(batch: Iterable[Event], zone: tzinfo, *, mysql: bool) -> str:
+    """When an event of the batch happened, as activity_log has times: in the operator's zone, to the second."""
+    happened = [record.happened_ms // 1000 for record in batch]
+    offsets = offsets_between(min(happened), max(happened), zone)
+    if {offset for _, offset in offsets} == {0}:
+        return "SUBSTR(happened_at, 1, 19)"
+    pattern = (
+        "SUBSTR(DATE_ADD(happened_at, INTERVAL {} SECOND), 1, 19)"
+        if mysql
+        else "datetime(happened_at, '{:+d} seconds')"
+    )
+    parts = [pattern.format(offset) for _, offset in offsets]
+    changes = [f"WHEN happened_at < '{_second(since)}' THEN" for since, _ in offsets[1:]]
+    if not changes:
+        return parts[0]
+    cases = " ".join(f"{change} {part}" for change, part in zip(changes, parts, strict=False))
+    return f"CASE {cases} ELSE {parts[-1]} END"
 
 
 def are_plain(records: Iterable[Event]) -> bool:

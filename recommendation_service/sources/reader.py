@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.local_time import local_text
 
 FOLDER = Path(__file__).resolve().parent / "interacpedia"
 RESUME_MODEL_TYPE = r"App\Interacpedia\Resumes\Resume"
 # A TIMESTAMP before this is MySQL's zero date, which counts as absent.
 ZERO_DATE = "1970-01-02 00:00:00"
-_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 @dataclass
 class Table:
-    """A query's result by column; every column has the same length."""
+    """A query's result by column; every column has the same length. ``zone``: of its times, which are text."""
 
     columns: dict[str, list[Any]]
+    zone: tzinfo = UTC
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -42,6 +43,7 @@ class Snapshot:
 
     connection: Connection
     parameters: dict[str, Any]
+    zone: tzinfo = UTC
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def read(self, query: str) -> Table:
@@ -57,7 +59,7 @@ class Snapshot:
             raise SourceError(f"query {query}: {_reason(error)}") from error
         columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names]
         self.milliseconds[query] = round((time.perf_counter() - started) * 1000, 1)
-        return Table(dict(zip(names, columns, strict=True)))
+        return Table(dict(zip(names, columns, strict=True)), self.zone)
 
 
 class Source:
@@ -80,7 +82,7 @@ class Source:
                     connection.exec_driver_sql("BEGIN")  # the driver begins a transaction only for writes
                 else:
                     connection.execution_options(isolation_level="REPEATABLE READ")
-                yield Snapshot(connection, self._parameters(now))
+                yield Snapshot(connection, self._parameters(now), self._settings.database_zone)
         except SQLAlchemyError as error:
             raise SourceError(f"{address(self.engine.url)}: {_reason(error)}") from error
 
@@ -95,17 +97,17 @@ class Source:
         # it, so within that second every look differs.
         times = (value for name, value in row.items() if name.endswith(("_updated", "_deleted")))
         latest = max((str(value) for value in times if value), default="")
-        unsettled = latest >= (now - timedelta(seconds=1)).strftime(_TIME)
+        unsettled = latest >= local_text(now - timedelta(seconds=1), self._settings.database_zone)
         return repr((row, server, now.isoformat() if unsettled else ""))
 
     def _parameters(self, now: datetime) -> dict[str, Any]:
         settings = self._settings
 
         def since(days: int) -> str:
-            return (now - timedelta(days=days)).strftime(_TIME)
+            return local_text(now - timedelta(days=days), settings.database_zone)
 
         return {
-            "now": now.strftime(_TIME),
+            "now": local_text(now, settings.database_zone),
             "users_since": since(settings.users_window_days),
             "videos_since": since(settings.videos_window_days),
             "challenges_since": since(settings.challenges_window_days),

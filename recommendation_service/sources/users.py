@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recommendation_service.core.cache import Cache
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.local_time import local_text
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import RedisGuard
 from recommendation_service.sources.json_lists import read_list
@@ -43,7 +44,6 @@ LARGEST_ID = 2**63 - 1
 LARGEST_ITEM_ID = 2**62 - 1
 # Clocks of two machines differ; a time so little ahead is now, and one further ahead is an error.
 CLOCK_TOLERANCE_SECONDS = 300
-_TIME = "%Y-%m-%d %H:%M:%S"
 _DAY_SECONDS = 86400
 
 
@@ -119,6 +119,7 @@ class UserReader:
     ) -> None:
         self._connect = connect
         self._settings = settings
+        self._zone = settings.database_zone
         self._clock = clock
 
     def read(self, user_id: int) -> UserFacts | None:
@@ -135,13 +136,13 @@ class UserReader:
         except SQLAlchemyError as error:
             original = getattr(error, "orig", None)
             raise SourceError(f"user: {original or type(error).__name__}") from error
-        others = _latest(((other, when) for other, when in connected if other != user_id), now, LARGEST_ID)
+        others = _latest(((other, when) for other, when in connected if other != user_id), now, LARGEST_ID, self._zone)
         keys = (
             (number << 1 | int(is_challenge), when)
             for number, when, is_challenge in interactions
             if isinstance(number, int) and 0 < number <= LARGEST_ITEM_ID
         )
-        history = _latest(keys, now, LARGEST_ID)[:MOST_INTERACTIONS]
+        history = _latest(keys, now, LARGEST_ID, self._zone)[:MOST_INTERACTIONS]
         return UserFacts(
             np.array(history, np.int64).reshape(-1, 2),
             np.array(sorted(other for other, _ in others[:MOST_CONNECTIONS]), np.int64),
@@ -151,11 +152,15 @@ class UserReader:
 
     def _parameters(self, user_id: int, now: float) -> dict[str, Any]:
         settings, moment = self._settings, datetime.fromtimestamp(now, UTC)
+
+        def since(days: int) -> str:
+            return local_text(moment - timedelta(days=days), self._zone)
+
         return {
             "user_id": user_id,
-            "interactions_since": (moment - timedelta(days=settings.interactions_window_days)).strftime(_TIME),
-            "views_since": (moment - timedelta(days=settings.views_window_days)).strftime(_TIME),
-            "connections_since": (moment - timedelta(days=settings.connections_window_days)).strftime(_TIME),
+            "interactions_since": since(settings.interactions_window_days),
+            "views_since": since(settings.views_window_days),
+            "connections_since": since(settings.connections_window_days),
             "zero_date": ZERO_DATE,
         }
 
@@ -177,6 +182,8 @@ class Users:
         self._reader = reader
         self._threads = ThreadPoolExecutor(READING_THREADS, "user-reader")
         windows = f"{settings.interactions_window_days}.{settings.views_window_days}.{settings.connections_window_days}"
+        if settings.database_zone is not UTC:
+            windows += f".{settings.mysql_time_zone}"
         self._cache = Cache(
             f"user:{ENCODING_VERSION}.{windows}",
             encode_facts,
@@ -226,21 +233,21 @@ def _statement(query: str) -> TextClause:
     return text(sql(query))
 
 
-def _latest(entries: Iterable[tuple[Any, Any]], now: float, largest: int) -> list[tuple[int, int]]:
+def _latest(entries: Iterable[tuple[Any, Any]], now: float, largest: int, zone: tzinfo) -> list[tuple[int, int]]:
     """(number, seconds since 1970) of what is in order, latest first, each number once."""
     latest: dict[int, int] = {}
     for number, when in entries:
-        seconds = _seconds(when, now)
+        seconds = _seconds(when, now, zone)
         if isinstance(number, int) and 0 < number <= largest and seconds is not None:
             latest[number] = max(seconds, latest.get(number, 0))
     return sorted(latest.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
-def _seconds(value: Any, now: float) -> int | None:
+def _seconds(value: Any, now: float, zone: tzinfo) -> int | None:
     """Since 1970; None of what is zero, in the future, or no time. As `cleaning.epoch_seconds` does with a column."""
     try:
         moment = datetime.fromisoformat(str(value))
-        seconds = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()
+        seconds = (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).timestamp()
     except (ValueError, OverflowError):
         return None
     if not _DAY_SECONDS < seconds <= now + CLOCK_TOLERANCE_SECONDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC
 
 import msgspec
 import numpy as np
@@ -150,4 +151,4 @@ def test_times_are_cleaned_as_those_of_the_catalogs_interactions(value: object) 
     now = NOW.timestamp()
     (expected,) = cleaning.epoch_seconds([value], "created_at", now, BuildReport())
 
-    assert users._seconds(value, now) == (None if math.isnan(expected) else int(expected))
+    assert users._seconds(value, now, UTC) == (None if math.isnan(expected) else int(expected))
