@@ -80,7 +80,7 @@ def event_schema() -> dict[str, Any]:
         "minimum": 0,
         "maximum": LARGEST_VALUE,
     }
-    example = {"event": "view", "user_id": 4711, "item_type": "resume", "item_id": "812", "watch_seconds": 12.5}
+    example = {"event": "view", "user_id": 4711, "item_type": "resume", "item_id": 812, "watch_seconds": 12.5}
     return {
         "description": "An event with an item, a rating of one, or that nothing of a creator is to come back.",
         "anyOf": [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import signal
 import socket
 import sys
@@ -132,6 +134,23 @@ def test_requests_sent_one_after_the_other_without_waiting_are_answered_in_order
     shown = [len(json.loads(body)["body"]["items"]) for _, body in answers]
     whole = max(shown)  # the demo has fewer than 100
     assert shown == [min(size, whole) for size in sizes]
+
+
+def test_heads_and_coded_bodies_keep_their_place_on_a_connection(service: Service) -> None:
+    """Nothing follows the head of a HEAD, or the next answer would be read out of the middle of this one."""
+    host = b"HTTP/1.1\r\nHost: x\r\n"
+    body = gzip.compress(b'{"N_VIDEOS": 3}')
+    feed = b"POST /api/search/total %bContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (host, len(body), body)
+    paths = ("/health", "/ready", "/metrics", "/", "/nope", "/api/search/total")
+    requests = [b"HEAD %b %b\r\n%b" % (path.encode(), host, feed) for path in paths]
+    last = b"GET /health %bConnection: close\r\n\r\n" % host
+    with socket.create_connection((LOOPBACK, service.client.base_url.port or 80), PATIENCE_SECONDS) as connection:
+        connection.sendall(b"".join([*requests, last]))
+        answers = connection.makefile("rb").read()
+    statuses = [int(line.split()[1]) for line in re.findall(rb"HTTP/1\.1 \d+", answers)]
+    assert statuses == [status for path in (200, 200, 200, 200, 404, 405) for status in (path, 200)] + [200]
+    heads = re.split(rb"(?=HTTP/1\.1 )", answers)[1:-1:2]
+    assert all(head.endswith(b"\r\n\r\n") for head in heads)
 
 
 def test_an_answer_reaches_a_client_that_has_nothing_more_to_send(service: Service) -> None:
