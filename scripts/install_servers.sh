@@ -15,7 +15,7 @@ readonly policy_mark='written by scripts/install_servers.sh of the recommendatio
 # MariaDB comes without a service when only its core is installed, and its core is all that the tests run.
 packages=("$@")
 if [ ${#packages[@]} -eq 0 ]; then
-    packages=(mariadb-server-core mariadb-client-core redis-server wrk apache2-utils curl systemd prometheus nginx-light openssl)
+    packages=(mariadb-server-core mariadb-client-core redis-server wrk apache2-utils curl systemd prometheus nginx-light openssl gcc)
 fi
 
 # What a package is installed for. The sbin folders are not on an ordinary user's PATH in Debian.

@@ -17,7 +17,7 @@ from recommendation_service.core.clock import Agreement, Clock
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 5.0
 # After a boot, and in a new DATA_DIR: who was last seen not longer ago is believed without a wait.
 CONTINUOUS_SECONDS = 86_400.0
 _LAST_EVENT = "SELECT CAST(received_at AS CHAR) FROM recs_events ORDER BY id DESC LIMIT 1"
