@@ -42,7 +42,7 @@ class BuiltCatalog:
     built_at: datetime
     policy_version: str
     policy_digest: str
-    item_time_zone: str  # what ends the times in ``item_bodies``
+    item_time_zone: str  # of the times in ``item_bodies``: Z, which they bear, or one that they do not bear
 
 
 @dataclass
@@ -214,7 +214,7 @@ def eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Elig
         test_words=cleaning.whole_words(settings.test_row_words),
         cities=cities,
         media_base_url=settings.media_base_url,
-        time_zone=settings.item_time_zone,
+        time_zone="Z" if settings.item_times_with_zone else "",
         zone=UTC if settings.item_times_with_zone else settings.database_zone,
         cuts=(cuts.skills, cuts.knowledges, cuts.tools, cuts.languages),
     )

@@ -2,15 +2,19 @@
 
 A service that was updated, or that got another setting, serves from what is there at once, database or not, and no
 client may be told which build it was. So a version says the form of its items, and whoever opens it gets the form
-that it serves itself.
+that it serves itself. The zone of its times is Z, which they bear, or the tables' own, which they do not bear.
 """
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from recommendation_service.catalog.layout import Int64
+from recommendation_service.core.local_time import zone_of
+
+TIME_FORM = "%Y-%m-%dT%H:%M:%S"
 
 _TIMES = ("created_at", "updated_at", "status_at")
 
@@ -19,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def item_form(time_zone: str) -> dict[str, str]:
-    """What a manifest says of the items that this program writes; ``time_zone`` ends their times."""
+    """What a manifest says of the items that this program writes; ``time_zone``: of their times, see above."""
     return {"id": "number", "time_zone": time_zone}
 
 
@@ -28,10 +32,11 @@ def is_of_form(manifest: dict[str, Any], time_zone: str) -> bool:
     return manifest.get("items") == item_form(time_zone)
 
 
-def reformed(offsets: Int64, items: memoryview, time_zone: str) -> tuple[Int64, memoryview]:
+def reformed(offsets: Int64, items: memoryview, manifest: dict[str, Any], time_zone: str) -> tuple[Int64, memoryview]:
     """Offsets and JSON of the same items in the form of today, whichever they are in; some 4 µs an item."""
+    written = manifest.get("items", {}).get("time_zone")
     bodies = [
-        _reformed(items[start:end], time_zone)
+        _reformed(items[start:end], written, time_zone)
         for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
     ]
     ends = np.cumsum([0, *map(len, bodies)], dtype=np.int64)
@@ -39,10 +44,18 @@ def reformed(offsets: Int64, items: memoryview, time_zone: str) -> tuple[Int64, 
     return ends, memoryview(b"".join(bodies))
 
 
-def _reformed(body: memoryview, time_zone: str) -> bytes:
+def _reformed(body: memoryview, written: str | None, time_zone: str) -> bytes:
     item = _decode(body)
     item["id"] = int(item["id"])
     for name in _TIMES:
         if item.get(name):
-            item[name] = item[name].removesuffix("Z") + time_zone
+            item[name] = _time(item[name].removesuffix("Z"), written, time_zone)
     return _encode(item)
+
+
+def _time(text: str, written: str | None, time_zone: str) -> str:
+    """Without a zone it is what the tables say, whichever zone that was held for; so it was before, with the Z."""
+    if written is not None and (written == "Z") != (time_zone == "Z"):
+        moment = datetime.fromisoformat(text).replace(tzinfo=zone_of(written)).astimezone(zone_of(time_zone))
+        text = moment.strftime(TIME_FORM)
+    return f"{text}Z" if time_zone == "Z" else text

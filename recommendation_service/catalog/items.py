@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from recommendation_service.catalog import cleaning
+from recommendation_service.catalog.item_forms import TIME_FORM
 from recommendation_service.catalog.layout import LARGEST_ITEM
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.sources.lists import Cities
@@ -101,7 +102,7 @@ class Eligibility:
         """ISO 8601 to the second; empty where it is not known."""
         if math.isnan(seconds):
             return ""
-        return datetime.fromtimestamp(seconds, self.zone).strftime("%Y-%m-%dT%H:%M:%S") + self.time_zone
+        return datetime.fromtimestamp(seconds, self.zone).strftime(TIME_FORM) + self.time_zone
 
     def avatar(self, user_id: int) -> str:
         return f"{self.media_base_url.rstrip('/')}/users/{user_id}/avatar-100.png"

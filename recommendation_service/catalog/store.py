@@ -75,8 +75,8 @@ class Catalog:
 class CatalogStore:
     """The folder of catalog versions."""
 
-    def __init__(self, folder: Path, keep: int, item_time_zone: str = "") -> None:
-        """``item_time_zone``: what ends the times in the items of what is opened, nothing or Z."""
+    def __init__(self, folder: Path, keep: int, item_time_zone: str = "UTC") -> None:
+        """``item_time_zone``: of the times in the items of what is opened: Z, which they bear, or another, without."""
         self.folder = folder
         self._keep = keep
         self._item_time_zone = item_time_zone
@@ -178,7 +178,7 @@ class CatalogStore:
             arrays = CatalogArrays(**columns)
             offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
             if not is_of_form(manifest, self._item_time_zone):
-                offsets, items = reformed(offsets, items, self._item_time_zone)
+                offsets, items = reformed(offsets, items, manifest, self._item_time_zone)
             return Catalog(version, manifest, arrays, offsets, items)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CatalogError(f"catalog version {version} cannot be read: {error}") from error

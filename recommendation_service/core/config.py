@@ -508,8 +508,8 @@ class Settings(BaseSettings):
 
     @property
     def item_time_zone(self) -> str:
-        """What ends the times of items."""
-        return "Z" if self.item_times_with_zone else ""
+        """Of items' times: Z, which they bear, or the tables' own zone, which they do not bear."""
+        return "Z" if self.item_times_with_zone else self.mysql_time_zone
 
     @property
     def database_zone(self) -> tzinfo:

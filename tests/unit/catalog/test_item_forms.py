@@ -13,7 +13,7 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from tests.support.old_catalogs import published_with_text_ids
 from tests.unit.sources.operator_database import OperatorDatabase
 
-ZONES = {"": False, "Z": True}
+ZONES = {"UTC": False, "Z": True}
 NAME = 'Ana "created_at":"2020-01-01T00:00:00Z" 🎬'
 
 
@@ -44,8 +44,9 @@ def assert_is_in_todays_form(catalog: Catalog, zone: str) -> None:
         ("resume", 7), ("resume", LARGEST_ITEM), ("challenge", 7),
     ]  # fmt: skip
     challenge = items[-1]
-    assert challenge["created_at"] == f"2026-11-21T09:00:00{zone}"
-    assert challenge["status_at"] == f"2026-11-22T10:00:00{zone}"
+    mark = "Z" if zone == "Z" else ""
+    assert challenge["created_at"] == f"2026-11-21T09:00:00{mark}"
+    assert challenge["status_at"] == f"2026-11-22T10:00:00{mark}"
     assert challenge["updated_at"] == ""
     assert all(item["user_name"] == NAME for item in items)
     assert all(item["description"] == "ñandú Z" for item in items[:2])
@@ -75,6 +76,27 @@ def test_what_the_release_before_built_is_served_as_today(
 
     assert store.verify(version) == []
     assert_is_in_todays_form(store.open(version), zone)
+
+
+@pytest.mark.parametrize("zone", ["America/Bogota", "-05:00"])
+def test_times_are_of_another_zone_where_the_setting_was_another(
+    database: OperatorDatabase, tmp_path: Path, zone: str
+) -> None:
+    """The tables' own clock says nine; so it does in items without a zone, and fourteen in Z."""
+    plain, zoned = (
+        database.build(mysql_time_zone=zone, item_times_with_zone=with_zone).built for with_zone in (False, True)
+    )
+    for built in (plain, zoned):
+        for serving, expected in ((zone, "2026-11-21T09:00:00"), ("Z", "2026-11-21T14:00:00Z")):
+            store = CatalogStore(tmp_path / "catalogs", 3, serving)
+            assert items_of(store.open(store.publish(built)))[-1]["created_at"] == expected
+
+
+@pytest.mark.parametrize("written", ["UTC", "America/Bogota"])
+def test_without_a_zone_a_time_is_what_the_tables_say(database: OperatorDatabase, tmp_path: Path, written: str) -> None:
+    store = CatalogStore(tmp_path / "catalogs", 3, "-05:00")
+    version = store.publish(database.build(mysql_time_zone=written).built)
+    assert items_of(store.open(version))[-1]["created_at"] == "2026-11-21T09:00:00"
 
 
 @pytest.mark.parametrize("zone", ZONES, ids=["without zone", "with zone"])
