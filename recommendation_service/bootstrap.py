@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import gc
 import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -25,6 +23,7 @@ from recommendation_service.api.documentation import add_documentation
 from recommendation_service.api.door import Door, bounds_from
 from recommendation_service.api.feedback import Feedback
 from recommendation_service.api.feeds import CallLimits, feed_endpoints
+from recommendation_service.api.first_start import after, make_source, take_up_or_compile
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.middleware import (
     HeadAsGet,
@@ -57,7 +56,6 @@ from recommendation_service.events.log import EventLog
 from recommendation_service.events.stream import EventStream
 from recommendation_service.events.user_memory import MemoryFailed, UserMemory
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
-from recommendation_service.ranking.compiled import kernel_folder
 from recommendation_service.ranking.policy import ENDPOINTS, load_policy
 from recommendation_service.ranking.seen import Lifetimes
 from recommendation_service.sources.users import UserReader, Users
@@ -89,9 +87,10 @@ class Application(FastAPI):
         return app
 
 
-def create_app(settings: Settings | None = None) -> Application:
+def create_app(settings: Settings | None = None, make: Callable[[], None] | None = None) -> Application:
     """The application. Nothing is opened or connected before its lifespan begins.
 
+    ``make``: makes the database, where it has yet to be made; called in a thread once the lifespan has begun.
     Raises ConfigurationError with every problem of settings and policy.
     """
     settings = settings or load_settings()
@@ -113,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Application:
         _layers(settings, metrics, prefix),
         hot,
         title="recommendation-service",
-        lifespan=_lifespan(settings, metrics, serving, feeds, feedback),
+        lifespan=_lifespan(settings, metrics, serving, feeds, feedback, make),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -137,29 +136,26 @@ def create_app(settings: Settings | None = None) -> Application:
 
 
 def warm_up(app: FastAPI) -> None:
-    """In Gunicorn's master, before workers are forked: they then share machine code and catalog, and what
-    is compiled at a machine's first start is compiled once."""
-    if not kernels_are_compiled() and kernel_folder().is_dir():
-        _compile_apart()
-    compile_kernels()
-    serving: Serving = app.state.serving
-    serving.load_current()
+    """In Gunicorn's master, before workers are forked: they then share machine code and catalog.
+
+    A machine's first start has no machine code yet. There the workers come first and answer that they are alive, and
+    one of them has it compiled: the master would be silent as long as that takes, and keep what the compiler leaves.
+    """
+    if kernels_are_compiled():
+        compile_kernels()
+        serving: Serving = app.state.serving
+        serving.load_current()
     gc.collect()
     gc.freeze()  # what lives now is never collected, so its pages stay shared
 
 
-def _compile_apart() -> None:
-    """By a process that ends: the compiler leaves hundreds of MB behind, which master and workers would keep.
-
-    Where that fails, whoever calls compiles by itself.
-    """
-    module, function = compile_kernels.__module__, compile_kernels.__name__
-    command = [sys.executable, "-c", f"from {module} import {function}; {function}()"]
-    subprocess.run(command, check=False)  # noqa: S603
-
-
 def _lifespan(
-    settings: Settings, metrics: Metrics, serving: Serving, feeds: PersonalFeeds, feedback: Feedback
+    settings: Settings,
+    metrics: Metrics,
+    serving: Serving,
+    feeds: PersonalFeeds,
+    feedback: Feedback,
+    make: Callable[[], None] | None,
 ) -> Callable[[FastAPI], Any]:
     """What a worker opens, in the order in which it is needed, and closes the other way round.
 
@@ -169,9 +165,14 @@ def _lifespan(
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         clock = serving.clock
-        await serving.take_up_current()
+        first = await take_up_or_compile(serving)
+        source = asyncio.Event()
         door = Door(bounds_from(settings), lambda reason: metrics.connections_closed.labels(reason).inc())
-        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch()]
+        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch(), *first]
+        if make is None:
+            source.set()
+        else:
+            work.append(make_source(serving, make, source))
         async with contextlib.AsyncExitStack() as stack:
             event_log, memory = None, None
             if settings.record_events:
@@ -194,9 +195,10 @@ def _lifespan(
             stack.push_async_callback(feeds.users.close)
             if settings.catalog_refresher:
                 serving.supervisor = ProcessSupervisor(refresher.NAME, refresher.MODULE, settings.catalog_dir)
-                work.append(serving.supervisor.run())
+                work.append(after(source, serving.supervisor.run()))
             if settings.event_flusher:
-                work.append(ProcessSupervisor(flusher.NAME, flusher.MODULE, settings.events_dir).run())
+                supervisor = ProcessSupervisor(flusher.NAME, flusher.MODULE, settings.events_dir)
+                work.append(after(source, supervisor.run()))
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])
             yield {STATE_KEY: door}  # to the protocol
 

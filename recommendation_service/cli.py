@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import structlog
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recommendation_service import __version__
@@ -29,6 +30,7 @@ from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.events import commands as events_commands
+from recommendation_service.serve import serve
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +43,9 @@ app.add_typer(demo_commands.app, name="demo")
 app.add_typer(events_commands.app, name="events")
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)
+app.command()(serve)
 
+INSTALLATION = Path(__file__).resolve().parents[1]
 BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone: 128 and SIGPIPE
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -55,6 +59,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def recs(
+    context: typer.Context,
     version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -65,121 +70,36 @@ def recs(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
     )
+    if context.invoked_subcommand not in {"config", None} and "--help" not in sys.argv:
+        _say_where()
 
 
-@app.command()
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to bind. Default: API_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port to bind. Default: API_PORT.")] = None,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Where no database is named, build and serve the embedded demo.")
-    ] = False,
-) -> None:
-    """Serve in one process, for trying out and developing. In production: scripts/start_production.sh.
-
-    \b
-    $ recs serve --demo --host 127.0.0.1
-    $ MYSQL_HOST=db.internal MYSQL_USER=recs MYSQL_PASSWORD=… recs serve
-    """
+def _say_where() -> None:
+    """A command of another folder than the installation's, without DATA_DIR, finds nothing and may begin a new one."""
     settings = load_settings()
-    host, port = host or settings.api_host, port or settings.api_port
-    if demo:
-        os.environ.setdefault("LOG_FORMAT", "console")
-        os.environ.setdefault("LOG_LEVEL", "warning")
-        settings = load_settings()
-        _prepare_demo(settings)
-    _load_kernels()
-    _print_first_steps(settings, host, port)
-
-    import uvicorn
-
-    from recommendation_service.api.protocol import DoorProtocol
-
-    uvicorn.run(
-        "recommendation_service.bootstrap:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        loop="uvloop",
-        http=DoorProtocol,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=settings.gunicorn_keepalive,
-        timeout_graceful_shutdown=settings.gunicorn_graceful_timeout,
-    )
-
-
-def _prepare_demo(settings: Settings) -> None:
-    """The embedded database, and a first catalog, where they are missing."""
-    from sqlalchemy import NullPool, create_engine
-
-    from recommendation_service.demo.interacpedia import load_interacpedia
-
-    url = settings.source_url
-    if url.get_backend_name() == "sqlite" and url.database:
-        path = Path(url.database)
-        if not path.exists():
-            Console().print(f"Building the demo database in {path} (once)")
-            # Under another name until it is whole, so that an interrupted build is not taken for one.
-            unfinished = path.with_name(f"{path.name}.building")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.unlink(missing_ok=True)
-            engine = create_engine(f"sqlite:///{unfinished}", poolclass=NullPool)
-            with demo_commands.progress_bars(Console(stderr=True)) as progress:
-                report = load_interacpedia(engine, progress=progress)
-            engine.dispose()
-            unfinished.rename(path)
-            Console().print(f"{sum(report.counts.values()):,} rows in {report.seconds:.1f} s", highlight=False)
-    from recommendation_service.catalog.store import CatalogStore
-
-    if CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone).current() is None:
-        try:
-            catalog_commands.publish_catalog(settings, Console(stderr=True))
-        except (SourceError, CatalogError) as error:
-            # The service starts all the same, says why it is not ready, and becomes ready by itself.
-            Console(stderr=True).print(f"No catalog yet: {error}", style="yellow", markup=False)
+    if origins_of(settings)["data_dir"] == "default" and not settings.data_dir.exists() and Path.cwd() != INSTALLATION:
+        typer.echo(
+            f"DATA_DIR is unset: the service's files are looked for, and written, in {settings.data_dir.absolute()}. "
+            f"For those of the installation, run this in {INSTALLATION}, or set DATA_DIR.",
+            err=True,
+        )
 
 
 def _load_kernels() -> None:
     """Importing reads the machine code; the first time on a machine it is compiled, which takes a while."""
-    console = Console(stderr=True)
-    from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
+    from recommendation_service.feed.compilation import compile_apart, kernels_are_compiled
 
     if not kernels_are_compiled():
-        with console.status("Compiling the ranking for this machine (once; about half a minute)"):
-            compile_kernels()
-
-
-def _print_first_steps(settings: Settings, host: str, port: int) -> None:
-    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104
-    address = f"http://{shown}:{port}"
-    user = _some_user(settings)
-    key = ' -H "Authorization: Bearer $API_KEY"' if settings.api_keys else ""
-    typer.echo(f"Serving on {address} (Ctrl-C stops). Documentation: {address}/docs\n")
-    typer.echo(
-        f"  curl -s {address}{settings.api_path}/search/total -H 'Content-Type: application/json'{key} "
-        f'-d \'{{"SELF_ID": {user}, "N_VIDEOS": 24}}\'\n'
-    )
-
-
-def _some_user(settings: Settings) -> int:
-    """Somebody with a history, so that the first feed is a personal one."""
-    import numpy as np
-
-    from recommendation_service.catalog.store import CatalogStore
-
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
-    version = store.current()
-    if version is None:
-        return 0
-    try:
-        arrays = store.open(version, verify=False).arrays
-    except CatalogError:
-        return 0
-    if len(arrays.user_id) == 0:
-        return 0
-    return int(arrays.user_id[int(np.argmax(np.diff(arrays.history_offsets) >= 5))])
+        console = Console(stderr=True)
+        with Progress(
+            TextColumn("Compiling the ranking for this machine (once)"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        ) as bars:
+            task = bars.add_task("ranking")
+            compile_apart(lambda done, of: bars.update(task, completed=done, total=of))
 
 
 @app.command()

@@ -31,6 +31,10 @@ if [ ${#problems[@]} -eq 0 ]; then
         ulimit -n 4096 2>/dev/null || problems+=("the limit of open files is $files: raise it to 4096 (ulimit -n)")
     fi
 fi
+# Not with --check, which may be asked of a service that runs; systemd hands over a socket that is bound.
+if [ ${#problems[@]} -eq 0 ] && [ "${1:-}" != --check ] && [ -z "${LISTEN_FDS:-}" ]; then
+    said=$(.venv/bin/python -m recommendation_service.core.listening 2>&1) || problems+=("$said")
+fi
 if [ ${#problems[@]} -gt 0 ]; then
     printf 'The service cannot start:\n' >&2
     printf -- '- %s\n' "${problems[@]}" >&2

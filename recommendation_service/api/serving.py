@@ -59,6 +59,7 @@ class Serving:
         self.clock = clock or Clock()
         self.lifetimes = lifetimes_of(settings)
         self.supervisor: ProcessSupervisor | None = None
+        self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
@@ -87,11 +88,13 @@ class Serving:
         the request waits for this one."""
         await self.take_up_current()
         if self._pipeline is None:
-            raise NotReady(self._reason_not_ready(), retry_after_seconds=2)
+            raise NotReady(self.why_not_ready(), retry_after_seconds=2)
         return self._pipeline
 
-    def _reason_not_ready(self) -> str:
+    def why_not_ready(self) -> str:
         """Why no feed can be served."""
+        if self.waiting:
+            return " ".join(self.waiting.values())
         if self._unlisted:
             return f"No catalog yet: {self._unlisted}"
         if self._refused:
@@ -101,7 +104,9 @@ class Serving:
         return f"No catalog yet: {error}" if error else "No catalog yet: the first one is being built."
 
     async def take_up_current(self) -> None:
-        """``load_current`` off the event loop, once however many ask."""
+        """``load_current`` off the event loop, once however many ask; at a first start not before it can."""
+        if self.waiting:
+            return
         async with self._loading:
             version = self._store.current()
             loaded = self._pipeline.catalog.version if self._pipeline else None

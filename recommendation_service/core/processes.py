@@ -101,6 +101,40 @@ def default_workers() -> int:
     return max(1, int(cpu_cores() * 2))
 
 
+class Holder(NamedTuple):
+    pid: int
+    name: str
+
+
+def listener_of(port: int) -> Holder | None:
+    """Who listens on a TCP port of this machine, where /proc shows that to this user; without arguments, which may hold
+    a secret."""
+    inodes = {
+        inode
+        for table in ("tcp", "tcp6")
+        for address, state, inode in _TCP_ROW.findall(_table(table))
+        if state == LISTENING and int(address.rpartition(b":")[2], 16) == port
+    }
+    sockets = {f"socket:[{inode.decode()}]" for inode in inodes}
+    for process in sorted(int(name) for name in os.listdir(_PROC) if name.isdigit()):
+        folder = _PROC / str(process)
+        try:
+            if any(os.readlink(descriptor) in sockets for descriptor in (folder / "fd").iterdir()):
+                return Holder(process, _program(folder))
+        except OSError:  # gone, or another user's
+            continue
+    return None
+
+
+def _program(folder: Path) -> str:
+    """A process's name; of Python's, the script or module that it runs."""
+    name = (folder / "comm").read_text().strip()
+    if not name.startswith("python"):
+        return name
+    words = [word for word in (folder / "cmdline").read_text("utf-8", "replace").split("\0")[1:] if word != "-m"]
+    return os.path.basename(words[0]) if words and not words[0].startswith("-") else name
+
+
 class Listeners:
     """The addresses that this process listens on, and the connections to them.
 

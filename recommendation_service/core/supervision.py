@@ -70,6 +70,9 @@ class ProcessSupervisor:
                 self._module,
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(lock.fileno(),),
+                # A terminal's Ctrl-C is for this process, which then stops the child in order. (uvloop knows no
+                # process_group.)
+                start_new_session=True,
                 # It is no worker of Gunicorn's, and must not count in files that are kept for those.
                 env={name: value for name, value in os.environ.items() if name != WRITE_FOLDER},
             )

@@ -2,15 +2,18 @@
 
 Numba's disk cache looks only at the file of the function that is called, not at the files of the
 functions it calls, so an edit in one stage would leave old machine code in another. The cache
-therefore lives in a folder named after all kernel sources together: other sources, other folder.
+therefore lives in a folder named after all kernel sources together: other sources, other folder. Within it nothing goes
+by the path of the sources, as with Numba's own places: two checkouts of one version share it.
 """
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import numba
 
@@ -21,30 +24,80 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _KERNEL_SOURCES = ("ranking/*.py", "feed/s*.py", "catalog/layout.py")
 
 
+@cache
 def kernel_folder() -> Path:
-    """Where compiled kernels are kept: ``NUMBA_CACHE_DIR``, else the user's cache folder."""
+    """Where compiled kernels are kept: ``NUMBA_CACHE_DIR``, else the user's cache folder, else one in the system's
+    folder for temporary files that all of the user's processes find, which lasts until the machine starts anew."""
+    name = f"kernels-{_digest()}"
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    root = named or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "recommendation-service"
+    )
+    folder = Path(root) / name
+    if _can_be_used(folder):
+        return folder
+    # A read-only home, or none; machine code is run, so nobody else may be able to put some there.
+    folder = Path(tempfile.gettempdir()) / f"recommendation-service-kernels-{os.geteuid()}" / name
+    if _can_be_used(folder) and _is_ours_alone(folder.parent) and _is_ours_alone(folder):
+        return folder
+    return Path(tempfile.mkdtemp(prefix="recommendation-service-kernels-"))
+
+
+def _digest() -> str:
     digest = hashlib.sha256()
     for pattern in _KERNEL_SOURCES:
         for source in sorted(_PACKAGE.glob(pattern)):
             digest.update(source.read_bytes())
-    root = os.environ.get("NUMBA_CACHE_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "recommendation-service"
-    )
-    return Path(root) / f"kernels-{digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]
 
 
-def _writable_kernel_folder() -> str:
-    folder = kernel_folder()
+def _can_be_used(folder: Path) -> bool:
+    """Whether it can be written, or has been filled by somebody who could: an image that is mounted read-only."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError:
-        # A read-only home: compile anew at each start, unless NUMBA_CACHE_DIR names a better place.
-        folder = Path(tempfile.mkdtemp(prefix="recommendation-service-kernels-"))
-    return str(folder)
+        try:
+            return any(folder.glob("compiled-*"))
+        except OSError:
+            return False
+    return True
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    found = folder.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+class KernelLocator:
+    """Tells Numba where a kernel's machine code is; one of its cache locators."""
+
+    def __init__(self, function: Any, source: str) -> None:
+        self._folder = kernel_folder() / Path(source).parent.name
+        self._line = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function: Any, source: str) -> Self | None:
+        return cls(function, source) if Path(source).resolve().is_relative_to(_PACKAGE) else None
+
+    def ensure_cache_path(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        # Asked for when a kernel is declared; a folder that cannot be written has what is read from it.
+        if not self._folder.is_dir():
+            self.ensure_cache_path()
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return kernel_folder().name  # the folder's name says which sources these are
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
 
 
 _config: Any = numba.config
-_config.CACHE_DIR = _writable_kernel_folder()
+_config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__},UserWideCacheLocator"
 _jit: Any = numba.njit  # its stub does not know _nrt
 _typeof: Any = numba.typeof
 
