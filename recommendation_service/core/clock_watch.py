@@ -144,7 +144,7 @@ def judge(sight: Sight, known: Agreement | None, *, continuous: bool, tolerance:
     since = None if sight.has_database else sight.boot
     if known is None:
         settled = sight.boot - wait if continuous and since is not None else since
-        return sight.agreement(sight.machine, confirmed=False, settled=settled)
+        return sight.agreement(sight.machine, confirmed=continuous, settled=settled)
     if goes_on:
         settled = since if known.settled is None else known.settled
         steady = not sight.has_database and settled is not None and sight.boot - settled >= wait

@@ -34,6 +34,7 @@ PROBES: tuple[tuple[Any, ...], ...] = (
     ("XGROUP", "CREATE", KEY, "flushers", "0"),
     ("XREADGROUP", "GROUP", "flushers", "doctor", "COUNT", 1, "STREAMS", KEY, ">"),
     ("XAUTOCLAIM", KEY, "flushers", "doctor", 1, "0-0"),
+    ("TIME",),
     ("SCRIPT", "LOAD", "return 1"),
     ("EVAL", "return 1", 1, KEY),
     ("EVALSHA", "0" * 40, 1, KEY),

@@ -48,7 +48,7 @@ def damaged(worker: Worker, kind: str) -> float:
 
 
 async def only_key(client: Any, part: str) -> str:
-    [name] = [name.decode() for name in await client.keys("*") if part in name.decode()]
+    [name] = [name.decode() async for name in client.scan_iter() if part in name.decode()]
     return str(name)
 
 

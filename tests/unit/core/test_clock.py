@@ -31,8 +31,10 @@ class Machine:
     def clock(self) -> Clock:
         return Clock(self.folder, TOLERANCE, wall=lambda: START + self.up + self.ahead, boot=lambda: self.up)
 
-    def watch(self, clock: Clock, last_event: float | None = None) -> ClockWatch:
-        watch = ClockWatch(clock, sqlalchemy.create_engine("mysql+pymysql://nowhere/none"), WAIT)
+    def watch(
+        self, clock: Clock, last_event: float | None = None, address: str = "mysql+pymysql://nowhere/none"
+    ) -> ClockWatch:
+        watch = ClockWatch(clock, sqlalchemy.create_engine(address), WAIT)
         watch._database_offset = lambda: None if self.database_ahead is None else START + self.database_ahead  # type: ignore[method-assign]
         watch._last_event = lambda: last_event  # type: ignore[method-assign]
         return watch
@@ -127,6 +129,40 @@ def test_a_database_whose_clock_is_wrong_is_not_believed_against_two(machine: Ma
     watch.look()
     machine.database_ahead = 60 * DAY
     machine.up += LOOK_SECONDS + 1
+    watch.look()
+    assert abs(clock.now() - machine.true_time()) < 1
+    assert not watch.may_delete()
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_an_embedded_database_has_no_clock_and_what_was_last_seen_is_believed_for_a_time(
+    machine: Machine, jump: float
+) -> None:
+    machine.database_ahead = None
+    clock = machine.clock()
+    watch = machine.watch(clock, machine.true_time() - 60, address="sqlite://")
+    watch.look()
+    assert watch.may_delete()
+    machine.ahead = jump
+    watch.look()
+    assert abs(clock.now() - machine.true_time()) < 1
+    assert not watch.may_delete()
+    for _ in range(3):
+        machine.up += WAIT / 2
+        watch.look()
+    assert abs(clock.now() - machine.true_time() - jump) < 1, "it has been so for a day"
+    machine.up += WAIT
+    watch.look()
+    assert watch.may_delete()
+
+
+def test_an_embedded_databases_time_that_nothing_confirms_is_the_machines(machine: Machine) -> None:
+    """As where it booted with a wrong clock, which a time server then sets right."""
+    machine.ahead, machine.database_ahead = 450 * DAY, None
+    clock = machine.clock()
+    watch = machine.watch(clock, address="sqlite://")
+    watch.look()
+    machine.ahead = 0.0
     watch.look()
     assert abs(clock.now() - machine.true_time()) < 1
     assert not watch.may_delete()
