@@ -85,6 +85,7 @@ def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
     return True
 
 
+ALREADY_INSTALLED = 1968
 # Options of a MariaDB server that others replicate from, and of those others (each with another server-id).
 PRIMARY = ("--log-bin=binlog", "--binlog-format=ROW", "--server-id=1")
 REPLICA = ("--read-only=ON", "--slave-net-timeout=4")
@@ -262,6 +263,14 @@ class PrivateMariaDB(PrivateServer):
         with closing(self._connect(STATEMENT_TIMEOUT_SECONDS)) as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+
+    def has_plugin(self, name: str) -> bool:
+        """Whether an authentication can be had, installed here if need be."""
+        try:
+            self.execute(f"INSTALL SONAME 'auth_{name}'")
+        except pymysql.err.MySQLError as error:
+            return error.args[0] == ALREADY_INSTALLED
+        return True
 
     def follow(self, primary: PrivateMariaDB, *, delay_seconds: int = 0) -> None:
         """Replicate from a server with PRIMARY's options, by GTID and from the beginning; this one has REPLICA's."""

@@ -33,11 +33,17 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
     $ recs doctor --json | jq -r '.missing_indices[]'
     $ recs doctor --json | jq '.findings[] | select(.severity == "error")'
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
     from recommendation_service.core.database import make_engine
+    from recommendation_service.core.errors import ConfigurationError
     from recommendation_service.doctor.examination import examine
 
     settings = load_settings()
-    engine = make_engine(settings)
+    try:
+        engine = make_engine(settings)
+    except (SQLAlchemyError, ImportError) as failure:
+        raise ConfigurationError([f"DATABASE_URL names a driver that is not there: {failure}"]) from None
     try:
         with Console(stderr=True, quiet=as_json).status("Connecting") as status:
             examination = examine(settings, engine, status.update)

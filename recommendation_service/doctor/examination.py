@@ -1,7 +1,9 @@
 """All checks in order: the server, then the tables, then the queries, then Redis, then this machine."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -18,9 +20,11 @@ from recommendation_service.doctor.queries import Examined, check_query, examine
 from recommendation_service.doctor.redis_server import check_redis
 from recommendation_service.doctor.server import (
     check_clock,
+    check_encryption,
     check_max_connections,
     check_replica,
     check_sql_mode,
+    check_time_zone,
     check_version,
     check_wait_timeout,
     not_seen_from_here,
@@ -37,6 +41,12 @@ _CONNECTING = {
     1049: "Check MYSQL_DB.",
     1129: "The server has blocked this host after failed connections: FLUSH HOSTS on the server, which MySQL 8.4 and "
     "newer call TRUNCATE TABLE performance_schema.host_cache.",
+    1698: "That user is let in by the operating system's user (unix_socket or auth_socket): give the service one "
+    "with a password.",
+    2012: "Check MYSQL_HOST and MYSQL_PORT: something else than MySQL or MariaDB listens there.",
+    2026: "docs/settings.md says what MYSQL_TLS and MYSQL_CA_FILE ask for.",
+    2059: "Have the user identified by a password: ALTER USER '{user}'@'HOST' IDENTIFIED VIA mysql_native_password "
+    "USING PASSWORD('…'); in MySQL IDENTIFIED WITH caching_sha2_password BY '…';",
     2003: "Check MYSQL_HOST and MYSQL_PORT, that the server runs, and that no firewall is between.",
 }
 
@@ -94,11 +104,26 @@ def examine(settings: Settings, engine: Engine, progress: Callable[[str], None] 
                 progress(f"Running {query}.sql")
                 examined = examine_query(source, query)
                 examination.queries.append(examined)
-                examination.findings.append(check_query(examined, standings))
+                examination.findings += _each(f"query {query}", partial(check_query, examined, standings))
     progress("Looking at Redis")
-    examination.findings += check_redis(settings)
-    examination.findings += check_machine(settings.data_dir)
+    examination.findings += _each("Redis", lambda: check_redis(settings))
+    examination.findings += _each("machine", lambda: check_machine(settings.data_dir))
     return examination
+
+
+def _each(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:
+    """A check's findings, or one that says that it failed: the others go on."""
+    try:
+        found = check()
+    except SQLAlchemyError as failure:
+        if getattr(failure, "connection_invalidated", False):
+            raise  # there is nothing more to ask
+        words = error_words(failure)
+    except Exception as failure:  # noqa: BLE001 - whatever a server answers is no traceback
+        words = f"{type(failure).__name__}: {failure}"
+    else:
+        return found if isinstance(found, list) else [found]
+    return [warning(name, f"This could not be looked at: {words}.", "Look at it by hand; a report of this is welcome.")]
 
 
 def no_server(path: str) -> Finding:
@@ -124,28 +149,48 @@ def no_connection(settings: Settings, failure: SQLAlchemyError) -> Finding:
 def _examine_server(settings: Settings, engine: Engine, examination: Examination) -> list[Standing] | None:
     """Everything but the queries; None where there is no connection to ask more of."""
     findings = examination.findings
+    standings: list[Standing] = []
     try:
         with engine.connect() as connection:
             inspection = Inspection(connection)
             findings.append(ok("connection", f"Connected to {examination.database} as {inspection.user}."))
-            findings += [
-                check_version(inspection.version),
-                check_max_connections(inspection.max_connections),
-                check_wait_timeout(inspection.wait_timeout),
-                check_sql_mode(inspection.sql_mode),
-                check_clock(*inspection.clock()),
-                _replication(inspection, settings),
-            ]
-            tables = inspection.tables(REQUIRED)
-            findings += _table_findings(inspection, tables)
-            found = inspection.indices(list(REQUIRED))
-            standings = [standing(index, found) for index in PHASE_1]
-            findings.append(check_indices(standings, tables, examination.missing))
+            for name, check in {
+                "encryption": lambda: check_encryption(inspection.tls_version(), settings.mysql_tls),
+                "version": lambda: check_version(inspection.version),
+                "max_connections": lambda: check_max_connections(inspection.max_connections),
+                "wait_timeout": lambda: check_wait_timeout(inspection.wait_timeout),
+                "sql_mode": lambda: check_sql_mode(inspection.sql_mode),
+                "clock": lambda: check_clock(*inspection.clock()),
+                "replication": lambda: _replication(inspection, settings),
+            }.items():
+                findings += _each(name, check)
+            tables = Tables()
+
+            def look_at_tables() -> list[Finding]:
+                nonlocal tables
+                tables = inspection.tables(REQUIRED)
+                return _table_findings(inspection, tables)
+
+            def look_at_indices() -> Finding:
+                found = inspection.indices(list(REQUIRED))
+                standings.extend(standing(index, found) for index in PHASE_1)
+                return check_indices(standings, tables, examination.missing)
+
+            findings += _each("tables", look_at_tables)
+            findings += _each("indices", look_at_indices)
+            findings += _each("time zone", lambda: _time_zone(inspection, tables, settings))
             findings.append(not_seen_from_here())
     except SQLAlchemyError as failure:
         findings.append(no_connection(settings, failure))
         return None
     return standings
+
+
+def _time_zone(inspection: Inspection, tables: Tables, settings: Settings) -> Finding:
+    seen = [table for table in tables.engines if "created_at" in REQUIRED[table]]
+    readable = [table for table in seen if not any(entry.split(" ")[0] == table for entry in tables.denied)]
+    newest = {table: inspection.newest(table) for table in readable}
+    return check_time_zone(newest, time.time(), settings.mysql_time_zone, inspection.server_zone())
 
 
 def _replication(inspection: Inspection, settings: Settings) -> Finding:
@@ -160,11 +205,11 @@ def _replication(inspection: Inspection, settings: Settings) -> Finding:
 
 def _table_findings(inspection: Inspection, tables: Tables) -> list[Finding]:
     grants, there = inspection.grants(), sorted(tables.engines)
-    findings = check_tables(tables.missing_tables, tables.missing_columns, inspection.database)
+    findings = check_tables(tables.missing_tables, tables.missing_columns, inspection.database, tables.denied)
     findings.append(check_select(tables.denied, inspection.database, inspection.user))
     findings.append(check_index(grants, there, inspection.database, inspection.user))
     findings.append(check_writing(grants, there, inspection.database, inspection.user))
-    findings.append(check_engines(tables.engines))
+    findings.append(check_engines(tables.engines, tables.denied))
     findings.append(
         check_character_sets(inspection.database_charset, inspection.connection_charset, tables.other_character_sets)
     )
@@ -196,6 +241,8 @@ def check_indices(standings: list[Standing], tables: Tables, missing: list[str])
         )
     unseen = len([s for s in standings if s.state is State.ABSENT])
     if unseen:
-        return info(name, f"{unseen} of {len(standings)} indices of phase 1 wait for tables that are not there.")
+        return info(
+            name, f"{unseen} of {len(standings)} indices of phase 1 wait for tables that are not there, or not seen."
+        )
     own = f", {len(served)} of them by yours" if served else ""
     return ok(name, f"All {len(standings)} indices of phase 1 are served{own}.")

@@ -14,6 +14,7 @@ from recommendation_service.doctor.privileges import Grants
 from recommendation_service.doctor.server import is_mariadb, version_number
 
 _NO_TABLE, _NO_COLUMN = 1146, 1054
+NEWEST_ROWS = 100
 _DENIED = {1142, 1143}  # of a table, of a column
 
 
@@ -60,6 +61,22 @@ class Inspection:
         before = time.time()
         server = self.rows("SELECT UNIX_TIMESTAMP(SYSDATE(6)) AS clock")[0]["clock"]
         return float(server), before, time.time()
+
+    def tls_version(self) -> str:
+        """Empty where the connection is not encrypted."""
+        return str(self.rows("SHOW SESSION STATUS LIKE 'Ssl_version'")[0]["value"])
+
+    def server_zone(self) -> str:
+        """That of who says nothing, as of the application; SYSTEM with the machine's name for it."""
+        row = self.rows("SELECT @@global.time_zone AS zone, @@system_time_zone AS machine")[0]
+        return f"{row['zone']} ({row['machine']})" if str(row["zone"]) == "SYSTEM" else str(row["zone"])
+
+    def newest(self, table: str) -> list[str]:
+        """When the rows that came last were created, as the table has it."""
+        rows = self.rows(
+            f"SELECT CAST(created_at AS CHAR) AS created FROM {table} ORDER BY id DESC LIMIT {NEWEST_ROWS}"
+        )
+        return [str(row["created"]) for row in rows if row["created"] is not None]
 
     def grants(self) -> Grants:
         return Grants(tuple(str(next(iter(row.values()))) for row in self.rows("SHOW GRANTS")))

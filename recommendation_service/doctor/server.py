@@ -1,9 +1,12 @@
 """Checks of the database server, each of a few values that it says of itself."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from recommendation_service.core.local_time import zone_of
 from recommendation_service.doctor.findings import Finding, error, info, ok, warning
 from recommendation_service.doctor.privileges import grant
 
@@ -12,6 +15,9 @@ LEAST_MARIADB = (10, 2)
 MAX_CONNECTIONS = 200
 WAIT_TIMEOUT_SECONDS = 600
 CLOCK_DIFFERENCE_SECONDS = 2.0
+# Times that are further ahead are no matter of clocks, and those that are further than this none of zones.
+SHIFT_SECONDS = 300.0
+MOST_ZONE_SECONDS = 14.5 * 3600
 
 
 def is_mariadb(version: str) -> bool:
@@ -76,6 +82,64 @@ def check_clock(server: float, here_before: float, here_after: float) -> Finding
             "Run NTP on both machines.",
         )
     return ok("clock", f"The clocks of the server and this machine differ by less than {CLOCK_DIFFERENCE_SECONDS:g} s.")
+
+
+def check_time_zone(newest: Mapping[str, Sequence[str]], now: float, zone: str, server_zone: str) -> Finding:
+    """``newest``: of each table, when its last rows were created; ``now``: seconds since 1970."""
+    name = "time zone"
+    ahead: dict[str, float] = {}
+    for table, times in newest.items():
+        seconds = [second for text in times if (second := _second(text, zone)) is not None]
+        # What is further ahead than any zone is a date in the future by itself.
+        here = [second - now for second in seconds if second - now <= MOST_ZONE_SECONDS]
+        if here:
+            ahead[table] = max(here)
+    by = f"by MYSQL_TIME_ZONE ({zone})"
+    if not ahead:
+        return ok(name, f"There are no rows yet whose times could look shifted {by}.")
+    late = {table: seconds for table, seconds in ahead.items() if seconds > SHIFT_SECONDS}
+    latest = max(ahead, key=lambda table: ahead[table])
+    if late:
+        return warning(
+            name,
+            f"The newest rows of {', '.join(sorted(late))} are up to {ahead[latest] / 3600:.1f} h in the future {by}: "
+            "their times seem to be of a zone further east, and new ones are of the future until then.",
+            f"Set MYSQL_TIME_ZONE to the zone of the application, which Laravel calls app.timezone, such as "
+            f"{_offset(zone, ahead[latest])}; the server's own is {server_zone}.",
+        )
+    hours = -ahead[latest] / 3600
+    shown = f"The newest row, of {latest}, is {max(hours, 0.0):.1f} h old {by}; the server's own zone is {server_zone}."
+    if 0.75 <= hours <= MOST_ZONE_SECONDS / 3600:
+        return info(name, f"{shown} If your application is in use now, its times are of a zone further west.")
+    return ok(name, shown)
+
+
+def _second(text: str, zone: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=zone_of(zone)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _offset(zone: str, ahead: float) -> str:
+    """The zone that makes the newest row just past: in half hours."""
+    here = datetime.now(zone_of(zone)).utcoffset()
+    minutes = math.ceil((ahead + (here.total_seconds() if here else 0.0)) / 1800) * 30
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
+
+
+def check_encryption(tls_version: str, setting: str) -> Finding:
+    """``tls_version``: empty where the connection is not encrypted."""
+    name = "encryption"
+    if not tls_version:
+        return info(
+            name,
+            f"The connection is not encrypted (MYSQL_TLS={setting}): right over a socket or on one machine.",
+            "Elsewhere set up the server's certificate, and MYSQL_TLS=verified.",
+        )
+    if setting == "verified":
+        return ok(name, f"The connection is encrypted ({tls_version}), and the server's certificate was checked.")
+    return ok(name, f"The connection is encrypted ({tls_version}); the certificate is checked with MYSQL_TLS=verified.")
 
 
 def check_sql_mode(mode: str) -> Finding:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from recommendation_service.doctor.findings import Finding, error, ok, warning
+from recommendation_service.doctor.findings import Finding, error, info, ok, warning
 
 _TIMES = ("created_at", "updated_at", "deleted_at")
 
@@ -30,9 +30,12 @@ _WITHOUT = "no catalog can be built without it; the service goes on serving the 
 
 
 def check_tables(
-    missing_tables: Sequence[str], missing_columns: Mapping[str, Collection[str]], database: str
+    missing_tables: Sequence[str],
+    missing_columns: Mapping[str, Collection[str]],
+    database: str,
+    denied: Sequence[str] = (),
 ) -> list[Finding]:
-    """What is not there, as far as the user may see."""
+    """What is not there, as far as the user may see; ``denied``: tables that it may not read, or not all of."""
     found = [
         error(
             f"table {table}",
@@ -50,12 +53,27 @@ def check_tables(
         for table, columns in missing_columns.items()
         if columns
     ]
+    unseen = [entry for entry in denied if " " not in entry]  # else of some columns only
+    if unseen and not found:
+        rest = len(REQUIRED) - len(unseen)
+        return [
+            info(
+                "tables",
+                f"{rest} of {len(REQUIRED)} tables are there with the columns that are read; of what this user may not "
+                "read, the server does not tell whether it is there.",
+            )
+        ]
     return found or [ok("tables", f"All {len(REQUIRED)} tables are there with the columns that are read.")]
 
 
-def check_engines(engines: Mapping[str, str]) -> Finding:
+def check_engines(engines: Mapping[str, str], denied: Sequence[str] = ()) -> Finding:
     """Only InnoDB gives a build one moment of all tables, and indexes while others write."""
     others = sorted(table for table, engine in engines.items() if engine != "InnoDB")
+    if any(" " not in entry for entry in denied) and not others:
+        return info(
+            "storage engine",
+            f"The {len(engines)} of {len(REQUIRED)} tables that this user may see something of are InnoDB.",
+        )
     if not others:
         return ok("storage engine", "All tables are InnoDB: a build sees one moment of them.")
     return warning(

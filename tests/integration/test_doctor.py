@@ -22,6 +22,7 @@ from recommendation_service.demo.schema import metadata
 from recommendation_service.doctor.examination import Examination, examine
 from recommendation_service.doctor.findings import Finding, Severity
 from recommendation_service.doctor.indices import PHASE_1
+from recommendation_service.doctor.inspection import Inspection
 from recommendation_service.doctor.queries import plan_faults, queries
 from tests.integration.test_phase1 import (
     COMPLETE,
@@ -357,6 +358,87 @@ def test_a_server_that_cannot_be_used_is_one_error_with_what_to_check(
     assert advice in said["findings"][0]["advice"]
     assert "wrong-password" not in done.stdout
     assert str(mariadb_url.password) not in done.stdout
+
+
+def account(mariadb: PrivateMariaDB, name: str, identified: str, *grants: str) -> None:
+    """A user who comes from where the tests do; dropped with the server."""
+    who = f"'{name}'@'127.0.0.1'"
+    mariadb.execute(f"CREATE OR REPLACE USER {who} {identified}", *(f"GRANT {grant} TO {who}" for grant in grants))
+
+
+def test_a_user_who_may_see_two_tables_is_told_so_without_contradiction(
+    mariadb: PrivateMariaDB, tables: URL, tmp_path: Path
+) -> None:
+    grants = [f"SELECT ON {tables.database}.{table}" for table in ("users", "resumes")]
+    account(mariadb, "narrow", "IDENTIFIED BY 'secret'", *grants)
+
+    examination = examined(tables.set(username="narrow", password="secret"), tmp_path)
+
+    assert "lacks SELECT on" in finding(examination, "privilege SELECT").sentence
+    assert finding(examination, "tables").severity is Severity.INFO
+    assert finding(examination, "tables").sentence.startswith("2 of 11 tables are there")
+    assert "The 2 of 11 tables" in finding(examination, "storage engine").sentence
+    assert not [each for each in examination.findings if "All 11 tables" in each.sentence]
+    assert not [each for each in examination.findings if "could not be looked at" in each.sentence]
+
+
+def test_a_user_whom_the_driver_cannot_authenticate_is_told_what_to_do(
+    mariadb: PrivateMariaDB, tables: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: CliRunner
+) -> None:
+    if not mariadb.has_plugin("ed25519"):
+        pytest.skip("this MariaDB has no plugin auth_ed25519")
+    account(mariadb, "modern", "IDENTIFIED VIA ed25519 USING PASSWORD('secret')", "SELECT ON *.*")
+    name_server(monkeypatch, tables, MYSQL_USER="modern", MYSQL_PASSWORD="secret")
+
+    done = command.invoke(cli.app, ["doctor", "--json"])
+
+    said = next(each for each in json.loads(done.stdout)["findings"] if each["name"] == "connection")
+    assert (done.exit_code, said["severity"]) == (2, "error")
+    assert "PyNaCl" in said["sentence"]
+    assert "ALTER USER 'modern'" in said["advice"]
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
+    tables: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unexpected(*_: object) -> None:
+        raise ValueError("what no server said before")
+
+    for name in ("server_zone", "grants", "clock"):
+        monkeypatch.setattr(Inspection, name, unexpected)
+    monkeypatch.setattr("recommendation_service.doctor.queries.read_plan", unexpected)
+
+    examination = examined(tables, tmp_path)
+
+    for name in ("time zone", "tables", "clock"):
+        assert "could not be looked at: ValueError: what no server" in finding(examination, name).sentence
+    for name in ("version", "indices", "Python"):
+        assert "could not" not in finding(examination, name).sentence
+    assert "what no server said before" in finding(examination, "query users").sentence
+
+
+@pytest.mark.parametrize(("hours", "severity", "offset"), [(2, Severity.WARNING, "+02:00"), (-5, Severity.INFO, "")])
+def test_times_that_look_shifted_are_named_with_the_zone_that_mends_them(
+    tables: URL, tmp_path: Path, hours: int, severity: Severity, offset: str
+) -> None:
+    engine = create_engine(tables, poolclass=NullPool, connect_args={"init_command": "SET time_zone = '+00:00'"})
+    with engine.begin() as connection:
+        for created in (f"UTC_TIMESTAMP() + INTERVAL {hours * 60 - 2} MINUTE", "'2036-01-01 00:00:00'"):
+            connection.exec_driver_sql(f"INSERT INTO users (name, created_at) VALUES ('Ana', {created})")
+    engine.dispose()
+
+    said = finding(examined(tables, tmp_path), "time zone")
+    url = SecretStr(tables.render_as_string(hide_password=False))
+    settings = Settings(database_url=url, data_dir=tmp_path, mysql_time_zone=f"{hours:+03d}:00")
+    mended_engine = make_engine(settings)
+    mended = finding(examine(settings, mended_engine), "time zone")
+    mended_engine.dispose()
+
+    assert said.severity is severity
+    assert "users" in said.sentence
+    assert "MYSQL_TIME_ZONE (UTC)" in said.sentence
+    assert offset in said.advice
+    assert mended.severity is Severity.OK
 
 
 def test_help_has_examples_and_the_exit_statuses(command: CliRunner) -> None:

@@ -150,3 +150,14 @@ def test_names_fit_every_server_and_occur_once() -> None:
     names = [index.name for index in PHASE_1]
     assert len(set(names)) == len(names)
     assert all(name.startswith("recs_") and len(name) <= 64 for name in names)
+
+
+def test_a_filtered_row_of_mariadb_11_and_odd_plans_are_read() -> None:
+    row = {"table": "a", "type": "range|filter", "key": "k|f", "possible_keys": "k,f", "rows": "1 (50%)", "Extra": None}
+
+    steps = read_plan([row, {"EXPLAIN": "-> Table scan"}, {"table": "b", "type": "ALL", "rows": None}], "FROM users a")
+
+    assert [(step.table, step.access, step.rows, step.extra) for step in steps] == [
+        ("users", "range", 1, ""),
+        ("b", "ALL", 0, ""),
+    ]
