@@ -1,7 +1,7 @@
 # One way to do each thing; CI runs the same (.ci/run). `make` alone prints what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-debian12 test-debian13 check bench faults findings clean
+.PHONY: help setup run test test-databases test-debian12 test-debian13 check bench faults findings clean
 
 # Not taken from the environment, where some shells keep the machine's own name in HOST: that would serve to the network.
 HOST = 127.0.0.1
@@ -35,6 +35,10 @@ bench: setup ## Measure, and print each figure beside its target
 faults: setup ## Break everything at random under load, and count every event (ARGS='--seed 7 --faults 40')
 	@bash scripts/install_servers.sh mariadb-server-core redis-server
 	@exec .venv/bin/python -m tests.faults $(ARGS)
+
+test-databases: setup ## The tests of what talks to databases, on each server that operators have (ARGS='--server 11.8')
+	@bash scripts/install_servers.sh mariadb-server-core mariadb-client-core debootstrap
+	@exec .venv/bin/python -m tests.databases $(ARGS)
 
 test-debian12 test-debian13: ## Run, check and test what is committed in a fresh Debian, as root (ARGS=--user)
 	@exec bash scripts/test_debian.sh '$(if $(filter %12,$@),bookworm,trixie)' $(ARGS)

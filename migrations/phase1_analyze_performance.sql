@@ -197,7 +197,8 @@ JOIN activity_log a ON a.id = recent.id
 WHERE (recent.created_at >= @views_since OR recent.created_at < @zero_date)
   AND a.description LIKE '%video%' AND a.description LIKE '%view%'
   AND a.causer_id IS NOT NULL AND a.subject_id IS NOT NULL
-  AND COALESCE(CASE WHEN JSON_VALID(a.properties) THEN CAST(JSON_EXTRACT(a.properties, '$.event') AS CHAR) END, '')
+  AND COALESCE(CASE WHEN LENGTH(a.properties) - LENGTH(REPLACE(REPLACE(a.properties, '[', ''), '{', '')) <= 100
+                          AND JSON_VALID(a.properties) THEN CAST(JSON_EXTRACT(a.properties, '$.event') AS CHAR) END, '')
       NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide');
 
 SELECT 'presence.sql' AS query, 'none' AS target;
@@ -250,7 +251,8 @@ FROM (SELECT subject_id AS item_id, CAST(created_at AS CHAR) AS happened_at,
       FROM activity_log
       WHERE causer_id = @user_id AND created_at >= @views_since AND subject_id IS NOT NULL
         AND description LIKE '%video%' AND description LIKE '%view%'
-        AND COALESCE(CASE WHEN JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
+        AND COALESCE(CASE WHEN LENGTH(properties) - LENGTH(REPLACE(REPLACE(properties, '[', ''), '{', '')) <= 100
+                                AND JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
             NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide')
       ORDER BY created_at DESC LIMIT 80) v;
 

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pymysql
 from sqlalchemy.engine import URL
@@ -240,6 +240,9 @@ class PrivateMariaDB(PrivateServer):
 
     name = "mariadbd"
     user = "recs"
+    # What `make test-databases` sets for a whole run: a MySQL's program instead, and options that win over those here.
+    mysqld: ClassVar[str | None] = None
+    more_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, folder: Path, *, performance_schema: bool = False, options: Sequence[str] = ()) -> None:
         super().__init__(folder)
@@ -304,13 +307,14 @@ class PrivateMariaDB(PrivateServer):
         account = f"'{self.user}'@'{LOOPBACK}'"
         with open(self._init_file, "w", opener=_only_for_us, encoding="utf-8") as init:
             init.write("SET SESSION sql_log_bin = 0;\n")  # a replica has its own user, with its own password
-            init.write(f"CREATE OR REPLACE USER {account} IDENTIFIED BY '{self.password}';\n")
+            init.write(f"CREATE USER IF NOT EXISTS {account};\n")
+            init.write(f"ALTER USER {account} IDENTIFIED BY '{self.password}';\n")
             init.write(f"GRANT ALL PRIVILEGES ON *.* TO {account} WITH GRANT OPTION;\n")
 
     def command(self) -> list[str]:
         """The server's command line."""
         return [
-            find_program("mariadbd", "mariadb-server-core"),
+            self.mysqld or find_program("mariadbd", "mariadb-server-core"),
             *self._common_options(),
             f"--init-file={self._init_file}",
             f"--port={self.port}",
@@ -331,18 +335,24 @@ class PrivateMariaDB(PrivateServer):
             "--collation-server=utf8mb4_unicode_ci",
             "--default-time-zone=+00:00",  # the same dates wherever the tests run
             f"--performance-schema={'ON' if self.performance_schema else 'OFF'}",
+            # A second port, the same for all; and a folder that only an installation has.
+            *(["--mysqlx=OFF", "--secure-file-priv="] if self.mysqld else []),
             *self.options,
+            *self.more_options,
         ]
 
     def _install_tables(self) -> None:
-        install = [find_program("mariadb-install-db", "mariadb-server-core"), *self._common_options()]
-        # No test database and no anonymous user: the application's is the only one who can enter over TCP.
-        # Forced, since without it a machine that cannot look up its own name is refused.
-        install += ["--skip-test-db", "--force"]
+        if self.mysqld:
+            install = [self.mysqld, *self._common_options(), "--initialize-insecure"]
+        else:
+            install = [find_program("mariadb-install-db", "mariadb-server-core"), *self._common_options()]
+            # No test database and no anonymous user: the application's is the only one who can enter over TCP.
+            # Forced, since without it a machine that cannot look up its own name is refused.
+            install += ["--skip-test-db", "--force"]
         done = subprocess.run(install, cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode != 0:
             said = (done.stdout + done.stderr).decode(errors="replace")
-            raise ServerStartError(f"mariadb-install-db in {self.folder} ended with status {done.returncode}:\n{said}")
+            raise ServerStartError(f"{install[0]} in {self.folder} ended with status {done.returncode}:\n{said}")
 
     @property
     def _init_file(self) -> Path:
@@ -355,7 +365,8 @@ class PrivateMariaDB(PrivateServer):
             # Not the system's: each server that starts removes every temporary table it finds there, also
             # those of a server that runs.
             f"--tmpdir={self.folder}",
-            "--innodb-log-file-size=32M",  # 96M by default, written whole at the first start
+            # 96M by default, written whole at the first start; MySQL has another option, and grows.
+            *([] if self.mysqld else ["--innodb-log-file-size=32M"]),
             *(["--user=root"] if os.geteuid() == 0 else []),  # mariadbd refuses root unless it is asked for
         ]
 
@@ -369,7 +380,8 @@ class PrivateMariaDB(PrivateServer):
             connect_timeout=timeout_seconds,
             read_timeout=timeout_seconds,
             write_timeout=timeout_seconds,
-            ssl_disabled=True,  # whatever a test has set up; and each connection would load certificates
+            # Whatever a test has set up; and each connection would load certificates. MySQL wants it for a password.
+            ssl_disabled=self.mysqld is None,
         )
 
 

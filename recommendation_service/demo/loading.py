@@ -102,7 +102,9 @@ def _loading_connection(engine: Engine) -> Iterator[Connection]:
     with _connect(engine) as connection:
         if engine.dialect.name in MYSQL_FAMILY:
             connection.detach()
-            connection.exec_driver_sql("SET SESSION sql_mode = '', time_zone = '+00:00'")
+            # But for ANSI_QUOTES: SQLAlchemy has seen already whether names are quoted so.
+            mode = "IF(FIND_IN_SET('ANSI_QUOTES', @@SESSION.sql_mode), 'ANSI_QUOTES', '')"
+            connection.exec_driver_sql(f"SET SESSION sql_mode = {mode}, time_zone = '+00:00'")
             connection.commit()
         yield connection
 

@@ -368,6 +368,8 @@ EVERY_MODE = (
 
 @pytest.mark.parametrize("mode", EVERY_MODE)
 def test_everything_works_in_every_sql_mode(mariadb_settings: Settings, server: PrivateMariaDB, mode: str) -> None:
+    if server.mysqld and ("ORACLE" in mode or "MSSQL" in mode):
+        pytest.skip("MySQL has no such mode")
     odd = feedback(event_id="id '\"\\", session_id=ODD, user_id=124)
     old = feedback(event_id="old", happened_ms=HAPPENED_MS - 401 * 86_400_000)
     records: list[Event] = [feedback(event_id="new", happened_ms=HAPPENED_MS), odd, old, feed(user_id=124)]

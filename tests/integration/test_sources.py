@@ -423,6 +423,7 @@ def test_of_what_the_service_itself_logged_only_what_the_user_wanted_counts_as_a
         "inside of something": ({"properties": '{"of":{"event":"skip"},"text":"{\\"event\\":\\"skip\\"}"}'}, True),
         "an event that is no text": ({"properties": '{"event":["skip"]}'}, True),
         "a list": ({"properties": '[{"event":"skip"}]'}, True),
+        "nested deep": ({"properties": '{"event":"view","of":' + "[" * 200 + "]" * 200 + "}"}, True),
         "half of it": ({"properties": '{"event":"skip"'}, True),
         "text": ({"properties": "skip"}, True),
         "text in JSON": ({"properties": '"skip"'}, True),

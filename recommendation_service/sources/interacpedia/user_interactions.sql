@@ -24,6 +24,7 @@ FROM (SELECT subject_id AS item_id, CAST(created_at AS CHAR) AS happened_at,
       FROM activity_log
       WHERE causer_id = :user_id AND created_at >= :views_since AND subject_id IS NOT NULL
         AND description LIKE '%video%' AND description LIKE '%view%'
-        AND COALESCE(CASE WHEN JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
+        AND COALESCE(CASE WHEN LENGTH(properties) - LENGTH(REPLACE(REPLACE(properties, '[', ''), '{', '')) <= 100
+                                AND JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
             NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide')
       ORDER BY created_at DESC LIMIT :most) v
