@@ -53,16 +53,16 @@ from recommendation_service.events import flusher
 from recommendation_service.events.fleet_memory import FleetMemory
 from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.log import EventLog
+from recommendation_service.events.memory_keeper import MemoryKeeper
+from recommendation_service.events.past import Past, PastReader
 from recommendation_service.events.stream import EventStream
-from recommendation_service.events.user_memory import MemoryFailed, UserMemory
+from recommendation_service.events.user_memory import UserMemory
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
 from recommendation_service.ranking.policy import ENDPOINTS, load_policy
-from recommendation_service.ranking.seen import Lifetimes
 from recommendation_service.sources.users import UserReader, Users
 
 log = structlog.get_logger(__name__)
 
-SWEEP_SECONDS = 30.0
 # Of a worker: the calls of administrators that it carries out at once.
 ADMINISTRATION_THREADS = 4
 
@@ -104,7 +104,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     serving = Serving(settings, store, policy, metrics, clock)
     feeds = PersonalFeeds(serving, metrics, remembers=settings.seen_state)
     limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
-    feedback = Feedback(serving, metrics, access, limits, serving.lifetimes)
+    feedback = Feedback(serving, metrics, access, limits, serving.lifetimes, remembers=settings.seen_state)
     prefix = settings.api_path
     hot: dict[str, ASGIApp] = {**feed_endpoints(prefix, feeds, access, limits), f"{prefix}/feedback": feedback}
 
@@ -174,16 +174,22 @@ def _lifespan(
         else:
             work.append(make_source(serving, make, source))
         async with contextlib.AsyncExitStack() as stack:
-            event_log, memory = None, None
+            event_log = None
             if settings.record_events:
                 event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20, now=clock.now)
                 stack.push_async_callback(event_log.close)
                 work.append(event_log.sync_often())
                 feedback.event_log = event_log
-            if settings.seen_state and (memory := _open_memory(settings, clock)) is not None:
-                stack.callback(memory.close)
-                work.append(_sweep(memory, serving.lifetimes, clock, settings.clock_wait_seconds))
-            feeds.group = feedback.group = GroupCommit(memory, event_log, feeds.unrecorded)
+            group = feeds.group = feedback.group = GroupCommit(None, event_log, feeds.unrecorded)
+            if settings.seen_state:
+
+                def use(memory: UserMemory | None) -> None:
+                    group.memory = serving.memory = memory
+
+                keeper = MemoryKeeper(settings, metrics, serving.lifetimes, clock, use)
+                stack.callback(keeper.close)
+                keeper.open()
+                work.append(keeper.run())
             redis = open_redis(settings, metrics)
             if redis is not None:
                 stack.push_async_callback(redis.close)
@@ -191,6 +197,11 @@ def _lifespan(
                 feeds.fleet = feedback.fleet = FleetMemory(redis, max(serving.lifetimes))
             replicas = ReadReplicas(settings, "worker", numbers=metrics.database)
             stack.callback(replicas.dispose)
+            if settings.seen_state:
+                reader = PastReader(replicas.primary.connect, serving.lifetimes, settings.events_dir, clock.now)
+                past = feeds.past = feedback.past = Past(reader, group, settings, metrics)
+                stack.callback(past.close)
+                work.append(past.run())
             feeds.users = Users(UserReader(replicas.connect, settings, clock.now), settings, metrics, redis)
             stack.push_async_callback(feeds.users.close)
             if settings.catalog_refresher:
@@ -211,26 +222,6 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _open_memory(settings: Settings, clock: Clock) -> UserMemory | None:
-    """One that cannot be opened is done without."""
-    try:
-        return UserMemory(settings.seen_dir, settings.seen_megabytes << 20, clock.now)
-    except MemoryFailed as error:
-        log.error("feeds will repeat what they showed", reason=str(error))
-        return None
-
-
-async def _sweep(memory: UserMemory, lifetimes: Lifetimes, clock: Clock, wait_seconds: float) -> None:
-    """Until cancelled: delete what has expired, a little now and then, as long as the time is certain."""
-    while True:
-        await asyncio.sleep(SWEEP_SECONDS)
-        try:
-            if clock.may_delete(wait_seconds):
-                await asyncio.to_thread(memory.sweep, lifetimes, clock.now())
-        except MemoryFailed:
-            log.exception("the memory of what users have seen could not be swept")
-
-
 def _layers(settings: Settings, metrics: Metrics, prefix: str) -> list[Middleware]:
     """The outermost first."""
     paths = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
@@ -244,7 +235,14 @@ def _layers(settings: Settings, metrics: Metrics, prefix: str) -> list[Middlewar
                 allow_headers=["authorization", "content-encoding", "content-type", "x-api-key", "idempotency-key"],
                 allow_credentials="*" not in settings.cors_allow_origins,
                 # What answers bear beyond what a browser lets every script read.
-                expose_headers=["x-request-id", "retry-after", "www-authenticate", "allow", "accept-encoding"],
+                expose_headers=[
+                    "x-request-id",
+                    "retry-after",
+                    "www-authenticate",
+                    "allow",
+                    "accept-encoding",
+                    "idempotency-key-kept",
+                ],
             )
         )
     return layers

@@ -19,11 +19,12 @@ from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, ServiceError, SourceError
+from recommendation_service.events.entries import user_key
 from recommendation_service.events.forgetting import forget_user
 from recommendation_service.events.lookup import find_feed
 from recommendation_service.events.records import FeedRecord, endpoint_name
 from recommendation_service.events.tables import make_writing_engine
-from recommendation_service.events.user_memory import MemoryFailed, user_key
+from recommendation_service.events.user_memory import MemoryFailed
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.policy import Policy
@@ -98,8 +99,12 @@ def add_administration(
         removed: dict[str, object] = {"user_id": user_id, "remembered_items": 0}
         moment = None
         key = user_key(user_id, 0)
-        if key is not None and feeds.group.memory is not None:
+        if key is not None and feeds.past is not None:
+            feeds.past.forget(key)
+        if key is not None and settings.seen_state:
             try:
+                if feeds.group.memory is None:
+                    raise MemoryFailed("it cannot be opened")
                 removed["remembered_items"] = feeds.group.memory.forget(key)
             except MemoryFailed as error:
                 raise DatabaseFailed(f"What the user has seen cannot be removed: {error}") from error

@@ -103,7 +103,8 @@ IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "description": "A name of your own for the request: repeated within a minute, it gets the same bytes.",
+    "description": "A name of your own for the request: repeated within a minute, it gets the same bytes, "
+    "unless the first answer says `Idempotency-Key-Kept: false`.",
     "schema": {"type": "string", "maxLength": LONGEST_IDEMPOTENCY_KEY},
 }
 EXPLAIN = {

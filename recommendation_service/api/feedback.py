@@ -19,9 +19,11 @@ from recommendation_service.api.feeds import CallLimits
 from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics
+from recommendation_service.events.entries import as_entries, user_key
 from recommendation_service.events.fleet_memory import AGREEMENTS, FleetMemory, merged
 from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.events.log import EventLog, LogFull
+from recommendation_service.events.past import Past
 from recommendation_service.events.records import (
     ITEM_TYPES,
     STATE_OF,
@@ -31,7 +33,7 @@ from recommendation_service.events.records import (
     encode,
 )
 from recommendation_service.events.stream import EventStream
-from recommendation_service.events.user_memory import Change, MemoryFailed, as_entries, user_key
+from recommendation_service.events.user_memory import Change, MemoryFailed
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import (
     Lifetimes,
@@ -46,6 +48,8 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 5
 USERS_AT_ONCE = 16  # of one call, whose memories are read and replaced side by side
+# Of the answer and not of the record: the memory found no room, and the event counts all the same.
+NOT_REMEMBERED = ("not_remembered",)
 UNKNOWN_ITEM, UNKNOWN_USER = int(Flag.UNKNOWN_ITEM), int(Flag.UNKNOWN_USER)  # sums of enums are slow
 CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
 
@@ -60,6 +64,11 @@ class NotDurable(ServiceError):
     code = "not_durable"
 
 
+class NotRemembered(ServiceError):
+    status = 503
+    code = "not_remembered"
+
+
 class NotRecording(ServiceError):
     status = 503
     code = "not_recording"
@@ -69,17 +78,26 @@ class Feedback:
     """The endpoint as an ASGI application, one worker's. What it writes to is opened in its lifespan."""
 
     def __init__(
-        self, serving: Serving, metrics: Metrics, access: Access, limits: CallLimits, lifetimes: Lifetimes
+        self,
+        serving: Serving,
+        metrics: Metrics,
+        access: Access,
+        limits: CallLimits,
+        lifetimes: Lifetimes,
+        *,
+        remembers: bool,
     ) -> None:
         self._serving = serving
         self._now_ms = serving.clock.now_ms
         self._metrics = metrics
         self._access = access
         self._limits = limits
+        self._remembers = remembers
         self._lifetimes = np.array(lifetimes, np.int64)
         self._live = np.zeros(LIVE_SESSIONS, np.int64)
         self.group: GroupCommit | None = None  # with the memory
         self.fleet: FleetMemory | None = None
+        self.past: Past | None = None
         self.stream: EventStream | None = None
         self.event_log: EventLog | None = None
         self._warned = 0.0
@@ -100,13 +118,15 @@ class Feedback:
         await send({"type": "http.response.body", "body": body})
 
     async def accept(self, read: list[FeedbackRecord], now_ms: int) -> dict[str, object]:
-        """Make the events durable. Raises BacklogFull, NotDurable or NotRecording; then none was acknowledged."""
+        """Make the events durable. Raises BacklogFull, NotDurable, NotRemembered or NotRecording; then none was
+        acknowledged."""
         if self.event_log is None:
             raise NotRecording("This service records no events (RECORD_EVENTS).", retry_after_seconds=60)
         # The first of each counts, and each user has ids of their own.
         unique = {(record.user_id, record.event_id): record for record in reversed(read)}
         records = [self._flagged(record) for record in reversed(unique.values())]
-        kinds = await self._remember(records, now_ms // 1000)
+        kinds, forgotten = await self._remember(records, now_ms // 1000)
+        self._check_hides(records, forgotten)
         payloads = [
             encode(msgspec.structs.replace(record, slot_kind=kind) if kind else record)
             for record, kind in zip(records, kinds, strict=True)
@@ -127,11 +147,22 @@ class Feedback:
         for event, count in Counter(record.event for record in records).items():
             self._metrics.events_accepted.labels(event).inc(count)
         flagged = [
-            {"event_id": record.event_id, "flags": flag_names(record.flags)} for record in records if record.flags
+            {"event_id": record.event_id, "flags": flags}
+            for place, record in enumerate(records)
+            if (flags := flag_names(record.flags) + (NOT_REMEMBERED if place in forgotten else ()))
         ]
         for name, count in Counter(name for entry in flagged for name in entry["flags"]).items():
             self._metrics.events_flagged.labels(name).inc(count)
         return {"accepted": len(records), "flagged": flagged}
+
+    def _check_hides(self, records: list[FeedbackRecord], forgotten: set[int]) -> None:
+        """A hide is for ever, so it is not acknowledged where the memory could not keep it. Raises NotRemembered."""
+        if any(records[place].event == "hide" for place in forgotten):
+            self._metrics.events_refused.inc(len(records))
+            raise NotRemembered(
+                "What is hidden cannot be remembered at the moment: send the events again.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
 
     async def _durable_twice(self, event_log: EventLog, stream: EventStream, payloads: list[bytes]) -> None:
         """On this machine's disk, and on the fleet's stream where Redis takes it."""
@@ -159,11 +190,13 @@ class Feedback:
             flags |= UNKNOWN_USER
         return record if flags == record.flags else msgspec.structs.replace(record, flags=flags)
 
-    async def _remember(self, records: list[FeedbackRecord], now: int) -> list[int]:
-        """Keep the items away from feeds from now on; the kinds of the slots that they were served in, 0: not known."""
+    async def _remember(self, records: list[FeedbackRecord], now: int) -> tuple[list[int], set[int]]:
+        """Keep the items away from feeds from now on; the kinds of the slots that they were served in (0: not known),
+        and the places of the records with which that failed."""
         kinds = [0] * len(records)
-        if self.group is None or self.group.memory is None:
-            return kinds
+        forgotten: set[int] = set()
+        if not self._remembers or self.group is None:
+            return kinds, forgotten
         users = list(_by_user(records).items())
         for start in range(0, len(users), USERS_AT_ONCE):
             some = users[start : start + USERS_AT_ONCE]
@@ -171,13 +204,17 @@ class Feedback:
                 self._remember_user(self.group, key, [records[p] for p in places], now) for key, places in some
             )
             for (_, places), of_user in zip(some, await asyncio.gather(*remembered), strict=True):
+                if of_user is None:
+                    forgotten.update(places)
+                    continue
                 for place, kind in zip(places, of_user, strict=True):
                     kinds[place] = kind
-        return kinds
+        return kinds, forgotten
 
     async def _remember_user(
         self, group: GroupCommit, key: bytes, records: list[FeedbackRecord], now: int
-    ) -> list[int]:
+    ) -> list[int] | None:
+        """Kinds of the slots; None: it cannot be remembered."""
         count = len(records)
         keys = np.array([_entry_key(record) for record in records], np.int64)
         states = np.array([STATE_OF[record.event] for record in records], np.uint8)
@@ -194,16 +231,21 @@ class Feedback:
             return out[:size].tobytes()
 
         try:
+            if group.memory is None:
+                raise MemoryFailed("there is no memory of what users have seen")
+            if self.past is not None and not group.read(key):
+                await self.past.recall(key)
             theirs = await tell_fleet(self.fleet, group, key, after) if self.fleet is not None else None
             for _ in range(ATTEMPTS):
                 ours = group.read(key)
-                if await group.write(Change(key, ours, after(ours, theirs)), None):
+                if await group.write(Change(key, ours, after(ours, theirs), is_deed=True), None):
                     break
             else:
                 raise MemoryFailed("others changed what the user has seen at each attempt")
         except MemoryFailed as error:
             self._metrics.memory_failures.inc()
             self._warn("what users have seen cannot be remembered", error)
+            return None
         return [int(kind) for kind in kinds]
 
     def _refuse(self, count: int, error: Exception) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from recommendation_service.api.access import Access
 from recommendation_service.api.bodies import check_head, read_body
 from recommendation_service.api.limits import RateLimiter
-from recommendation_service.api.personal_feeds import PersonalFeeds
+from recommendation_service.api.personal_feeds import Idempotency, PersonalFeeds
 from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import InvalidRequest
 from recommendation_service.ranking.policy import ENDPOINTS
@@ -39,20 +39,16 @@ class FeedEndpoint:
         self._limits.per_key.check(key)
         fields = read_feed_body(await read_body(receive, codings), self._endpoint)
         self._limits.per_user.check(str(fields.user_id) if fields.user_id else _address(scope))
-        body = await self._feeds.feed(
-            self._endpoint, fields, scope["state"]["request_id"], key, _idempotency_key(scope)
-        )
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", str(len(body)).encode()),
-                    (b"cache-control", b"private, no-store"),
-                ],
-            }
-        )
+        idempotency = _idempotency(scope)
+        body = await self._feeds.feed(self._endpoint, fields, scope["state"]["request_id"], key, idempotency)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"private, no-store"),
+        ]
+        if idempotency is not None and not idempotency.kept:
+            headers.append((b"idempotency-key-kept", b"false"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
@@ -61,15 +57,15 @@ def feed_endpoints(prefix: str, feeds: PersonalFeeds, access: Access, limits: Ca
     return {f"{prefix}/search/{name}": FeedEndpoint(name, feeds, access, limits) for name in ENDPOINTS}
 
 
-def _idempotency_key(scope: Scope) -> str:
+def _idempotency(scope: Scope) -> Idempotency | None:
     for name, value in scope["headers"]:
         if name == b"idempotency-key":
             text: str = value.decode("latin-1")
             if len(text) > LONGEST_IDEMPOTENCY_KEY:
                 problem = f"must have at most {LONGEST_IDEMPOTENCY_KEY} characters, but has {len(text)}"
                 raise InvalidRequest("A header is not valid.", [{"field": "Idempotency-Key", "problem": problem}])
-            return text
-    return ""
+            return Idempotency(text) if text else None
+    return None
 
 
 def _address(scope: Scope) -> str:

@@ -14,12 +14,14 @@ from recommendation_service.core.errors import IdempotencyConflict
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance
 from recommendation_service.events.answers import ANSWER_SECONDS, StoredAnswer, answer_key
+from recommendation_service.events.entries import user_key
 from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
 from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.events.log import LogFull
+from recommendation_service.events.past import Past
 from recommendation_service.events.recording import FeedRecorder
 from recommendation_service.events.records import UnwrittenFeed
-from recommendation_service.events.user_memory import Change, MemoryFailed, UserMemory, user_key
+from recommendation_service.events.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
 from recommendation_service.feed.pipeline import NO_IDS, FeedPipeline, FeedRequest, Outsider
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.sources.users import Users
@@ -39,6 +41,15 @@ class Ranked(msgspec.Struct, frozen=True, gc=False):
     shown: npt.NDArray[np.int64]  # (n,) keys of the items, for the fleet
 
 
+class Idempotency(msgspec.Struct):
+    """What a request with an Idempotency-Key asks: the same bytes again. ``kept``: so they will be."""
+
+    key: str
+    name: bytes = b""  # under which the answer is kept
+    request: bytes = b""  # what tells the request from another
+    kept: bool = False
+
+
 class PersonalFeeds:
     """One worker's. ``group`` (what feeds read and write) and ``fleet`` (None: there is none) come in its lifespan."""
 
@@ -50,11 +61,17 @@ class PersonalFeeds:
         self.group = GroupCommit(None, None, self.unrecorded)
         self.fleet: FleetMemory | None = None
         self.users: Users | None = None
+        self.past: Past | None = None
         self._recorder: FeedRecorder | None = None
         self._warned = 0.0
 
     async def feed(
-        self, endpoint: str, fields: FeedBody, request_id: str, caller: str = "", idempotency_key: str = ""
+        self,
+        endpoint: str,
+        fields: FeedBody,
+        request_id: str,
+        caller: str = "",
+        asked: Idempotency | None = None,
     ) -> bytes:
         """The body of the answer. Raises NotReady, Overloaded, IdempotencyConflict for a key used otherwise."""
         pipeline = await self._serving.ready_pipeline()
@@ -71,17 +88,19 @@ class PersonalFeeds:
             session=session,
         )
         key = user_key(fields.user_id, session) if self._remembers else None
-        asked = None
         allowance = self.fleet.allowance() if self.fleet is not None else None
-        if idempotency_key:
-            asked = answer_key(caller, endpoint, str(fields.user_id), idempotency_key), _digest(fields)
-            if (stored := await self._answered(key or NOBODY, asked[0], allowance)) is not None:
+        if asked is not None:
+            asked.name = answer_key(caller, endpoint, str(fields.user_id), asked.key)
+            asked.request = _digest(fields)
+            if (stored := await self._answered(key or NOBODY, asked.name, allowance)) is not None:
                 return self._same_request(stored, asked)
         if self.users is not None and fields.user_id and pipeline.user_row(fields.user_id) < 0:
             request = request._replace(outsider=await self._outsider(self.users, pipeline, fields.user_id))
         happened_ms = int(now * 1000)
-        if self.group.memory is not None and (key is not None or asked is not None):
+        if key is not None or (asked is not None and self._remembers):
             try:
+                if self.group.memory is None:
+                    raise MemoryFailed("there is no memory of what users have seen")
                 return await self._rank_and_remember(
                     self.group.memory,
                     pipeline,
@@ -134,21 +153,25 @@ class PersonalFeeds:
         pipeline: FeedPipeline,
         request: FeedRequest,
         key: bytes,
-        asked: tuple[bytes, bytes] | None,
+        asked: Idempotency | None,
         session_id: str | None,
         happened_ms: int,
         allowance: Allowance | None,
     ) -> bytes:
         """Rank without what the user has seen, on any machine, until nobody else has served the user meanwhile."""
         group, fleet = self.group, self.fleet
+        keeps = asked is not None
         for _ in range(ATTEMPTS):
             theirs: bytes | None = None
             if fleet is not None and allowance is not None:
                 theirs = b"" if key is NOBODY else await fleet.read(key, allowance)
             ours = group.read(key)
+            if not ours and not theirs and self.past is not None:
+                await self.past.recall(key)
+                ours = group.read(key)
             ranked = self._rank(pipeline, request, session_id, happened_ms, merged(ours, theirs))
             new = ours if key is NOBODY else ranked.entries
-            answer = (asked[0], StoredAnswer(asked[1], ranked.body)) if asked is not None else None
+            answer = (asked.name, StoredAnswer(asked.request, ranked.body)) if asked is not None and keeps else None
             try:
                 if fleet is None or allowance is None or theirs is None:
                     replaced = await group.write(Change(key, ours, new, answer), ranked.record)
@@ -156,12 +179,21 @@ class PersonalFeeds:
                     replaced = await replace_everywhere(
                         memory, group, fleet, key, ours, theirs, new, ranked.shown, answer, allowance, ranked.record
                     )
+            except AnswerNotKept as error:
+                self._memory_failed(error)
+                return self._served(ranked)
+            except NoRoomForAnswer as error:
+                self._memory_failed(error)
+                keeps = False
+                continue
             except MemoryFailed as error:  # what was read counts all the same
                 self._memory_failed(error)
                 break
-            if isinstance(replaced, StoredAnswer):
+            if isinstance(replaced, StoredAnswer) and asked is not None:
                 return self._same_request(replaced, asked)
             if replaced:
+                if asked is not None:
+                    asked.kept = keeps
                 return self._served(ranked)
             self._metrics.feeds_ranked_again.inc()
         else:
@@ -196,15 +228,18 @@ class PersonalFeeds:
         if stored is None and self.fleet is not None and allowance is not None:
             stored = await self.fleet.answer(key, name, allowance)
             if stored is not None:
-                stored = memory.keep_answer(name, stored) or stored
+                try:
+                    stored = memory.keep_answer(name, stored) or stored
+                except MemoryFailed as error:  # the fleet has it
+                    self._memory_failed(error)
         return stored
 
     def _memory_failed(self, error: MemoryFailed) -> None:
         self._metrics.memory_failures.inc()
         self._warn("what users have seen cannot be remembered", error)
 
-    def _same_request(self, stored: StoredAnswer, asked: tuple[bytes, bytes] | None) -> bytes:
-        if asked is not None and stored.request != asked[1]:
+    def _same_request(self, stored: StoredAnswer, asked: Idempotency) -> bytes:
+        if stored.request != asked.request:
             raise IdempotencyConflict(
                 "The Idempotency-Key stands for another request.",
                 [
@@ -214,6 +249,7 @@ class PersonalFeeds:
                     }
                 ],
             )
+        asked.kept = True
         self._metrics.feeds_repeated.inc()
         return stored.body
 

@@ -22,7 +22,7 @@ from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.supervision import ProcessSupervisor
 from recommendation_service.events.flusher_status import read_status
 from recommendation_service.events.log import folder_bytes
-from recommendation_service.events.user_memory import lifetimes_of
+from recommendation_service.events.user_memory import MemoryFailed, UserMemory, lifetimes_of
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
 from recommendation_service.ranking.policy import ENDPOINTS, Policy
 from recommendation_service.sources.blacklist import missing_blacklist
@@ -60,6 +60,7 @@ class Serving:
         self.lifetimes = lifetimes_of(settings)
         self.supervisor: ProcessSupervisor | None = None
         self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
+        self.memory: UserMemory | None = None  # what users have seen, while there is one
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
@@ -260,6 +261,7 @@ class Serving:
         for table, index, reads in figures.index_reads:
             labels = {"table": table, "index": index}
             yield "recs_mysql_index_reads_total", "Rows read through an index", labels, float(reads)
+        yield from self._memory_facts()
         yield from self._flusher_facts()
         yield from self._clock_facts()
         if catalog is None:
@@ -293,6 +295,19 @@ class Serving:
         if agreed.database_ahead is not None:
             help_text = "Of the database's clock, beside the service's time"
             yield "recs_clock_database_ahead_seconds", help_text, {}, agreed.database_ahead
+
+    def _memory_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """Of the memory of what users have seen: one file for all workers."""
+        if not self._settings.seen_state:
+            return
+        used, limit = 0, 0
+        memory = self.memory
+        if memory is not None:
+            with contextlib.suppress(MemoryFailed):
+                used, limit = memory.filled()
+        yield "recs_seen_open", "Whether the worker that answers has it", {}, float(limit > 0)
+        yield "recs_seen_bytes", "What is in use of it", {}, float(used)
+        yield "recs_seen_limit_bytes", "What may be, before what was seen longest ago gives way", {}, float(limit)
 
     def _flusher_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Of the events on this machine's disk, and of the process that brings them into the database."""

@@ -138,6 +138,18 @@ class Metrics:
         self.memory_failures = Counter(
             "recs_memory_failures", "Failures of the memory of what users have seen", registry=self.registry
         )
+        self.seen_evicted = Counter(
+            "recs_seen_evicted",
+            "Entries of the memory of what users have seen that gave way to others",
+            ["state"],
+            registry=self.registry,
+        )
+        self.seen_damaged = Counter(
+            "recs_seen_damaged", "Memories of what users have seen that were found damaged", registry=self.registry
+        )
+        self.past_reads = Counter(
+            "recs_past_reads", "Reads of what recs_events knows of a user", ["outcome"], registry=self.registry
+        )
         self.cpu = CpuAccount(
             Counter(
                 "recs_cpu_seconds",
@@ -158,6 +170,8 @@ class Metrics:
         self.master = master_of(self.folder) if self.folder else None
         self.processes = _ProcessCollector(self.master)
         self.registry.register(self.processes)
+        for state in ("served", "acted"):
+            self.seen_evicted.labels(state)
         for endpoint in FEEDS:
             for status in EXPECTED_STATUSES:
                 self.requests.labels(endpoint, status)

@@ -23,9 +23,10 @@ from recommendation_service.core.redis import (
     run_script,
 )
 from recommendation_service.events.answers import ANSWER_SECONDS, StoredAnswer
+from recommendation_service.events.entries import Entries, are_entries, as_entries
 from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.events.records import UnwrittenFeed
-from recommendation_service.events.user_memory import Change, Entries, MemoryFailed, UserMemory, are_entries, as_entries
+from recommendation_service.events.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
 from recommendation_service.ranking.seen import HIDDEN, merge_entries
 
 # A user's key goes when the user was away for so long. What is hidden is known still where the user was served before.
@@ -233,13 +234,14 @@ async def replace_everywhere(
 
     ``shown``: keys of what ``new`` has because it is about to be shown. False where somebody else has shown the user
     one of these meanwhile; the other answer where one was given. Then what was put is taken back, and ``feed`` is not
-    recorded. Raises MemoryFailed, and then neither.
+    recorded. Raises MemoryFailed, and then neither; but AnswerNotKept, and then all was done but that.
 
     This machine first: it sees all that its own workers show, also what Redis was too late for, and it has the last
     word on answers. The fleet may have been told something else meanwhile, by this machine's own workers for one:
     only where that has an item of ``shown`` was this one shown in vain.
     """
     failed: MemoryFailed | None = None
+    unkept: NoRoomForAnswer | None = None
     try:
         if await group.write(Change(key, ours, new), None) is False:
             return False
@@ -248,13 +250,18 @@ async def replace_everywhere(
     agreed = await _agree(fleet, key, theirs, new, shown, answer, allowance)
     kept = agreed
     if answer is not None and agreed is not False and failed is None:
-        kept = memory.keep_answer(answer[0], agreed if isinstance(agreed, StoredAnswer) else answer[1]) or agreed
+        try:
+            kept = memory.keep_answer(answer[0], agreed if isinstance(agreed, StoredAnswer) else answer[1]) or agreed
+        except NoRoomForAnswer as error:
+            unkept = error
     if kept is not True and failed is None:
         memory.take_back(key, _fresh(new, shown, ours, theirs))  # nobody was shown it
     if failed is not None and kept is True:
         raise failed
     if kept is True and feed is not None:
         await group.write(None, feed)
+    if kept is True and unkept is not None:
+        raise AnswerNotKept(str(unkept))
     return kept
 
 

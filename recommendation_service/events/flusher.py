@@ -31,8 +31,8 @@ from recommendation_service.events.flusher_status import FlusherStatus, read_sta
 from recommendation_service.events.forgetting import delete_records
 from recommendation_service.events.housekeeping import Housekeeping
 from recommendation_service.events.log import folder_bytes
+from recommendation_service.events.log_replay import start_replay
 from recommendation_service.events.pending import Fleet, Pending
-from recommendation_service.events.rebuild import Rebuild
 from recommendation_service.events.records import encode, now_ms
 from recommendation_service.events.rows import Event
 from recommendation_service.events.stream import FlusherStream, rescue_after_seconds
@@ -59,7 +59,6 @@ FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 15.0
 # The supervisor waits 5 s for the process to end.
 LAST_FLUSH_SECONDS = 3.5
-REBUILD_RETRY_SECONDS = 5.0
 # A flush has time, and requests have not.
 FLUSH_NICENESS = 5
 # Nor has the database: after a batch the flusher does nothing for so many times as long as it took, unless the log
@@ -80,7 +79,6 @@ class Flusher:
         engine: Engine,
         *,
         fleet: Fleet | None = None,
-        rebuild: Rebuild | None = None,
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = now_ms,
@@ -89,7 +87,6 @@ class Flusher:
         self._settings = settings
         self._folder = settings.events_dir
         self._engine = engine
-        self._rebuild = rebuild
         self._stop = stop or threading.Event()
         self._clock = clock
         self._now_ms = now_ms
@@ -103,7 +100,6 @@ class Flusher:
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._tables_ready = False
         self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms, watch=watch)
-        self._next_rebuild = 0.0
         self.status = read_status(self._folder) or FlusherStatus()
         self.status.error = None
 
@@ -139,13 +135,11 @@ class Flusher:
 
     def step(self) -> None:
         """One look: read what is new, flush where that is due, keep house now and then."""
-        if self._watch is not None:
-            self._watch.look()  # before anything is written: the newest row tells when the fleet was last seen
-        if self._rebuild is not None and not self._rebuild.is_done and self._clock() >= self._next_rebuild:
-            self._next_rebuild = self._clock() + REBUILD_RETRY_SECONDS
-            self._rebuild.step(self._engine if self._prepare_tables() is None else None)
         self._housekeeping.forget_with_the_fleet()
         self.read()
+        self.tell()  # what waits is known before anything asks a database that may hang
+        if self._watch is not None:
+            self._watch.look()  # before anything is written: the newest row tells when the fleet was last seen
         token = self._requested()
         if token is not None or self._is_due():
             whole = self.flush_all(gently=token is None)
@@ -161,6 +155,7 @@ class Flusher:
         """
         while True:
             self.read()
+            self.tell()
             has_more = self._pending.has_more
             if not self.flush(gently=gently):
                 return False
@@ -351,12 +346,13 @@ def main() -> int:
     has_redis = settings.redis_host or settings.redis_sentinels
     fleet = FlusherStream(settings, Metrics(), rescue_after_seconds(settings)) if has_redis else None
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
+    if settings.seen_state:
+        start_replay(settings, clock.now, stop)
     engine = make_writing_engine(settings, "flusher", numbers=process_numbers(settings, "flusher"))
     Flusher(
         settings,
         engine,
         fleet=fleet,
-        rebuild=Rebuild(settings, clock.now),
         stop=stop,
         now_ms=clock.now_ms,
         watch=ClockWatch(clock, engine, settings.clock_wait_seconds),

@@ -8,12 +8,14 @@ The file is written through its mapping where the file system keeps the room tha
 disk that is full for a while costs no memory and no repeats.
 
 Nothing here is synced: a process that is killed loses nothing, as what it wrote is the operating system's; after a
-crash of the machine the file is not trusted but begun anew, and filled from recs_events (rebuild.py).
+crash of the machine the file is not trusted but begun anew (memory_file.py). What the database knows of a user is read
+when the user comes (past.py).
+
+Of the file's limit feeds may fill a part; a little more is for what people do, so that a hide finds room while what was
+served longest ago gives way (``make_room``); the rest is LMDB's, which deletes by copying.
 """
 
 import contextlib
-import os
-import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,26 +25,19 @@ from typing import TYPE_CHECKING
 import lmdb
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import structlog
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.files import NOT_FOR_OTHERS, create, locked, make_folder, write_whole
+from recommendation_service.core.files import locked, make_folder
 from recommendation_service.events.answers import Answers, StoredAnswer
-from recommendation_service.events.disk_room import DiskRoom, keeps_room
-from recommendation_service.ranking.policy import KINDS
-from recommendation_service.ranking.seen import ENTRY_BYTES, EPOCH, HIDDEN, SERVED, Lifetimes, merge_entries
-from recommendation_service.ranking.working_memory import SEEN_CAPACITY
+from recommendation_service.events.disk_room import DiskRoom
+from recommendation_service.events.entries import NOTHING, Entries, as_entries, user_key
+from recommendation_service.events.eviction import count_ages, let_go
+from recommendation_service.events.memory_file import DAMAGES, LOCK_FILE, FileId, file_id, open_file
+from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
 
 if TYPE_CHECKING:
     from lmdb import _Database as Database
 
-log = structlog.get_logger(__name__)
-
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-BOOT_FILE = "boot"
-LOCK_FILE = "lock"
-FORMAT = "2"
 DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
@@ -50,19 +45,26 @@ RESERVE_BYTES = 16 << 20
 TRANSACTION_BYTES = 1 << 19
 CHANGE_BYTES = 1 << 14  # of these: pages on the way to a user's entries and to an answer
 SWEPT_TOGETHER = 50  # whom a sweep deletes in one
-_USER = struct.Struct(">cQ")
-REBUILT = b"rebuilt"
+_SECONDS = struct.Struct(">Q")
+BEGAN = b"began"
+LOG_READ = b"log"
+MOST_OWED = 100_000
 SPARE_BYTES = 8 << 20  # of the limit: a full map could not even be swept, as LMDB deletes by copying
-
-_KINDS_AND_STATES = bytes(kind << 4 | state for kind in range(len(KINDS) + 1) for state in range(SERVED, HIDDEN + 1))
-_POSITIVE = bytes(range(128))
-
-Entries = npt.NDArray[np.int64]  # (n, 2), see ranking/seen.py
-NOTHING: Entries = np.zeros((0, 2), np.int64)
+# Of the part that feeds may fill: from where on room is made, down to how much content, and most that answers take.
+CROWDED, ROOMY, MOST_ANSWERS = 7 / 8, 1 / 2, 1 / 2
+LOOKS_FOR_ROOM = 8
 
 
 class MemoryFailed(Exception):
-    """The memory could not be read or written: the disk is full, or the file is damaged."""
+    """The memory could not be read or written: it or the disk is full, or the file is damaged."""
+
+
+class NoRoomForAnswer(MemoryFailed):
+    """The entries would have found room."""
+
+
+class AnswerNotKept(MemoryFailed):
+    """All else was done."""
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -72,42 +74,59 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     old: bytes
     new: bytes
     answer: tuple[bytes, StoredAnswer] | None = None
+    is_deed: bool = False  # what a person did, for which there is room when feeds find none
 
 
 class UserMemory:
     """Opened in each process after it was forked."""
 
-    def __init__(self, folder: Path, limit_bytes: int, now: Callable[[], float] = time.time) -> None:
-        """Raises MemoryFailed."""
+    def __init__(
+        self, folder: Path, limit_bytes: int, now: Callable[[], float] = time.time, damaged: FileId | None = None
+    ) -> None:
+        """``damaged``: not that file. Raises MemoryFailed."""
         self._swept = b""  # the key at which the next sweep begins
+        self._folder = folder
         self._file = folder / "lmdb" / "data.mdb"
         self._limit = limit_bytes
         self._now = now
         self._room_until = -1  # the disk has room for the transactions up to that one, whoever begins them
-        self._full = False  # whether the limit was reached at the last look
+        self._full = self._full_for_feeds = self._full_of_answers = False  # at the last look
         self._limited: tuple[Database, ...] = ()
-        self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)
+        self._room = limit_bytes - min(SPARE_BYTES, limit_bytes // 2)  # what feeds may fill
+        self._room_of_deeds = self._room + (limit_bytes - self._room) // 2
+        self._bytes_to_look_at = 0  # below so many nothing is let go, as there is room within them
+        self.is_crowded = False  # make_room is wanted
+        self.is_damaged = False  # an access met what is no memory
         try:
             make_folder(folder)
             with locked(folder / LOCK_FILE):
-                _distrust_after_a_crash(folder)
                 try:
-                    self._environment = _open(folder / "lmdb", limit_bytes)
-                except (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError) as error:
-                    log.error("what users have seen is damaged, and read again from recs_events", reason=str(error))
-                    shutil.rmtree(folder / "lmdb")
-                    self._environment = _open(folder / "lmdb", limit_bytes)
-                self._environment.reader_check()  # places of processes that were killed
-                self._page_bytes = int(self._environment.stat()["psize"])
-                self._map_bytes = int(self._environment.info()["map_size"])
-                self._disk_room = DiskRoom(self._file, self._map_bytes, RESERVE_BYTES, TRANSACTION_BYTES)
-                has_room = self._has_room()  # without it what is there can be read
-                self._seen = self._environment.open_db(b"seen", create=has_room)
-                self._answers = Answers(self._environment.open_db(b"answers", create=has_room))
-                self._facts = self._environment.open_db(b"facts", create=has_room)
-                self._limited, self._room_until = (self._seen, self._answers.database), -1
+                    opened = self._open(folder, damaged)
+                except DAMAGES:  # met within the file, so that it could be opened
+                    opened = self._open(folder, file_id(folder))
+                self.identity, self.was_damaged = opened
         except (OSError, lmdb.Error) as error:
             raise MemoryFailed(f"the memory in {folder} cannot be opened: {error}") from error
+
+    def _open(self, folder: Path, damaged: FileId | None) -> tuple[FileId, bool]:
+        """Which file it is, and whether the one before was damaged. Raises MemoryFailed, OSError, lmdb.Error."""
+        self._environment, identity, was_damaged = open_file(folder, self._limit, damaged)
+        try:
+            self._environment.reader_check()  # places of processes that were killed
+            self._page_bytes = int(self._environment.stat()["psize"])
+            self._map_bytes = int(self._environment.info()["map_size"])
+            self._disk_room = DiskRoom(self._file, self._map_bytes, RESERVE_BYTES, TRANSACTION_BYTES)
+            has_room = self._has_room()  # without it what is there can be read
+            self._seen = self._environment.open_db(b"seen", create=has_room)
+            self._answers = Answers(self._environment.open_db(b"answers", create=has_room))
+            self._facts = self._environment.open_db(b"facts", create=has_room)
+            self._owed = self._environment.open_db(b"owed", create=has_room)
+            self._limited, self._room_until = (self._seen, self._answers.database), -1
+            self.began = self._began(writes=has_room)
+        except BaseException:
+            self._environment.close()
+            raise
+        return identity, was_damaged
 
     def close(self) -> None:
         self._environment.close()
@@ -125,7 +144,7 @@ class UserMemory:
             finally:
                 transaction.abort()
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
 
     def replace(
         self, key: bytes, old: bytes, new: bytes, answer: tuple[bytes, StoredAnswer] | None = None
@@ -152,7 +171,7 @@ class UserMemory:
                 if len(some) > 1:  # nothing of it was written: what failed one of them is not to befall the others
                     done = [outcome for change in some for outcome in self.replace_all([change])]
                 else:
-                    done = [MemoryFailed(str(error))]
+                    done = [self._failed(error)]
             except MemoryFailed as error:
                 done = [error] * len(some)
             outcomes += done
@@ -166,8 +185,10 @@ class UserMemory:
                 return there
         if (transaction.get(key) or b"") != old:
             return False
-        if self._full and (len(new) > len(old) or answer is not None):
+        if len(new) > len(old) and (self._full or (self._full_for_feeds and not change.is_deed)):
             return self._limit_reached()
+        if answer is not None and (self._full_of_answers or self._full_for_feeds):
+            return _no_room_for_answer()
         if new != old:
             transaction.put(key, new)
         if answer is not None:
@@ -186,7 +207,7 @@ class UserMemory:
                 kept = [row for row in now.tolist() if tuple(row) not in unwanted]
                 transaction.put(key, np.array(kept, np.int64).reshape(-1, 2).tobytes())
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
 
     def answer(self, key: bytes) -> StoredAnswer | None:
         """What was answered under this key in the last minute. Raises MemoryFailed."""
@@ -194,7 +215,7 @@ class UserMemory:
             with self._environment.begin() as transaction:
                 return self._answers.find(transaction, key, self._now())
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
 
     def merge(self, key: bytes, entries: Entries) -> None:
         """Add entries that another memory has: a record in the database, or another machine. Raises MemoryFailed."""
@@ -204,7 +225,7 @@ class UserMemory:
                 ours = as_entries(transaction.get(key) or b"")
                 transaction.put(key, merge_entries(ours, entries).tobytes())
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
 
     def forget(self, key: bytes, until: int | None = None, now: int = 0) -> int:
         """Remove a user's entries up to ``until`` (None: all), and those of a time that is yet to come; how many.
@@ -219,17 +240,106 @@ class UserMemory:
                 if len(kept):
                     transaction.put(key, kept.tobytes())
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
         return len(old) - len(kept)
 
-    def is_rebuilt(self) -> bool:
-        """Whether what the database knows was merged into this memory since it was begun."""
-        with self._environment.begin(db=self._facts) as transaction:
-            return transaction.get(REBUILT) is not None
+    def merge_past(self, key: bytes, entries: Entries) -> None:
+        """Add what the database knows of a user, who then is owed nothing more. Raises MemoryFailed."""
+        try:
+            with self._begin(self._seen) as transaction:
+                if len(entries):
+                    self._check_limit()
+                    ours = as_entries(transaction.get(key) or b"")
+                    transaction.put(key, merge_entries(ours, entries).tobytes())
+                transaction.delete(key, db=self._owed)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
 
-    def mark_rebuilt(self) -> None:
-        with self._begin(self._facts) as transaction:
-            transaction.put(REBUILT, b"1")
+    def owe(self, key: bytes) -> None:
+        """Note that what the database knows of a user has yet to be read. Raises MemoryFailed."""
+        try:
+            with self._begin(self._owed) as transaction:
+                if transaction.stat(self._owed)["entries"] < MOST_OWED:
+                    transaction.put(key, b"")
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def owed(self, most: int) -> list[bytes]:
+        """Keys of some users to whom that befell. Raises MemoryFailed."""
+        try:
+            with self._environment.begin(db=self._owed) as transaction:
+                cursor = transaction.cursor()
+                return [bytes(key) for key, _ in zip(cursor.iternext(values=False), range(most), strict=False)]
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def _began(self, *, writes: bool) -> int:
+        """Seconds since 1970 when this file was begun: what is older it does not have."""
+        with self._environment.begin(db=self._facts) as transaction:
+            stored = transaction.get(BEGAN)
+        if stored is not None:
+            return int(_SECONDS.unpack(stored)[0])
+        now = int(self._now())
+        if writes:
+            with self._begin(self._facts) as transaction:
+                transaction.put(BEGAN, _SECONDS.pack(now))
+        return now
+
+    def is_log_read(self) -> bool:
+        """Whether what the event log had when this memory was begun was merged into it. Raises MemoryFailed."""
+        try:
+            with self._environment.begin(db=self._facts) as transaction:
+                return transaction.get(LOG_READ) is not None
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def mark_log_read(self) -> None:
+        """Raises MemoryFailed."""
+        try:
+            with self._begin(self._facts) as transaction:
+                transaction.put(LOG_READ, b"1")
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another file is at the place of this one, or none."""
+        return file_id(self._folder) != self.identity
+
+    def make_room(self, lifetimes: Lifetimes, now: float, pause: Callable[[], None] = lambda: None) -> tuple[int, int]:
+        """Let what was served longest ago go until there is room again; how many served entries, and others.
+
+        In steps of a millisecond or so, with a ``pause`` after each. Raises MemoryFailed.
+        """
+        served = others = 0
+        try:
+            for _ in range(LOOKS_FOR_ROOM):
+                used, _ = self.filled()
+                # A page that has lost half of what was in it is not given back, but takes others in its place: how
+                # many pages there are does not tell by itself whether there is room.
+                if not self.is_crowded or (used < self._bytes_to_look_at and not self._full_for_feeds):
+                    break
+                census = count_ages(lambda: self._environment.begin(db=self._seen), now, pause)
+                keeps = self._room * CROWDED * ROOMY
+                if self._full_for_feeds:
+                    keeps = min(keeps, census.content_bytes * 3 / 4)
+                cutoffs = census.cutoffs(int(census.content_bytes - keeps), lifetimes)
+                went = let_go(lambda: self._begin(self._seen), cutoffs, now, pause)
+                self._bytes_to_look_at = self.filled()[0] + int(self._room * (1 - CROWDED) / 4)
+                served, others = served + went[0], others + went[1]
+                if not any(went):
+                    break
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        return served, others
+
+    def filled(self) -> tuple[int, int]:
+        """Bytes in use, and how many may be. Raises MemoryFailed."""
+        try:
+            with self._environment.begin() as transaction:
+                return self._note_use(transaction), self._room
+        except lmdb.Error as error:
+            raise self._failed(error) from error
 
     def sweep(self, lifetimes: Lifetimes, now: float, most: int = 1_000) -> None:
         """Delete answers that nobody may ask for any more, and users whose entries have all expired.
@@ -237,6 +347,7 @@ class UserMemory:
         A step each call, from where the last one ended. Raises MemoryFailed.
         """
         try:
+            self._environment.reader_check()  # what a killed process was reading keeps its room
             for done in range(0, most, SWEPT_TOGETHER):
                 step = min(SWEPT_TOGETHER, most - done)
                 with self._begin() as transaction:
@@ -244,7 +355,7 @@ class UserMemory:
                 with self._begin(self._seen) as transaction:
                     self._delete_users(transaction, lifetimes, now, step)
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
 
     def _delete_users(
         self, transaction: "lmdb.Transaction[bytes]", lifetimes: Lifetimes, now: float, most: int
@@ -284,13 +395,28 @@ class UserMemory:
         if beyond < min(TRANSACTION_BYTES, self._map_bytes - used):
             transaction.abort()
             raise MemoryFailed(f"the disk has no room for {self._file}")
-        pages = 0
-        for database in self._limited:
-            figures = transaction.stat(database)
-            pages += figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]
-        self._full = pages * self._page_bytes >= self._room
-        others = 0 if self._full else max(0, beyond // TRANSACTION_BYTES - 1)
+        self._note_use(transaction)
+        others = 0 if self._full_for_feeds else max(0, beyond // TRANSACTION_BYTES - 1)
         self._room_until = transaction.id() + others
+
+    def _note_use(self, transaction: "lmdb.Transaction[bytes]") -> int:
+        """Bytes of the pages in use, with what follows from them noted."""
+        if not self._limited:
+            return 0
+        users, answers = (self._bytes_of(transaction, database) for database in self._limited)
+        used = users + answers
+        self._full, self._full_for_feeds = used >= self._room_of_deeds, used >= self._room
+        self._full_of_answers = answers >= self._room * MOST_ANSWERS
+        self.is_crowded = used >= self._room * CROWDED
+        return used
+
+    def _bytes_of(self, transaction: "lmdb.Transaction[bytes]", database: "Database") -> int:
+        figures = transaction.stat(database)
+        return int(figures["branch_pages"] + figures["leaf_pages"] + figures["overflow_pages"]) * self._page_bytes
+
+    def _failed(self, error: Exception) -> MemoryFailed:
+        self.is_damaged = self.is_damaged or isinstance(error, DAMAGES)
+        return MemoryFailed(str(error))
 
     def _has_room(self) -> bool:
         try:
@@ -305,40 +431,24 @@ class UserMemory:
             with self._begin(self._answers.database) as transaction:
                 there = self._answers.find(transaction, name, self._now())
                 if there is None:
-                    self._check_limit()
+                    if self._full_of_answers or self._full_for_feeds:
+                        raise _no_room_for_answer()
                     self._answers.put(transaction, name, answer, self._now())
                 return there
         except lmdb.Error as error:
-            raise MemoryFailed(str(error)) from error
+            raise self._failed(error) from error
 
     def _check_limit(self) -> None:
-        """Raises MemoryFailed where no more may be kept."""
-        if self._full:
+        """Raises MemoryFailed where no more may be kept of what is in another place as well."""
+        if self._full_for_feeds:
             raise self._limit_reached()
 
     def _limit_reached(self) -> MemoryFailed:
         return MemoryFailed(f"what users have seen has reached its limit of {self._limit >> 20} MiB")
 
 
-def user_key(user_id: int, session: int) -> bytes | None:
-    """Under which a requester is remembered: the user, or an anonymous one's session; None for neither."""
-    if user_id:
-        return _USER.pack(b"u", user_id)
-    return _USER.pack(b"s", session) if session else None
-
-
-def are_entries(stored: bytes) -> bool:
-    """Whether bytes that anybody may have put where a user's entries are can be entries (ranking/seen.py)."""
-    return (
-        len(stored) % ENTRY_BYTES == 0
-        and len(stored) <= SEEN_CAPACITY * ENTRY_BYTES
-        and not stored[8::ENTRY_BYTES].translate(None, _KINDS_AND_STATES)  # the lowest byte of each second number
-        and not stored[15::ENTRY_BYTES].translate(None, _POSITIVE)
-    )
-
-
-def as_entries(stored: bytes) -> Entries:
-    return np.frombuffer(stored, "<i8").reshape(-1, 2)
+def _no_room_for_answer() -> NoRoomForAnswer:
+    return NoRoomForAnswer("no more answers can be kept for their Idempotency-Key")
 
 
 def lifetimes_of(settings: Settings) -> Lifetimes:
@@ -378,38 +488,3 @@ def _transactions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
         added += adds
     if start < len(changes):
         yield changes[start:]
-
-
-def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:
-    make_folder(folder)
-    file = folder / "data.mdb"
-    for name in (file, folder / "lock.mdb"):  # LMDB would make them as the umask wants, and as root as root's
-        os.close(create(name, most=NOT_FOR_OTHERS))
-    # Never less than there is: a process with a lower limit would else cut off what others have mapped.
-    size = max(limit_bytes, file.stat().st_size) if file.exists() else limit_bytes
-    return lmdb.open(
-        str(folder),
-        map_size=size,
-        max_dbs=4,
-        max_readers=2048,
-        sync=False,
-        metasync=False,
-        readahead=False,
-        meminit=False,
-        writemap=keeps_room(folder),
-    )
-
-
-def _distrust_after_a_crash(folder: Path) -> None:
-    """Begin anew where the machine has been started since: what was not synced may be half there."""
-    try:
-        boot = f"{FORMAT} {BOOT_ID.read_text().strip()}"
-    except OSError:
-        boot = FORMAT
-    file = folder / BOOT_FILE
-    known = file.read_text() if file.exists() else None
-    if known != boot:
-        if (folder / "lmdb").exists():
-            log.warning("the machine was restarted: what users have seen is read again from recs_events")
-        shutil.rmtree(folder / "lmdb", ignore_errors=True)
-        write_whole(file, boot)

@@ -297,6 +297,8 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "BlacklistHeld": (">", 0),
         "ConnectionsRefused": (">", 0),
         "EventsRefused": (">", 0),
+        "MemoryOfUsersFails": (">", 0),
+        "MemoryOfUsersFull": (">", 0),
         "EventsWaiting": (">", 3600),
         "DeadLetters": (">", 0),
         "Problems": (">", 0),

@@ -1,0 +1,305 @@
+"""What recs_events knows of a user who comes back: to a machine that is new, or has lost its memory of users.
+
+A machine's memory begins empty. A user whom it does not know may be new, or may have been here before, so the first
+request of such a user waits, for a moment at most, for what the database knows. What comes later than that is added
+when it comes; and what cannot be read is owed: noted in the memory, and read as soon as that can be done.
+
+An anonymous person's session is not read: the database finds people by their number.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import SourceError
+from recommendation_service.core.files import open_lock
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.events.entries import NOTHING, USER, Entries, user_of
+from recommendation_service.events.forgetting import read_forgotten
+from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.records import ITEM_TYPES, STATE_OF, FeedRecord
+from recommendation_service.events.rows import unpack_slots
+from recommendation_service.events.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
+from recommendation_service.ranking.policy import KINDS
+from recommendation_service.ranking.seen import (
+    EPOCH,
+    SERVED,
+    Lifetimes,
+    creator_key,
+    item_key,
+    merge_entries,
+    session_number,
+)
+from recommendation_service.ranking.working_memory import SEEN_CAPACITY
+
+log = structlog.get_logger(__name__)
+
+READING_THREADS = 2
+MOST_UNDER_WAY = 64
+MOST_FEEDS = 256
+OWED_TOGETHER = 50
+LOOK_SECONDS = 1.0
+# After a failed read none is begun for so long, doubled up to the longest.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
+OWED_LOCK = "owed.lock"
+LARGEST_NUMBER = 2**62 - 1
+CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
+
+_DEEDS = """SELECT event, item_type, item_id, slot_kind, session_id, CAST(happened_at AS CHAR),
+  CAST(received_at AS CHAR)
+FROM recs_events WHERE user_id = :user AND event <> 'feed' AND happened_at >= :since
+ORDER BY happened_at DESC LIMIT :most"""
+_OLD_HIDES = """SELECT event, item_type, item_id, slot_kind, session_id, CAST(happened_at AS CHAR),
+  CAST(received_at AS CHAR)
+FROM recs_events WHERE user_id = :user AND event = 'hide' AND happened_at < :since
+ORDER BY happened_at DESC LIMIT :most"""
+_FEEDS = """SELECT slots, CAST(received_at AS CHAR)
+FROM recs_events WHERE user_id = :user AND event = 'feed' AND happened_at >= :since
+ORDER BY happened_at DESC LIMIT :most"""
+_NO_TABLE = 1146
+
+Entry = tuple[int, int]
+
+
+class PastReader:
+    """Reads one user by the index on user and time. ``connect`` gives a connection to the primary: a replica may
+    still have what was forgotten."""
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        lifetimes: Lifetimes,
+        log_folder: Path,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._connect = connect
+        self._lifetimes = lifetimes
+        self._folder = log_folder
+        self.now = now
+
+    def read(self, user_id: int) -> Entries:
+        """Nothing of a user whom the database does not know, or where it has no table of events yet. Blocks.
+
+        Raises SourceError.
+        """
+        now, lifetimes = self.now(), self._lifetimes
+        acted_since = _text(now - max(lifetimes.impressed, lifetimes.acted))
+        served_since = _text(now - max(lifetimes.served, lifetimes.session))
+        try:
+            with self._connect() as connection:
+
+                def rows(query: str, since: str, most: int) -> list[Any]:
+                    parameters = {"user": user_id, "since": since, "most": most}
+                    return list(connection.execute(text(query), parameters).fetchall())
+
+                deeds = rows(_DEEDS, acted_since, SEEN_CAPACITY) + rows(_OLD_HIDES, acted_since, SEEN_CAPACITY)
+                feeds = rows(_FEEDS, served_since, MOST_FEEDS)
+        except SQLAlchemyError as error:
+            if _has_no_table(error):
+                return NOTHING
+            raise SourceError(f"recs_events: {getattr(error, 'orig', None) or type(error).__name__}") from error
+        # Of a deletion that failed half-way, rows are still there.
+        deletion = read_forgotten(self._folder).get(user_id)
+        forgotten = deletion.moment // 1000 if deletion is not None else 0
+        entries = [
+            entry
+            for *deed, happened, received in deeds
+            if _seconds(received) > forgotten
+            for entry in _entry_of_deed(*deed, seconds=min(_seconds(happened), int(now)))
+        ]
+        for slots, received in feeds:
+            if _seconds(received) > forgotten:
+                entries += _entries_of_slots(slots, int(now))
+        return merge_entries(NOTHING, np.array(entries, np.int64)) if entries else NOTHING
+
+
+class Past:
+    """What a worker's requests ask, on its event loop. Nothing is raised: a request goes on without."""
+
+    def __init__(self, reader: PastReader, group: GroupCommit, settings: Settings, metrics: Metrics) -> None:
+        self._reader = reader
+        self._group = group
+        self._metrics = metrics
+        self._folder = settings.seen_dir
+        self._wait_seconds = settings.user_read_timeout_milliseconds / 1000
+        # A memory that is older has all that counts: hides count for as long as the database has them.
+        self._complete_seconds = max(
+            settings.events_retention_days * DAY_SECONDS,
+            settings.seen_impressed_days * DAY_SECONDS,
+            settings.seen_acted_days * DAY_SECONDS,
+            settings.seen_served_seconds,
+            settings.session_ttl_seconds,
+        )
+        self._threads = ThreadPoolExecutor(READING_THREADS, "past-reader")
+        self._under_way: dict[bytes, asyncio.Task[None]] = {}
+        self._owed_here: set[bytes] = set()  # of these, whose request did not wait for the end
+        self._paused_until = 0.0
+        self._pause_seconds = FIRST_PAUSE_SECONDS
+
+    async def recall(self, key: bytes) -> None:
+        """Have the memory know what the database knows of a user of whom it has nothing, if that can be had in time."""
+        memory = self._group.memory
+        if memory is None or not key.startswith(USER) or not self._is_incomplete(memory):
+            return
+        read = self._under_way.get(key)
+        if read is None and (len(self._under_way) >= MOST_UNDER_WAY or time.monotonic() < self._paused_until):
+            self._owe(memory, key)
+            return
+        if read is None:
+            read = self._under_way[key] = asyncio.create_task(self._read(memory, key))
+        done, _ = await asyncio.wait([read], timeout=self._wait_seconds)
+        if not done:
+            self._metrics.past_reads.labels("late").inc()
+            self._owe(memory, key)
+
+    def forget(self, key: bytes) -> None:
+        """What is being read of a user is not to be remembered."""
+        read = self._under_way.pop(key, None)
+        if read is not None:
+            read.cancel()
+
+    async def run(self) -> None:
+        """Until cancelled: read what is owed. One worker of the machine does."""
+        with contextlib.ExitStack() as stack:
+            has_lock = False
+            while True:
+                await asyncio.sleep(LOOK_SECONDS)
+                try:
+                    has_lock = has_lock or self._locks(stack)
+                    if has_lock and self._group.memory is not None:
+                        await self._read_owed(self._group.memory)
+                except (OSError, MemoryFailed) as error:
+                    log.warning("what is owed to the memory of users cannot be read yet", reason=str(error))
+
+    def close(self) -> None:
+        """Without waiting for the database; a thread that it holds up ends at its time limit."""
+        for read in self._under_way.values():
+            read.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _is_incomplete(self, memory: UserMemory) -> bool:
+        return self._reader.now() - memory.began < self._complete_seconds
+
+    async def _read(self, memory: UserMemory, key: bytes) -> None:
+        try:
+            entries = await asyncio.get_running_loop().run_in_executor(self._threads, self._reader.read, user_of(key))
+            if len(entries) or key in self._owed_here:
+                memory.merge_past(key, entries)
+        except SourceError as error:
+            self._failed(str(error))
+            self._owe(memory, key)
+        except MemoryFailed as error:
+            self._metrics.memory_failures.inc()
+            log.warning("what is known of a user cannot be remembered", reason=str(error))
+        else:
+            self._paused_until, self._pause_seconds = 0.0, FIRST_PAUSE_SECONDS
+            self._metrics.past_reads.labels("found" if len(entries) else "nothing").inc()
+            self._owed_here.discard(key)
+        finally:
+            self._under_way.pop(key, None)
+
+    def _failed(self, reason: str) -> None:
+        self._metrics.past_reads.labels("failed").inc()
+        if time.monotonic() >= self._paused_until:
+            log.warning("what users did before cannot be read yet, and is as soon as it can", reason=reason)
+            self._paused_until = time.monotonic() + self._pause_seconds
+            self._pause_seconds = min(2 * self._pause_seconds, LONGEST_PAUSE_SECONDS)
+
+    def _owe(self, memory: UserMemory, key: bytes) -> None:
+        if key in self._owed_here:
+            return
+        try:
+            memory.owe(key)
+        except MemoryFailed as error:
+            self._metrics.memory_failures.inc()
+            log.warning("it cannot be noted whose past has yet to be read", reason=str(error))
+        else:
+            if key in self._under_way:
+                self._owed_here.add(key)
+
+    def _locks(self, stack: contextlib.ExitStack) -> bool:
+        """For as long as this worker lives."""
+        descriptor = open_lock(self._folder / OWED_LOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        stack.callback(os.close, descriptor)
+        return True
+
+    async def _read_owed(self, memory: UserMemory) -> None:
+        loop = asyncio.get_running_loop()
+        while time.monotonic() >= self._paused_until and (keys := memory.owed(OWED_TOGETHER)):
+            for key in keys:
+                try:
+                    entries = await loop.run_in_executor(self._threads, self._reader.read, user_of(key))
+                except SourceError as error:
+                    self._failed(str(error))
+                    return
+                memory.merge_past(key, entries)
+                self._metrics.past_reads.labels("owed").inc()
+
+
+def entries_of_feed(record: FeedRecord, now: int) -> Iterator[Entry]:
+    """A time in the future is now."""
+    session, slots = session_number(record.session_id), record.slots()
+    for item, kind in zip(slots.items.tolist(), slots.kinds.tolist(), strict=True):
+        yield item, _detail(min(record.happened_ms // 1000, now), session, kind + 1, SERVED)
+
+
+def entry_of_event(state: int, item_type: int, item_id: int, kind: int, session_id: str | None, seconds: int) -> Entry:
+    """``kind``: 1 + index into KINDS, or 0."""
+    item = creator_key(item_id) if item_type == CREATOR else item_key(item_id, is_challenge=item_type == CHALLENGE)
+    return item, _detail(seconds, session_number(session_id), kind, state)
+
+
+def _entry_of_deed(
+    event: str, item_type: str, item_id: Any, slot_kind: str | None, session_id: str | None, *, seconds: int
+) -> Iterator[Entry]:
+    """Nothing of a row that is none of this release."""
+    if event in STATE_OF and item_type in ITEM_TYPES and item_id is not None and int(item_id) <= LARGEST_NUMBER:
+        kind = KINDS.index(slot_kind) + 1 if slot_kind in KINDS else 0
+        yield entry_of_event(STATE_OF[event], ITEM_TYPES.index(item_type), int(item_id), kind, session_id, seconds)
+
+
+def _entries_of_slots(slots: bytes, now: int) -> list[Entry]:
+    try:
+        return list(entries_of_feed(unpack_slots(slots), now))
+    except (msgspec.MsgspecError, zlib.error, ValueError, TypeError):
+        return []
+
+
+def _detail(seconds: int, session: int, kind: int, state: int) -> int:
+    return max(0, seconds - EPOCH) << 32 | session << 8 | kind << 4 | state
+
+
+def _text(seconds: float) -> str:
+    return (datetime.fromtimestamp(0, UTC) + timedelta(seconds=max(0.0, seconds))).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _seconds(moment: str) -> int:
+    return int(datetime.strptime(moment[:19], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp())
+
+
+def _has_no_table(error: SQLAlchemyError) -> bool:
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    return error.orig.args[:1] == (_NO_TABLE,) or "no such table" in str(error.orig)
