@@ -217,6 +217,7 @@ def eligibility(settings: Settings, policy: Policy, report: BuildReport) -> Elig
         time_zone="Z" if settings.item_times_with_zone else "",
         zone=UTC if settings.item_times_with_zone else settings.database_zone,
         cuts=(cuts.skills, cuts.knowledges, cuts.tools, cuts.languages),
+        video_as_image=settings.video_as_image,
     )
 
 

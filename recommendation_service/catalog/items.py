@@ -85,6 +85,7 @@ class Eligibility:
     time_zone: str  # what ends a time of an item: nothing, or Z
     zone: tzinfo  # that time's
     cuts: tuple[int, int, int, int]  # of skills, knowledges, tools, languages
+    video_as_image: bool  # of an item that has no picture
 
     def admits(self, video: str, texts: Sequence[str], table: str, report: BuildReport) -> bool:
         if not video:
@@ -103,6 +104,9 @@ class Eligibility:
         if math.isnan(seconds):
             return ""
         return datetime.fromtimestamp(seconds, self.zone).strftime(TIME_FORM) + self.time_zone
+
+    def image(self, stored: Any, video: str) -> str:
+        return cleaning.text(stored).strip() or (video if self.video_as_image else "")
 
     def avatar(self, user_id: int) -> str:
         return f"{self.media_base_url.rstrip('/')}/users/{user_id}/avatar-100.png"
@@ -136,7 +140,6 @@ def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildR
         lists = [cleaning.text_list(columns[name][row], f"resumes.{name}", report) for name in _LISTS]
         name = cleaning.text(columns["creator_name"][row]).strip()
         name_slug = cleaning.slug(name)
-        image = cleaning.text(columns["image"][row]).strip()
         items.ids.append(item_id)
         items.creator_ids.append(creator)
         items.created.append(float(created[row]))
@@ -150,7 +153,7 @@ def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildR
                     slug=f"{name_slug}-{item_id}" if name_slug else str(item_id),
                     description=description,
                     video=video,
-                    image=image or video,
+                    image=rules.image(columns["image"][row], video),
                     user_id=creator,
                     user_name=name,
                     user_slug=name_slug,
@@ -218,7 +221,7 @@ def eligible_challenges(table: Table, rules: Eligibility, now: float, since: flo
                     or (f"{title_slug}-{item_id}" if title_slug else str(item_id)),
                     description=cleaning.text(columns["description"][row]),
                     video_url=video,
-                    image=cleaning.text(columns["image"][row]).strip() or video,
+                    image=rules.image(columns["image"][row], video),
                     user_id=creator,
                     user_name=user_name,
                     user_slug=cleaning.slug(user_name),

@@ -109,6 +109,7 @@ class Settings(BaseSettings):
     api_host: str = Field("0.0.0.0", description="address that `recs serve` binds")  # noqa: S104
     api_port: Port = Field(5005, description="port that `recs serve` binds")
     media_base_url: str = Field("https://media.interacpedia.com", description="address under which avatars are found")
+    video_as_image: bool = Field(True, description="false: the image of an item without a picture is empty")
     item_times_with_zone: bool = Field(False, description="true: times of items end in Z, as they are UTC")
 
     # Who may call.

@@ -187,6 +187,8 @@ def _write(connection: Connection, rows: TableRows, progress: Progress | None) -
         written += len(batch)
         if progress is not None:
             progress(name, written, rows.expected)
+    if progress is not None and written != rows.expected:
+        progress(name, written, written)  # a bar ends where the table does, whatever was expected
     note_written(connection, rows.table)
     connection.commit()
     return written

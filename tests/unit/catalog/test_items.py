@@ -107,6 +107,20 @@ def test_a_resume_item_with_nothing_in_it_has_every_field(database: OperatorData
     assert item["role_objectives"] == []
 
 
+def test_an_item_without_a_picture_has_none_where_a_video_is_not_to_stand_for_it(
+    database: OperatorDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    creator = database.add("users", name="A", city=None, country=None)
+    none, one = (database.add("resumes", user_id=creator, video="v.mp4", image=image) for image in (None, "1.jpg"))
+    challenge = database.add("challenges", user_id=creator, name="C", video="c.mp4", image=" ")
+    monkeypatch.setenv("VIDEO_AS_IMAGE", "false")
+
+    built = database.build()
+
+    assert [built.video(none)["image"], built.video(one)["image"]] == ["", "1.jpg"]
+    assert built.challenge(challenge)["image"] == ""
+
+
 def test_a_challenge_item_is_as_http_md_says(database: OperatorDatabase) -> None:
     creator = database.add("users", name="José O'Higgins")
     challenge = database.add(

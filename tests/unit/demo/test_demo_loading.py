@@ -35,6 +35,21 @@ def test_progress_is_told_by_table(empty_engine: Engine) -> None:
     assert told == [("likes", 2, 4), ("likes", 4, 4)]
 
 
+def test_progress_ends_at_the_end_whatever_was_expected(empty_engine: Engine) -> None:
+    told: list[tuple[str, int, int]] = []
+    [few] = rows(4)
+
+    load_tables(
+        empty_engine,
+        [TableRows(few.table, 9, few.batches)],
+        source="some",
+        replace=False,
+        progress=lambda *step: told.append(step),
+    )
+
+    assert told[-1] == ("likes", 4, 4)
+
+
 def test_tables_that_hold_rows_are_refused_by_name(empty_engine: Engine) -> None:
     load_tables(empty_engine, rows(2), source="some", replace=False)
 
