@@ -1,6 +1,7 @@
 -- What the source queries cost here: settings, sizes, use of the indices, and the plan of every query. Changes nothing.
 --
---   mysql -h HOST -u USER -p interacpedia < migrations/phase1_analyze_performance.sql
+--   mysql --protocol=tcp -h HOST -P PORT -u USER -p interacpedia < migrations/phase1_analyze_performance.sql
+-- (Debian 13's client wants --skip-ssl-verify-server-cert where the server has no certificate that it knows.)
 --
 -- MySQL 5.7+ or MariaDB 10.2+, with SELECT on these tables; the use of indices also needs SELECT on one table of the
 -- performance schema. Plans are estimates and run nothing; `recs doctor` measures the times. Run it before and after

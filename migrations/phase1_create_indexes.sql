@@ -1,7 +1,8 @@
 -- Phase 1: the indices that the source queries use (recommendation_service/sources/interacpedia/). Why and when:
 -- docs/database/phase1_deployment_guide.md.
 --
---   mysql -h HOST -u USER -p interacpedia < migrations/phase1_create_indexes.sql
+--   mysql --protocol=tcp -h HOST -P PORT -u USER -p interacpedia < migrations/phase1_create_indexes.sql
+-- (Debian 13's client wants --skip-ssl-verify-server-cert where the server has no certificate that it knows.)
 --
 -- MySQL 5.7+ or MariaDB 10.2+, with SELECT and INDEX on these tables. It touches no row, lets everybody read and write
 -- meanwhile (InnoDB), prints two lines for each index, and can be run again at any time: what is there is left alone,

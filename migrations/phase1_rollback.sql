@@ -1,6 +1,7 @@
 -- Takes phase 1 back: drops the indices that phase1_create_indexes.sql made, and no other.
 --
---   mysql -h HOST -u USER -p interacpedia < migrations/phase1_rollback.sql
+--   mysql --protocol=tcp -h HOST -P PORT -u USER -p interacpedia < migrations/phase1_rollback.sql
+-- (Debian 13's client wants --skip-ssl-verify-server-cert where the server has no certificate that it knows.)
 --
 -- MySQL 5.7+ or MariaDB 10.2+, with SELECT and INDEX on these tables. An index goes only where its name, its exact columns
 -- and its comment 'recommendation-service phase 1' are those that the script gave it; one of yours that has the same

@@ -1,6 +1,7 @@
 -- Says of each index of phase 1 how it stands, and changes nothing.
 --
---   mysql -h HOST -u USER -p interacpedia < migrations/phase1_validate.sql
+--   mysql --protocol=tcp -h HOST -P PORT -u USER -p interacpedia < migrations/phase1_validate.sql
+-- (Debian 13's client wants --skip-ssl-verify-server-cert where the server has no certificate that it knows.)
 --
 -- MySQL 5.7+ or MariaDB 10.2+, with SELECT on these tables. A row for each index, then the verdict.
 

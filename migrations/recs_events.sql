@@ -1,7 +1,8 @@
 -- The service's own tables in the operator's database: what `recs migrate` makes, for whoever runs DDL by hand.
 -- Columns: docs/events.md.
 --
---   mysql -h HOST -u ADMIN -p interacpedia < migrations/recs_events.sql
+--   mysql --protocol=tcp -h HOST -P PORT -u ADMIN -p interacpedia < migrations/recs_events.sql
+-- (Debian 13's client wants --skip-ssl-verify-server-cert where the server has no certificate that it knows.)
 --
 -- MySQL 5.7+ or MariaDB 10.2+. It can be run again: what is there stays.
 

@@ -100,7 +100,8 @@ def script(server: PrivateMariaDB, port: int) -> str:
         "--duration 30": "--duration 1 --warm-up 0.5",
         "sleep 10": "sleep 1",
     }
-    administrator = f"MYSQL_PWD={server.password} mysql --host={LOOPBACK} --user={server.user} interacpedia"
+    address = f"--protocol=tcp --host={LOOPBACK} --port={server.port} --user={server.user}"
+    administrator = f"MYSQL_PWD={server.password} mysql {address} --loose-ssl-verify-server-cert=0 interacpedia"
     lines, service = [], ""
     for number, (info, original) in enumerate(blocks(ENGLISH)):
         text = original
@@ -153,7 +154,6 @@ def walked(folder: Path, server: PrivateMariaDB) -> Walk:
         "PRINTED": str(printed),
         "MYSQL_HOST": LOOPBACK,
         "MYSQL_PORT": str(server.port),
-        "MYSQL_TCP_PORT": str(server.port),
         "MYSQL_USER": "recs_admin",
         "MYSQL_PWD": password[1],
         "MYSQL_PASSWORD": password[1],
@@ -194,6 +194,31 @@ def test_every_block_that_can_run_here_runs_in_the_guides_order(walk: Walk) -> N
 
 def test_the_processes_that_the_guide_starts_are_stopped_by_it(walk: Walk) -> None:
     assert walk.left == set()
+
+
+@GUIDES
+@pytest.mark.parametrize(
+    ("dump", "is_kept"),
+    [
+        ("echo '-- MariaDB dump'; exit 2", False),
+        ("echo '-- MariaDB dump'", False),
+        ("echo '-- Dump completed on 2026-11-28'", True),
+    ],
+    ids=["failed", "cut off", "whole"],
+)
+def test_a_backup_that_is_not_whole_leaves_none_that_looks_like_one(
+    guide: Path, tmp_path: Path, dump: str, is_kept: bool
+) -> None:
+    """The line of the guide; the program comes with the client's package, which is not needed otherwise."""
+    (line,) = (block.text for block in blocks(guide) if block.text.startswith("mysqldump "))
+    program = tmp_path / "mysqldump"
+    program.write_text(f"#!/bin/sh\nexec > backup.unfinished\n{dump}\n")
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MYSQL_DB": "interacpedia"}
+
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, check=False)
+
+    assert (done.returncode == 0, (tmp_path / "backup.sql").exists()) == (is_kept, is_kept)
 
 
 def test_the_doctor_finds_no_error_with_the_privileges_of_the_guide(walk: Walk) -> None:
@@ -339,7 +364,7 @@ def test_code_in_the_text_is_the_same_in_both_languages(guide: Path) -> None:
 
 @GUIDES
 def test_only_what_cannot_run_here_is_left_out_of_the_test(guide: Path) -> None:
-    assert {block.info for block in blocks(guide)} == {"sh", "sh no-test", "sql", "ini"}
+    assert {block.info for block in blocks(guide)} == {"sh", "sh no-test", "sql", "ini", "text"}
     for block in blocks(guide):
         if block.info == "sh no-test":
             assert {command.split()[0] for command in block.commands} <= ONLY_ELSEWHERE
