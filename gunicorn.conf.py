@@ -13,12 +13,24 @@ from gunicorn.systemd import sd_notify
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.core.holding import hold
+from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.processes import default_workers
 
 try:
     _settings = load_settings()
 except ConfigurationError as error:
     sys.exit("The service cannot start:\n" + "\n".join(f"- {problem}" for problem in error.problems))
+
+configure_logging(_settings)
+try:
+    # Open as long as the master and, by inheritance, its workers live.
+    _held = hold(_settings.data_dir, _settings.data_dir_wait_seconds)
+except ConfigurationError as error:
+    sys.exit(f"The service cannot start: {error}")
+except OSError as error:
+    # A disk that is full or may not be written to: what is there is served.
+    sys.stderr.write(f"{_settings.data_dir} cannot be held: {error}\n")
 
 # prometheus-client sees at its import that there are several processes; `claim` then says where they count.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(_settings.data_dir))

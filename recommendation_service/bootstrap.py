@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -35,6 +36,7 @@ from recommendation_service.api.middleware import (
 )
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.personal_feeds import PersonalFeeds
+from recommendation_service.api.place_watch import PlaceWatch
 from recommendation_service.api.protocol import STATE_KEY
 from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
@@ -44,6 +46,7 @@ from recommendation_service.core import database_metrics
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import InvalidRequest, ServiceError
+from recommendation_service.core.holding import hold
 from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
@@ -165,15 +168,20 @@ def _lifespan(
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         clock = serving.clock
+        redis = open_redis(settings, metrics)
+        place = PlaceWatch(settings, serving, redis)
+        held = await asyncio.to_thread(_hold, settings)
+        await place.first_look()
         first = await take_up_or_compile(serving)
         source = asyncio.Event()
         door = Door(bounds_from(settings), lambda reason: metrics.connections_closed.labels(reason).inc())
-        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch(), *first]
+        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch(), place.watch(), *first]
         if make is None:
             source.set()
         else:
             work.append(make_source(serving, make, source))
         async with contextlib.AsyncExitStack() as stack:
+            stack.callback(_let_go, held)
             event_log = None
             if settings.record_events:
                 event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20, now=clock.now)
@@ -190,7 +198,6 @@ def _lifespan(
                 stack.callback(keeper.close)
                 keeper.open()
                 work.append(keeper.run())
-            redis = open_redis(settings, metrics)
             if redis is not None:
                 stack.push_async_callback(redis.close)
                 feedback.stream = EventStream(redis)
@@ -214,6 +221,20 @@ def _lifespan(
             yield {STATE_KEY: door}  # to the protocol
 
     return lifespan
+
+
+def _hold(settings: Settings) -> int | None:
+    """DATA_DIR, beside the master and other workers; where the disk takes nothing, what is there is served without."""
+    try:
+        return hold(settings.data_dir, settings.data_dir_wait_seconds)
+    except OSError as error:
+        log.warning("DATA_DIR cannot be held", folder=str(settings.data_dir), reason=error.strerror)
+        return None
+
+
+def _let_go(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

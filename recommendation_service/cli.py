@@ -30,6 +30,7 @@ from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.events import commands as events_commands
+from recommendation_service.events import data_commands
 from recommendation_service.serve import serve
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(demo_commands.app, name="demo")
 app.add_typer(events_commands.app, name="events")
+app.add_typer(data_commands.app, name="data")
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)
 app.command()(serve)

@@ -1,5 +1,6 @@
 """`recs serve`: one process, for trying out and developing, which listens at once and says what it is at."""
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from recommendation_service.core.config import Settings, load_settings, origins_of
 from recommendation_service.core.errors import CatalogError, SourceError
+from recommendation_service.core.holding import hold
 from recommendation_service.core.listening import bound, why_not_bound
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def serve(
         remedy = "name another with PORT= and HOST= (recs serve: --port, --host)"
         typer.echo(f"Error: {why_not_bound(host, port, error)}: {remedy}.", err=True)
         raise typer.Exit(1) from None
+    with contextlib.suppress(OSError):  # a folder that may not be written to is said by /ready
+        hold(settings.data_dir, settings.data_dir_wait_seconds)  # until this process ends
     listening.listen(BACKLOG)  # so that whoever comes while the rest is loaded waits, and is not refused
 
     import uvicorn
@@ -209,8 +213,20 @@ def _make_demo(path: Path, settings: Settings, display: Display) -> None:
             finally:
                 engine.dispose()
             unfinished.rename(path)
+            _own(settings)
     if not settings.catalog_refresher:  # which builds the first catalog as soon as it is started
         try:
             publish_catalog(settings, Console(stderr=True, quiet=True))
         except (SourceError, CatalogError) as error:
             logging.getLogger(__name__).warning("no catalog yet: %s", error)
+
+
+def _own(settings: Settings) -> None:
+    """A folder whose embedded database was removed belongs to the new one."""
+    from recommendation_service.core.place import adopt, make_identity
+    from recommendation_service.events.tables import make_writing_engine
+
+    engine = make_writing_engine(settings)
+    make_identity(engine)
+    adopt(settings, engine)
+    engine.dispose()

@@ -76,6 +76,7 @@ def add_administration(
     async def explain(request: Request, request_id: Annotated[str, Path(max_length=64)]) -> Response:
         """By the `request_id` of its answer, as long as it is in the log or in recs_events. Administrators only."""
         access.check_administrator(request.scope)
+        serving.check_place()
         try:
             record = await threads.run(lambda: with_database(lambda engine: find_feed(engine, folder, request_id)))
         except SourceError as error:
@@ -96,6 +97,7 @@ def add_administration(
         """Says what was removed. What the operator's own tables have of the user, activity_log included, stays.
         `fleet_told`: other machines forget within seconds (with Redis; without, ask each). Administrators only."""
         access.check_administrator(request.scope)
+        serving.check_place()
         removed: dict[str, object] = {"user_id": user_id, "remembered_items": 0}
         moment = None
         key = user_key(user_id, 0)

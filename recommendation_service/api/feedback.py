@@ -120,6 +120,7 @@ class Feedback:
     async def accept(self, read: list[FeedbackRecord], now_ms: int) -> dict[str, object]:
         """Make the events durable. Raises BacklogFull, NotDurable, NotRemembered or NotRecording; then none was
         acknowledged."""
+        self._serving.check_place()
         if self.event_log is None:
             raise NotRecording("This service records no events (RECORD_EVENTS).", retry_after_seconds=60)
         # The first of each counts, and each user has ids of their own.

@@ -61,6 +61,7 @@ class Serving:
         self.supervisor: ProcessSupervisor | None = None
         self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
         self.memory: UserMemory | None = None  # what users have seen, while there is one
+        self.wrong_place: str | None = None  # why nothing may be served from DATA_DIR, nor written to it
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
@@ -76,13 +77,21 @@ class Serving:
     async def ready_pipeline(self) -> FeedPipeline:
         """Raises NotReady before the first catalog, and Overloaded while the worker stays far behind."""
         pipeline = self._pipeline or await self._first_pipeline()
+        if self.wrong_place is not None:
+            self.check_place()
         if self._looks_behind >= LOOKS_BEHIND:
             raise Overloaded("The service is at its limit.", retry_after_seconds=2)
         return pipeline
 
     async def ready_catalog(self) -> Catalog:
         """For /ready: a worker that is behind is ready all the same. Raises NotReady before the first catalog."""
+        self.check_place()
         return (self._pipeline or await self._first_pipeline()).catalog
+
+    def check_place(self) -> None:
+        """Raises NotReady where DATA_DIR is another database's."""
+        if self.wrong_place is not None:
+            raise NotReady(self.wrong_place, retry_after_seconds=15)
 
     async def _first_pipeline(self) -> FeedPipeline:
         """Another worker may have told a client that the service is ready while this one has not looked yet: then
@@ -243,7 +252,7 @@ class Serving:
     def facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Gauges of the catalog in use, of the process that builds catalogs, and of the database server."""
         catalog = self.catalog
-        yield "recs_ready", "Whether feeds can be served", {}, float(catalog is not None)
+        yield "recs_ready", "Whether feeds can be served", {}, float(catalog is not None and self.wrong_place is None)
         yield "recs_problems", "What /ready lists as to be mended", {}, float(len(self.problems()))
         status = refresher_status(self._store)
         yield (

@@ -54,12 +54,15 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     from recommendation_service.catalog.hold import Holder
     from recommendation_service.core.clock import Clock
     from recommendation_service.core.database import make_engine
+    from recommendation_service.core.place import check
     from recommendation_service.ranking.policy import load_policy
     from recommendation_service.sources.reader import Source
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     policy = load_policy(settings.policy_file)
-    source = Source(make_engine(settings), settings)
+    engine = make_engine(settings)
+    check(settings, engine)
+    source = Source(engine, settings)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
     moment = datetime.fromtimestamp(clock.now(), UTC)
     with console.status("Waiting for another build to end") as status, store.build_lock():

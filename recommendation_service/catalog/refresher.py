@@ -26,6 +26,7 @@ from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
 from recommendation_service.core.files import locked, make_folder, write_whole
 from recommendation_service.core.logging import configure_logging
+from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.core.supervision import end_with_parent
 from recommendation_service.ranking.policy import Policy, load_policy
@@ -104,6 +105,7 @@ class Refresher:
     def refresh(self, reload_token: str | None = None) -> bool:
         """Build where something changed, the catalog is old, or a reload is asked for. False: it failed."""
         try:
+            check(self._settings, self._source.engine)
             if self._watch is not None:
                 self._watch.look()  # windows and ages go by the time
             fingerprint = self._fingerprint()

@@ -329,10 +329,13 @@ class Cache(Generic[T]):
         self._flights.clear()
 
     def _name(self, key: int) -> str:
-        return f"recs:{self._namespace}:{self._epoch}:{{{key}}}"  # the braces: in a cluster beside its lease
+        return self._key(f"{self._namespace}:{self._epoch}:{{{key}}}")  # the braces: in a cluster beside its lease
+
+    def _key(self, name: str) -> str:
+        return self._guard.key(name) if self._guard is not None else name
 
     def _epoch_name(self) -> str:
-        return f"recs:{self._namespace}:epoch"
+        return self._key(f"{self._namespace}:epoch")
 
     def _lease_name(self, key: int) -> str:
         return f"{self._name(key)}:lease"

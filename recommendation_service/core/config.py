@@ -210,6 +210,11 @@ class Settings(BaseSettings):
     redis_sentinel_username: str | None = Field(None, description="the Sentinels' own user; unset: the default one")
     redis_sentinel_password: SecretStr = Field(SecretStr(""), description="that user's password")
     redis_cluster: bool = Field(False, description="true: REDIS_HOST is a node of a Redis Cluster")
+    redis_space: str | None = Field(
+        None,
+        pattern=r"^[0-9A-Za-z_.-]{1,64}$",
+        description="part of every key in Redis, the same on all machines of a service; unset: of the database",
+    )
     redis_timeout_milliseconds: int = Field(
         5, ge=1, le=1000, description="most that Redis may cost a request", json_schema_extra=Milliseconds
     )
@@ -231,6 +236,13 @@ class Settings(BaseSettings):
 
     # Files.
     data_dir: Path = Field(Path("var"), description="folder of what the service keeps")
+    data_dir_wait_seconds: int = Field(
+        60,
+        ge=0,
+        le=3600,
+        description="a start waits so long for another container or machine to let go of DATA_DIR",
+        json_schema_extra=Seconds,
+    )
     blacklist_file: Path | None = Field(
         None,
         description="video addresses never to show, one a line; unset: DATA_DIR/blacklist.txt if present",

@@ -2,7 +2,8 @@
 
 Everything that uses Redis goes through ``RedisGuard.call``. Rules for its users:
 
-- Keys begin with ``recs:``, and every key has a time to live: nobody cleans up behind us.
+- Keys are made by ``RedisGuard.key``, which begins them with ``recs:`` and the space of the database (core/place.py).
+  Every key has a time to live: nobody cleans up behind us.
 - One operation touches one key, or keys with one hash tag, so that the same code runs on a Redis Cluster.
 - What Redis has is a copy or a hint; the answer without it is a good one.
 - What is under a key may be anybody's: bytes that are no value of the service's, and values of another type, count as
@@ -102,6 +103,7 @@ class RedisGuard:
     ) -> None:
         self.client = client
         self.timeout_seconds = timeout_seconds
+        self.space = ""  # of the keys; may become another, once the database has told its identity
         self._metrics = metrics
         self._address = address
         self._clock = clock
@@ -164,6 +166,10 @@ class RedisGuard:
             raise unavailable(_reason(error)) from error
         self._count(operation, "done")
         return cast(T, result)
+
+    def key(self, name: str) -> str:
+        """The key's whole name: other services, of other databases, may use the same Redis."""
+        return key_in(self.space, name)
 
     def count_damaged(self, kind: str) -> None:
         """A value under a key of that kind is none of the service's; it counts as absent, and is replaced."""
@@ -257,6 +263,10 @@ class Allowance:
             return await group.call(asked)
         finally:
             self._left -= time.perf_counter() - started
+
+
+def key_in(space: str, name: str) -> str:
+    return f"recs:{space}:{name}" if space else f"recs:{name}"
 
 
 async def discard(call: Call, kind: str, name: str, found: bytes | None, guard: RedisGuard) -> None:

@@ -41,6 +41,7 @@ def status(as_json: AsJson = False) -> None:
     $ recs events status --json | jq '.waiting_records, .error'
     """
     from recommendation_service.core.files import folder_problem
+    from recommendation_service.core.place import problem_of
     from recommendation_service.events.dead_letters import DeadLetters
     from recommendation_service.events.flusher_status import FlusherStatus, read_status
     from recommendation_service.events.log import folder_bytes
@@ -49,7 +50,7 @@ def status(as_json: AsJson = False) -> None:
     folder, now = settings.events_dir, Clock(settings.data_dir, settings.clock_tolerance_seconds).now()
     last = read_status(folder)
     found = asdict(last or FlusherStatus())
-    problem = folder_problem(folder)
+    problem = folder_problem(folder) or problem_of(settings)
     try:
         found |= {
             "flusher_runs": _flusher_runs(folder),
@@ -190,6 +191,7 @@ def dead(
 
 
 def _replay(settings: Settings, *, as_json: bool) -> None:
+    from recommendation_service.core.place import check
     from recommendation_service.events.dead_letters import DeadLetters, dead_letter
     from recommendation_service.events.flush import EventWriter
     from recommendation_service.events.records import encode
@@ -198,8 +200,10 @@ def _replay(settings: Settings, *, as_json: bool) -> None:
     dead_letters = DeadLetters(settings.events_dir)
     letters = dead_letters.all()
     records = [record for letter in letters if (record := letter.record()) is not None]
+    engine = make_writing_engine(settings)
+    check(settings, engine)
     # None is of a forgotten user: those are gone.
-    outcome = EventWriter(make_writing_engine(settings), zone=settings.database_zone).write(records)
+    outcome = EventWriter(engine, zone=settings.database_zone).write(records)
     if outcome.left:
         # Nothing was removed: those that went through are found to be there at the next replay.
         raise SourceError(outcome.problem)

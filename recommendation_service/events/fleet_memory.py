@@ -80,7 +80,7 @@ class FleetMemory:
 
     async def read(self, key: bytes, allowance: Allowance) -> bytes | None:
         """The user's entries."""
-        name = _name(key)
+        name = self._name(key)
         stored: bytes | None
         try:
             try:
@@ -103,7 +103,7 @@ class FleetMemory:
     ) -> StoredAnswer | bool | None:
         """As UserMemory.replace; nothing new and no entries: only the answer is kept."""
         answer_name, kept = (answer[0], _framed(answer[1])) if answer else (b"", b"")
-        keys = [_name(key), _answer_name(key, answer_name)]
+        keys = [self._name(key), self._answer_name(key, answer_name)]
         arguments = [_sha(old), b"" if new == old else new, self._seconds(new), kept, ANSWER_SECONDS]
         try:
             result = await allowance.call(
@@ -122,13 +122,13 @@ class FleetMemory:
 
         A request's first operation: it goes with those of other requests.
         """
-        asked = _name(key), [_sha(old), new, self._seconds(new)]
+        asked = self._name(key), [_sha(old), new, self._seconds(new)]
         result = await allowance.call_grouped(self._exchanges, asked)
         return await self._exchanged(key, new, result, allowance)
 
     async def exchange_again(self, key: bytes, old: bytes, new: bytes, allowance: Allowance) -> bytes | None:
         """The same for one that has not all of its time any more."""
-        asked = _name(key), [_sha(old), new, self._seconds(new)]
+        asked = self._name(key), [_sha(old), new, self._seconds(new)]
         try:
             [result] = await allowance.call("seen_exchange", lambda client: self._exchange_all(client, [asked]))
         except RedisUnavailable:
@@ -142,7 +142,7 @@ class FleetMemory:
             return new
         if result and not are_entries(result):
             try:
-                return await self._discard("seen", _name(key), result, allowance)
+                return await self._discard("seen", self._name(key), result, allowance)
             except RedisUnavailable:
                 return None
         return cast(bytes | None, result)
@@ -151,6 +151,13 @@ class FleetMemory:
         """Nothing: what was under the key is gone. Raises RedisUnavailable."""
         await discard(allowance.call, kind, name, found, self._redis)
         return b""
+
+    def _name(self, key: bytes) -> str:
+        """In braces what decides on the place in a cluster: entries and answers of a user lie together."""
+        return self._redis.key(f"seen:{{{key.hex()}}}")
+
+    def _answer_name(self, key: bytes, answer_name: bytes) -> str:
+        return self._redis.key(f"answer:{{{key.hex()}}}:{answer_name.hex()}")
 
     async def _exchange_all(self, client: Any, asked: list[tuple[str, list[Any]]]) -> list[Any]:
         return await run_script(client, self._exchange, asked)
@@ -162,7 +169,7 @@ class FleetMemory:
 
     async def answer(self, key: bytes, answer_name: bytes, allowance: Allowance) -> StoredAnswer | None:
         """What any machine answered under this Idempotency-Key in the last minute."""
-        name = _answer_name(key, answer_name)
+        name = self._answer_name(key, answer_name)
         stored: bytes | None
         try:
             try:
@@ -179,22 +186,13 @@ class FleetMemory:
     async def forget(self, key: bytes) -> bool | None:
         """Remove a user's entries; whether there were any."""
         try:
-            return bool(await self._redis.call("seen_forget", lambda client: client.delete(_name(key)), 1.0))
+            return bool(await self._redis.call("seen_forget", lambda client: client.delete(self._name(key)), 1.0))
         except RedisUnavailable:
             return None
 
 
 def _sha(entries: bytes) -> str:
     return hashlib.sha1(entries, usedforsecurity=False).hexdigest()
-
-
-def _name(key: bytes) -> str:
-    """In braces what decides on the place in a cluster: entries and answers of a user lie together."""
-    return f"recs:seen:{{{key.hex()}}}"
-
-
-def _answer_name(key: bytes, answer_name: bytes) -> str:
-    return f"recs:answer:{{{key.hex()}}}:{answer_name.hex()}"
 
 
 def _framed(answer: StoredAnswer) -> bytes:

@@ -24,6 +24,7 @@ from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import ConfigurationError, SourceError
 from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.metrics import Metrics
+from recommendation_service.core.place import WrongPlace, check, make_identity, problem_of
 from recommendation_service.core.supervision import end_with_parent
 from recommendation_service.events.dead_letters import DeadLetters, dead_letter
 from recommendation_service.events.flush import EventWriter, Outcome
@@ -135,6 +136,9 @@ class Flusher:
 
     def step(self) -> None:
         """One look: read what is new, flush where that is due, keep house now and then."""
+        if (wrong := problem_of(self._settings)) is not None:
+            self._say(wrong)
+            return
         self._housekeeping.forget_with_the_fleet()
         self.read()
         self.tell()  # what waits is known before anything asks a database that may hang
@@ -204,6 +208,7 @@ class Flusher:
         started = self._clock()
         # With nothing to write no table is needed, and none is made.
         problem = self._prepare_tables() if self._pending.records or self._pending.undecodable else None
+        problem = problem or self._wrong_place()
         if problem is None:
             problem = self._flush(self._rest if gently else None)
         self.status.flushes += 1
@@ -300,7 +305,18 @@ class Flusher:
                 log.warning("a failed flush can leave rows behind, so events may be there twice", table=table)
         except SourceError as error:
             return str(error)
+        make_identity(self._engine)
+        if (wrong := self._wrong_place()) is not None:
+            return wrong
         self._tables_ready = True
+        return None
+
+    def _wrong_place(self) -> str | None:
+        """Asked before each flush: events of one database are not to reach another, whatever its server is called."""
+        try:
+            check(self._settings, self._engine)
+        except WrongPlace as error:
+            return str(error)
         return None
 
     def _requested(self) -> str | None:

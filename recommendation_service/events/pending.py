@@ -215,5 +215,5 @@ class Pending:
 
 
 def _milliseconds(entry: bytes) -> int:
-    """When an entry came on the stream, by Redis's clock: its id begins with it."""
-    return int(entry.split(b"-")[0])
+    """When an entry came on the stream, by Redis's clock: its id, after the stream's space, begins with it."""
+    return int(entry.rpartition(b"|")[2].split(b"-")[0])

@@ -5,6 +5,9 @@ for longer than a flush can take belongs to a machine that died or lost its log:
 (XAUTOCLAIM, which gives an entry to one at a time) and flushes it. An entry that is flushed twice counts once, by its
 event_id. Redis may be lost at any moment: then the logs have everything.
 
+What names an entry elsewhere is the space of its stream, ``|``, and its id: a machine's space may become another.
+Without a space it is of a release whose stream was everybody's.
+
 An entry's field ``r`` holds the records of one call, in MessagePack: a list of their bytes.
 """
 
@@ -21,13 +24,14 @@ from redis.exceptions import ResponseError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.core.redis import Grouped, RedisGuard, RedisUnavailable, open_redis
+from recommendation_service.core.place import WrongPlace, owner_of, space_of
+from recommendation_service.core.redis import Grouped, RedisGuard, RedisUnavailable, key_in, open_redis
 
 log = structlog.get_logger(__name__)
 
-STREAM = "recs:events"
+STREAM = "events"
 # user: milliseconds since 1970 up to which every machine is to forget, by Redis's clock
-FORGOTTEN = "recs:forgotten"
+FORGOTTEN = "forgotten"
 GROUP = "flushers"
 # The stream itself goes when nobody has added to it for so long. Entries are trimmed beyond a bound, oldest first.
 STREAM_SECONDS = 7 * 86400
@@ -92,11 +96,11 @@ class EventStream:
 
     async def _add_all(self, client: Any, calls: list[bytes]) -> list[bytes]:
         arguments = [MOST_ENTRIES, STREAM_SECONDS, *calls]
-        ids: list[bytes]
-        damaged, *ids = await self._add(keys=[STREAM], args=arguments, client=client)
+        space = self._redis.space
+        damaged, *ids = await self._add(keys=[key_in(space, STREAM)], args=arguments, client=client)
         if damaged:
             self._redis.count_damaged("stream")
-        return ids
+        return [_qualified(space, entry) for entry in ids]
 
     async def forget(self, user_id: int) -> int | None:
         """Tell all machines to forget what they have of a user up to now; that moment, in milliseconds since 1970 by
@@ -105,7 +109,7 @@ class EventStream:
         try:
             damaged, moment = await self._redis.call(
                 "forget",
-                lambda client: self._forget(keys=[FORGOTTEN], args=arguments, client=client),
+                lambda client: self._forget(keys=[self._redis.key(FORGOTTEN)], args=arguments, client=client),
                 PATIENCE_SECONDS,
             )
         except RedisUnavailable:
@@ -116,8 +120,9 @@ class EventStream:
 
     async def forgotten(self) -> dict[int, tuple[int, int]]:
         """Who is to be forgotten: since when, and how many milliseconds ago. Raises RedisUnavailable."""
+        name = self._redis.key(FORGOTTEN)
         time_of_day, found = await self._redis.call(
-            "forgotten", lambda client: self._read_forgotten(keys=[FORGOTTEN], client=client), PATIENCE_SECONDS
+            "forgotten", lambda client: self._read_forgotten(keys=[name], client=client), PATIENCE_SECONDS
         )
         now = int(time_of_day[0]) * 1000 + int(time_of_day[1]) // 1000
         # What is no number is nobody's order, and must not keep the flusher from its work.
@@ -130,34 +135,47 @@ class EventStream:
 
     async def remove(self, ids: list[bytes]) -> None:
         """Take entries off that are in the database. Raises RedisUnavailable: then they are flushed again, later."""
-        for start in range(0, len(ids), BATCH):
-            some = ids[start : start + BATCH]
+        by_space: dict[str, list[bytes]] = {}
+        for qualified in ids:
+            of, _, entry = qualified.rpartition(b"|")
+            by_space.setdefault(of.decode("ascii", "replace"), []).append(entry)
+        for space, entries in by_space.items():
+            for start in range(0, len(entries), BATCH):
+                some, stream = entries[start : start + BATCH], key_in(space, STREAM)
 
-            async def remove(client: Any, some: list[bytes] = some) -> None:
-                with contextlib.suppress(ResponseError):  # no such group: nobody has read yet
-                    await client.xack(STREAM, GROUP, *some)
-                await client.xdel(STREAM, *some)
+                async def remove(client: Any, some: list[bytes] = some, stream: str = stream) -> None:
+                    with contextlib.suppress(ResponseError):  # no such group: nobody has read yet
+                        await client.xack(stream, GROUP, *some)
+                    await client.xdel(stream, *some)
 
-            await self._redis.call("stream_remove", remove, PATIENCE_SECONDS)
+                await self._redis.call("stream_remove", remove, PATIENCE_SECONDS)
 
-    async def abandoned(self, consumer: str, idle_seconds: float) -> list[tuple[bytes, list[bytes]]]:
-        """Entries that have been on the stream for so long: (id, records). They are this consumer's from now on.
+    async def abandoned(
+        self, consumer: str, idle_seconds: float, space: str | None = None
+    ) -> list[tuple[bytes, list[bytes]]]:
+        """Entries that have been on the stream for so long: (name, records). They are this consumer's from now on.
 
-        Raises RedisUnavailable.
+        ``space``: of the stream; None: the service's own. Raises RedisUnavailable.
         """
+        space = self._redis.space if space is None else space
+        stream = key_in(space, STREAM)
 
         async def claim(client: Any) -> list[tuple[bytes, list[bytes]]]:
             try:
-                await client.xgroup_create(STREAM, GROUP, id="0", mkstream=False)
+                await client.xgroup_create(stream, GROUP, id="0", mkstream=False)
             except ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     return []  # there is no stream
             # Reading only notes when an entry was first seen; from then on it counts as idle.
-            await client.xreadgroup(GROUP, consumer, {STREAM: ">"}, count=BATCH, noack=False)
-            answer = await client.xautoclaim(STREAM, GROUP, consumer, int(idle_seconds * 1000), "0-0", count=BATCH)
-            return [(entry, _records(fields)) for entry, fields in answer[1] if fields]
+            await client.xreadgroup(GROUP, consumer, {stream: ">"}, count=BATCH, noack=False)
+            answer = await client.xautoclaim(stream, GROUP, consumer, int(idle_seconds * 1000), "0-0", count=BATCH)
+            return [(_qualified(space, entry), _records(fields)) for entry, fields in answer[1] if fields]
 
         return await self._redis.call("stream_claim", claim, PATIENCE_SECONDS)
+
+
+def _qualified(space: str, entry: bytes) -> bytes:
+    return f"{space}|".encode() + entry if space else entry
 
 
 def _records(fields: dict[bytes, bytes]) -> list[bytes]:
@@ -181,7 +199,9 @@ class FlusherStream:
         self._consumer = f"{socket.gethostname()}-{os.getpid()}"
         self._next_look = 0.0
         self._next_forgotten = 0.0
+        self._redis: RedisGuard | None = None
         self._stream: EventStream | None = None
+        self._earlier_spaces: list[str] = []
 
     def remove(self, entries: list[bytes]) -> None:
         """These are in the database now."""
@@ -193,7 +213,7 @@ class FlusherStream:
         if time.monotonic() < self._next_look:
             return []
         try:
-            found = self._runner.run(self._opened().abandoned(self._consumer, self._rescue_after))
+            found = self._runner.run(self._all_abandoned(self._opened()))
         except RedisUnavailable:
             found = []
         if found:
@@ -212,12 +232,26 @@ class FlusherStream:
         except RedisUnavailable:
             return {}
 
+    async def _all_abandoned(self, stream: EventStream) -> list[tuple[bytes, list[bytes]]]:
+        """Of the service's own space, and of those that it had before."""
+        found = []
+        for space in (None, *self._earlier_spaces):
+            found += await stream.abandoned(self._consumer, self._rescue_after, space)
+        return found
+
     def _opened(self) -> EventStream:
-        if self._stream is None:
-            redis = open_redis(self._settings, self._metrics)
-            if redis is None:
+        if self._redis is None:
+            self._redis = open_redis(self._settings, self._metrics)
+            if self._redis is None:
                 raise RedisUnavailable("there is none")
-            self._stream = EventStream(redis)
+            self._stream = EventStream(self._redis)
+        try:
+            owner = owner_of(self._settings.data_dir)
+        except WrongPlace as error:
+            raise RedisUnavailable(str(error)) from error
+        self._redis.space = space_of(self._settings, owner)
+        self._earlier_spaces = [space for space in (owner.spaces if owner else ()) if space != self._redis.space]
+        assert self._stream is not None  # noqa: S101
         return self._stream
 
 

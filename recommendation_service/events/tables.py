@@ -21,6 +21,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.database import READ_ONLY, Role, make_engine
 from recommendation_service.core.database_metrics import Numbers
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.place import INNODB, SCHEMA_TABLE, make_identity
 
 SQLITE_BUSY_SECONDS = 10.0
 # Rows deleted in one transaction, so that nobody waits long for their locks.
@@ -46,15 +47,6 @@ class Migration:
     what: str
     mysql: tuple[str, ...]
     sqlite: tuple[str, ...]
-
-
-_SCHEMA_TABLE = """\
-CREATE TABLE IF NOT EXISTS recs_schema (
-  version INT NOT NULL PRIMARY KEY,
-  what VARCHAR(255) NOT NULL,
-  applied_at VARCHAR(19) NOT NULL
-)"""
-_INNODB = " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
 
 
 def _if_indices(index: str, count: str, statement: str) -> tuple[str, ...]:
@@ -130,7 +122,7 @@ MIGRATIONS = (
     Migration(
         1,
         "recs_events, what feeds showed and what people did",
-        (_EVENTS_TABLE + _INNODB,),
+        (_EVENTS_TABLE + INNODB,),
         (_SQLITE_EVENTS_TABLE, *_SQLITE_INDICES.values()),
     ),
     # A table that migration 1 makes today has this index already: then nothing is left to do, and no right is needed.
@@ -246,7 +238,7 @@ def statements(migrations: tuple[Migration, ...], dialect: str) -> list[str]:
     """What carries them out; may be run by hand, and again."""
     mysql = dialect != "sqlite"
     # Whoever may only change the older tables is not to need the right to make some.
-    found = [_SCHEMA_TABLE + (_INNODB if mysql else "")] if MIGRATIONS[0] in migrations else []
+    found = [SCHEMA_TABLE + (INNODB if mysql else "")] if MIGRATIONS[0] in migrations else []
     now = "CAST(UTC_TIMESTAMP() AS CHAR)" if mysql else "datetime('now')"
     insert = "INSERT IGNORE" if mysql else "INSERT OR IGNORE"  # needs no right to update
     for migration in migrations:
@@ -268,6 +260,7 @@ def migrate(engine: Engine) -> tuple[Migration, ...]:
         pending = _pending(connection)
         for statement in statements(pending, dialect):
             connection.exec_driver_sql(statement)
+    make_identity(engine)
     return pending
 
 

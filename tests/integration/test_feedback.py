@@ -288,6 +288,7 @@ def test_what_a_user_did_meets_what_other_machines_remember(data: Path, tmp_path
         async def of_fleet(theirs: bytes | None = None) -> bytes:
             guard = open_redis(load_settings(redis_host="127.0.0.1", **settings), Metrics())
             assert guard is not None
+            guard.space = "shared"
             fleet = FleetMemory(guard, 1000)
             if theirs is not None:
                 assert await fleet.exchange(key, b"", theirs, fleet.allowance()) == theirs
@@ -299,6 +300,7 @@ def test_what_a_user_did_meets_what_other_machines_remember(data: Path, tmp_path
         settings: dict[str, Any] = {
             "redis_port": server.port,
             "redis_password": server.password,
+            "redis_space": "shared",
             "redis_timeout_milliseconds": 1000,
         }
         asyncio.run(of_fleet(entries((11, SERVED, 3))))
