@@ -103,13 +103,14 @@ def add_administration(
         key = user_key(user_id, 0)
         if key is not None and feeds.past is not None:
             feeds.past.forget(key)
+        unforgotten: MemoryFailed | None = None
         if key is not None and settings.seen_state:
             try:
                 if feeds.group.memory is None:
-                    raise MemoryFailed("it cannot be opened")
+                    raise MemoryFailed("the memory cannot be opened")
                 removed["remembered_items"] = feeds.group.memory.forget(key)
-            except MemoryFailed as error:
-                raise DatabaseFailed(f"What the user has seen cannot be removed: {error}") from error
+            except MemoryFailed as error:  # the rest is removed all the same
+                unforgotten = error
         if key is not None and feeds.fleet is not None:
             removed["fleet_memory"] = await feeds.fleet.forget(key)
         if feedback.stream is not None:
@@ -129,6 +130,11 @@ def add_administration(
                 "removed. Ask again when the folder can be used.",
                 retry_after_seconds=30,
             ) from error
+        if unforgotten is not None:
+            raise DatabaseFailed(
+                f"What the user has seen cannot be removed: {unforgotten}. All else was; ask again for that.",
+                retry_after_seconds=30,
+            ) from unforgotten
         return Response(msgspec.json.encode({"statusCode": 200, "body": removed}), media_type="application/json")
 
 
