@@ -5,7 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from starlette.types import Receive, Scope
 
-from recommendation_service.core.errors import BodyTooLarge, NotDecodable, UnsupportedCoding, UnsupportedMediaType
+from recommendation_service.core.errors import (
+    BodyIncomplete,
+    BodyTooLarge,
+    NotDecodable,
+    UnsupportedCoding,
+    UnsupportedMediaType,
+)
 
 LARGEST_BODY_BYTES = 1 << 20  # as it arrives, and decoded
 
@@ -46,6 +52,8 @@ async def read_body(receive: Receive, codings: Sequence[bytes]) -> bytes:
     Raises BodyTooLarge, or NotDecodable for what is not of its coding.
     """
     message = await receive()
+    if message["type"] == "http.disconnect":
+        raise _incomplete()
     body: bytes = message.get("body", b"")
     if message.get("more_body", False):
         body = await _whole(body, receive)
@@ -61,6 +69,8 @@ async def _whole(beginning: bytes, receive: Receive) -> bytes:
     chunks, size, more = [beginning], len(beginning), True
     while more and size <= LARGEST_BODY_BYTES:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _incomplete()
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         more = message.get("more_body", False)
@@ -118,6 +128,10 @@ def _decoder(body: bytes, coding: bytes) -> "tuple[zlib._Decompress, int]":
 def _pieces(body: bytes) -> Iterator[bytes]:
     for start in range(0, len(body), _PIECE_BYTES):
         yield body[start : start + _PIECE_BYTES]
+
+
+def _incomplete() -> BodyIncomplete:
+    return BodyIncomplete("The connection ended before the body did.")
 
 
 def _too_large(when: str = "") -> BodyTooLarge:

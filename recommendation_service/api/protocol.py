@@ -150,6 +150,8 @@ class DoorProtocol(HttpToolsProtocol):
                 self._head_grows(len(data))
             else:
                 self._head_bytes = 0
+                if self.expect_100_continue:
+                    self._ask_newer_clients_only()
 
     def read_on(self) -> None:
         """Parse what was read already, as far as it can be used, then read more."""
@@ -173,10 +175,10 @@ class DoorProtocol(HttpToolsProtocol):
         """Uvicorn's parser callbacks then leave such a request alone; see _read_past_offer."""
         return True
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self.expect_100_continue and self.scope["http_version"] == "1.0" and self.cycle is not None:
-            self.cycle.waiting_for_100_continue = False  # an older client does not know that answer
+    def _ask_newer_clients_only(self) -> None:
+        """A client of HTTP/1.0 does not know `100 Continue`, whatever it expects (RFC 9110, 10.1.1)."""
+        if self.scope["http_version"] == "1.0":
+            self.cycle.waiting_for_100_continue = False
 
     def _read_past_offer(self, data: bytes, place: int) -> None:
         """Read a request as if it had offered nothing (RFC 9110, 7.8): the parser has stopped after its head."""
@@ -191,6 +193,7 @@ class DoorProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as Uvicorn does
         self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
         self._head_bytes = 0
+        self._ask_newer_clients_only()
         if place < len(data):
             self.data_received(data[place:])
 
@@ -199,7 +202,7 @@ class DoorProtocol(HttpToolsProtocol):
     def stage(self) -> tuple[Stage, object]:
         cycle: RequestResponseCycle | None = self.cycle
         scope: object = self.scope
-        is_answered = cycle is None or cycle.response_complete
+        is_answered = cycle is None or cycle.response_complete or cycle.disconnected
         if self.transport.get_write_buffer_size():
             return Stage.UNREAD, cycle
         if self._is_ending and is_answered:

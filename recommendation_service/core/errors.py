@@ -41,6 +41,13 @@ class NotDecodable(ServiceError):
     code = "not_decodable"
 
 
+class BodyIncomplete(ServiceError):
+    """Its client has left, so nobody is told; what came is not the request, even where it is JSON."""
+
+    status = 400
+    code = "body_incomplete"
+
+
 class Unauthorized(ServiceError):
     status = 401
     code = "unauthorized"

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from tests.end_to_end.service import PATIENCE_SECONDS, sum_of_samples
+from tests.servers import wait_until
+
 FEED = b"/api/search/total"
 FIELDS = b'{"N_VIDEOS": 3}'
 OFFERS = {
@@ -202,3 +205,20 @@ def test_hundreds_of_requests_sent_at_once_are_answered_in_their_order(client: h
         connection.send(whole)
         for size in sizes:
             feed_of(connection.answer(), size)
+
+
+def test_a_client_that_leaves_within_its_body_has_asked_for_nothing(client: httpx.Client) -> None:
+    """What came may be JSON already, and all the same not what it was about to say."""
+
+    def left() -> float:
+        return sum_of_samples(client.get("/metrics").text, "recs_errors_total", code="body_incomplete")
+
+    before = left()
+    for sent in (
+        chunked(b"", FIELDS)[: -len(b"0\r\n\r\n")],
+        request(body=FIELDS + b" ")[:-1],
+        request()[: -len(FIELDS)],
+    ):
+        with connected(client) as connection:
+            connection.send(sent)
+    assert wait_until(lambda: left() == before + 3, PATIENCE_SECONDS)
