@@ -1,7 +1,7 @@
 # One way to do each thing; CI runs the same (.ci/run). `make` alone prints what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-databases test-debian12 test-debian13 check bench faults findings clean
+.PHONY: help setup run test test-clients test-databases test-debian12 test-debian13 check bench faults findings clean
 
 # Not taken from the environment, where some shells keep the machine's own name in HOST: that would serve to the network.
 HOST = 127.0.0.1
@@ -39,6 +39,10 @@ faults: setup ## Break everything at random under load, and count every event (A
 test-databases: setup ## The tests of what talks to databases, on each server that operators have (ARGS='--server 11.8')
 	@bash scripts/install_servers.sh mariadb-server-core mariadb-client-core debootstrap
 	@exec .venv/bin/python -m tests.databases $(ARGS)
+
+test-clients: setup ## Speak to the service with curl, Java, Python, Node, PHP and Go, straight and through proxies
+	@bash scripts/install_servers.sh curl default-jdk-headless nodejs php-cli php-curl golang-go nginx-light haproxy
+	@exec .venv/bin/python -m tests.clients $(ARGS)
 
 test-debian12 test-debian13: ## Run, check and test what is committed in a fresh Debian, as root (ARGS=--user)
 	@exec bash scripts/test_debian.sh '$(if $(filter %12,$@),bookworm,trixie)' $(ARGS)

@@ -28,6 +28,11 @@ is_present() {
     apache2-utils) command -v ab ;;
     systemd) command -v systemd-analyze ;;
     nginx-light) command -v nginx ;;
+    default-jdk-headless) command -v java && command -v javac ;;
+    nodejs) command -v node ;;
+    php-cli) command -v php ;;
+    php-curl) php -r "exit((int) !function_exists('curl_init'));" ;;
+    golang-go) command -v go ;;
     prometheus) command -v prometheus && command -v promtool ;;
     python3*-venv) "/usr/bin/${1%-venv}" -c 'import ensurepip, venv' ;;
     *) command -v "$1" ;;
@@ -98,7 +103,7 @@ for package in "${missing[@]}"; do
     is_present "$package" || give_up "apt-get installed $package, and what it is for is still not there."
     # The package enables its service for the next boot. It was installed just now, so nobody relies on that.
     case $package in
-    redis-server | prometheus) unit=$package.service ;;
+    redis-server | prometheus | haproxy) unit=$package.service ;;
     nginx-light) unit=nginx.service ;;
     *) continue ;;
     esac

@@ -90,6 +90,22 @@ class _Flow(FlowControl):
             self._protocol.loop.call_soon(self._protocol.read_on)
 
 
+class _LateClose:
+    """The transport of an answer that ends its connection and may come before all of its request's body has.
+
+    Closing on what the client still sends resets the connection, and takes the answer with it.
+    """
+
+    def __init__(self, protocol: "DoorProtocol") -> None:
+        self._protocol = protocol
+
+    def close(self) -> None:
+        self._protocol.close_after_body()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)
+
+
 class DoorProtocol(HttpToolsProtocol):
     """A connection, as the door sees it."""
 
@@ -106,6 +122,7 @@ class DoorProtocol(HttpToolsProtocol):
         self._head_bytes = 0  # of a head that is not yet whole
         self._held = b""  # read, and not yet parsed
         self._is_ending = False
+        self._farewell = Stage.ENDING
 
     # From the transport.
 
@@ -150,6 +167,8 @@ class DoorProtocol(HttpToolsProtocol):
                 self._head_grows(len(data))
             else:
                 self._head_bytes = 0
+                if cycle.more_body and not cycle.keep_alive:
+                    cycle.transport = _LateClose(self)  # type: ignore[assignment]
                 if self.expect_100_continue:
                     self._ask_newer_clients_only()
 
@@ -206,7 +225,7 @@ class DoorProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size():
             return Stage.UNREAD, cycle
         if self._is_ending and is_answered:
-            return Stage.ENDING, self
+            return self._farewell, self
         if scope is None:
             return Stage.SILENT, None
         if cycle is None or cycle.scope is not scope:
@@ -227,6 +246,18 @@ class DoorProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+    def close_after_body(self) -> None:
+        """Say that nothing more comes, and read and forget what does, for as long as a body may take."""
+        self._is_ending = True
+        self._farewell = Stage.REST
+        self._send_end()
+
+    def _send_end(self) -> None:
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     # Refusals.
 
@@ -276,10 +307,7 @@ class DoorProtocol(HttpToolsProtocol):
         if error.retry_after_seconds is not None:
             lines.append(b"retry-after: %d" % error.retry_after_seconds)
         self.transport.write(STATUS_LINE[error.status] + b"\r\n".join([*lines, b"", body]))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        self._send_end()
 
 
 def serve_behind_door() -> None:

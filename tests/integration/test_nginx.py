@@ -57,10 +57,11 @@ class Nginx(PrivateServer):
 
     name = "nginx"
 
-    def __init__(self, folder: Path, service_port: int, changes: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, service_port: int, changes: Mapping[str, str], host: str = NAME) -> None:
         super().__init__(folder)
         self.service_port = service_port
-        self.changes = changes
+        self.changes = {**changes, NAME: host}
+        self.host = host
         self.plain_port = 0
 
     @property
@@ -75,7 +76,7 @@ class Nginx(PrivateServer):
     def prepare(self) -> None:
         for name in ("spool", "conf.d", "snippets", "tls"):
             (self.folder / name).mkdir()
-        make_certificate(self.folder / "tls")
+        make_certificate(self.folder / "tls", self.host)
         for name, text in SNIPPETS.items():
             (self.folder / "snippets" / name).write_text(text)
         self.plain_port = free_port()
@@ -124,7 +125,7 @@ class Nginx(PrivateServer):
         try:
             with closing(socket.create_connection((LOOPBACK, self.port), timeout_seconds)) as connection:
                 context = self.tls_context()
-                with context.wrap_socket(connection, server_hostname=NAME):
+                with context.wrap_socket(connection, server_hostname=self.host):
                     return True
         except OSError:
             return False
@@ -158,12 +159,12 @@ class _Named(httpx.BaseTransport):
         self._inner.close()
 
 
-def make_certificate(folder: Path) -> None:
+def make_certificate(folder: Path, host: str = NAME) -> None:
     """A certificate of our own for the name in the configuration, valid today."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
-    alternatives = [x509.DNSName(NAME), x509.IPAddress(ipaddress.ip_address(LOOPBACK))]
+    alternatives = [x509.DNSName(host), x509.IPAddress(ipaddress.ip_address(LOOPBACK))]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -252,3 +252,21 @@ def test_a_refused_connection_is_told_and_those_that_are_there_go_on() -> None:
                 await answer(reader)
 
     asyncio.run(run())
+
+
+def test_an_answer_that_ends_the_connection_arrives_though_the_body_is_still_on_its_way() -> None:
+    """PHP's streams, which say Connection: close, lost a 413 while they sent: a close on unread bytes is a reset."""
+
+    async def run() -> None:
+        async with serving(body_seconds=5, idle_seconds=5) as scene, scene.connected() as (reader, writer, _):
+            scene.application.reads = False
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n")
+            await until(lambda: scene.server.server_state.total_requests == 1)
+            writer.write(b"x" * 1_000_000 + GET)
+            await asyncio.wait_for(writer.drain(), PATIENCE_SECONDS)
+            assert (await rest(reader)).endswith(b"\r\n\r\nok")
+            assert scene.server.server_state.total_requests == 1
+            scene.pass_seconds(12)
+            await until(lambda: not scene.server.server_state.connections)
+
+    asyncio.run(run())
