@@ -30,6 +30,7 @@ from __future__ import annotations
 import gc
 import json
 import multiprocessing
+import os
 import selectors
 import signal
 import socket
@@ -962,7 +963,27 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Its exit status; an output that cannot be written (a full disk, a reader that left) is a sentence, or nothing."""
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command.command()(load_test)
-    command()
+    status = 0
+    try:
+        try:
+            command()
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else 1
+        sys.stdout.flush()
+    except OSError as error:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again to write what is left
+        if isinstance(error, BrokenPipeError):
+            return 141  # what a shell says of it: 128 and SIGPIPE
+        with suppress(OSError):
+            sys.stderr.write(f"The output cannot be written: {error.strerror}\n")
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,6 +10,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 import typer
 
 import test_load_performance as load_test
-from tests.end_to_end.service import PATIENCE_SECONDS
+from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY
 from tests.servers import LOOPBACK, free_port, wait_until
 from tests.support.listening import stop_listening
 from tests.support.load_test import COMMAND, FEED, FakeServer, Handler, always, command, http, measure, serving
@@ -518,3 +519,10 @@ def test_the_help_says_how_coordinated_omission_is_avoided() -> None:
     said = " ".join(command("--help").stdout.split())
     assert "Coordinated omission" in said
     assert "closed loop" in said
+
+
+def test_a_full_disk_behind_its_output_is_a_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, str(REPOSITORY / "test_load_performance.py"), "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "The output cannot be written: No space left on device\n")
