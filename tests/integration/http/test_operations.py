@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_said_by_ready_and_counted_by_the_metrics(
 
 
 def test_to_forget_where_the_folder_fails_is_503_and_not_500(make_client: MakeClient, data_dir: Path) -> None:
-    serving = make_client(admin_token=TOKEN)
+    serving = make_client(admin_token=TOKEN, seen_state=False)
     obstacle = data_dir / "events" / "forgotten.json"
     obstacle.mkdir(parents=True)
     try:
