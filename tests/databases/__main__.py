@@ -108,7 +108,18 @@ def run(server: Server, set_up: SetUp, folder: Path, arguments: list[str]) -> Ro
         "PATH": os.pathsep.join([*([str(server.path)] if server.path else []), os.environ["PATH"]]),
     }
     report = folder / "report.xml"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.databases.plugin", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rf",
+        "--tb=short",
+        "-p",
+        "tests.databases.plugin",
+        "-p",
+        "no:cacheprovider",
+    ]
     command += [f"--basetemp={folder / 'tests'}", f"--junitxml={report}"]
     command += [*(str(ROOT / "tests" / "integration" / name) for name in FILES), *arguments]
     started = time.monotonic()
