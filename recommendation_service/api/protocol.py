@@ -96,11 +96,15 @@ class _LateClose:
     Closing on what the client still sends resets the connection, and takes the answer with it.
     """
 
-    def __init__(self, protocol: "DoorProtocol") -> None:
+    def __init__(self, protocol: "DoorProtocol", cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
+        self._cycle = cycle
 
     def close(self) -> None:
-        self._protocol.close_after_body()
+        if self._cycle.more_body:
+            self._protocol.close_after_body()
+        else:
+            self._protocol.transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._protocol.transport, name)
@@ -168,7 +172,7 @@ class DoorProtocol(HttpToolsProtocol):
             else:
                 self._head_bytes = 0
                 if cycle.more_body and not cycle.keep_alive:
-                    cycle.transport = _LateClose(self)  # type: ignore[assignment]
+                    cycle.transport = _LateClose(self, cycle)  # type: ignore[assignment]
                 if self.expect_100_continue:
                     self._ask_newer_clients_only()
 

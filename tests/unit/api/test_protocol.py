@@ -254,6 +254,18 @@ def test_a_refused_connection_is_told_and_those_that_are_there_go_on() -> None:
     asyncio.run(run())
 
 
+def test_a_connection_whose_body_has_come_is_closed_at_once() -> None:
+    async def run() -> None:
+        async with serving() as scene, scene.connected() as (reader, writer, _):
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n")
+            await until(lambda: scene.server.server_state.tasks)
+            writer.write(b"{}")
+            assert (await rest(reader)).endswith(b"\r\n\r\nok")
+            await until(lambda: not scene.server.server_state.connections)
+
+    asyncio.run(run())
+
+
 def test_an_answer_that_ends_the_connection_arrives_though_the_body_is_still_on_its_way() -> None:
     """PHP's streams, which say Connection: close, lost a 413 while they sent: a close on unread bytes is a reset."""
 
