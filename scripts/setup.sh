@@ -91,7 +91,7 @@ link_project() {
 ' '''
 import sys
 
-from recommendation_service.cli import main
+from recommendation_service.entry import main
 
 sys.exit(main())
 SCRIPT

@@ -1,4 +1,4 @@
-"""What clients put on the wire, byte by byte: each of them was captured from the client that its test names.
+"""What clients may put on the wire, byte by byte. What known clients were seen to send is in test_captured_requests.py.
 
 `make test-clients` runs the clients themselves (tests/clients).
 """
