@@ -1,7 +1,7 @@
 """Requests as clients of today put them on the wire: heads were recorded from the programs of tests/clients.
 
 curl 7.88.1, Java 17.0.15, requests 2.34.2, Node 20.20.2, PHP 8.2.36, Go 1.19.8; host and length are the test's own.
-What differs: offers of HTTP/2, the case and order of names, `100-Continue`, chunks where the length is not known, HTTP/1.0.
+What differs: offers of HTTP/2, the case and order of names, `100-Continue`, chunks where the length is not known, 1.0.
 """
 
 import httpx

@@ -14,8 +14,9 @@ def test_each_error_has_a_status_and_a_code(kind: type[ServiceError]) -> None:
     assert kind.code.replace("_", "").islower()
 
 
-def test_no_two_errors_share_a_code() -> None:
-    assert len({kind.code for kind in KINDS}) == len(KINDS)
+def test_no_two_errors_share_a_code_unless_one_is_a_kind_of_the_other() -> None:
+    own = [kind for kind in KINDS if kind is ServiceError or "code" in vars(kind)]
+    assert len({kind.code for kind in own}) == len(own)
 
 
 def test_an_error_carries_what_a_client_is_told() -> None:
