@@ -73,6 +73,7 @@ ORDER BY happened_at DESC LIMIT :most"""
 _FEEDS = """SELECT slots, CAST(received_at AS CHAR)
 FROM recs_events WHERE user_id = :user AND event = 'feed' AND happened_at >= :since
 ORDER BY happened_at DESC LIMIT :most"""
+_OLDEST = "SELECT CAST(received_at AS CHAR) FROM recs_events ORDER BY id LIMIT 1"
 _NO_TABLE = 1146
 
 Entry = tuple[int, int]
@@ -94,6 +95,17 @@ class PastReader:
         self._folder = log_folder
         self.now = now
 
+    def knows_nothing_before(self, moment: int) -> bool:
+        """Whether the database has no row from before ``moment`` (seconds since 1970). Blocks. Raises SourceError."""
+        try:
+            with self._connect() as connection:
+                oldest = connection.execute(text(_OLDEST)).scalar_one_or_none()
+        except SQLAlchemyError as error:
+            if _has_no_table(error):
+                return True
+            raise _failed(error) from error
+        return oldest is None or _seconds(oldest) > moment
+
     def read(self, user_id: int) -> Entries:
         """Nothing of a user whom the database does not know, or where it has no table of events yet. Blocks.
 
@@ -114,7 +126,7 @@ class PastReader:
         except SQLAlchemyError as error:
             if _has_no_table(error):
                 return NOTHING
-            raise SourceError(f"recs_events: {getattr(error, 'orig', None) or type(error).__name__}") from error
+            raise _failed(error) from error
         # Of a deletion that failed half-way, rows are still there.
         deletion = read_forgotten(self._folder).get(user_id)
         forgotten = deletion.moment // 1000 if deletion is not None else 0
@@ -150,6 +162,7 @@ class Past:
         self._threads = ThreadPoolExecutor(READING_THREADS, "past-reader")
         self._under_way: dict[bytes, asyncio.Task[None]] = {}
         self._owed_here: set[bytes] = set()  # of these, whose request did not wait for the end
+        self._compared: int | None = None  # the beginning of a memory than which the database has older rows
         self._paused_until = 0.0
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
@@ -199,7 +212,7 @@ class Past:
 
     async def _read(self, memory: UserMemory, key: bytes) -> None:
         try:
-            entries = await asyncio.get_running_loop().run_in_executor(self._threads, self._reader.read, user_of(key))
+            entries = await self._entries(memory, user_of(key))
             if len(entries) or key in self._owed_here:
                 memory.merge_past(key, entries)
         except SourceError as error:
@@ -214,6 +227,16 @@ class Past:
             self._owed_here.discard(key)
         finally:
             self._under_way.pop(key, None)
+
+    async def _entries(self, memory: UserMemory, user_id: int) -> Entries:
+        """Where the database has nothing from before the memory, as on an operator's first day, nobody is asked for."""
+        loop = asyncio.get_running_loop()
+        if self._compared != memory.began:
+            if await loop.run_in_executor(self._threads, self._reader.knows_nothing_before, memory.began):
+                memory.mark_complete()
+                return NOTHING
+            self._compared = memory.began
+        return await loop.run_in_executor(self._threads, self._reader.read, user_id)
 
     def _failed(self, reason: str) -> None:
         self._metrics.past_reads.labels("failed").inc()
@@ -297,6 +320,10 @@ def _text(seconds: float) -> str:
 
 def _seconds(moment: str) -> int:
     return int(datetime.strptime(moment[:19], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp())
+
+
+def _failed(error: SQLAlchemyError) -> SourceError:
+    return SourceError(f"recs_events: {getattr(error, 'orig', None) or type(error).__name__}")
 
 
 def _has_no_table(error: SQLAlchemyError) -> bool:

@@ -47,6 +47,7 @@ CHANGE_BYTES = 1 << 14  # of these: pages on the way to a user's entries and to 
 SWEPT_TOGETHER = 50  # whom a sweep deletes in one
 _SECONDS = struct.Struct(">Q")
 BEGAN = b"began"
+HAD_ALL = b"rebuilt"  # noted by releases that read all of recs_events when a memory was begun
 LOG_READ = b"log"
 MOST_OWED = 100_000
 SPARE_BYTES = 8 << 20  # of the limit: a full map could not even be swept, as LMDB deletes by copying
@@ -274,16 +275,27 @@ class UserMemory:
             raise self._failed(error) from error
 
     def _began(self, *, writes: bool) -> int:
-        """Seconds since 1970 when this file was begun: what is older it does not have."""
+        """Seconds since 1970 when this file was begun: what is older it does not have. 0: there is nothing older."""
         with self._environment.begin(db=self._facts) as transaction:
-            stored = transaction.get(BEGAN)
+            stored, had_all = transaction.get(BEGAN), transaction.get(HAD_ALL) is not None
         if stored is not None:
             return int(_SECONDS.unpack(stored)[0])
-        now = int(self._now())
+        began = 0 if had_all else int(self._now())
         if writes:
-            with self._begin(self._facts) as transaction:
-                transaction.put(BEGAN, _SECONDS.pack(now))
-        return now
+            self._note_began(began)
+        return began
+
+    def _note_began(self, began: int) -> None:
+        with self._begin(self._facts) as transaction:
+            transaction.put(BEGAN, _SECONDS.pack(began))
+
+    def mark_complete(self) -> None:
+        """There is nothing older than this file. Raises MemoryFailed."""
+        try:
+            self._note_began(0)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self.began = 0
 
     def is_log_read(self) -> bool:
         """Whether what the event log had when this memory was begun was merged into it. Raises MemoryFailed."""

@@ -209,6 +209,20 @@ def test_a_new_machine_flushes_at_once_and_knows_whoever_comes_back(
         assert service.metric("recs_past_reads_total", outcome="found") == 2
 
 
+def test_where_the_database_has_nothing_older_than_the_memory_new_users_are_not_read(tmp_path: Path) -> None:
+    """An operator's first day: each read would cost a new user's first feed more than ranking it."""
+    load_demo(tmp_path, scale=0.1)
+    settings = {"SEEN_MEGABYTES": "64", **PATIENT}
+    for asked_for in (1, 0):  # the second service finds it noted, beside rows that the first one left
+        with Service.uvicorn(tmp_path, settings) as service:
+            service.wait_until_ready()
+            for user in USERS:
+                service.feed(SELF_ID=user + asked_for * 1000)
+            assert service.metric("recs_past_reads_total", outcome="nothing") == asked_for
+            assert service.metric("recs_past_reads_total", outcome="found") == 0
+            assert recs("events", "flush", folder=tmp_path, settings=settings).returncode == 0
+
+
 def test_who_comes_back_while_the_database_hangs_is_known_once_it_goes_on(
     database: PrivateMariaDB, before: dict[int, Before], tmp_path: Path
 ) -> None:

@@ -192,6 +192,14 @@ def test_it_knows_since_when_it_has_everything(tmp_path: Path) -> None:
     memory.close()
 
 
+def test_a_memory_into_which_an_earlier_release_read_all_has_everything(tmp_path: Path) -> None:
+    with opened(tmp_path, 16 << 20) as memory, memory._environment.begin(db=memory._facts, write=True) as transaction:
+        transaction.delete(b"began")
+        transaction.put(b"rebuilt", b"1")
+    with opened(tmp_path, 16 << 20) as memory:
+        assert memory.began == 0
+
+
 def test_what_is_owed_to_a_user_is_owed_until_it_is_there(memory: UserMemory) -> None:
     memory.replace(ALICE, b"", ONE)
     memory.owe(ALICE)
