@@ -151,7 +151,7 @@ def inventory(service: Service) -> set[Key]:
     assert version is not None
     arrays = store.open(version).arrays
     types = ["resume"] * arrays.videos + ["challenge"] * (len(arrays.item_id) - arrays.videos)
-    return {(kind, str(number)) for kind, number in zip(types, arrays.item_id.tolist(), strict=True)}
+    return {(kind, number) for kind, number in zip(types, arrays.item_id.tolist(), strict=True)}
 
 
 def scroll(clients: Clients, person: Person, tab: int, pages: range) -> None:

@@ -286,7 +286,7 @@ def of_another(folder: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("catalog", "build"), "build.lock: Permission denied"),
+        (("catalog", "build"), "build.lock: Permission denied|readonly database"),
         (("events", "flush"), "Permission denied"),
         (("events", "dead", "--replay"), "Permission denied"),
         (("migrate",), "readonly database"),
@@ -297,7 +297,7 @@ def of_another(folder: Path) -> Iterator[Path]:
 def test_what_may_not_be_written_is_said_in_a_sentence(of_another: Path, arguments: tuple[str, ...], said: str) -> None:
     done = recs(*arguments, folder=of_another, through=STRANGER)
     assert done.returncode == 1, done.stdout
-    assert said in done.stderr
+    assert re.search(said, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
 
 
