@@ -15,7 +15,7 @@ readonly policy_mark='written by scripts/install_servers.sh of the recommendatio
 # MariaDB comes without a service when only its core is installed, and its core is all that the tests run.
 packages=("$@")
 if [ ${#packages[@]} -eq 0 ]; then
-    packages=(mariadb-server-core mariadb-client-core redis-server wrk apache2-utils curl systemd prometheus nginx-light openssl gcc)
+    packages=(mariadb-server-core mariadb-client-core redis-server wrk apache2-utils curl systemd prometheus nginx-light openssl gcc procps)
 fi
 
 # What a package is installed for. The sbin folders are not on an ordinary user's PATH in Debian.
@@ -33,6 +33,7 @@ is_present() {
     php-cli) command -v php ;;
     php-curl) php -r "exit((int) !function_exists('curl_init'));" ;;
     golang-go) command -v go ;;
+    procps) [ -x /bin/kill ] || [ -x /usr/bin/kill ] ;;
     prometheus) command -v prometheus && command -v promtool ;;
     python3*-venv) "/usr/bin/${1%-venv}" -c 'import ensurepip, venv' ;;
     *) command -v "$1" ;;

@@ -37,12 +37,18 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def logs_as_before_the_file() -> Iterator[None]:
+    """The same as below, of commands that the fixtures of a whole file run."""
+    with _logs_as_they_were():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
     """A test that runs a command in this process leaves no logger that writes to its closed output."""
-    configured = structlog.get_config()
-    yield
-    structlog.configure(**configured)
+    with _logs_as_they_were():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +98,13 @@ def redis(module_redis: PrivateRedis) -> Iterator[PrivateRedis]:
 def sqlite_url(tmp_path: Path) -> URL:
     """The address of an SQLite file that does not exist yet."""
     return URL.create("sqlite", database=str(tmp_path / "interacpedia.sqlite"))
+
+
+@contextmanager
+def _logs_as_they_were() -> Iterator[None]:
+    configured = structlog.get_config()
+    yield
+    structlog.configure(**configured)
 
 
 @contextmanager

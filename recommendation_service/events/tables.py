@@ -178,7 +178,11 @@ def _open_sqlite(path: str) -> sqlite3.Connection:
     if not Path(path).exists():
         raise sqlite3.OperationalError(f"there is no database {path}")
     connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=SQLITE_BUSY_SECONDS)
-    connection.execute("PRAGMA journal_mode = WAL")
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error:  # who may not write meets it here
+        connection.close()
+        raise
     connection.create_function("CONCAT", -1, _concat, deterministic=True)
     return connection
 

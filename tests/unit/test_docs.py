@@ -13,7 +13,7 @@ import annotated_types
 import pytest
 import typer
 from pydantic import SecretStr
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from recommendation_service import cli
 from recommendation_service.catalog.layout import COLUMNS
@@ -165,7 +165,7 @@ def test_the_catalogs_columns_are_those_of_the_layout() -> None:
 def empty_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """The operator's tables without a row."""
     path = tmp_path_factory.mktemp("source") / "empty.sqlite"
-    metadata.create_all(create_engine(f"sqlite:///{path}"))
+    metadata.create_all(create_engine(f"sqlite:///{path}", poolclass=NullPool))
     settings = Settings(database_url=SecretStr(f"sqlite:///{path}"))
     return Source(make_engine(settings), settings)
 

@@ -34,7 +34,7 @@ class Machine:
     def watch(
         self, clock: Clock, last_event: float | None = None, address: str = "mysql+pymysql://nowhere/none"
     ) -> ClockWatch:
-        watch = ClockWatch(clock, sqlalchemy.create_engine(address), WAIT)
+        watch = ClockWatch(clock, sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool), WAIT)
         watch._database_offset = lambda: None if self.database_ahead is None else START + self.database_ahead  # type: ignore[method-assign]
         watch._last_event = lambda: last_event  # type: ignore[method-assign]
         return watch
