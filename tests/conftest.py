@@ -37,6 +37,17 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def loggers_are_not_kept() -> Iterator[None]:
+    """A program keeps its loggers from the first line on; kept here, they would tell the tests of logs nothing."""
+    configure = structlog.configure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            structlog, "configure", lambda **options: configure(**options | {"cache_logger_on_first_use": False})
+        )
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def logs_as_before_the_file() -> Iterator[None]:
     """The same as below, of commands that the fixtures of a whole file run."""
