@@ -94,27 +94,28 @@ def make_engine(
 
     A MySQL session speaks UTC, so that TIMESTAMP columns read as UTC whatever the server's zone. With MYSQL_TIME_ZONE
     it speaks the server's own, as the application's does: then both read and write the same, whatever that is. It has
-    a `sql_mode` and a character set of its own.
+    a `sql_mode` and a character set of its own. Without pooling a connection is closed when it is given back; how many
+    may be open at once is the same.
     SQLite is opened so that nothing can be written. ``numbers``: where the pool counts.
     """
     url = url or settings.source_url
     if url.get_backend_name() == "sqlite":
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
+    share = pool_share(settings, role)
+    engine = create_engine(
+        url,
+        poolclass=MeasuredPool,
+        pool_size=share,
+        max_overflow=0,
+        pool_pre_ping=settings.mysql_use_pooling,
+        pool_recycle=POOL_RECYCLE_SECONDS,
+        pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
+        connect_args=_session(settings, settings.mysql_read_timeout_seconds),
+    )
+    open_connections(engine, settings, url)
     if not settings.mysql_use_pooling:
-        engine = make_unpooled_engine(settings, url)
+        event.listen(engine, "checkin", _close)
     else:
-        share = pool_share(settings, role)
-        engine = create_engine(
-            url,
-            poolclass=MeasuredPool,
-            pool_size=share,
-            max_overflow=0,
-            pool_pre_ping=True,
-            pool_recycle=POOL_RECYCLE_SECONDS,
-            pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
-            connect_args=_session(settings, settings.mysql_read_timeout_seconds),
-        )
-        open_connections(engine, settings, url)
         event.listen(engine, "checkin", _log_checkin)
         log.info(
             f"Connection pool inicializado: {settings.mysql_pool_size} conexiones a {address(url)}",
@@ -215,6 +216,11 @@ def _open_sqlite(path: str) -> sqlite3.Connection:
 def _crc32(value: object) -> int | None:
     """MySQL's function, which SQLite lacks."""
     return None if value is None else zlib.crc32(str(value).encode())
+
+
+def _close(_connection: Any, record: Any) -> None:
+    """Before the pool takes it back, which then opens another at the next use."""
+    record.invalidate()
 
 
 def _log_checkin(_connection: Any, _record: Any) -> None:

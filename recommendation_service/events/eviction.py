@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Begin = Callable[[], AbstractContextManager[lmdb.Transaction[bytes]]]
 
-COUNTED_TOGETHER = 1_000  # users that are read in one step
+COUNTED_TOGETHER = 250  # users that are read in one step
 CHANGED_TOGETHER = 50
 # What LMDB takes for a user beside the entries: key, header and place.
 USER_BYTES = 24
@@ -84,9 +84,9 @@ def count_ages(begin: "Begin", now: float, pause: Callable[[], None]) -> AgeCens
     """Of all users, in steps with a ``pause`` after each. Raises lmdb.Error."""
     census, after = AgeCensus(now), b""
     while True:
-        with begin() as transaction:
+        with begin() as transaction:  # no longer than it takes: what is replaced meanwhile keeps its pages
             keys, values = _users_from(transaction.cursor(), after, COUNTED_TOGETHER)
-            census.add(as_entries(b"".join(values)), len(keys))
+        census.add(as_entries(b"".join(values)), len(keys))
         if len(keys) < COUNTED_TOGETHER:
             return census
         after = keys[-1] + b"\0"

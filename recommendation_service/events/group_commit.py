@@ -8,6 +8,7 @@ and a system call cost is shared by them; a request that is alone is written at 
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -15,18 +16,22 @@ import msgspec
 from recommendation_service.events.answers import StoredAnswer
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import UnwrittenFeed, encode_feeds
-from recommendation_service.events.user_memory import Change, MemoryFailed, UserMemory
+from recommendation_service.events.user_memory import Change, MemoryFailed, PagesHeld, UserMemory
 
 RECORDS_AT_ONCE = 64  # of the largest feeds, these are a tenth of a segment
 # A request whose change is refused, as somebody else made one meanwhile, tries again so often. Of workers that serve
 # one user at once, one succeeds at each turn.
 ATTEMPTS = 128
+# A process that is halted while it reads holds the pages that gave way since. So long a request waits for it, looking
+# again and again; after one that waited in vain the next ones wait no more for a while.
+HELD_SECONDS, HELD_LOOK_SECONDS, HELD_IN_VAIN_SECONDS = 0.5, 0.01, 5.0
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _Waiting(msgspec.Struct):
     change: Change | None
     feed: UnwrittenFeed | None
     outcome: asyncio.Future[StoredAnswer | bool]
+    until: float = 0.0  # of time.monotonic(), where it waits for pages that are held
 
 
 class GroupCommit:
@@ -41,6 +46,7 @@ class GroupCommit:
         self._unrecorded = unrecorded
         self._waiting: list[_Waiting] = []
         self.records = event_log is not None
+        self._waits_again = 0.0  # of time.monotonic(): until then nobody waits for pages that are held
         self._pending: dict[bytes, bytes] = {}  # the users' entries as they are once the turn is written
 
     def read(self, key: bytes) -> bytes:
@@ -72,13 +78,35 @@ class GroupCommit:
                 if not each.outcome.done():
                     each.outcome.set_exception(error)
             raise
+        held: list[_Waiting] = []
         for each, outcome in zip(waiting, outcomes, strict=True):
             if each.outcome.done():
                 continue  # its request was cancelled
-            if isinstance(outcome, MemoryFailed):
+            if isinstance(outcome, PagesHeld) and self._may_wait(each):
+                held.append(each)
+            elif isinstance(outcome, MemoryFailed):
                 each.outcome.set_exception(outcome)
             else:
                 each.outcome.set_result(outcome)
+        if held:
+            asyncio.get_running_loop().call_later(HELD_LOOK_SECONDS, self._try_again, held)
+
+    def _may_wait(self, each: _Waiting) -> bool:
+        """For pages that are held."""
+        now = time.monotonic()
+        if not each.until:
+            if now < self._waits_again:
+                return False
+            each.until = now + HELD_SECONDS
+        if now < each.until:
+            return True
+        self._waits_again = now + HELD_IN_VAIN_SECONDS
+        return False
+
+    def _try_again(self, held: list[_Waiting]) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._commit)
+        self._waiting[:0] = [each for each in held if not each.outcome.done()]
 
     def _write(self, waiting: list[_Waiting]) -> list[StoredAnswer | bool | MemoryFailed]:
         """The memory first: only what was shown belongs into the log. By then the records are ready, as a process that

@@ -60,6 +60,10 @@ class MemoryFailed(Exception):
     """The memory could not be read or written: it or the disk is full, or the file is damaged."""
 
 
+class PagesHeld(MemoryFailed):
+    """There is room, and somebody still reads what was in it: over as soon as they go on."""
+
+
 class NoRoomForAnswer(MemoryFailed):
     """The entries would have found room."""
 
@@ -428,6 +432,8 @@ class UserMemory:
 
     def _failed(self, error: Exception) -> MemoryFailed:
         self.is_damaged = self.is_damaged or isinstance(error, DAMAGES)
+        if isinstance(error, lmdb.MapFullError):  # the limit of what may be kept is below the file's
+            return PagesHeld(f"what gave way in {self._file} is still read by another process")
         return MemoryFailed(str(error))
 
     def _has_room(self) -> bool:

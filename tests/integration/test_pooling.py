@@ -94,7 +94,7 @@ def test_eight_workers_under_load_keep_within_the_budget_of_the_service(
         assert {answer.result() for answer in answers} == {""}
         assert {reload.result().status_code for reload in reloads} == {200}
         assert most < FEWER_CONNECTIONS_THAN
-        assert service.metric("recs_database_pool_size", process="worker") == (1 if pooling == "true" else 0)
+        assert service.metric("recs_database_pool_size", process="worker") == 1
         assert (
             f"Connection pool inicializado: 20 conexiones a {LOOPBACK}:{database.port}/{DATABASE}" in service.log
             or (pooling == "false")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recommendation_service.events.answers import StoredAnswer, answer_key
-from recommendation_service.events.group_commit import GroupCommit
+from recommendation_service.events.group_commit import HELD_SECONDS, GroupCommit
 from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.records import UnwrittenFeed
 from recommendation_service.events.segments import SUFFIX, scan
@@ -21,6 +22,7 @@ from recommendation_service.events.user_memory import (
     TRANSACTION_BYTES,
     Change,
     MemoryFailed,
+    PagesHeld,
     UserMemory,
     _transactions,
     opened,
@@ -209,6 +211,48 @@ def test_no_reader_keeps_the_room_of_what_is_replaced(tmp_path: Path) -> None:
         assert writer.group.read(user(1)) == ENTRY * 200
 
     run(tmp_path, test)
+
+
+def fill_while_somebody_reads(writer: Writer) -> None:
+    """Until the file has no page that nobody holds, though there is next to nothing in it."""
+    for number in range(100_000):
+        old = writer.memory.read(user(1))
+        [outcome] = writer.memory.replace_all([Change(user(1), old, ENTRY * 24 + number.to_bytes(16, "big"))])
+        if isinstance(outcome, PagesHeld):
+            return
+    raise AssertionError("the file never was full")
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_pages_that_somebody_still_reads_are_waited_for_and_not_for_ever(tmp_path: Path, goes_on: bool) -> None:
+    """A process that is halted in the middle of a look holds all that was replaced since."""
+
+    async def test(memory: UserMemory) -> None:
+        writer = Writer(tmp_path, memory, LIMIT)
+        reader = memory._environment.begin()
+        fill_while_somebody_reads(writer)
+        started = time.monotonic()
+        requests = [asyncio.ensure_future(writer.served(number)) for number in (2, 3)]
+        await asyncio.sleep(0.1)
+        assert not any(request.done() for request in requests)
+        requests[1].cancel()
+        if goes_on:
+            reader.abort()
+            assert await requests[0] is True
+            assert writer.recorded() == [2]
+            assert memory.read(user(3)) == b""
+        else:
+            with pytest.raises(PagesHeld, match="still read"):
+                await requests[0]
+            assert time.monotonic() - started >= HELD_SECONDS
+            with pytest.raises(PagesHeld):  # nobody waits for what others waited for in vain
+                await asyncio.wait_for(writer.served(4), HELD_SECONDS / 2)
+            reader.abort()
+            assert await writer.served(5) is True
+        await writer.event_log.close()
+
+    with opened(tmp_path / "seen", 1 << 20) as memory:
+        asyncio.run(test(memory))
 
 
 def test_a_folder_that_cannot_be_looked_at_costs_the_records_and_no_request(tmp_path: Path) -> None:
