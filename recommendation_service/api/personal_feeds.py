@@ -166,8 +166,7 @@ class PersonalFeeds:
             if fleet is not None and allowance is not None:
                 theirs = b"" if key is NOBODY else await fleet.read(key, allowance)
             ours = group.read(key)
-            if not ours and not theirs and self.past is not None:
-                await self.past.recall(key)
+            if not ours and not theirs and self.past is not None and await self.past.recall(key):
                 ours = group.read(key)
             ranked = self._rank(pipeline, request, session_id, happened_ms, merged(ours, theirs))
             new = ours if key is NOBODY else ranked.entries

@@ -113,6 +113,9 @@ class _LateClose:
 class DoorProtocol(HttpToolsProtocol):
     """A connection, as the door sees it."""
 
+    # Uvicorn's own 28 attributes leave room for two: with more than 30, CPython finds each of them more slowly.
+    __slots__ = ("_farewell", "_head_bytes", "_held", "_is_ending", "door")
+
     def __init__(
         self,
         config: Config,

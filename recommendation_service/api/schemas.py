@@ -102,14 +102,12 @@ def read_feed_body(body: bytes, endpoint: str = "total") -> FeedBody:
 def _at_most_one_each(plain: _Plain) -> bool:
     """Where a body spells a field twice, every spelling must be valid, and the endpoint says which one counts: that
     is looked at carefully."""
+    lists = (plain.EXCLUDED_IDS, plain.excluded_ids, plain.LAST_IDS, plain.videos_excluidos)
     return (
         (plain.SELF_ID is None or plain.user_id is None)
         and (plain.N_VIDEOS is None or (plain.MAX_SIZE is None and plain.size is None))
         and (plain.MAX_SIZE is None or plain.size is None)
-        and sum(
-            ids is not None for ids in (plain.EXCLUDED_IDS, plain.excluded_ids, plain.LAST_IDS, plain.videos_excluidos)
-        )
-        <= 1
+        and lists.count(None) >= len(lists) - 1
     )
 
 

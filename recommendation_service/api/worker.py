@@ -32,6 +32,7 @@ class JoinedWrites:
         self._transport = transport
         self._loop = loop
         self._held: bytes = b""
+        self.is_closing = transport.is_closing  # which each answer asks for: not by way of __getattr__
 
     def write(self, data: bytes) -> None:
         """Hold what comes first; send it with what comes next, or else when the loop comes round."""

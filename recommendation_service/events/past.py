@@ -166,21 +166,23 @@ class Past:
         self._paused_until = 0.0
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
-    async def recall(self, key: bytes) -> None:
-        """Have the memory know what the database knows of a user of whom it has nothing, if that can be had in time."""
+    async def recall(self, key: bytes) -> bool:
+        """Have the memory know what the database knows of a user of whom it has nothing, if that can be had in time;
+        whether it may know more now."""
         memory = self._group.memory
         if memory is None or not key.startswith(USER) or not self._is_incomplete(memory):
-            return
+            return False
         read = self._under_way.get(key)
         if read is None and (len(self._under_way) >= MOST_UNDER_WAY or time.monotonic() < self._paused_until):
             self._owe(memory, key)
-            return
+            return False
         if read is None:
             read = self._under_way[key] = asyncio.create_task(self._read(memory, key))
         done, _ = await asyncio.wait([read], timeout=self._wait_seconds)
         if not done:
             self._metrics.past_reads.labels("late").inc()
             self._owe(memory, key)
+        return bool(done)
 
     def forget(self, key: bytes) -> None:
         """What is being read of a user is not to be remembered."""
