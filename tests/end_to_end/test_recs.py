@@ -6,6 +6,8 @@ import json
 import os
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -62,6 +64,17 @@ def known_user(folder: Path) -> int:
         if shown.returncode == 0 and json.loads(shown.stdout)["history"]:
             return int(user)
     raise AssertionError("the demo has no user with a history")
+
+
+def test_in_another_folder_it_says_where_it_looks_and_makes_nothing(tmp_path: Path) -> None:
+    """And where the files of the installation are."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    command = [str(Path(sys.executable).with_name("recs")), "catalog", "list"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert "recs catalog build" in said.stdout
+    assert f"in {tmp_path / 'var'}." in said.stderr
+    assert f"run this in {Path(__file__).parents[2]}, or set DATA_DIR" in said.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 # recs catalog
