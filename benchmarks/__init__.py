@@ -1,1 +1,1 @@
-"""`make bench`: each figure of the README beside its target, measured here and now."""
+"""`make bench`: each figure of docs/performance.md beside its target, measured here and now."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.temperature CATALOG_FOLDER
 
-Today's ranking is played as ranking.md tells it, noise and all, and the share of a kind's items that
+Today's ranking is played as it was described to us, noise and all, and the share of a kind's items that
 two consecutive feeds have in common is measured; then each kind's temperature is searched for at which
 this service's feeds have as much in common. The result goes into the policy file by hand.
 """

@@ -35,7 +35,7 @@ class Flag(IntFlag):
 
 
 class FeedbackRecord(msgspec.Struct, array_like=True, tag="event1", frozen=True, gc=False):
-    """Something that a person did, as http.md lists it. Times are milliseconds since 1970."""
+    """Something that a person did, one of the events that `/docs` lists. Times are milliseconds since 1970."""
 
     event_id: str
     event: EventName

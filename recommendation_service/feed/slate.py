@@ -1,4 +1,4 @@
-"""Stage 5: draw the feed, slot by slot, under the limits of ranking.md, with exact propensities.
+"""Stage 5: draw the feed, slot by slot, under its limits (docs/architecture.md), with exact propensities.
 
 A slot's item is drawn from the softmax over the eligible items of its kind's pool; where the pool has
 none, evenly from an exploration sample of the rest. Each draw's probability given what was chosen

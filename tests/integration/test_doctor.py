@@ -51,7 +51,7 @@ def finding(examination: Examination, name: str) -> Finding:
 
 @pytest.fixture(scope="module")
 def before_and_after(module_mariadb_url: URL, tmp_path_factory: pytest.TempPathFactory) -> tuple[Examination, ...]:
-    """At data.md's sizes, without phase 1's indices and with them."""
+    """At the operator's sizes, without phase 1's indices and with them."""
     engine = create_engine(module_mariadb_url, poolclass=NullPool)
     load_interacpedia(engine)
     engine.dispose()

@@ -1,4 +1,4 @@
-"""Which rows count: the rules of data.md on rows on both sides of each edge, on SQLite and MariaDB alike."""
+"""Which rows count: the rules of eligibility on rows on both sides of each edge, on SQLite and MariaDB alike."""
 
 import json
 import os

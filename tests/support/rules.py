@@ -1,4 +1,4 @@
-"""The limits inside a feed, as ranking.md says them, one item against what was chosen before."""
+"""The limits inside a feed, as docs/architecture.md says them, one item against what was chosen before."""
 
 from __future__ import annotations
 

@@ -29,19 +29,6 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 
-# The last column of docs/architecture.md's table of rooms; None: anything.
-MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "core": (),
-    "sources": ("core",),
-    "catalog": ("core", "sources", "ranking.policy", "ranking.item_features"),
-    "ranking": ("catalog.layout", "core.errors"),
-    "feed": ("ranking", "catalog.layout", "catalog.store"),
-    "events": ("feed", "ranking", "catalog.layout", "core"),
-    "api": ("events", "feed", "ranking", "catalog", "sources.users", "sources.blacklist", "core"),
-    "demo": ("core",),
-    "doctor": ("core", "sources"),
-}
-
 
 def rows(page: Path) -> Iterator[list[str]]:
     """Cells of every table row of a page, without heads and rules."""
@@ -202,8 +189,8 @@ def commands(command: Any, path: str = "recs") -> Iterator[str]:
             yield from commands(child, f"{path} {name}")
 
 
-def test_every_command_is_in_the_readme_and_no_other() -> None:
-    listed = {code for row in rows(ROOT / "README.md") if (code := code_in(row[0])) and code.startswith("recs ")}
+def test_every_command_is_documented_and_no_other() -> None:
+    listed = {code for row in rows(DOCS / "commands.md") if (code := code_in(row[0])) and code.startswith("recs ")}
     names = {" ".join(word for word in code.split() if word.islower()) for code in listed}
     assert names == set(commands(typer.main.get_command(cli.app)))
 
@@ -269,14 +256,28 @@ def imports(path: Path) -> Iterator[str]:
                 yield f"root's {name}"
 
 
-@pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_what_the_architecture_says(room: str) -> None:
-    allowed = (room, *MAY_IMPORT[room])
+def rooms() -> dict[str, tuple[str, ...] | None]:
+    """Folders and files of the package, and what the architecture lets them import; None: anything."""
+    may_import: dict[str, tuple[str, ...] | None] = {}
+    for cells in rows_of(section(DOCS / "architecture.md", "## Rooms")):
+        name, link = re.findall(r"^\[([\w/.]+)\]\(([^)]+)\)", cells[0])[0]
+        names = tuple(re.findall(r"`([\w.]+)`", cells[2]))
+        assert names or cells[2] in ("nothing", "anything", "no code"), f"{name}: {cells[2]}"
+        if (DOCS / link).resolve().is_relative_to(PACKAGE):
+            may_import[name.rstrip("/")] = None if cells[2] == "anything" else names
+    return may_import
+
+
+@pytest.mark.parametrize(("room", "may_import"), rooms().items(), ids=list(rooms()))
+def test_a_room_imports_only_what_the_architecture_says(room: str, may_import: tuple[str, ...] | None) -> None:
+    place = PACKAGE / room
+    assert place.exists()
+    allowed = (room, *may_import) if may_import is not None else ("",)
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in sorted((PACKAGE / room).rglob("*.py"))
+        for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])
         for name in imports(path)
-        if not any(name == prefix or name.startswith(f"{prefix}.") for prefix in allowed)
+        if not any(name == prefix or name.startswith(f"{prefix}.".lstrip(".")) for prefix in allowed)
     ]
     assert wrong == []
 

@@ -1,4 +1,4 @@
-"""Items as clients get them: the fields of http.md, their types and what stands in for what is absent."""
+"""Items as clients get them: fields and types that today's clients read, and what stands in for what is absent."""
 
 import json
 from pathlib import Path

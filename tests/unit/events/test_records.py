@@ -31,7 +31,7 @@ from tests.support.worlds import FIRST_USER, random_world
 
 WORLD = random_world(5, videos=200, challenges=40, users=8)
 REQUEST_ID = "a34246688d6df53e320a194b06d8ae3a"
-# What README and docs/events.md say of it.
+# What docs/performance.md and docs/events.md say of it.
 MOST_BYTES_OF_24_SLOTS = 2_600
 
 TEXT = st.none() | st.text(max_size=130)

@@ -1,4 +1,4 @@
-"""The limits of ranking.md, for any catalog, user, exclusions, endpoint and size."""
+"""The limits of a feed (docs/architecture.md), for any catalog, user, exclusions, endpoint and size."""
 
 from __future__ import annotations
 

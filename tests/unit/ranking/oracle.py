@@ -1,4 +1,4 @@
-"""ranking.md, computed slowly and obviously: one user and one item at a time, from descriptions.
+"""Today's ranking, computed slowly and obviously: one user and one item at a time, from descriptions.
 
 Its numbers are those of the document and not those of the policy file, so that a slip in the file shows too;
 what a policy may set freely (sizes of pools, temperature, α, and the models) is taken from the policy.

@@ -1,4 +1,4 @@
-"""The kernels give the features, scores and pools that ranking.md describes."""
+"""The kernels give the features, scores and pools of today's ranking, as the oracle computes them."""
 
 from __future__ import annotations
 

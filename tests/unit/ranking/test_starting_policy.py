@@ -1,4 +1,4 @@
-"""The policy file that ships says what ranking.md says; the oracle's tests do the same for its weights."""
+"""The policy file that ships says what today's ranking does; the oracle's tests do the same for its weights."""
 
 from __future__ import annotations
 
