@@ -19,13 +19,13 @@ from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, ServiceError, SourceError
-from recommendation_service.events.entries import user_key
 from recommendation_service.events.forgetting import forget_user
 from recommendation_service.events.lookup import find_feed
-from recommendation_service.events.records import FeedRecord, endpoint_name
 from recommendation_service.events.tables import make_writing_engine
-from recommendation_service.events.user_memory import MemoryFailed
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
+from recommendation_service.log.records import FeedRecord, endpoint_name
+from recommendation_service.memory.entries import user_key
+from recommendation_service.memory.user_memory import MemoryFailed
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.policy import Policy
 

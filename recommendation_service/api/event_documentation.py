@@ -11,7 +11,7 @@ from recommendation_service.api.event_bodies import (
 )
 from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID
 from recommendation_service.catalog.layout import LARGEST_ITEM
-from recommendation_service.events.records import EVENT_NAMES, ITEM_TYPES, Flag
+from recommendation_service.log.records import EVENT_NAMES, ITEM_TYPES, Flag
 
 _NUMBER = "an integer, or a string of digits"
 

@@ -19,12 +19,11 @@ from recommendation_service.api.feeds import CallLimits
 from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.events.entries import as_entries, user_key
 from recommendation_service.events.fleet_memory import AGREEMENTS, FleetMemory, merged
 from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
-from recommendation_service.events.log import EventLog, LogFull
 from recommendation_service.events.past import Past
-from recommendation_service.events.records import (
+from recommendation_service.log.event_log import EventLog, LogFull
+from recommendation_service.log.records import (
     ITEM_TYPES,
     STATE_OF,
     FeedbackRecord,
@@ -32,8 +31,9 @@ from recommendation_service.events.records import (
     StreamedRecord,
     encode,
 )
-from recommendation_service.events.stream import EventStream
-from recommendation_service.events.user_memory import Change, MemoryFailed
+from recommendation_service.log.stream import EventStream
+from recommendation_service.memory.entries import as_entries, user_key
+from recommendation_service.memory.user_memory import Change, MemoryFailed
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import (
     Lifetimes,

@@ -44,7 +44,7 @@ def status(as_json: AsJson = False) -> None:
     from recommendation_service.core.place import problem_of
     from recommendation_service.events.dead_letters import DeadLetters
     from recommendation_service.events.flusher_status import FlusherStatus, read_status
-    from recommendation_service.events.log import folder_bytes
+    from recommendation_service.log.event_log import folder_bytes
 
     settings = load_settings()
     folder, now = settings.events_dir, Clock(settings.data_dir, settings.clock_tolerance_seconds).now()
@@ -194,8 +194,8 @@ def _replay(settings: Settings, *, as_json: bool) -> None:
     from recommendation_service.core.place import check
     from recommendation_service.events.dead_letters import DeadLetters, dead_letter
     from recommendation_service.events.flush import EventWriter
-    from recommendation_service.events.records import encode
     from recommendation_service.events.tables import make_writing_engine
+    from recommendation_service.log.records import encode
 
     dead_letters = DeadLetters(settings.events_dir)
     letters = dead_letters.all()
@@ -247,8 +247,8 @@ def export(
         write_parquet,
         written_aside,
     )
-    from recommendation_service.events.records import EVENT_NAMES
     from recommendation_service.events.rows import FEED
+    from recommendation_service.log.records import EVENT_NAMES
 
     if event is not None and event not in {FEED, *EVENT_NAMES}:
         raise typer.BadParameter(f"{event!r} is none of {', '.join((FEED, *EVENT_NAMES))}", param_hint="--event")

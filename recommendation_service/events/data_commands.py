@@ -185,7 +185,7 @@ def _refuse_to_lose(settings: Settings) -> None:
 
 def _events_wait(folder: Path) -> bool | None:
     """Whether the log has records that were not flushed; None: it cannot be read."""
-    from recommendation_service.events.tail import LogTail
+    from recommendation_service.log.tail import LogTail
 
     tail = LogTail(folder)
     try:

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 
 from recommendation_service.core.files import NOT_FOR_OTHERS, locked, opener, write_whole
-from recommendation_service.events.records import FeedbackRecord, FeedRecord, decode
 from recommendation_service.events.rows import Event, event_id_of, event_of
+from recommendation_service.log.records import FeedbackRecord, FeedRecord, decode
 
 FILE = "dead.jsonl"
 LOCK = "dead.lock"

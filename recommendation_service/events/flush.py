@@ -24,7 +24,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from recommendation_service.events.literals import feedback_literals, quote_plain, row_literals
-from recommendation_service.events.records import FeedbackRecord, FeedRecord
 from recommendation_service.events.rows import (
     COPY_PARAMETERS,
     COPY_TO_ACTIVITY_LOG,
@@ -40,6 +39,7 @@ from recommendation_service.events.rows import (
     local_expression,
 )
 from recommendation_service.events.tables import MOST_BYTES, describe, error_code, has_activity_log
+from recommendation_service.log.records import FeedbackRecord, FeedRecord
 
 FEEDBACK_ROWS = 1_000
 FEED_SLOTS = 4_000  # in the feeds of a batch: a statement of some 700 kB

@@ -31,12 +31,9 @@ from recommendation_service.events.flush import EventWriter, Outcome
 from recommendation_service.events.flusher_status import FlusherStatus, read_status, requested_flush
 from recommendation_service.events.forgetting import delete_records
 from recommendation_service.events.housekeeping import Housekeeping
-from recommendation_service.events.log import folder_bytes
 from recommendation_service.events.log_replay import start_replay
 from recommendation_service.events.pending import Fleet, Pending
-from recommendation_service.events.records import encode, now_ms
 from recommendation_service.events.rows import Event
-from recommendation_service.events.stream import FlusherStream, rescue_after_seconds
 from recommendation_service.events.tables import (
     MIGRATIONS,
     make_writing_engine,
@@ -44,6 +41,9 @@ from recommendation_service.events.tables import (
     pending_migrations,
     untransactional_tables,
 )
+from recommendation_service.log.event_log import folder_bytes
+from recommendation_service.log.records import encode, now_ms
+from recommendation_service.log.stream import FlusherStream, rescue_after_seconds
 
 log = structlog.get_logger(__name__)
 

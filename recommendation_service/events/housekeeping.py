@@ -12,11 +12,11 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.events.forgetting import drop_settled, forget_user, read_forgotten
 from recommendation_service.events.pending import Fleet
-from recommendation_service.events.records import now_ms
 from recommendation_service.events.rows import text_of
 from recommendation_service.events.tables import delete_events, has_events
-from recommendation_service.events.tail import remove_unfinished
-from recommendation_service.events.user_memory import MemoryFailed, forget_seen
+from recommendation_service.log.records import now_ms
+from recommendation_service.log.tail import remove_unfinished
+from recommendation_service.memory.user_memory import MemoryFailed, forget_seen
 
 log = structlog.get_logger(__name__)
 

@@ -8,10 +8,10 @@ from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
 from recommendation_service.events.forgetting import is_forgotten, read_forgotten
-from recommendation_service.events.records import FeedRecord, decode
 from recommendation_service.events.rows import unpack_slots
-from recommendation_service.events.segments import SUFFIX, scan
 from recommendation_service.events.tables import has_events, transaction
+from recommendation_service.log.records import FeedRecord, decode
+from recommendation_service.log.segments import SUFFIX, scan
 
 _QUERY = "SELECT slots FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
 

@@ -31,12 +31,12 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.events.entries import NOTHING, USER, Entries, user_of
 from recommendation_service.events.forgetting import read_forgotten
 from recommendation_service.events.group_commit import GroupCommit
-from recommendation_service.events.records import ITEM_TYPES, STATE_OF, FeedRecord
 from recommendation_service.events.rows import unpack_slots
-from recommendation_service.events.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
+from recommendation_service.log.records import ITEM_TYPES, STATE_OF, FeedRecord
+from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
+from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
 from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import (
     EPOCH,

@@ -10,10 +10,10 @@ import msgspec
 
 from recommendation_service.events.dead_letters import DeadLetter, dead_letter
 from recommendation_service.events.forgetting import Forgotten, read_forgotten
-from recommendation_service.events.records import StreamedRecord, decode
 from recommendation_service.events.rows import Event, received_ms_of
-from recommendation_service.events.segments import record_bytes
-from recommendation_service.events.tail import LogTail, Removed
+from recommendation_service.log.records import StreamedRecord, decode
+from recommendation_service.log.segments import record_bytes
+from recommendation_service.log.tail import LogTail, Removed
 
 STREAMED = ""  # stands for the segment of a copy from the fleet's stream
 

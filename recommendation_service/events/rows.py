@@ -14,7 +14,7 @@ from functools import lru_cache
 import msgspec
 
 from recommendation_service.core.local_time import offsets_between
-from recommendation_service.events.records import (
+from recommendation_service.log.records import (
     ITEM_TYPES,
     FeedbackRecord,
     FeedRecord,

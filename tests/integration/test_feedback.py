@@ -25,13 +25,13 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
-from recommendation_service.events.entries import as_entries, user_key
 from recommendation_service.events.fleet_memory import FleetMemory
 from recommendation_service.events.group_commit import GroupCommit
-from recommendation_service.events.log import SEGMENT_BYTES, EventLog
-from recommendation_service.events.records import EVENT_NAMES, FeedbackRecord, FeedRecord, Flag, Record, decode
-from recommendation_service.events.segments import SUFFIX, scan
-from recommendation_service.events.user_memory import MemoryFailed, UserMemory
+from recommendation_service.log.event_log import SEGMENT_BYTES, EventLog
+from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, FeedRecord, Flag, Record, decode
+from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.memory.entries import as_entries, user_key
+from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, item_key, pack_detail
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served

@@ -18,8 +18,8 @@ import sqlalchemy
 
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.doctor.redis_server import PROBES
-from recommendation_service.events.entries import as_entries, user_key
-from recommendation_service.events.user_memory import UserMemory
+from recommendation_service.memory.entries import as_entries, user_key
+from recommendation_service.memory.user_memory import UserMemory
 from tests.end_to_end.service import ADMIN_TOKEN, Service
 from tests.servers import PrivateRedis, wait_until
 

@@ -37,9 +37,7 @@ from recommendation_service.events.flush import EventWriter
 from recommendation_service.events.flusher import MODULE, Flusher
 from recommendation_service.events.forgetting import forget_user
 from recommendation_service.events.lookup import find_feed
-from recommendation_service.events.records import encode
 from recommendation_service.events.rows import Event, event_id_of
-from recommendation_service.events.segments import SUFFIX, SegmentFull, SegmentWriter
 from recommendation_service.events.tables import (
     MIGRATIONS,
     delete_events,
@@ -47,6 +45,8 @@ from recommendation_service.events.tables import (
     migrate,
     pending_migrations,
 )
+from recommendation_service.log.records import encode
+from recommendation_service.log.segments import SUFFIX, SegmentFull, SegmentWriter
 from tests.end_to_end.service import REPOSITORY, Service, command_of, load_demo, recs
 from tests.servers import LOOPBACK, PrivateMariaDB, find_program, free_port, wait_until
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment

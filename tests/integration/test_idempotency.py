@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from recommendation_service.core.config import Settings
-from recommendation_service.events.records import FeedRecord, decode
-from recommendation_service.events.segments import SUFFIX, scan
+from recommendation_service.log.records import FeedRecord, decode
+from recommendation_service.log.segments import SUFFIX, scan
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, sum_of_samples
 

@@ -14,9 +14,9 @@ import httpx
 import numpy as np
 import pytest
 
-from recommendation_service.events.answers import answer_key
-from recommendation_service.events.entries import Entries
-from recommendation_service.events.user_memory import Change, MemoryFailed, UserMemory, opened
+from recommendation_service.memory.answers import answer_key
+from recommendation_service.memory.entries import Entries
+from recommendation_service.memory.user_memory import Change, MemoryFailed, UserMemory, opened
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED
 from tests.end_to_end.service import ADMIN_TOKEN, Service, load_demo
 from tests.support.disks import fill_disk, small_disk

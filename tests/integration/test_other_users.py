@@ -31,13 +31,13 @@ from recommendation_service.core.files import folder_problem, make_folder, open_
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.demo.schema import metadata
 from recommendation_service.events.dead_letters import DeadLetters, dead_letter
-from recommendation_service.events.entries import user_key
 from recommendation_service.events.flusher import Flusher
 from recommendation_service.events.flusher_status import read_status, request_flush
 from recommendation_service.events.forgetting import forget_user, read_forgotten
-from recommendation_service.events.segments import SegmentWriter
 from recommendation_service.events.tables import make_writing_engine
-from recommendation_service.events.user_memory import UserMemory
+from recommendation_service.log.segments import SegmentWriter
+from recommendation_service.memory.entries import user_key
+from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.ranking.policy import load_policy
 from tests.support.events import feedback, write_segment
 

@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy
 
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.events.entries import as_entries, user_key
-from recommendation_service.events.memory_file import BOOT_FILE
-from recommendation_service.events.user_memory import UserMemory
+from recommendation_service.memory.entries import as_entries, user_key
+from recommendation_service.memory.memory_file import BOOT_FILE
+from recommendation_service.memory.user_memory import UserMemory
 from tests.end_to_end.service import ADMIN_TOKEN, Service, load_demo, recs
 from tests.servers import LOOPBACK, PrivateMariaDB
 

@@ -39,8 +39,8 @@ from recommendation_service.core.redis import RedisGuard, make_client
 from recommendation_service.demo.schema import metadata
 from recommendation_service.events.dead_letters import DeadLetters, dead_letter
 from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.stream import EventStream, FlusherStream
 from recommendation_service.events.tables import make_writing_engine, migrate
+from recommendation_service.log.stream import EventStream, FlusherStream
 from tests.servers import PrivateMariaDB, PrivateRedis, wait_until
 from tests.support.events import feedback, write_segment
 from tests.support.redis_workers import redis_settings

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from recommendation_service.events.records import FeedbackRecord, FeedRecord, encode, now_ms
 from recommendation_service.events.rows import Event
-from recommendation_service.events.segments import SUFFIX, SegmentWriter
+from recommendation_service.log.records import FeedbackRecord, FeedRecord, encode, now_ms
+from recommendation_service.log.segments import SUFFIX, SegmentWriter
 
 HAPPENED_MS = 1_790_000_000_250  # 2026-09-21 14:13:20.250
 

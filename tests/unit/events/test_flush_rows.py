@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pymysql.converters import escape_string
 
 from recommendation_service.events.literals import feedback_literals, quote_plain, row_literals
-from recommendation_service.events.records import EVENT_NAMES, FeedbackRecord, decode, encode
 from recommendation_service.events.rows import (
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
@@ -25,6 +24,7 @@ from recommendation_service.events.rows import (
     text_of,
     unpack_slots,
 )
+from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, decode, encode
 from tests.support.events import feed, feedback
 
 unhurried = settings(deadline=None)

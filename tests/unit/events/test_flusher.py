@@ -23,9 +23,9 @@ from recommendation_service.events.flusher import Flusher
 from recommendation_service.events.flusher_status import read_status, request_flush
 from recommendation_service.events.forgetting import FILE as FORGOTTEN_FILE
 from recommendation_service.events.forgetting import forget_user, read_forgotten
-from recommendation_service.events.records import StreamedRecord, decode, encode, now_ms
-from recommendation_service.events.segments import HEADER_BYTES, SUFFIX, SegmentWriter
 from recommendation_service.events.tables import make_writing_engine, migrate
+from recommendation_service.log.records import StreamedRecord, decode, encode, now_ms
+from recommendation_service.log.segments import HEADER_BYTES, SUFFIX, SegmentWriter
 from tests.support.events import feed, feedback, write_segment
 
 

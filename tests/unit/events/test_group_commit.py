@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommendation_service.events.answers import StoredAnswer, answer_key
 from recommendation_service.events.group_commit import HELD_SECONDS, GroupCommit
-from recommendation_service.events.log import EventLog, LogFull
-from recommendation_service.events.records import UnwrittenFeed
-from recommendation_service.events.segments import SUFFIX, scan
-from recommendation_service.events.user_memory import (
+from recommendation_service.log.event_log import EventLog, LogFull
+from recommendation_service.log.records import UnwrittenFeed
+from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.memory.answers import StoredAnswer, answer_key
+from recommendation_service.memory.user_memory import (
     TRANSACTION_BYTES,
     Change,
     MemoryFailed,

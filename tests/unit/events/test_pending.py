@@ -8,7 +8,7 @@ import pytest
 
 from recommendation_service.events.pending import Pending
 from recommendation_service.events.rows import Event, event_id_of
-from recommendation_service.events.segments import SUFFIX
+from recommendation_service.log.segments import SUFFIX
 from tests.support.events import feedback, write_segment
 
 MOST_BYTES = 1 << 20

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from recommendation_service.core.files import make_folder
-from recommendation_service.events.segments import FILE_HEADER, SUFFIX, SegmentWriter, record_bytes
+from recommendation_service.log.segments import FILE_HEADER, SUFFIX, SegmentWriter, record_bytes
 
 log = structlog.get_logger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from recommendation_service.events import log as event_log_module
-from recommendation_service.events.log import EventLog, LogFull, folder_bytes
-from recommendation_service.events.segments import SUFFIX, SegmentWriter, scan
+from recommendation_service.log import event_log as event_log_module
+from recommendation_service.log.event_log import EventLog, LogFull, folder_bytes
+from recommendation_service.log.segments import SUFFIX, SegmentWriter, scan
 from tests.servers import wait_until
 
 LIMIT = 64 << 20

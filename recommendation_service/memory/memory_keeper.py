@@ -17,8 +17,8 @@ from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import open_lock
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.events.memory_file import FileId, file_id
-from recommendation_service.events.user_memory import MemoryFailed, UserMemory
+from recommendation_service.memory.memory_file import FileId, file_id
+from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.ranking.seen import Lifetimes
 
 log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from recommendation_service.core.files import make_folder, write_whole
-from recommendation_service.events.segments import FILE_HEADER, HEADER_BYTES, SUFFIX, UNFINISHED, scan
+from recommendation_service.log.segments import FILE_HEADER, HEADER_BYTES, SUFFIX, UNFINISHED, scan
 
 log = structlog.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.events.entries import Entries, as_entries
+from recommendation_service.memory.entries import Entries, as_entries
 from recommendation_service.ranking.seen import ENTRY_BYTES, EPOCH, HIDDEN, SERVED, Lifetimes
 
 if TYPE_CHECKING:

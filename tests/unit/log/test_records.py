@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommendation_service.events.recording import FeedRecorder
-from recommendation_service.events.records import (
+from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.slate import RULES
+from recommendation_service.log.records import (
     EVENT_NAMES,
     ITEM_TYPES,
     STATE_OF,
@@ -21,8 +23,6 @@ from recommendation_service.events.records import (
     endpoint_name,
     kind_name,
 )
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
-from recommendation_service.feed.slate import RULES
 from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, item_key
 from tests.support.catalogs import Challenge, World, make_catalog

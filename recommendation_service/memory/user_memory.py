@@ -28,11 +28,11 @@ import numpy as np
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import locked, make_folder
-from recommendation_service.events.answers import Answers, StoredAnswer
-from recommendation_service.events.disk_room import DiskRoom
-from recommendation_service.events.entries import NOTHING, Entries, as_entries, user_key
-from recommendation_service.events.eviction import count_ages, let_go
-from recommendation_service.events.memory_file import DAMAGES, LOCK_FILE, FileId, file_id, open_file
+from recommendation_service.memory.answers import Answers, StoredAnswer
+from recommendation_service.memory.disk_room import DiskRoom
+from recommendation_service.memory.entries import NOTHING, Entries, as_entries, user_key
+from recommendation_service.memory.eviction import count_ages, let_go
+from recommendation_service.memory.memory_file import DAMAGES, LOCK_FILE, FileId, file_id, open_file
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
 
 if TYPE_CHECKING:

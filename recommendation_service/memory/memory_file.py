@@ -12,7 +12,7 @@ import lmdb
 import structlog
 
 from recommendation_service.core.files import NOT_FOR_OTHERS, create, make_folder, write_whole
-from recommendation_service.events.disk_room import keeps_room
+from recommendation_service.memory.disk_room import keeps_room
 
 log = structlog.get_logger(__name__)
 

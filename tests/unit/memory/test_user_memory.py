@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommendation_service.events.answers import StoredAnswer, answer_key
-from recommendation_service.events.disk_room import file_system
-from recommendation_service.events.entries import NOTHING, Entries, as_entries, user_key
-from recommendation_service.events.memory_file import BOOT_FILE
-from recommendation_service.events.user_memory import Change, MemoryFailed, NoRoomForAnswer, UserMemory, opened
+from recommendation_service.memory.answers import StoredAnswer, answer_key
+from recommendation_service.memory.disk_room import file_system
+from recommendation_service.memory.entries import NOTHING, Entries, as_entries, user_key
+from recommendation_service.memory.memory_file import BOOT_FILE
+from recommendation_service.memory.user_memory import Change, MemoryFailed, NoRoomForAnswer, UserMemory, opened
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED, Lifetimes
 from tests.support.disks import fill_disk, small_disk
 
@@ -281,7 +281,7 @@ DAMAGES = [cut_off, cut_to_its_head, overwrite_its_head, overwrite_its_middle]
 def test_a_damaged_file_is_moved_aside_and_begun_anew_at_the_latest_when_that_is_met(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, int], None], *, keeps_room: bool
 ) -> None:
-    monkeypatch.setattr("recommendation_service.events.memory_file.keeps_room", lambda _folder: keeps_room)
+    monkeypatch.setattr("recommendation_service.memory.memory_file.keeps_room", lambda _folder: keeps_room)
     folder = tmp_path / "seen"
     with opened(folder, LIMIT) as memory:
         for number in range(5_000):
@@ -463,7 +463,7 @@ def test_a_process_with_a_lower_limit_cuts_nothing_off(tmp_path: Path) -> None:
 def test_where_the_file_system_keeps_no_room_it_is_written_by_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recommendation_service.events.disk_room.KEEPING_ROOM", set())
+    monkeypatch.setattr("recommendation_service.memory.disk_room.KEEPING_ROOM", set())
     with opened(tmp_path / "seen", LIMIT) as memory:
         assert memory._environment.flags()["writemap"] is False
         assert memory.replace(ALICE, b"", ONE) is True
@@ -476,7 +476,7 @@ def test_where_the_file_system_keeps_no_room_it_is_written_by_calls(
 
 def test_the_file_system_is_that_of_the_innermost_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
-    monkeypatch.setattr("recommendation_service.events.disk_room.MOUNTS", mounts)
+    monkeypatch.setattr("recommendation_service.memory.disk_room.MOUNTS", mounts)
     assert file_system(Path("/data")) == ""
     mounts.write_text(
         "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"

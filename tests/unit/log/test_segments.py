@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.events import segments
-from recommendation_service.events.segments import (
+from recommendation_service.log import segments
+from recommendation_service.log.segments import (
     FILE_HEADER,
     HEADER_BYTES,
     MAGIC,
