@@ -52,16 +52,16 @@ from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.core.supervision import ProcessSupervisor
-from recommendation_service.events import flusher
-from recommendation_service.events.fleet_memory import FleetMemory
-from recommendation_service.events.group_commit import GroupCommit
-from recommendation_service.events.past import Past, PastReader
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
+from recommendation_service.flush import flusher
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.ranking.policy import ENDPOINTS, load_policy
+from recommendation_service.serving.fleet_memory import FleetMemory
+from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.serving.past import Past, PastReader
 from recommendation_service.sources.users import UserReader, Users
 
 log = structlog.get_logger(__name__)

@@ -29,8 +29,8 @@ from recommendation_service.core.errors import (
 from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
-from recommendation_service.events import commands as events_commands
-from recommendation_service.events import data_commands
+from recommendation_service.flush import commands as events_commands
+from recommendation_service.flush import data_commands
 from recommendation_service.serve import serve
 
 app = typer.Typer(

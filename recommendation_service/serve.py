@@ -224,7 +224,7 @@ def _make_demo(path: Path, settings: Settings, display: Display) -> None:
 def _own(settings: Settings) -> None:
     """A folder whose embedded database was removed belongs to the new one."""
     from recommendation_service.core.place import adopt, make_identity
-    from recommendation_service.events.tables import make_writing_engine
+    from recommendation_service.flush.tables import make_writing_engine
 
     engine = make_writing_engine(settings)
     make_identity(engine)

@@ -19,10 +19,10 @@ from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, ServiceError, SourceError
-from recommendation_service.events.forgetting import forget_user
-from recommendation_service.events.lookup import find_feed
-from recommendation_service.events.tables import make_writing_engine
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
+from recommendation_service.flush.forgetting import forget_user
+from recommendation_service.flush.lookup import find_feed
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import MemoryFailed

@@ -19,9 +19,6 @@ from recommendation_service.api.feeds import CallLimits
 from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.events.fleet_memory import AGREEMENTS, FleetMemory, merged
-from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
-from recommendation_service.events.past import Past
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import (
     ITEM_TYPES,
@@ -43,6 +40,9 @@ from recommendation_service.ranking.seen import (
     session_number,
 )
 from recommendation_service.ranking.working_memory import LIVE_SESSIONS, SEEN_CAPACITY
+from recommendation_service.serving.fleet_memory import AGREEMENTS, FleetMemory, merged
+from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
+from recommendation_service.serving.past import Past
 
 log = structlog.get_logger(__name__)
 

@@ -13,10 +13,6 @@ from recommendation_service.api.serving import Serving
 from recommendation_service.core.errors import IdempotencyConflict
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance
-from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
-from recommendation_service.events.group_commit import ATTEMPTS, GroupCommit
-from recommendation_service.events.past import Past
-from recommendation_service.events.recording import FeedRecorder
 from recommendation_service.feed.pipeline import NO_IDS, FeedPipeline, FeedRequest, Outsider
 from recommendation_service.log.event_log import LogFull
 from recommendation_service.log.records import UnwrittenFeed
@@ -24,6 +20,10 @@ from recommendation_service.memory.answers import ANSWER_SECONDS, StoredAnswer, 
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
 from recommendation_service.ranking.seen import session_number
+from recommendation_service.serving.fleet_memory import FleetMemory, merged, replace_everywhere
+from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
+from recommendation_service.serving.past import Past
+from recommendation_service.serving.recording import FeedRecorder
 from recommendation_service.sources.users import Users
 
 log = structlog.get_logger(__name__)

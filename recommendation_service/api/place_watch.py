@@ -10,7 +10,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_unpooled_engine
 from recommendation_service.core.place import WrongPlace, check, make_identity, space_of
 from recommendation_service.core.redis import RedisGuard
-from recommendation_service.events.tables import make_writing_engine
+from recommendation_service.flush.tables import make_writing_engine
 
 log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from recommendation_service.core.errors import CatalogError, NotReady, Overloade
 from recommendation_service.core.files import folder_problem
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.supervision import ProcessSupervisor
-from recommendation_service.events.flusher_status import read_status
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory, lifetimes_of
 from recommendation_service.ranking.policy import ENDPOINTS, Policy

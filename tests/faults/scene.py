@@ -23,8 +23,8 @@ import redis
 import sqlalchemy
 
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.events.dead_letters import DeadLetters
-from recommendation_service.events.flusher_status import FlusherStatus, read_status
+from recommendation_service.flush.dead_letters import DeadLetters
+from recommendation_service.flush.flusher_status import FlusherStatus, read_status
 from recommendation_service.log.segments import SUFFIX
 from recommendation_service.log.tail import DAMAGED_FOLDER
 from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, Service, command_of, recs
@@ -33,7 +33,7 @@ from tests.servers import LOOPBACK, PrivateMariaDB, PrivateRedis, free_port, wai
 
 DATABASE = "interacpedia"
 USER = "service"
-FLUSHER = "recommendation_service.events.flusher"
+FLUSHER = "recommendation_service.flush.flusher"
 # One that is asked for nothing but ids.
 STATEMENT_SECONDS = 60
 

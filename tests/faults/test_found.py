@@ -13,11 +13,9 @@ from sqlalchemy import text
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
-from recommendation_service.events import flusher
-from recommendation_service.events.fleet_memory import FleetMemory, merged, replace_everywhere
-from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.group_commit import GroupCommit
-from recommendation_service.events.tables import make_writing_engine
+from recommendation_service.flush import flusher
+from recommendation_service.flush.flusher import Flusher
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import (
     FeedbackRecord,
@@ -32,6 +30,8 @@ from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.memory.answers import StoredAnswer
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import opened
+from recommendation_service.serving.fleet_memory import FleetMemory, merged, replace_everywhere
+from recommendation_service.serving.group_commit import GroupCommit
 from tests.servers import PrivateRedis
 from tests.support.disks import fill_disk, small_disk
 from tests.support.redis_workers import redis_settings

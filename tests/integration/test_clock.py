@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.events.flusher_status import read_status, request_flush
+from recommendation_service.flush.flusher_status import read_status, request_flush
 from tests.end_to_end.service import ADMIN_TOKEN, Service
 from tests.servers import find_program
 

@@ -30,15 +30,15 @@ from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.supervision import lock_path
 from recommendation_service.demo.schema import metadata
-from recommendation_service.events import flush
-from recommendation_service.events.dead_letters import DeadLetters
-from recommendation_service.events.export import Selection, read_events
-from recommendation_service.events.flush import EventWriter
-from recommendation_service.events.flusher import MODULE, Flusher
-from recommendation_service.events.forgetting import forget_user
-from recommendation_service.events.lookup import find_feed
-from recommendation_service.events.rows import Event, event_id_of
-from recommendation_service.events.tables import (
+from recommendation_service.flush import event_writer as flush
+from recommendation_service.flush.dead_letters import DeadLetters
+from recommendation_service.flush.event_writer import EventWriter
+from recommendation_service.flush.export import Selection, read_events
+from recommendation_service.flush.flusher import MODULE, Flusher
+from recommendation_service.flush.forgetting import forget_user
+from recommendation_service.flush.lookup import find_feed
+from recommendation_service.flush.rows import Event, event_id_of
+from recommendation_service.flush.tables import (
     MIGRATIONS,
     delete_events,
     make_writing_engine,

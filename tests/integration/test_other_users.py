@@ -30,11 +30,11 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem, make_folder, open_lock, write_whole
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.demo.schema import metadata
-from recommendation_service.events.dead_letters import DeadLetters, dead_letter
-from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.flusher_status import read_status, request_flush
-from recommendation_service.events.forgetting import forget_user, read_forgotten
-from recommendation_service.events.tables import make_writing_engine
+from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+from recommendation_service.flush.flusher import Flusher
+from recommendation_service.flush.flusher_status import read_status, request_flush
+from recommendation_service.flush.forgetting import forget_user, read_forgotten
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.segments import SegmentWriter
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import UserMemory

@@ -37,9 +37,9 @@ from recommendation_service.core.place import (
 )
 from recommendation_service.core.redis import RedisGuard, make_client
 from recommendation_service.demo.schema import metadata
-from recommendation_service.events.dead_letters import DeadLetters, dead_letter
-from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.tables import make_writing_engine, migrate
+from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+from recommendation_service.flush.flusher import Flusher
+from recommendation_service.flush.tables import make_writing_engine, migrate
 from recommendation_service.log.stream import EventStream, FlusherStream
 from tests.servers import PrivateMariaDB, PrivateRedis, wait_until
 from tests.support.events import feedback, write_segment

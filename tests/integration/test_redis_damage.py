@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommendation_service.events.fleet_memory import FleetMemory
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.answers import StoredAnswer
 from recommendation_service.memory.entries import user_key
+from recommendation_service.serving.fleet_memory import FleetMemory
 from tests.servers import PrivateRedis
 from tests.support.redis_workers import SharedSource, Worker, redis_settings, with_workers
 

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 
 from recommendation_service.core.redis import Grouped, RedisGuard
-from recommendation_service.events.fleet_memory import MOST_TOGETHER, FleetMemory
 from recommendation_service.log.stream import MOST_TOGETHER as MOST_EVENTS
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.entries import user_key
+from recommendation_service.serving.fleet_memory import MOST_TOGETHER, FleetMemory
 from tests.servers import PrivateRedis, PrivateRedisCluster
 from tests.support.redis_workers import PATIENCE_SECONDS, SharedSource, Worker, redis_settings, until, with_workers
 

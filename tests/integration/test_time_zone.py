@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from recommendation_service.core.local_time import local_text, zone_of
-from recommendation_service.events.flush import EventWriter
-from recommendation_service.events.tables import make_writing_engine, migrate
+from recommendation_service.flush.event_writer import EventWriter
+from recommendation_service.flush.tables import make_writing_engine, migrate
 from recommendation_service.sources.users import UserReader
 from tests.servers import PrivateMariaDB
 from tests.support.events import feedback

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from recommendation_service.events.rows import Event
+from recommendation_service.flush.rows import Event
 from recommendation_service.log.records import FeedbackRecord, FeedRecord, encode, now_ms
 from recommendation_service.log.segments import SUFFIX, SegmentWriter
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.events.recording import FeedRecorder
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.log.records import (
@@ -25,6 +24,7 @@ from recommendation_service.log.records import (
 )
 from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, item_key
+from recommendation_service.serving.recording import FeedRecorder
 from tests.support.catalogs import Challenge, World, make_catalog
 from tests.support.slates import Slot, request_for, slots_of
 from tests.support.worlds import FIRST_USER, random_world

@@ -13,11 +13,11 @@ import numpy as np
 import structlog
 
 from recommendation_service.core.config import Settings
-from recommendation_service.events.forgetting import is_forgotten, read_forgotten
-from recommendation_service.events.past import Entry, entries_of_feed, entry_of_event
+from recommendation_service.flush.forgetting import is_forgotten, read_forgotten
 from recommendation_service.log.records import STATE_OF, FeedRecord, StreamedRecord, decode
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.memory.entries import user_key
+from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory, opened
 from recommendation_service.ranking.seen import session_number
 

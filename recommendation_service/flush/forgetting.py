@@ -13,9 +13,9 @@ from pathlib import Path
 from sqlalchemy.engine import Engine
 
 from recommendation_service.core.files import locked, write_whole
-from recommendation_service.events.dead_letters import DeadLetters
-from recommendation_service.events.rows import Event, event_id_of, received_ms_of, text_of
-from recommendation_service.events.tables import delete_events, delete_rows, has_events
+from recommendation_service.flush.dead_letters import DeadLetters
+from recommendation_service.flush.rows import Event, event_id_of, received_ms_of, text_of
+from recommendation_service.flush.tables import delete_events, delete_rows, has_events
 from recommendation_service.log.records import now_ms
 from recommendation_service.log.segments import SUFFIX, record_bytes, written_bytes
 from recommendation_service.log.tail import DAMAGED_FOLDER

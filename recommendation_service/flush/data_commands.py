@@ -196,7 +196,7 @@ def _events_wait(folder: Path) -> bool | None:
 
 
 def _dead_letters(folder: Path) -> int:
-    from recommendation_service.events.dead_letters import DeadLetters
+    from recommendation_service.flush.dead_letters import DeadLetters
 
     try:
         return len(DeadLetters(folder).all())

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recommendation_service.events.pending import Pending
-from recommendation_service.events.rows import Event, event_id_of
+from recommendation_service.flush.pending import Pending
+from recommendation_service.flush.rows import Event, event_id_of
 from recommendation_service.log.segments import SUFFIX
 from tests.support.events import feedback, write_segment
 

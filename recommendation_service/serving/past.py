@@ -31,23 +31,19 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
 from recommendation_service.core.metrics import Metrics
-from recommendation_service.events.forgetting import read_forgotten
-from recommendation_service.events.group_commit import GroupCommit
-from recommendation_service.events.rows import unpack_slots
-from recommendation_service.log.records import ITEM_TYPES, STATE_OF, FeedRecord
+from recommendation_service.flush.forgetting import read_forgotten
+from recommendation_service.flush.rows import unpack_slots
+from recommendation_service.log.records import ITEM_TYPES, STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
+from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event
 from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
 from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import (
-    EPOCH,
-    SERVED,
     Lifetimes,
-    creator_key,
-    item_key,
     merge_entries,
-    session_number,
 )
 from recommendation_service.ranking.working_memory import SEEN_CAPACITY
+from recommendation_service.serving.group_commit import GroupCommit
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +71,6 @@ FROM recs_events WHERE user_id = :user AND event = 'feed' AND happened_at >= :si
 ORDER BY happened_at DESC LIMIT :most"""
 _OLDEST = "SELECT CAST(received_at AS CHAR) FROM recs_events ORDER BY id LIMIT 1"
 _NO_TABLE = 1146
-
-Entry = tuple[int, int]
 
 
 class PastReader:
@@ -283,19 +277,6 @@ class Past:
                 self._metrics.past_reads.labels("owed").inc()
 
 
-def entries_of_feed(record: FeedRecord, now: int) -> Iterator[Entry]:
-    """A time in the future is now."""
-    session, slots = session_number(record.session_id), record.slots()
-    for item, kind in zip(slots.items.tolist(), slots.kinds.tolist(), strict=True):
-        yield item, _detail(min(record.happened_ms // 1000, now), session, kind + 1, SERVED)
-
-
-def entry_of_event(state: int, item_type: int, item_id: int, kind: int, session_id: str | None, seconds: int) -> Entry:
-    """``kind``: 1 + index into KINDS, or 0."""
-    item = creator_key(item_id) if item_type == CREATOR else item_key(item_id, is_challenge=item_type == CHALLENGE)
-    return item, _detail(seconds, session_number(session_id), kind, state)
-
-
 def _entry_of_deed(
     event: str, item_type: str, item_id: Any, slot_kind: str | None, session_id: str | None, *, seconds: int
 ) -> Iterator[Entry]:
@@ -310,10 +291,6 @@ def _entries_of_slots(slots: bytes, now: int) -> list[Entry]:
         return list(entries_of_feed(unpack_slots(slots), now))
     except (msgspec.MsgspecError, zlib.error, ValueError, TypeError):
         return []
-
-
-def _detail(seconds: int, session: int, kind: int, state: int) -> int:
-    return max(0, seconds - EPOCH) << 32 | session << 8 | kind << 4 | state
 
 
 def _text(seconds: float) -> str:

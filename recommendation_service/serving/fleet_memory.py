@@ -22,12 +22,12 @@ from recommendation_service.core.redis import (
     discard,
     run_script,
 )
-from recommendation_service.events.group_commit import GroupCommit
 from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.memory.answers import ANSWER_SECONDS, StoredAnswer
 from recommendation_service.memory.entries import Entries, are_entries, as_entries
 from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
 from recommendation_service.ranking.seen import HIDDEN, merge_entries
+from recommendation_service.serving.group_commit import GroupCommit
 
 # A user's key goes when the user was away for so long. What is hidden is known still where the user was served before.
 HIDDEN_SECONDS = 400 * 86_400

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymysql.converters import escape_string
 
-from recommendation_service.events.literals import feedback_literals, quote_plain, row_literals
-from recommendation_service.events.rows import (
+from recommendation_service.flush.literals import feedback_literals, quote_plain, row_literals
+from recommendation_service.flush.rows import (
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
     are_plain,

@@ -7,9 +7,9 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
-from recommendation_service.events.forgetting import is_forgotten, read_forgotten
-from recommendation_service.events.rows import unpack_slots
-from recommendation_service.events.tables import has_events, transaction
+from recommendation_service.flush.forgetting import is_forgotten, read_forgotten
+from recommendation_service.flush.rows import unpack_slots
+from recommendation_service.flush.tables import has_events, transaction
 from recommendation_service.log.records import FeedRecord, decode
 from recommendation_service.log.segments import SUFFIX, scan
 

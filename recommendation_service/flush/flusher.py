@@ -26,15 +26,15 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.place import WrongPlace, check, make_identity, problem_of
 from recommendation_service.core.supervision import end_with_parent
-from recommendation_service.events.dead_letters import DeadLetters, dead_letter
-from recommendation_service.events.flush import EventWriter, Outcome
-from recommendation_service.events.flusher_status import FlusherStatus, read_status, requested_flush
-from recommendation_service.events.forgetting import delete_records
-from recommendation_service.events.housekeeping import Housekeeping
-from recommendation_service.events.log_replay import start_replay
-from recommendation_service.events.pending import Fleet, Pending
-from recommendation_service.events.rows import Event
-from recommendation_service.events.tables import (
+from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+from recommendation_service.flush.event_writer import EventWriter, Outcome
+from recommendation_service.flush.flusher_status import FlusherStatus, read_status, requested_flush
+from recommendation_service.flush.forgetting import delete_records
+from recommendation_service.flush.housekeeping import Housekeeping
+from recommendation_service.flush.log_replay import start_replay
+from recommendation_service.flush.pending import Fleet, Pending
+from recommendation_service.flush.rows import Event
+from recommendation_service.flush.tables import (
     MIGRATIONS,
     make_writing_engine,
     migrate,
@@ -48,7 +48,7 @@ from recommendation_service.log.stream import FlusherStream, rescue_after_second
 log = structlog.get_logger(__name__)
 
 NAME = "flusher"  # of the process, its lock and its logs
-MODULE = "recommendation_service.events.flusher"
+MODULE = "recommendation_service.flush.flusher"
 
 # Of what waits in memory; while that is written, as much again is read.
 MOST_RECORDS = 50_000

@@ -23,8 +23,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from recommendation_service.events.literals import feedback_literals, quote_plain, row_literals
-from recommendation_service.events.rows import (
+from recommendation_service.flush.literals import feedback_literals, quote_plain, row_literals
+from recommendation_service.flush.rows import (
     COPY_PARAMETERS,
     COPY_TO_ACTIVITY_LOG,
     FEED_COLUMNS,
@@ -38,7 +38,7 @@ from recommendation_service.events.rows import (
     feedback_row,
     local_expression,
 )
-from recommendation_service.events.tables import MOST_BYTES, describe, error_code, has_activity_log
+from recommendation_service.flush.tables import MOST_BYTES, describe, error_code, has_activity_log
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 
 FEEDBACK_ROWS = 1_000

@@ -18,8 +18,8 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.output import print_rows
 
 if TYPE_CHECKING:
-    from recommendation_service.events.dead_letters import DeadLetter
-    from recommendation_service.events.flusher_status import FlusherStatus
+    from recommendation_service.flush.dead_letters import DeadLetter
+    from recommendation_service.flush.flusher_status import FlusherStatus
 
 app = typer.Typer(no_args_is_help=True, help="Events: what feeds showed, what people did, and its way into MySQL.")
 
@@ -42,8 +42,8 @@ def status(as_json: AsJson = False) -> None:
     """
     from recommendation_service.core.files import folder_problem
     from recommendation_service.core.place import problem_of
-    from recommendation_service.events.dead_letters import DeadLetters
-    from recommendation_service.events.flusher_status import FlusherStatus, read_status
+    from recommendation_service.flush.dead_letters import DeadLetters
+    from recommendation_service.flush.flusher_status import FlusherStatus, read_status
     from recommendation_service.log.event_log import folder_bytes
 
     settings = load_settings()
@@ -114,7 +114,7 @@ def flush(
     settings = load_settings()
     if not _flush_here(settings):
         _ask_for_flush(settings.events_dir, timeout)
-    from recommendation_service.events.flusher_status import FlusherStatus, read_status
+    from recommendation_service.flush.flusher_status import FlusherStatus, read_status
 
     last = read_status(settings.events_dir) or FlusherStatus()
     if as_json:
@@ -127,8 +127,8 @@ def _flush_here(settings: Settings) -> bool:
     """False: a flusher runs. Raises SourceError where something is left."""
     from recommendation_service.core.files import open_lock
     from recommendation_service.core.supervision import lock_path
-    from recommendation_service.events.flusher import NAME, Flusher
-    from recommendation_service.events.tables import make_writing_engine
+    from recommendation_service.flush.flusher import NAME, Flusher
+    from recommendation_service.flush.tables import make_writing_engine
 
     with open(open_lock(lock_path(settings.events_dir, NAME)), "rb") as lock:
         try:
@@ -146,7 +146,7 @@ def _flush_here(settings: Settings) -> bool:
 
 
 def _ask_for_flush(folder: Path, timeout: float) -> None:
-    from recommendation_service.events.flusher_status import read_status, request_flush
+    from recommendation_service.flush.flusher_status import read_status, request_flush
 
     token = request_flush(folder)
     until = time.monotonic() + timeout
@@ -173,7 +173,7 @@ def dead(
     $ recs events dead --json | jq -r '.[].reason' | sort | uniq -c
     $ recs events dead --replay
     """
-    from recommendation_service.events.dead_letters import DeadLetters
+    from recommendation_service.flush.dead_letters import DeadLetters
 
     settings = load_settings()
     if replay:
@@ -192,9 +192,9 @@ def dead(
 
 def _replay(settings: Settings, *, as_json: bool) -> None:
     from recommendation_service.core.place import check
-    from recommendation_service.events.dead_letters import DeadLetters, dead_letter
-    from recommendation_service.events.flush import EventWriter
-    from recommendation_service.events.tables import make_writing_engine
+    from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+    from recommendation_service.flush.event_writer import EventWriter
+    from recommendation_service.flush.tables import make_writing_engine
     from recommendation_service.log.records import encode
 
     dead_letters = DeadLetters(settings.events_dir)
@@ -240,14 +240,14 @@ def export(
     $ recs events export --user 4711 | jq .
     """
     from recommendation_service.core.database import make_engine
-    from recommendation_service.events.export import (
+    from recommendation_service.flush.export import (
         Selection,
         read_events,
         write_json_lines,
         write_parquet,
         written_aside,
     )
-    from recommendation_service.events.rows import FEED
+    from recommendation_service.flush.rows import FEED
     from recommendation_service.log.records import EVENT_NAMES
 
     if event is not None and event not in {FEED, *EVENT_NAMES}:
@@ -287,8 +287,8 @@ def migrate(
     $ recs migrate --dry-run
     $ MYSQL_USER=admin MYSQL_PASSWORD=… recs migrate
     """
-    from recommendation_service.events.tables import make_writing_engine, pending_migrations, statements
-    from recommendation_service.events.tables import migrate as carry_out
+    from recommendation_service.flush.tables import make_writing_engine, pending_migrations, statements
+    from recommendation_service.flush.tables import migrate as carry_out
 
     engine = make_writing_engine(load_settings())
     try:

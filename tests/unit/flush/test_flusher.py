@@ -16,14 +16,14 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.core.config import Settings
 from recommendation_service.demo.schema import metadata
-from recommendation_service.events import flusher as module
-from recommendation_service.events import pending
-from recommendation_service.events.dead_letters import DeadLetters, dead_letter
-from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.flusher_status import read_status, request_flush
-from recommendation_service.events.forgetting import FILE as FORGOTTEN_FILE
-from recommendation_service.events.forgetting import forget_user, read_forgotten
-from recommendation_service.events.tables import make_writing_engine, migrate
+from recommendation_service.flush import flusher as module
+from recommendation_service.flush import pending
+from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+from recommendation_service.flush.flusher import Flusher
+from recommendation_service.flush.flusher_status import read_status, request_flush
+from recommendation_service.flush.forgetting import FILE as FORGOTTEN_FILE
+from recommendation_service.flush.forgetting import forget_user, read_forgotten
+from recommendation_service.flush.tables import make_writing_engine, migrate
 from recommendation_service.log.records import StreamedRecord, decode, encode, now_ms
 from recommendation_service.log.segments import HEADER_BYTES, SUFFIX, SegmentWriter
 from tests.support.events import feed, feedback, write_segment

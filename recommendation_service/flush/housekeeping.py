@@ -10,10 +10,10 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.events.forgetting import drop_settled, forget_user, read_forgotten
-from recommendation_service.events.pending import Fleet
-from recommendation_service.events.rows import text_of
-from recommendation_service.events.tables import delete_events, has_events
+from recommendation_service.flush.forgetting import drop_settled, forget_user, read_forgotten
+from recommendation_service.flush.pending import Fleet
+from recommendation_service.flush.rows import text_of
+from recommendation_service.flush.tables import delete_events, has_events
 from recommendation_service.log.records import now_ms
 from recommendation_service.log.tail import remove_unfinished
 from recommendation_service.memory.user_memory import MemoryFailed, forget_seen

@@ -27,11 +27,11 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.supervision import lock_path
 from recommendation_service.demo.schema import metadata
-from recommendation_service.events.dead_letters import DeadLetters
-from recommendation_service.events.export import _COLUMNS, write_parquet
-from recommendation_service.events.flush import EventWriter, Outcome
-from recommendation_service.events.flusher import Flusher
-from recommendation_service.events.tables import MIGRATIONS, make_writing_engine, migrate, statements
+from recommendation_service.flush.dead_letters import DeadLetters
+from recommendation_service.flush.event_writer import EventWriter, Outcome
+from recommendation_service.flush.export import _COLUMNS, write_parquet
+from recommendation_service.flush.flusher import Flusher
+from recommendation_service.flush.tables import MIGRATIONS, make_writing_engine, migrate, statements
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import SourceError
-from recommendation_service.events.rows import text_of, unpack_slots
-from recommendation_service.events.tables import transaction
 from recommendation_service.feed.slate import EXPLORATION, RULES
+from recommendation_service.flush.rows import text_of, unpack_slots
+from recommendation_service.flush.tables import transaction
 from recommendation_service.log.records import ITEM_TYPES, FeedRecord
 from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL

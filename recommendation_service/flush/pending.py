@@ -8,9 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from recommendation_service.events.dead_letters import DeadLetter, dead_letter
-from recommendation_service.events.forgetting import Forgotten, read_forgotten
-from recommendation_service.events.rows import Event, received_ms_of
+from recommendation_service.flush.dead_letters import DeadLetter, dead_letter
+from recommendation_service.flush.forgetting import Forgotten, read_forgotten
+from recommendation_service.flush.rows import Event, received_ms_of
 from recommendation_service.log.records import StreamedRecord, decode
 from recommendation_service.log.segments import record_bytes
 from recommendation_service.log.tail import LogTail, Removed

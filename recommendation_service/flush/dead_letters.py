@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from recommendation_service.core.files import NOT_FOR_OTHERS, locked, opener, write_whole
-from recommendation_service.events.rows import Event, event_id_of, event_of
+from recommendation_service.flush.rows import Event, event_id_of, event_of
 from recommendation_service.log.records import FeedbackRecord, FeedRecord, decode
 
 FILE = "dead.jsonl"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import attrgetter
 
-from recommendation_service.events.rows import Value, properties_of, text_of
+from recommendation_service.flush.rows import Value, properties_of, text_of
 from recommendation_service.log.records import ITEM_TYPES, FeedbackRecord
 from recommendation_service.ranking.policy import KINDS
 

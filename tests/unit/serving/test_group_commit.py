@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommendation_service.events.group_commit import HELD_SECONDS, GroupCommit
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.log.segments import SUFFIX, scan
@@ -27,6 +26,7 @@ from recommendation_service.memory.user_memory import (
     _transactions,
     opened,
 )
+from recommendation_service.serving.group_commit import HELD_SECONDS, GroupCommit
 
 LIMIT = 64 << 20
 ENTRY = bytes(16)

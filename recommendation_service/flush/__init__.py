@@ -1,0 +1,1 @@
+"""From the log into the database, each event exactly once; what is read, exported and forgotten there."""

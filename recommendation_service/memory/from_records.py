@@ -1,0 +1,26 @@
+"""What a record says that a user has seen."""
+
+from collections.abc import Iterator
+
+from recommendation_service.log.records import ITEM_TYPES, FeedRecord
+from recommendation_service.ranking.seen import EPOCH, SERVED, creator_key, item_key, session_number
+
+Entry = tuple[int, int]
+CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
+
+
+def entries_of_feed(record: FeedRecord, now: int) -> Iterator[Entry]:
+    """A time in the future is now."""
+    session, slots = session_number(record.session_id), record.slots()
+    for item, kind in zip(slots.items.tolist(), slots.kinds.tolist(), strict=True):
+        yield item, _detail(min(record.happened_ms // 1000, now), session, kind + 1, SERVED)
+
+
+def entry_of_event(state: int, item_type: int, item_id: int, kind: int, session_id: str | None, seconds: int) -> Entry:
+    """``kind``: 1 + index into KINDS, or 0."""
+    item = creator_key(item_id) if item_type == CREATOR else item_key(item_id, is_challenge=item_type == CHALLENGE)
+    return item, _detail(seconds, session_number(session_id), kind, state)
+
+
+def _detail(seconds: int, session: int, kind: int, state: int) -> int:
+    return max(0, seconds - EPOCH) << 32 | session << 8 | kind << 4 | state
