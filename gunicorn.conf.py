@@ -38,8 +38,8 @@ except OSError as error:
 
 # prometheus-client sees at its import that there are several processes; `claim` then says where they count.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(_settings.data_dir))
-from recommendation_service.api.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
 from recommendation_service.core import metrics_files
+from recommendation_service.server.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
 
 _memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 _metrics_parent = _settings.data_dir.absolute() / "metrics"
@@ -52,7 +52,7 @@ except OSError as error:
 
 bind = _settings.gunicorn_bind
 workers = _settings.gunicorn_workers or default_workers()
-worker_class = "recommendation_service.api.worker.Worker"
+worker_class = "recommendation_service.server.worker.Worker"
 timeout = _settings.gunicorn_timeout
 graceful_timeout = _settings.gunicorn_graceful_timeout
 keepalive = _settings.gunicorn_keepalive

@@ -2,9 +2,9 @@
 
 import sys
 
-from recommendation_service.api.protocol import serve_behind_door
 from recommendation_service.bootstrap import create_app
 from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.server.protocol import serve_behind_door
 
 serve_behind_door()
 try:

@@ -21,23 +21,15 @@ from starlette.types import ASGIApp
 from recommendation_service.api.access import Access
 from recommendation_service.api.administration import add_administration
 from recommendation_service.api.documentation import add_documentation
-from recommendation_service.api.door import Door, bounds_from
+from recommendation_service.api.errors import error_body, failure_body, http_error_body
 from recommendation_service.api.feedback import Feedback
 from recommendation_service.api.feeds import CallLimits, feed_endpoints
 from recommendation_service.api.first_start import after, make_source, take_up_or_compile
 from recommendation_service.api.limits import RateLimiter
-from recommendation_service.api.middleware import (
-    HeadAsGet,
-    RequestScope,
-    ShortCut,
-    error_body,
-    failure_body,
-    http_error_body,
-)
+from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.place_watch import PlaceWatch
-from recommendation_service.api.protocol import STATE_KEY
 from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog import refresher
@@ -59,6 +51,8 @@ from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.ranking.policy import ENDPOINTS, load_policy
+from recommendation_service.server.door import Door, bounds_from
+from recommendation_service.server.protocol import STATE_KEY
 from recommendation_service.serving.fleet_memory import FleetMemory
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.past import Past, PastReader

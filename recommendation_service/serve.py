@@ -64,8 +64,8 @@ def serve(
 
     import uvicorn
 
-    from recommendation_service.api.protocol import DoorProtocol
     from recommendation_service.bootstrap import create_app
+    from recommendation_service.server.protocol import DoorProtocol
 
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
     display = Display(settings, f"http://{shown}:{port}")

@@ -15,13 +15,13 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from recommendation_service.api.protocol import DoorProtocol
 from recommendation_service.bootstrap import create_app
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.ranking.policy import load_policy
+from recommendation_service.server.protocol import DoorProtocol
 from recommendation_service.sources.reader import Source
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.servers import LOOPBACK, wait_until

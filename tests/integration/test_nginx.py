@@ -33,9 +33,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from recommendation_service.api.bodies import LARGEST_BODY_BYTES
-from recommendation_service.api.door import USUAL_CONNECTIONS
 from recommendation_service.api.operations import RELOAD_WAIT_SECONDS
 from recommendation_service.core.config import Settings
+from recommendation_service.server.door import USUAL_CONNECTIONS
 from tests.end_to_end.service import PATIENCE_SECONDS, REPOSITORY, Service, load_demo
 from tests.servers import LOOPBACK, PrivateServer, find_program, free_port, wait_until
 from tests.support.http_contract import error_of

@@ -8,8 +8,10 @@ from collections import Counter
 import pytest
 import structlog
 
-from recommendation_service.api import door as door_module
-from recommendation_service.api.door import (
+from recommendation_service.core.config import Settings
+from recommendation_service.core.metrics import DOOR_REASONS
+from recommendation_service.server import door as door_module
+from recommendation_service.server.door import (
     FAREWELL_SECONDS,
     LOG_SECONDS,
     MOST_FAREWELLS,
@@ -21,8 +23,6 @@ from recommendation_service.api.door import (
     bounds_from,
     network_of,
 )
-from recommendation_service.core.config import Settings
-from recommendation_service.core.metrics import DOOR_REASONS
 
 REQUEST = object()
 

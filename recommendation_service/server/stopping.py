@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from uvicorn.config import Config
 from uvicorn.server import Server, ServerState
 
-from recommendation_service.api.protocol import DoorProtocol, has_arrivals
+from recommendation_service.server.protocol import DoorProtocol, has_arrivals
 
 # So long a connection has to be quiet before it is closed untold.
 QUIET_SECONDS = 2.0

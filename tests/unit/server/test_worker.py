@@ -10,9 +10,9 @@ import time
 import pytest
 from uvicorn.config import Config
 
-from recommendation_service.api import worker
-from recommendation_service.api.stopping import StoppableServer
-from recommendation_service.api.worker import CROWD_SECONDS, YIELD_SECONDS, Crowd, Protocol
+from recommendation_service.server import worker
+from recommendation_service.server.stopping import StoppableServer
+from recommendation_service.server.worker import CROWD_SECONDS, YIELD_SECONDS, Crowd, Protocol
 
 
 def test_every_connection_of_a_crowd_that_comes_to_stay_is_one_of_it() -> None:

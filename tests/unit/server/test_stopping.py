@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 from uvicorn.config import Config
 
-from recommendation_service.api.stopping import StoppableProtocol, StoppableServer, has_arrivals, refuse_new_connections
+from recommendation_service.server.stopping import (
+    StoppableProtocol,
+    StoppableServer,
+    has_arrivals,
+    refuse_new_connections,
+)
 
 LOOPBACK = "127.0.0.1"
 PATIENCE_SECONDS = 20

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from recommendation_service.api.stopping import StoppableProtocol, StoppableServer, hear_stop_signals
+from recommendation_service.server.stopping import StoppableProtocol, StoppableServer, hear_stop_signals
 
 MASTER_CHECK_SECONDS = 1.0
 # Gunicorn's master kills what is left after the graceful timeout. A worker cuts its last requests so long before, and

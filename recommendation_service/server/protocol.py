@@ -19,9 +19,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from recommendation_service.api.door import Door, Reason, Stage
-from recommendation_service.api.middleware import error_body
+from recommendation_service.api.errors import error_body
 from recommendation_service.core.errors import ServiceError
+from recommendation_service.server.door import Door, Reason, Stage
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState

@@ -12,8 +12,8 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-from recommendation_service.api.door import Bounds, Door, Stage
-from recommendation_service.api.protocol import MOST_HEADERS, SLICE_BYTES, STATE_KEY, DoorProtocol
+from recommendation_service.server.door import Bounds, Door, Stage
+from recommendation_service.server.protocol import MOST_HEADERS, SLICE_BYTES, STATE_KEY, DoorProtocol
 
 PATIENCE_SECONDS = 20
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

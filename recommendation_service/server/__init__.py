@@ -1,0 +1,1 @@
+"""Connections: the server that takes them, their limits, and how it stops."""
