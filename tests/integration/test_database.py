@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import closing
 
 import pytest
@@ -99,6 +100,33 @@ def test_who_waits_in_vain_is_told_so_after_the_checkout_timeout_and_counted(
     assert number(numbers, "recs_database_pool_timeouts_total") == 1
     assert number(numbers, "recs_database_pool_waits_total") == 1
     assert number(numbers, "recs_database_pool_in_use") == 0
+
+
+def test_without_pooling_each_use_has_a_connection_of_its_own_and_no_more_are_open_than_with_it(
+    mariadb_url: URL,
+) -> None:
+    engine = make_engine(settings_for(mariadb_url, mysql_use_pooling=False, mysql_pool_size=2))
+    own = sqlalchemy.text("SELECT CONNECTION_ID()")
+
+    def use() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(own).scalar_one())
+
+    with engine.connect() as first, engine.connect() as second, ThreadPoolExecutor(1) as thread:
+        used = {first.execute(own).scalar_one(), second.execute(own).scalar_one()}
+        third = thread.submit(use)
+        with pytest.raises(FutureTimeout):
+            third.result(0.3)
+        second.close()
+        used.add(third.result(PATIENCE_SECONDS))
+    assert len(used) == 3
+
+    other = make_engine(settings_for(mariadb_url))
+    open_ids = sqlalchemy.text("SELECT id FROM information_schema.processlist")
+    with other.connect() as connection:
+        assert wait_until(lambda: not used & set(connection.execute(open_ids).scalars()), PATIENCE_SECONDS)
+    other.dispose()
+    engine.dispose()
 
 
 def test_connections_that_the_server_closed_are_replaced_before_they_are_used(

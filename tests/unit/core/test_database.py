@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import NullPool, QueuePool, text
+from sqlalchemy import QueuePool, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
@@ -29,10 +29,6 @@ def test_a_pool_has_as_many_connections_as_set_and_no_more() -> None:
     assert pool._max_overflow == 0
     assert pool._recycle == POOL_RECYCLE_SECONDS
     assert pool._pre_ping
-
-
-def test_without_pooling_each_use_has_a_connection_of_its_own() -> None:
-    assert isinstance(make_engine(load_settings(**SERVER, mysql_use_pooling=False)).pool, NullPool)
 
 
 def test_making_a_pool_is_logged_without_the_password(capsys: pytest.CaptureFixture[str]) -> None:
