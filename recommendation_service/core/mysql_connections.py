@@ -5,8 +5,10 @@ far more work than all the rest of it: so a process makes its TLS context once. 
 a handshake costs.
 """
 
+import contextlib
 import ssl
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,11 +37,48 @@ class Tls(NamedTuple):
     is_required: bool
 
 
+class TlsSocket(ssl.SSLSocket):
+    """One whose failure stays its own.
+
+    From 3.12.9 and 3.13.2 on, Python leaves OpenSSL's error of a connection that broke in the thread's queue, where the
+    next operation on any other connection finds it: a server that dies would take a healthy one's connection with it.
+    """
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        with _errors_left_to_nobody():
+            return super().read(*arguments, **options)
+
+    def send(self, *arguments: Any, **options: Any) -> int:
+        with _errors_left_to_nobody():
+            return super().send(*arguments, **options)
+
+    def do_handshake(self, *arguments: Any, **options: Any) -> None:
+        with _errors_left_to_nobody():
+            super().do_handshake(*arguments, **options)
+
+
+@contextlib.contextmanager
+def _errors_left_to_nobody() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(ssl.SSLError):
+            _context_of_no_use().set_ciphers("none")  # which is refused, and empties the queue
+        raise
+
+
+@cache
+def _context_of_no_use() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 class TlsContext(ssl.SSLContext):
     """Certificates that were loaded once, and for each server the session that a next connection resumes.
 
     A session was verified as this context asks when it began, and is given to the same name and port only.
     """
+
+    sslsocket_class = TlsSocket
 
     def __init__(self, *_: Any) -> None:
         self._sessions: dict[Server, tuple[ssl.SSLSession, float]] = {}
@@ -109,7 +148,10 @@ def _of_settings(settings: Settings, url: URL) -> Tls | None:
 
 
 def _of_driver(unopened: Any) -> Tls:
-    return Tls(unopened.ctx, unopened._ssl_required) if unopened.ssl else Tls(None, False)
+    if not unopened.ssl:
+        return Tls(None, False)
+    unopened.ctx.sslsocket_class = TlsSocket
+    return Tls(unopened.ctx, unopened._ssl_required)
 
 
 def _readable(parameters: dict[str, Any]) -> dict[str, Any]:

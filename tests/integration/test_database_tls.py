@@ -179,6 +179,31 @@ def test_a_server_with_old_tls_only_is_named_as_such(tmp_path: Path) -> None:
         assert version(make_engine(settings_of(server, mysql_tls="off"))) == ""
 
 
+@pytest.mark.parametrize("words", ["", "?ssl_verify_cert=false"], ids=["by settings", "by the address"])
+def test_a_server_that_dies_takes_no_connection_to_another_with_it(
+    server: TlsServer, tmp_path: Path, words: str
+) -> None:
+    """As OpenSSL's errors are a thread's and not a connection's."""
+    with TlsServer(tmp_path / "other") as dying:
+        engines = [
+            make_engine(
+                load_settings(database_url=each.url("interacpedia").render_as_string(hide_password=False) + words)
+            )
+            for each in (server, dying)
+        ]
+        alive, dead = (engine.connect() for engine in engines)
+        for connection in (alive, dead):
+            assert connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Ssl_version'").one()[1].startswith("TLSv1.")
+        dying.kill()
+        with pytest.raises(OperationalError):
+            dead.exec_driver_sql("SELECT 1")
+        assert alive.exec_driver_sql("SELECT 1").scalar_one() == 1
+        alive.close()
+        dead.close()
+        for engine in engines:
+            engine.dispose()
+
+
 @pytest.mark.parametrize("tls", ["preferred", "verified"])
 def test_a_socket_is_not_encrypted(server: TlsServer, tls: str) -> None:
     socket = server.folder / "data" / "mariadbd.sock"
