@@ -40,8 +40,8 @@ class Tls(NamedTuple):
 class TlsSocket(ssl.SSLSocket):
     """One whose failure stays its own.
 
-    From 3.12.9 and 3.13.2 on, Python leaves OpenSSL's error of a connection that broke in the thread's queue, where the
-    next operation on any other connection finds it: a server that dies would take a healthy one's connection with it.
+    Newer Pythons leave OpenSSL's error of a connection that broke in the thread's queue, where the next operation on
+    another connection finds it (CPython's issue 148594): a server that dies would take a healthy one's with it.
     """
 
     def read(self, *arguments: Any, **options: Any) -> Any:
