@@ -143,7 +143,7 @@ class CatalogStore:
                 described = _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
                 version = f"{built.built_at.strftime('%Y%m%dT%H%M%S.%fZ')}-{described['sha256'][:_DIGITS]}"
                 _sync_folder(temporary)
-                os.rename(temporary, self.folder / version)
+                self._put(temporary, version)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -154,6 +154,16 @@ class CatalogStore:
             ) from error
         self._remove_old()
         return version
+
+    def _put(self, temporary: Path, version: str) -> None:
+        """Give what was written its name. A version of that name is the same to the byte, unless it was damaged."""
+        folder = self.folder / version
+        if folder.exists():
+            whole = not self.verify(version)
+            shutil.rmtree(temporary if whole else folder)
+            if whole:
+                return
+        os.rename(temporary, folder)
 
     def point_at(self, version: str) -> None:
         """Make ``version`` the current one, atomically."""

@@ -356,6 +356,23 @@ def test_two_versions_of_one_moment_are_two_versions(store: CatalogStore, built:
     assert store.current() == second
 
 
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged since"])
+def test_what_was_published_may_be_published_again(
+    store: CatalogStore, built: BuiltCatalog, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    """Two writes that take equally long give one name: a build that took no time stands in for them."""
+    monkeypatch.setattr("recommendation_service.catalog.store.time.perf_counter", lambda: 0.0)
+    version = store.publish(built)
+    if damaged:
+        (store.folder / version / ITEM_BYTES).unlink()
+
+    assert store.publish(built) == version
+
+    assert store.verify(version) == []
+    assert store.versions() == [version] and store.current() == version
+    assert not list(store.folder.glob(".building-*"))
+
+
 def dead_process() -> int:
     process = get_context("spawn").Process(target=os.getpid)
     process.start()
