@@ -16,6 +16,8 @@ import sqlalchemy
 from sqlalchemy.engine import URL
 
 from tests import servers
+from tests.databases import __main__ as matrix
+from tests.databases.plugin import NOT_AS_JSON, NOT_AS_JSON_OF_MYSQL, NOT_ON_MYSQL
 from tests.servers import (
     PORTS,
     PrivateMariaDB,
@@ -289,3 +291,12 @@ def test_no_setting_of_the_machine_reaches_a_test(folder: Path) -> None:
         check=False,
     )
     assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_what_make_test_databases_runs_is_there() -> None:
+    """It runs outside CI, where a file that was renamed would go unnoticed."""
+    folder = REPOSITORY / "tests" / "integration"
+    names = {line.split("(")[0].removeprefix("def ") for path in folder.glob("test_*.py") for line in path.open()}
+
+    assert [name for name in matrix.FILES if not (folder / name).exists()] == []
+    assert [name for name in (NOT_AS_JSON | NOT_ON_MYSQL | NOT_AS_JSON_OF_MYSQL) if name not in names] == []

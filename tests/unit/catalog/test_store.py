@@ -369,7 +369,8 @@ def test_what_was_published_may_be_published_again(
     assert store.publish(built) == version
 
     assert store.verify(version) == []
-    assert store.versions() == [version] and store.current() == version
+    assert store.versions() == [version]
+    assert store.current() == version
     assert not list(store.folder.glob(".building-*"))
 
 
