@@ -296,7 +296,8 @@ def test_no_setting_of_the_machine_reaches_a_test(folder: Path) -> None:
 def test_what_make_test_databases_runs_is_there() -> None:
     """It runs outside CI, where a file that was renamed would go unnoticed."""
     folder = REPOSITORY / "tests" / "integration"
-    names = {line.split("(")[0].removeprefix("def ") for path in folder.glob("test_*.py") for line in path.open()}
+    lines = [line for path in folder.glob("test_*.py") for line in path.read_text().splitlines()]
+    names = {line.split("(")[0].removeprefix("def ") for line in lines}
 
     assert [name for name in matrix.FILES if not (folder / name).exists()] == []
     assert [name for name in (NOT_AS_JSON | NOT_ON_MYSQL | NOT_AS_JSON_OF_MYSQL) if name not in names] == []
