@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.worlds import make_catalog
 from recommendation_service.catalog.store import Catalog
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.ranking.candidates import candidate_pools
 from recommendation_service.ranking.policy import KINDS, Policy
 from recommendation_service.ranking.request import RankingRequest

@@ -22,15 +22,11 @@ from recommendation_service.api.access import Access
 from recommendation_service.api.administration import add_administration
 from recommendation_service.api.documentation import add_documentation
 from recommendation_service.api.errors import error_body, failure_body, http_error_body
-from recommendation_service.api.feedback import Feedback
+from recommendation_service.api.feedback import FeedbackEndpoint
 from recommendation_service.api.feeds import CallLimits, feed_endpoints
-from recommendation_service.api.first_start import after, make_source, take_up_or_compile
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
 from recommendation_service.api.operations import add_operations
-from recommendation_service.api.personal_feeds import PersonalFeeds
-from recommendation_service.api.place_watch import PlaceWatch
-from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog import refresher
 from recommendation_service.catalog.store import CatalogStore
@@ -53,9 +49,15 @@ from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.ranking.policy import ENDPOINTS, load_policy
 from recommendation_service.server.door import Door, bounds_from
 from recommendation_service.server.protocol import STATE_KEY
+from recommendation_service.serving.condition import Condition
+from recommendation_service.serving.feedback import Feedback
+from recommendation_service.serving.feeds import PersonalFeeds
+from recommendation_service.serving.first_start import after, make_source, take_up_or_compile
 from recommendation_service.serving.fleet_memory import FleetMemory
+from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.past import Past, PastReader
+from recommendation_service.serving.place_watch import PlaceWatch
 from recommendation_service.sources.users import UserReader, Users
 
 log = structlog.get_logger(__name__)
@@ -101,9 +103,12 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     serving = Serving(settings, store, policy, metrics, clock)
     feeds = PersonalFeeds(serving, metrics, remembers=settings.seen_state)
     limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
-    feedback = Feedback(serving, metrics, access, limits, serving.lifetimes, remembers=settings.seen_state)
+    feedback = Feedback(serving, metrics, remembers=settings.seen_state)
     prefix = settings.api_path
-    hot: dict[str, ASGIApp] = {**feed_endpoints(prefix, feeds, access, limits), f"{prefix}/feedback": feedback}
+    hot: dict[str, ASGIApp] = {
+        **feed_endpoints(prefix, feeds, access, limits),
+        f"{prefix}/feedback": FeedbackEndpoint(feedback, access, limits, clock.now_ms),
+    }
 
     app = Application(
         _layers(settings, metrics, prefix),
@@ -127,7 +132,8 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     app.state.feeds = feeds
     threads = Threads("administration", ADMINISTRATION_THREADS)
     add_administration(app, prefix, settings, serving, feeds, feedback, access, policy, threads)
-    add_operations(app, prefix, serving, store, metrics, access, threads)
+    condition = Condition(settings, store, clock, serving)
+    add_operations(app, prefix, serving, condition, store, metrics, access, threads)
     add_documentation(app, prefix, access)
     return app
 

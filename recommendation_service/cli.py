@@ -125,7 +125,8 @@ def feed(
     """
     from recommendation_service.api.schemas import read_feed_body
     from recommendation_service.catalog.store import CatalogStore
-    from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+    from recommendation_service.feed.pipeline import FeedPipeline
+    from recommendation_service.feed.request import FeedRequest
     from recommendation_service.ranking.policy import ENDPOINTS, load_policy
 
     if endpoint not in ENDPOINTS:

@@ -22,7 +22,7 @@ from recommendation_service.core.holding import hold
 from recommendation_service.core.listening import bound, why_not_bound
 
 if TYPE_CHECKING:
-    from recommendation_service.api.serving import Serving
+    from recommendation_service.serving.generation import Serving
 
 LOOK_SECONDS = 0.1
 BACKLOG = 2048

@@ -12,10 +12,7 @@ from starlette.responses import Response
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
-from recommendation_service.api.feedback import Feedback
-from recommendation_service.api.personal_feeds import PersonalFeeds
 from recommendation_service.api.schemas import LARGEST_ID
-from recommendation_service.api.serving import Serving
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, ServiceError, SourceError
@@ -28,6 +25,9 @@ from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import MemoryFailed
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.policy import Policy
+from recommendation_service.serving.feedback import Feedback
+from recommendation_service.serving.feeds import PersonalFeeds
+from recommendation_service.serving.generation import Serving
 
 T = TypeVar("T")
 

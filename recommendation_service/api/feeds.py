@@ -11,10 +11,11 @@ from starlette.types import Receive, Scope, Send
 from recommendation_service.api.access import Access
 from recommendation_service.api.bodies import check_head, read_body
 from recommendation_service.api.limits import RateLimiter
-from recommendation_service.api.personal_feeds import Idempotency, PersonalFeeds
 from recommendation_service.api.schemas import read_feed_body
-from recommendation_service.core.errors import InvalidRequest
+from recommendation_service.core.errors import IdempotencyConflict, InvalidRequest
+from recommendation_service.memory.answers import ANSWER_SECONDS
 from recommendation_service.ranking.policy import ENDPOINTS
+from recommendation_service.serving.feeds import Idempotency, OtherRequest, PersonalFeeds
 
 LONGEST_IDEMPOTENCY_KEY = 255
 
@@ -40,7 +41,12 @@ class FeedEndpoint:
         fields = read_feed_body(await read_body(receive, codings), self._endpoint)
         self._limits.per_user.check(str(fields.user_id) if fields.user_id else _address(scope))
         idempotency = _idempotency(scope)
-        body = await self._feeds.feed(self._endpoint, fields, scope["state"]["request_id"], key, idempotency)
+        try:
+            body = await self._feeds.feed(self._endpoint, fields, scope["state"]["request_id"], key, idempotency)
+        except OtherRequest:
+            problem = f"was sent with other fields less than {2 * ANSWER_SECONDS} seconds ago"
+            details = [{"field": "Idempotency-Key", "problem": problem}]
+            raise IdempotencyConflict("The Idempotency-Key stands for another request.", details) from None
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),

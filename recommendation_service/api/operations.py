@@ -11,13 +11,14 @@ from starlette.responses import JSONResponse, Response
 from recommendation_service import __version__
 from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
-from recommendation_service.api.serving import Serving, refresher_status
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.hold import read_held
 from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.core.metrics import Metrics, render_metrics
+from recommendation_service.serving.condition import Condition
+from recommendation_service.serving.generation import Serving, refresher_status
 
 RELOAD_WAIT_SECONDS = 60.0
 RELOAD_POLL_SECONDS = 0.05
@@ -54,6 +55,7 @@ def add_operations(
     app: FastAPI,
     prefix: str,
     serving: Serving,
+    condition: Condition,
     store: CatalogStore,
     metrics: Metrics,
     access: Access,
@@ -81,7 +83,7 @@ def add_operations(
             "status": "ready",
             "catalog": catalog.version,
             "counts": catalog.counts,
-            "problems": serving.problems(),
+            "problems": condition.problems(),
         }
 
     @app.get(
@@ -93,7 +95,7 @@ def add_operations(
     )
     async def metrics_text() -> Response:
         loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(metrics_thread, render_metrics, metrics, serving)
+        text = await loop.run_in_executor(metrics_thread, render_metrics, metrics, condition)
         return Response(text, media_type=METRICS_TYPE)
 
     @app.post(

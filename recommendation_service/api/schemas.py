@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.core.errors import InvalidRequest, NotJson
-from recommendation_service.feed.pipeline import NO_IDS
+from recommendation_service.feed.request import NO_IDS, FeedFields
 
 LARGEST_ID = 2**63 - 1
 MOST_EXCLUDED = 10_000
@@ -37,16 +37,6 @@ SPELLINGS = {  # by endpoint
 }
 
 
-class FeedBody(NamedTuple):
-    """A valid body."""
-
-    user_id: int
-    size: int
-    excluded: npt.NDArray[np.int64]
-    session_id: str | None
-    explain: bool
-
-
 class _Plain(msgspec.Struct):
     """The shape of nearly all bodies; anything else takes the careful way."""
 
@@ -67,7 +57,7 @@ _decode_plain = msgspec.json.Decoder(_Plain).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-def read_feed_body(body: bytes, endpoint: str = "total") -> FeedBody:
+def read_feed_body(body: bytes, endpoint: str = "total") -> FeedFields:
     """Raises NotJson, or InvalidRequest with every wrong field."""
     try:
         if not body.isascii():
@@ -95,7 +85,7 @@ def read_feed_body(body: bytes, endpoint: str = "total") -> FeedBody:
         and (plain.session_id is None or len(plain.session_id) <= LONGEST_SESSION_ID)
         and _at_most_one_each(plain)
     ):
-        return FeedBody(user_id, size, _as_ids(excluded), plain.session_id, bool(plain.explain))
+        return FeedFields(user_id, size, _as_ids(excluded), plain.session_id, bool(plain.explain))
     return _read_carefully(body, endpoint)
 
 
@@ -121,7 +111,7 @@ def _as_ids(numbers: list[int] | None) -> npt.NDArray[np.int64]:
         return np.array([number for number in numbers if 0 < number <= LARGEST_ID], np.int64)
 
 
-def _read_carefully(body: bytes, endpoint: str = "total") -> FeedBody:
+def _read_carefully(body: bytes, endpoint: str = "total") -> FeedFields:
     try:
         content = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -156,7 +146,7 @@ def _read_carefully(body: bytes, endpoint: str = "total") -> FeedBody:
     explain = first(("explain",), _explain, False)
     if details:
         raise InvalidRequest("The request has invalid fields.", details)
-    return FeedBody(user_id, size, _as_ids(excluded), session_id, explain)
+    return FeedFields(user_id, size, _as_ids(excluded), session_id, explain)
 
 
 def parse_integer(value: Any) -> int | None:

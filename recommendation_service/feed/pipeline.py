@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from recommendation_service.catalog.layout import hash_token
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.explain import explain_slot
+from recommendation_service.feed.request import NO_IDS, FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.ranking.compiled import entry_for
@@ -34,32 +35,7 @@ IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge
 # Every so many feeds the stages are run one by one and timed; together they are one call.
 TIMED_EVERY = 64
 
-NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
-
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
-
-
-class Outsider(NamedTuple):
-    """What the operator's tables say of a user who is not in the catalog."""
-
-    history: npt.NDArray[np.int64]  # (h, 2) item key, seconds since 1970; latest first
-    network: npt.NDArray[np.int64]  # (n,) numbers of connected users
-    connections: int
-    tokens: npt.NDArray[np.int32]  # (t,) the profile's, as the catalog numbers them
-
-
-class FeedRequest(NamedTuple):
-    """A valid request. ``request_id`` and ``user_id`` fix all randomness of the feed."""
-
-    endpoint: str
-    user_id: int
-    size: int
-    request_id: str
-    excluded: npt.NDArray[np.int64] = NO_IDS
-    explain: bool = False
-    now: int = 0  # seconds since 1970
-    session: int = 0  # seen.session_number
-    outsider: Outsider | None = None
 
 
 class FeedPipeline:

@@ -1,1 +1,1 @@
-"""What a request reads and leaves behind: the turn's commit, the fleet's memory, a user's past, the record."""
+"""A request, from its fields to its bytes; what people did; and what a worker serves from."""

@@ -1,6 +1,7 @@
 """What a feed's record says, from the working memory that the feed was made in."""
 
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.log.records import UnwrittenFeed, encoded_parts
 from recommendation_service.ranking.policy import ENDPOINTS
 

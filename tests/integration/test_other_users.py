@@ -21,11 +21,11 @@ import structlog
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from recommendation_service.api.serving import Serving
 from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.cli import app
 from recommendation_service.core import metrics_files
+from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem, make_folder, open_lock, write_whole
 from recommendation_service.core.metrics import Metrics
@@ -39,6 +39,8 @@ from recommendation_service.log.segments import SegmentWriter
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.ranking.policy import load_policy
+from recommendation_service.serving.condition import Condition
+from recommendation_service.serving.generation import Serving
 from tests.support.events import feedback, write_segment
 
 T = TypeVar("T")
@@ -150,10 +152,12 @@ def use(data: Path, event_id: str) -> None:
 def look_at(data: Path) -> tuple[list[str], list[str], str]:
     """What /ready lists, the names of /metrics, and `recs events status`."""
     settings = settings_of(data)
-    serving = Serving(settings, CatalogStore(settings.catalog_dir, 3), load_policy(None), Metrics())
-    names = [name for name, *_ in serving.facts()]
+    store, clock = CatalogStore(settings.catalog_dir, 3), Clock()
+    serving = Serving(settings, store, load_policy(None), Metrics(), clock)
+    condition = Condition(settings, store, clock, serving)
+    names = [name for name, *_ in condition.facts()]
     shown = CliRunner().invoke(app, ["events", "status"], env={"DATA_DIR": str(data), "COLUMNS": "200"})
-    return serving.problems(), names, shown.stdout
+    return condition.problems(), names, shown.stdout
 
 
 class Once(threading.Event):

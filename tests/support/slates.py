@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.ranking.policy import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL

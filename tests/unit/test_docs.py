@@ -127,7 +127,7 @@ def test_settings_are_grouped_as_in_the_code() -> None:
 def declared_metrics() -> set[str]:
     """As Prometheus sees them: a counter's name ends with _total."""
     names = {family.name + ("_total" if family.type == "counter" else "") for family in Metrics().registry.collect()}
-    tree = ast.parse((PACKAGE / "api" / "serving.py").read_text("utf-8"))
+    tree = ast.parse((PACKAGE / "serving" / "condition.py").read_text("utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"recs_\w+", node.value):
             names.add(node.value)

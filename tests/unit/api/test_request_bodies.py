@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recommendation_service.api import schemas
-from recommendation_service.api.schemas import FeedBody, read_feed_body
+from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import InvalidRequest, NotJson, ServiceError
+from recommendation_service.feed.request import FeedFields
 
 USER_SPELLINGS = ("SELF_ID", "user_id")
 SIZE_SPELLINGS = ("N_VIDEOS", "MAX_SIZE", "size")
@@ -25,7 +26,7 @@ LARGEST_ID = 2**63 - 1
 BEYOND_ANY_ITEM = 2**64
 
 
-def read(**fields: Any) -> FeedBody:
+def read(**fields: Any) -> FeedFields:
     return read_feed_body(json.dumps(fields).encode())
 
 
@@ -408,7 +409,7 @@ plain_objects = st.fixed_dictionaries(
 def outcome(read_body: Any, body: bytes) -> object:
     """What a reader makes of a body, in a form that can be compared."""
     try:
-        answer: FeedBody = read_body(body)
+        answer: FeedFields = read_body(body)
     except ServiceError as error:
         return type(error), error.message, error.details
     return (*answer._replace(excluded=answer.excluded.tolist()), answer.excluded.dtype)  # type: ignore[arg-type]

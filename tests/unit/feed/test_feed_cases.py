@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recommendation_service.feed.pipeline import IDS_FIELD, TIMED_EVERY, FeedPipeline, FeedRequest, feed_seed
+from recommendation_service.feed.pipeline import IDS_FIELD, TIMED_EVERY, FeedPipeline, feed_seed
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.ranking.policy import ENDPOINTS, FEATURE_NAMES, FEATURES, KINDS, Policy, load_policy
 from recommendation_service.ranking.request import RankingRequest

@@ -12,7 +12,8 @@ import numpy as np
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.feed.pipeline import IDS_FIELD, FeedPipeline, FeedRequest
+from recommendation_service.feed.pipeline import IDS_FIELD, FeedPipeline
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.ranking.policy import Policy
 from tests.support.catalogs import (
     Challenge,

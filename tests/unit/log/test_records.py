@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.log.records import (
     EVENT_NAMES,

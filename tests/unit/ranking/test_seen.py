@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.feed.pipeline import FeedPipeline, Outsider
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import Outsider
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
 from recommendation_service.ranking.seen import (

@@ -5,12 +5,12 @@ import asyncio
 import structlog
 from sqlalchemy.engine import Engine
 
-from recommendation_service.api.serving import Serving
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_unpooled_engine
 from recommendation_service.core.place import WrongPlace, check, make_identity, space_of
 from recommendation_service.core.redis import RedisGuard
 from recommendation_service.flush.tables import make_writing_engine
+from recommendation_service.serving.generation import Serving
 
 log = structlog.get_logger(__name__)
 

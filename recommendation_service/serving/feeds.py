@@ -8,19 +8,18 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from recommendation_service.api.schemas import FeedBody
-from recommendation_service.api.serving import Serving
-from recommendation_service.core.errors import IdempotencyConflict
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance
-from recommendation_service.feed.pipeline import NO_IDS, FeedPipeline, FeedRequest, Outsider
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import NO_IDS, FeedFields, FeedRequest, Outsider
 from recommendation_service.log.event_log import LogFull
 from recommendation_service.log.records import UnwrittenFeed
-from recommendation_service.memory.answers import ANSWER_SECONDS, StoredAnswer, answer_key
+from recommendation_service.memory.answers import StoredAnswer, answer_key
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.fleet_memory import FleetMemory, merged, replace_everywhere
+from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.serving.past import Past
 from recommendation_service.serving.recording import FeedRecorder
@@ -29,6 +28,10 @@ from recommendation_service.sources.users import Users
 log = structlog.get_logger(__name__)
 
 NOBODY = b"nobody"  # the key under which nothing is remembered
+
+
+class OtherRequest(Exception):
+    """The Idempotency-Key stands for a request that asked something else."""
 
 
 class Ranked(msgspec.Struct, frozen=True, gc=False):
@@ -68,12 +71,12 @@ class PersonalFeeds:
     async def feed(
         self,
         endpoint: str,
-        fields: FeedBody,
+        fields: FeedFields,
         request_id: str,
         caller: str = "",
         asked: Idempotency | None = None,
     ) -> bytes:
-        """The body of the answer. Raises NotReady, Overloaded, IdempotencyConflict for a key used otherwise."""
+        """The body of the answer. Raises NotReady, Overloaded; OtherRequest for a key used otherwise."""
         pipeline = await self._serving.ready_pipeline()
         now = self._now()
         session = session_number(fields.session_id)
@@ -239,15 +242,7 @@ class PersonalFeeds:
 
     def _same_request(self, stored: StoredAnswer, asked: Idempotency) -> bytes:
         if stored.request != asked.request:
-            raise IdempotencyConflict(
-                "The Idempotency-Key stands for another request.",
-                [
-                    {
-                        "field": "Idempotency-Key",
-                        "problem": f"was sent with other fields less than {2 * ANSWER_SECONDS} seconds ago",
-                    }
-                ],
-            )
+            raise OtherRequest
         asked.kept = True
         self._metrics.feeds_repeated.inc()
         return stored.body
@@ -260,7 +255,7 @@ class PersonalFeeds:
             log.error(event, reason=str(error))
 
 
-def _digest(fields: FeedBody) -> bytes:
+def _digest(fields: FeedFields) -> bytes:
     """What tells one request from another, in 16 bytes."""
     text = f"{fields.user_id}\0{fields.size}\0{fields.session_id}\0{fields.explain}\0".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text + fields.excluded.tobytes(), digest_size=16).digest()

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 
-from recommendation_service.api.serving import Serving
 from recommendation_service.feed.compilation import compile_apart, kernels_are_compiled
+from recommendation_service.serving.generation import Serving
 
 log = structlog.get_logger(__name__)
 

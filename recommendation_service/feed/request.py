@@ -1,0 +1,41 @@
+"""A request for a feed, as it goes down: what its caller asks, and that with what is known of the user."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+
+
+class FeedFields(NamedTuple):
+    """What the body of a request says, and is valid."""
+
+    user_id: int
+    size: int
+    excluded: npt.NDArray[np.int64]
+    session_id: str | None
+    explain: bool
+
+
+class Outsider(NamedTuple):
+    """What the operator's tables say of a user who is not in the catalog."""
+
+    history: npt.NDArray[np.int64]  # (h, 2) item key, seconds since 1970; latest first
+    network: npt.NDArray[np.int64]  # (n,) numbers of connected users
+    connections: int
+    tokens: npt.NDArray[np.int32]  # (t,) the profile's, as the catalog numbers them
+
+
+class FeedRequest(NamedTuple):
+    """A valid request. ``request_id`` and ``user_id`` fix all randomness of the feed."""
+
+    endpoint: str
+    user_id: int
+    size: int
+    request_id: str
+    excluded: npt.NDArray[np.int64] = NO_IDS
+    explain: bool = False
+    now: int = 0  # seconds since 1970
+    session: int = 0  # seen.session_number
+    outsider: Outsider | None = None

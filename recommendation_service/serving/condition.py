@@ -1,0 +1,164 @@
+"""What condition a worker and its machine are in: gauges for /metrics, and what /ready lists as to be mended."""
+
+import contextlib
+from collections.abc import Iterator
+
+from recommendation_service.catalog.hold import read_held
+from recommendation_service.catalog.server_figures import last_figures
+from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.core.clock import Clock
+from recommendation_service.core.config import Settings
+from recommendation_service.core.files import folder_problem
+from recommendation_service.flush.flusher_status import read_status
+from recommendation_service.log.event_log import folder_bytes
+from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.serving.generation import Serving, blacklist_report, refresher_status
+
+# What the database server calls it: the metric's name, and its help.
+_SERVER_METRICS = {
+    "Threads_connected": ("recs_mysql_threads_connected", "Connections to the database server, of everyone"),
+    "Threads_running": ("recs_mysql_threads_running", "Of these, those that run a statement"),
+    "max_connections": ("recs_mysql_max_connections", "Connections that the server allows"),
+    "Aborted_connects": ("recs_mysql_connects_failed_total", "Attempts to connect that failed, of everyone"),
+    "Slow_queries": ("recs_mysql_slow_queries_total", "Statements that took longer than long_query_time"),
+    "long_query_time": ("recs_mysql_long_query_seconds", "The server's long_query_time"),
+}
+
+
+class Condition:
+    """One worker's, whichever is asked. What is on the disk is read anew each time."""
+
+    def __init__(self, settings: Settings, store: CatalogStore, clock: Clock, serving: Serving) -> None:
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._serving = serving
+
+    def problems(self) -> list[str]:
+        """What an operator has to mend though feeds are served: sentences for /ready, counted in /metrics."""
+        catalog = self._serving.catalog
+        held = blacklist_report(catalog.manifest).get("held") if catalog is not None else None
+        settings = self._settings
+        folders = (settings.data_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
+        found = [str(held)] if held else []
+        found += [problem for folder in folders if (problem := folder_problem(folder))]
+        if (kept := read_held(settings.catalog_dir)) is not None:
+            found.append(f"The newest catalog is held back: {kept.reason}.")
+        agreed = self._clock.agreed
+        if agreed is not None and agreed.problem is not None:
+            found.append(f"The time is uncertain, and nothing is deleted for its age: {agreed.problem}.")
+        status = read_status(settings.events_dir)
+        if status is not None and status.unreadable_segments:
+            found.append(
+                f"{status.unreadable_segments} segments of {settings.events_dir} cannot be read by the flusher's user: "
+                "their events wait."
+            )
+        return found
+
+    def facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """Gauges of the catalog in use, of the process that builds catalogs, and of the database server."""
+        catalog = self._serving.catalog
+        yield (
+            "recs_ready",
+            "Whether feeds can be served",
+            {},
+            float(catalog is not None and self._serving.wrong_place is None),
+        )
+        yield "recs_problems", "What /ready lists as to be mended", {}, float(len(self.problems()))
+        status = refresher_status(self._store)
+        yield (
+            "recs_catalog_build_failures",
+            "Builds that failed since the last good one",
+            {},
+            float(status.get("failures", 0)),
+        )
+        held = float(read_held(self._store.folder) is not None)
+        yield "recs_catalog_held", "Whether a catalog that lost most of its items is held back", {}, held
+        figures = last_figures(self._store.folder, self._clock.now)
+        for variable, (name, help_text) in _SERVER_METRICS.items():
+            if variable in figures.variables:
+                yield name, help_text, {}, figures.variables[variable]
+        for table, index, reads in figures.index_reads:
+            labels = {"table": table, "index": index}
+            yield "recs_mysql_index_reads_total", "Rows read through an index", labels, float(reads)
+        yield from self._memory_facts()
+        yield from self._flusher_facts()
+        yield from self._clock_facts()
+        if catalog is None:
+            return
+        report = catalog.manifest["report"]
+        # Not the catalog's version, which is another every few seconds: each would be a series for ever.
+        yield (
+            "recs_catalog_info",
+            "Policy that the catalog is served with",
+            {"policy": self._serving.policy.version},
+            1.0,
+        )
+        yield "recs_catalog_built_timestamp_seconds", "When it was built", {}, catalog.built_at
+        for name, count in report["counts"].items():
+            yield "recs_catalog_rows", "Rows in the catalog", {"what": name}, float(count)
+        blacklist = blacklist_report(catalog.manifest)
+        yield "recs_blacklist_addresses", "Addresses blacklisted", {}, float(blacklist.get("addresses") or 0)
+        yield "recs_blacklist_held", "Whether a list read before holds", {}, float(bool(blacklist.get("held")))
+        for name, milliseconds in report["query_milliseconds"].items():
+            yield "recs_catalog_query_seconds", "Time of a source query", {"query": name}, milliseconds / 1000
+        yield "recs_catalog_build_seconds", "Time of building", {}, report["build_milliseconds"] / 1000
+        for entry in report["set_aside"]:
+            column = {"column": entry["column"], "reason": entry["reason"]}
+            yield "recs_catalog_set_aside", "Rows and values set aside", column, float(entry["count"])
+
+    def _clock_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """What the refresher and the flusher found out about the time."""
+        agreed = self._clock.agreed
+        if agreed is None:
+            return
+        certain = self._clock.may_delete(self._settings.clock_wait_seconds)
+        yield "recs_clock_disagrees", "Whether the clocks disagree", {}, float(agreed.problem is not None)
+        yield "recs_clock_certain", "Whether what is too old is deleted", {}, float(certain)
+        ahead = self._clock.machine_offset + self._clock.monotonic() - self._clock.now()
+        yield "recs_clock_machine_ahead_seconds", "Of this machine's clock, beside the service's time", {}, ahead
+        if agreed.database_ahead is not None:
+            help_text = "Of the database's clock, beside the service's time"
+            yield "recs_clock_database_ahead_seconds", help_text, {}, agreed.database_ahead
+
+    def _memory_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """Of the memory of what users have seen: one file for all workers."""
+        if not self._settings.seen_state:
+            return
+        used, limit = 0, 0
+        memory = self._serving.memory
+        if memory is not None:
+            with contextlib.suppress(MemoryFailed):
+                used, limit = memory.filled()
+        yield "recs_seen_open", "Whether the worker that answers has it", {}, float(limit > 0)
+        yield "recs_seen_bytes", "What is in use of it", {}, float(used)
+        yield "recs_seen_limit_bytes", "What may be, before what was seen longest ago gives way", {}, float(limit)
+
+    def _flusher_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """Of the events on this machine's disk, and of the process that brings them into the database."""
+        folder = self._settings.events_dir
+        with contextlib.suppress(OSError):  # another user's: /ready says it
+            log_bytes = float(folder_bytes(folder)) if folder.is_dir() else 0.0
+            yield "recs_events_log_bytes", "What the event log takes of the disk", {}, log_bytes
+        status = read_status(folder)
+        if status is None:
+            return
+        oldest_seconds = 0.0 if status.oldest_ms is None else max(0.0, self._clock.now() - status.oldest_ms / 1000)
+        yield "recs_events_waiting", "Events that the database does not have", {}, float(status.waiting_records)
+        yield "recs_events_waiting_bytes", "Their part of the log", {}, float(status.waiting_bytes)
+        yield "recs_events_oldest_seconds", "How long the oldest has waited", {}, oldest_seconds
+        yield "recs_flush_failures", "Flushes that failed since the last good one", {}, float(status.failures)
+        for event, count in status.flushed.items():
+            yield "recs_events_flushed_total", "Events brought into the database", {"event": event}, float(count)
+        for name, (help_text, value) in {
+            "recs_events_duplicates_total": ("Events that the database had already", status.duplicates),
+            "recs_events_dead_total": ("Records that became dead letters", status.dead_letters),
+            "recs_events_forgotten_total": ("Records of forgotten users, dropped", status.forgotten),
+            "recs_events_damaged_segments_total": ("Segments of the log with damage", status.damaged_segments),
+            "recs_events_escaped_total": ("Events that activity_log has with escapes only", status.escaped),
+            "recs_events_torn_total": ("Half-written records at a segment's end, dropped", status.torn_records),
+            "recs_flushes_total": ("Flushes", status.flushes),
+            "recs_flush_seconds_total": ("Time of flushes", status.flush_seconds),
+            "recs_flush_retries_total": ("Batches that were tried again", status.retries),
+        }.items():
+            yield name, help_text, {}, float(value)

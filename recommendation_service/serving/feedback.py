@@ -1,0 +1,260 @@
+"""What people did: away from their feeds from now on, and on the disk before anybody is told that it is accepted."""
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+
+from recommendation_service.core.metrics import Metrics
+from recommendation_service.log.event_log import EventLog, LogFull
+from recommendation_service.log.records import (
+    ITEM_TYPES,
+    STATE_OF,
+    FeedbackRecord,
+    Flag,
+    StreamedRecord,
+    encode,
+)
+from recommendation_service.log.stream import EventStream
+from recommendation_service.memory.entries import as_entries, user_key
+from recommendation_service.memory.user_memory import Change, MemoryFailed
+from recommendation_service.ranking.places import find
+from recommendation_service.ranking.seen import (
+    creator_key,
+    item_key,
+    remember_events,
+    session_number,
+)
+from recommendation_service.ranking.working_memory import LIVE_SESSIONS, SEEN_CAPACITY
+from recommendation_service.serving.fleet_memory import AGREEMENTS, FleetMemory, merged
+from recommendation_service.serving.generation import Serving
+from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
+from recommendation_service.serving.past import Past
+
+log = structlog.get_logger(__name__)
+
+USERS_AT_ONCE = 16  # of one call, whose memories are read and replaced side by side
+# Of the answer and not of the record: the memory found no room, and the event counts all the same.
+NOT_REMEMBERED = ("not_remembered",)
+UNKNOWN_ITEM, UNKNOWN_USER = int(Flag.UNKNOWN_ITEM), int(Flag.UNKNOWN_USER)  # sums of enums are slow
+CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
+
+
+class NoLog(Exception):
+    """This service records no events."""
+
+
+class HideForgotten(Exception):
+    """The memory could not keep what somebody hid: a hide is for ever, so it is not acknowledged."""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What the caller is told."""
+
+    accepted: int
+    flagged: list[dict[str, object]]  # event_id and flags of the odd ones
+
+
+class Feedback:
+    """One worker's. What it writes to is opened in its lifespan."""
+
+    def __init__(self, serving: Serving, metrics: Metrics, *, remembers: bool) -> None:
+        self._serving = serving
+        self._metrics = metrics
+        self._remembers = remembers
+        self._lifetimes = np.array(serving.lifetimes, np.int64)
+        self._live = np.zeros(LIVE_SESSIONS, np.int64)
+        self.group: GroupCommit | None = None  # with the memory
+        self.fleet: FleetMemory | None = None
+        self.past: Past | None = None
+        self.stream: EventStream | None = None
+        self.event_log: EventLog | None = None
+        self._warned = 0.0
+
+    async def accept(self, read: list[FeedbackRecord], now_ms: int) -> Accepted:
+        """Make the events durable. Raises NotReady, NoLog, HideForgotten, LogFull, and OSError where the disk failed;
+        then none may be acknowledged."""
+        self._serving.check_place()
+        if self.event_log is None:
+            raise NoLog
+        # The first of each counts, and each user has ids of their own.
+        unique = {(record.user_id, record.event_id): record for record in reversed(read)}
+        records = [self._flagged(record) for record in reversed(unique.values())]
+        kinds, forgotten = await self._remember(records, now_ms // 1000)
+        self._check_hides(records, forgotten)
+        payloads = [
+            encode(msgspec.structs.replace(record, slot_kind=kind) if kind else record)
+            for record, kind in zip(records, kinds, strict=True)
+        ]
+        try:
+            self.event_log.append_all(payloads)
+        except LogFull as full:
+            self._refuse(len(records), full)
+            raise
+        try:
+            if self.stream is None:
+                await self.event_log.durable()
+            else:
+                await self._durable_twice(self.event_log, self.stream, payloads)
+        except OSError as error:
+            self._refuse(len(records), error)
+            raise
+        for event, count in Counter(record.event for record in records).items():
+            self._metrics.events_accepted.labels(event).inc(count)
+        flagged: list[dict[str, Any]] = [
+            {"event_id": record.event_id, "flags": flags}
+            for place, record in enumerate(records)
+            if (flags := flag_names(record.flags) + (NOT_REMEMBERED if place in forgotten else ()))
+        ]
+        for name, count in Counter(name for entry in flagged for name in entry["flags"]).items():
+            self._metrics.events_flagged.labels(name).inc(count)
+        return Accepted(len(records), flagged)
+
+    def _check_hides(self, records: list[FeedbackRecord], forgotten: set[int]) -> None:
+        """Raises HideForgotten."""
+        if any(records[place].event == "hide" for place in forgotten):
+            self._metrics.events_refused.inc(len(records))
+            raise HideForgotten
+
+    async def _durable_twice(self, event_log: EventLog, stream: EventStream, payloads: list[bytes]) -> None:
+        """On this machine's disk, and on the fleet's stream where Redis takes it."""
+        await event_log.durable()  # first: what is refused must not reach the fleet
+        entry = await stream.add(payloads)
+        if entry is not None:
+            with contextlib.suppress(LogFull):  # then the entry is flushed twice, and counts once
+                event_log.append(encode(StreamedRecord(entry)))
+
+    def _flagged(self, record: FeedbackRecord) -> FeedbackRecord:
+        """With what is unknown here noted: it may have left the catalog, or not have come into it yet."""
+        catalog = self._serving.catalog
+        if catalog is None:
+            return record
+        arrays, flags = catalog.arrays, record.flags
+        if record.item_type == CREATOR:
+            place = find(arrays.creator_id, record.item_id, 0, len(arrays.creator_id))
+        elif record.item_type == CHALLENGE:
+            place = find(arrays.item_id, record.item_id, arrays.videos, len(arrays.item_id))
+        else:
+            place = find(arrays.item_id, record.item_id, 0, arrays.videos)
+        if place < 0:
+            flags |= UNKNOWN_ITEM
+        if record.user_id and find(arrays.user_id, record.user_id, 0, len(arrays.user_id)) < 0:
+            flags |= UNKNOWN_USER
+        return record if flags == record.flags else msgspec.structs.replace(record, flags=flags)
+
+    async def _remember(self, records: list[FeedbackRecord], now: int) -> tuple[list[int], set[int]]:
+        """Keep the items away from feeds from now on; the kinds of the slots that they were served in (0: not known),
+        and the places of the records with which that failed."""
+        kinds = [0] * len(records)
+        forgotten: set[int] = set()
+        if not self._remembers or self.group is None:
+            return kinds, forgotten
+        users = list(_by_user(records).items())
+        for start in range(0, len(users), USERS_AT_ONCE):
+            some = users[start : start + USERS_AT_ONCE]
+            remembered = (
+                self._remember_user(self.group, key, [records[p] for p in places], now) for key, places in some
+            )
+            for (_, places), of_user in zip(some, await asyncio.gather(*remembered), strict=True):
+                if of_user is None:
+                    forgotten.update(places)
+                    continue
+                for place, kind in zip(places, of_user, strict=True):
+                    kinds[place] = kind
+        return kinds, forgotten
+
+    async def _remember_user(
+        self, group: GroupCommit, key: bytes, records: list[FeedbackRecord], now: int
+    ) -> list[int] | None:
+        """Kinds of the slots; None: it cannot be remembered."""
+        count = len(records)
+        keys = np.array([_entry_key(record) for record in records], np.int64)
+        states = np.array([STATE_OF[record.event] for record in records], np.uint8)
+        sessions = np.array([session_number(record.session_id) for record in records], np.int32)
+        kinds = np.zeros(count, np.uint8)
+        out = np.empty((SEEN_CAPACITY + count, 2), np.int64)
+
+        @functools.lru_cache(1)  # mostly the fleet has what is here; kinds are those of the last call
+        def after(ours: bytes, theirs: bytes | None) -> bytes:
+            entries = as_entries(merged(ours, theirs)).copy()  # a copy: the kernel is compiled for what may be written
+            size = remember_events(
+                entries, len(entries), keys, states, sessions, kinds, now, self._lifetimes, self._live, out
+            )
+            return out[:size].tobytes()
+
+        try:
+            if group.memory is None:
+                raise MemoryFailed("there is no memory of what users have seen")
+            if self.past is not None and not group.read(key):
+                await self.past.recall(key)
+            theirs = await tell_fleet(self.fleet, group, key, after) if self.fleet is not None else None
+            for _ in range(ATTEMPTS):
+                ours = group.read(key)
+                if await group.write(Change(key, ours, after(ours, theirs), is_deed=True), None):
+                    break
+            else:
+                raise MemoryFailed("others changed what the user has seen at each attempt")
+        except MemoryFailed as error:
+            self._metrics.memory_failures.inc()
+            self._warn("what users have seen cannot be remembered", error)
+            return None
+        return [int(kind) for kind in kinds]
+
+    def _refuse(self, count: int, error: Exception) -> None:
+        self._metrics.events_refused.inc(count)
+        self._warn("events are refused", error)
+
+    def _warn(self, event: str, error: Exception) -> None:
+        now = time.monotonic()
+        if now > self._warned + 10:
+            self._warned = now
+            log.error(event, reason=str(error))
+
+
+async def tell_fleet(
+    fleet: FleetMemory, group: GroupCommit, key: bytes, after: Callable[[bytes, bytes | None], bytes]
+) -> bytes | None:
+    """Have the fleet remember what a user did; what it knew before, None where that is not more than this machine
+    knows, or where it did not answer.
+
+    ``after(ours, theirs)``: the entries with what was done. Most of the time the fleet has what this machine has, and
+    takes the new entries for these at once; else it says what it has. Nobody is shown anything, so it does not matter
+    who is told first. Raises MemoryFailed.
+    """
+    allowance, known = fleet.allowance(), None
+    for attempt in range(AGREEMENTS):
+        ours = group.read(key)
+        new = after(ours, known)
+        exchange = fleet.exchange_again if attempt else fleet.exchange
+        there = await exchange(key, ours if known is None else known, new, allowance)
+        if there is None or there == new:
+            break
+        known = there
+    return known
+
+
+@functools.cache
+def flag_names(flags: int) -> tuple[str, ...]:
+    return tuple(str(flag.name).lower() for flag in Flag if flags & flag)
+
+
+def _entry_key(record: FeedbackRecord) -> int:
+    if record.item_type == CREATOR:
+        return creator_key(record.item_id)
+    return item_key(record.item_id, is_challenge=record.item_type == CHALLENGE)
+
+
+def _by_user(records: Iterable[FeedbackRecord]) -> dict[bytes, list[int]]:
+    """Places of the records of each requester who can be remembered."""
+    places: dict[bytes, list[int]] = {}
+    for place, record in enumerate(records):
+        if key := user_key(record.user_id, session_number(record.session_id)):
+            places.setdefault(key, []).append(place)
+    return places
