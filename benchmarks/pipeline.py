@@ -12,8 +12,9 @@ from benchmarks.worlds import make_catalog
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.candidates import candidate_pools
-from recommendation_service.ranking.policy import KINDS, Policy
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.user import load_user
 

@@ -15,7 +15,8 @@ import numpy as np
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.ranking.policy import KINDS, Policy, load_policy
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.working_memory import SLOTS
 
 USERS = 150

@@ -9,7 +9,7 @@ from recommendation_service.catalog.builder import ENGAGEMENT, SourceTables, ass
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.demo.vocabulary import json_word, vocabulary
-from recommendation_service.ranking.policy import Policy
+from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.reader import Table
 
 USERS = 3_000

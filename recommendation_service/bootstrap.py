@@ -46,7 +46,8 @@ from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.memory.user_memory import UserMemory
-from recommendation_service.ranking.policy import ENDPOINTS, load_policy
+from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.policies.policy import load_policy
 from recommendation_service.server.door import Door, bounds_from
 from recommendation_service.server.protocol import STATE_KEY
 from recommendation_service.serving.condition import Condition

@@ -127,7 +127,8 @@ def feed(
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.feed.pipeline import FeedPipeline
     from recommendation_service.feed.request import FeedRequest
-    from recommendation_service.ranking.policy import ENDPOINTS, load_policy
+    from recommendation_service.model.kinds import ENDPOINTS
+    from recommendation_service.policies.policy import load_policy
 
     if endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"{endpoint!r} is not one of {', '.join(ENDPOINTS)}", param_hint="--endpoint")

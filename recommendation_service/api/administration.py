@@ -23,8 +23,8 @@ from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.places import find
-from recommendation_service.ranking.policy import Policy
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import PersonalFeeds
 from recommendation_service.serving.generation import Serving

@@ -28,7 +28,7 @@ from recommendation_service.api.schemas import (
 from recommendation_service.catalog.items import ChallengeItem, ResumeItem
 from recommendation_service.feed.explain import Why
 from recommendation_service.feed.pipeline import IDS_FIELD
-from recommendation_service.ranking.policy import ENDPOINTS
+from recommendation_service.model.kinds import ENDPOINTS
 
 PAGE = "/docs"
 DOCUMENT = "openapi.json"

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID, named, parse_integer, parse_user_id
-from recommendation_service.catalog.layout import LARGEST_ITEM
 from recommendation_service.core.errors import InvalidRequest, NotJson
 from recommendation_service.log.records import EVENT_NAMES, ITEM_TYPES, EventName, FeedbackRecord, Flag, ItemType
+from recommendation_service.model.columns import LARGEST_ITEM
 
 MOST_EVENTS = 1_000
 LONGEST_EVENT_ID = 128

@@ -14,7 +14,7 @@ from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import IdempotencyConflict, InvalidRequest
 from recommendation_service.memory.answers import ANSWER_SECONDS
-from recommendation_service.ranking.policy import ENDPOINTS
+from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.serving.feeds import Idempotency, OtherRequest, PersonalFeeds
 
 LONGEST_IDEMPOTENCY_KEY = 255

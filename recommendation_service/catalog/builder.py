@@ -8,20 +8,17 @@ from typing import Any
 import numpy as np
 
 from recommendation_service.catalog import cleaning
+from recommendation_service.catalog.item_features import ItemStatistics, item_features
 from recommendation_service.catalog.items import Eligibility, Items, eligible_challenges, eligible_videos
-from recommendation_service.catalog.layout import CatalogArrays, Int64
 from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
 from recommendation_service.catalog.people import Interactions, People, gather_interactions, gather_people, places
 from recommendation_service.catalog.report import BlacklistReport, BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
-from recommendation_service.ranking.item_features import (
-    ItemStatistics,
-    item_features,
-    static_hand_sum,
-    static_terms,
-)
-from recommendation_service.ranking.policy import KINDS, Policy
+from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy
+from recommendation_service.policies.terms import static_hand_sum, static_terms
 from recommendation_service.sources.blacklist import read_blacklist
 from recommendation_service.sources.lists import UNKNOWN_CITY, read_cities
 from recommendation_service.sources.reader import Snapshot, Source, Table

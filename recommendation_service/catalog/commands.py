@@ -55,7 +55,7 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     from recommendation_service.core.clock import Clock
     from recommendation_service.core.database import make_engine
     from recommendation_service.core.place import check
-    from recommendation_service.ranking.policy import load_policy
+    from recommendation_service.policies.policy import load_policy
     from recommendation_service.sources.reader import Source
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)

@@ -16,7 +16,6 @@ import structlog
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.builder import BuiltCatalog, eligibility
 from recommendation_service.catalog.items import Eligibility, eligible_challenges, eligible_videos
-from recommendation_service.catalog.layout import CatalogArrays, Int64
 from recommendation_service.catalog.orderings import hash_table
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.store import Catalog, CatalogStore
@@ -24,7 +23,8 @@ from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import write_whole
-from recommendation_service.ranking.policy import Policy
+from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.reader import ZERO_DATE, Source
 
 log = structlog.get_logger(__name__)

@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from recommendation_service.catalog.layout import Int64
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import CatalogError
-from recommendation_service.ranking.policy import FEATURE_NAMES, KINDS
+from recommendation_service.model.columns import Int64
+from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.kinds import KINDS
 
 
 def describe_item(catalog: Catalog, names: dict[str, Any], number: int, *, is_challenge: bool) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from recommendation_service.catalog.layout import Int64
 from recommendation_service.core.local_time import zone_of
+from recommendation_service.model.columns import Int64
 
 TIME_FORM = "%Y-%m-%dT%H:%M:%S"
 

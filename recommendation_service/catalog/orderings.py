@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from recommendation_service.catalog.layout import (
+from recommendation_service.model.columns import (
     EMPTY,
     HASH_FACTOR,
     HASH_SHIFT,
@@ -14,7 +14,8 @@ from recommendation_service.catalog.layout import (
     Int32,
     Int64,
 )
-from recommendation_service.ranking.policy import KINDS, PolicyFile
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.format import PolicyFile
 
 
 def kind_orderings(

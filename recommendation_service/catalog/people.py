@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.items import cut_tokens
-from recommendation_service.catalog.layout import Float32, Int32, Int64
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
+from recommendation_service.model.columns import Float32, Int32, Int64
 from recommendation_service.sources.reader import Table
 
 LARGEST_WEIGHT = 5.0  # of a rating; whatever is above counts as this

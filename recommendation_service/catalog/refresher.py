@@ -29,7 +29,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.core.supervision import end_with_parent
-from recommendation_service.ranking.policy import Policy, load_policy
+from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.sources.blacklist import blacklist_stamp
 from recommendation_service.sources.reader import Source
 

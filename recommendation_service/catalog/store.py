@@ -21,25 +21,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
-from recommendation_service.catalog.layout import (
-    COLUMNS,
-    CURRENT,
-    ITEM_BYTES,
-    ITEM_OFFSETS,
-    LAYOUT_VERSION,
-    MANIFEST,
-    SIZES,
-    CatalogArrays,
-    Int64,
-)
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import locked, make_folder, opener
+from recommendation_service.model.columns import COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
 
 if TYPE_CHECKING:
     # Whoever only reads catalogs need not load what builds them.
     from recommendation_service.catalog.builder import BuiltCatalog
 
+# The ready-made answers: items.json holds each item's JSON object, one after the other.
+ITEM_BYTES = "items.json"
+ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
 NAMES = "names.json"
+MANIFEST = "manifest.json"
+CURRENT = "CURRENT"
 TEMPORARY = ".building-"
 _VERSION = re.compile(r"[0-9A-Za-z.-]{1,64}")
 # A version's name ends with so many digits of its manifest's checksum: the manifest vouches for the files,

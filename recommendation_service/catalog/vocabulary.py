@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recommendation_service.catalog.layout import (
+from recommendation_service.model.columns import (
     ATTRIBUTE_PLACES,
     SKILL_PLACES,
     TOKEN_PLACES,

@@ -23,11 +23,13 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from recommendation_service.catalog.layout import COLUMNS, EMPTY, CatalogArrays
 from recommendation_service.feed.stages import STAGES, rank
+from recommendation_service.model.columns import COLUMNS, EMPTY, CatalogArrays
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.compiled import kernel_folder
 from recommendation_service.ranking.places import find
-from recommendation_service.ranking.policy import FEATURES, KINDS, load_policy
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import merge_entries, remember_events
 from recommendation_service.ranking.working_memory import make_working_memory

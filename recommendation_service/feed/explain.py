@@ -8,8 +8,10 @@ import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.slate import EXPLORATION, RULES
-from recommendation_service.ranking.item_features import static_terms
-from recommendation_service.ranking.policy import FEATURE_NAMES, KINDS, Policy
+from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy
+from recommendation_service.policies.terms import static_terms
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.working_memory import WorkingMemory
 

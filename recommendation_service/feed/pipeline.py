@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.catalog.layout import hash_token
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.explain import explain_slot
 from recommendation_service.feed.request import NO_IDS, FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.feed.stages import STAGES, rank
+from recommendation_service.model.columns import hash_token
+from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.places import find
-from recommendation_service.ranking.policy import ENDPOINTS, Policy
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
 from recommendation_service.ranking.working_memory import (

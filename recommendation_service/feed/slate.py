@@ -14,11 +14,12 @@ from math import exp
 
 import numpy as np
 
-from recommendation_service.catalog.layout import Bytes, CatalogArrays, Int32
+from recommendation_service.model.columns import Bytes, CatalogArrays, Int32
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
 from recommendation_service.ranking.linucb import predict
-from recommendation_service.ranking.policy import KINDS, PolicyArrays
 from recommendation_service.ranking.randomness import below, uniform
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import SEEN_POOL, remember_feed

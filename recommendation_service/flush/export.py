@@ -19,7 +19,7 @@ from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.flush.rows import text_of, unpack_slots
 from recommendation_service.flush.tables import transaction
 from recommendation_service.log.records import ITEM_TYPES, FeedRecord
-from recommendation_service.ranking.policy import KINDS
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
 
 ROWS_AT_ONCE = 2_000

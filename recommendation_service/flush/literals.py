@@ -10,7 +10,7 @@ from operator import attrgetter
 
 from recommendation_service.flush.rows import Value, properties_of, text_of
 from recommendation_service.log.records import ITEM_TYPES, FeedbackRecord
-from recommendation_service.ranking.policy import KINDS
+from recommendation_service.model.kinds import KINDS
 
 # Text to a quoted literal, for one connection.
 Escape = Callable[[str], str]

@@ -22,7 +22,7 @@ from recommendation_service.log.records import (
     encode,
     endpoint_name,
 )
-from recommendation_service.ranking.policy import KINDS
+from recommendation_service.model.kinds import KINDS
 
 Event = FeedbackRecord | FeedRecord
 Value = int | float | str | bytes | None

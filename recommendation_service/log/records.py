@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.ranking.policy import ENDPOINTS, FEATURES, KINDS
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 
 EventName = Literal["impression", "view", "like", "save", "match", "rating", "skip", "hide"]

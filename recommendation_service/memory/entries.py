@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.ranking.policy import KINDS
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import ENTRY_BYTES, HIDDEN, SERVED
 from recommendation_service.ranking.working_memory import SEEN_CAPACITY
 

@@ -8,11 +8,12 @@ that the cost follows the candidates and not the catalog (docs/decisions/0005).
 
 import numpy as np
 
-from recommendation_service.catalog.layout import ATTRIBUTE_PLACES, SKILL_PLACES, CatalogArrays, Int32
+from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES, CatalogArrays, Float64, Int32
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import match_of, similarity_of
 from recommendation_service.ranking.places import find
-from recommendation_service.ranking.policy import KINDS, Floats, PolicyArrays
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
@@ -231,7 +232,7 @@ def _offer(
 
 
 @inlined
-def _sift_up(scores: Floats, items: Int32, place: int) -> None:
+def _sift_up(scores: Float64, items: Int32, place: int) -> None:
     while place > 0:
         parent = (place - 1) >> 1
         if scores[parent] <= scores[place]:
@@ -242,7 +243,7 @@ def _sift_up(scores: Floats, items: Int32, place: int) -> None:
 
 
 @inlined
-def _sift_down(scores: Floats, items: Int32, size: int) -> None:
+def _sift_down(scores: Float64, items: Int32, size: int) -> None:
     place = 0
     while True:
         child = 2 * place + 1

@@ -1,14 +1,10 @@
 """Stage 3: the 18 features of user and item; those of the item alone come ready from the catalog."""
 
-from recommendation_service.catalog.layout import (
-    SKILL_PLACES,
-    TOKEN_PLACES,
-    Bytes,
-    CatalogArrays,
-    Int32,
-)
+from recommendation_service.model.columns import SKILL_PLACES, TOKEN_PLACES, Bytes, CatalogArrays, Float64, Int32
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
-from recommendation_service.ranking.policy import FEATURES, KINDS, Floats, PolicyArrays
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     HAS_TOKENS,
@@ -21,8 +17,8 @@ def similarity_of(
     item: int,
     item_tokens: Int32,
     item_skill_count: Bytes,
-    user_skill_count: Floats,
-    similarity_scale: Floats,
+    user_skill_count: Float64,
+    similarity_scale: Float64,
     has_tokens: bool,
     without_history: float,
     without_skills: float,
@@ -40,7 +36,7 @@ def similarity_of(
 
 
 @inlined
-def match_of(item: int, item_tokens: Int32, match_weight: Floats, cap: float) -> float:
+def match_of(item: int, item_tokens: Int32, match_weight: Float64, cap: float) -> float:
     """Feature 6."""
     # Two sums side by side: one alone would wait for each addition.
     even, odd = 0.0, 0.0
@@ -59,7 +55,7 @@ def write_features(
     kinds: Bytes,
     start: int,
     end: int,
-    X: Floats,
+    X: Float64,
 ) -> None:
     """The 18 features of items[start:end] for the user in memory, each in the row of its place in
     ``X`` (n, 18); ``kinds`` says whose hand-set sum feature 17 is.

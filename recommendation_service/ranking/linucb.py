@@ -8,27 +8,26 @@ Recommendation, WWW 2010; the score is line 9 of algorithm 1, θᵀx + α √(x�
 from math import exp, isfinite, sqrt
 
 import numpy as np
-import numpy.typing as npt
 
-from recommendation_service.catalog.layout import CatalogArrays
+from recommendation_service.model.columns import CatalogArrays, Float64
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
-from recommendation_service.ranking.policy import FEATURES, KINDS, PolicyArrays
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import WorkingMemory
-
-Floats = npt.NDArray[np.float64]
 
 
 @inlined
 def predict(
-    X: Floats,
+    X: Float64,
     start: int,
     end: int,
-    theta: Floats,
-    precision_root: Floats,
-    mean: Floats,
-    width: Floats,
-    projected: Floats,
+    theta: Float64,
+    precision_root: Float64,
+    mean: Float64,
+    width: Float64,
+    projected: Float64,
 ) -> None:
     """For rows start to end of ``X`` (n, d): mean = θᵀx, width = √(xᵀA⁻¹x) = ‖R⁻¹x‖ with A = RRᵀ.
 

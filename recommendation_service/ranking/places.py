@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recommendation_service.catalog.layout import EMPTY, HASH_FACTOR, HASH_SHIFT, CatalogArrays, Int64
+from recommendation_service.model.columns import EMPTY, HASH_FACTOR, HASH_SHIFT, CatalogArrays, Int64
 from recommendation_service.ranking.compiled import compiled, inlined
 
 

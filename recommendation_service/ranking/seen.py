@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recommendation_service.catalog.layout import Bytes, CatalogArrays, Int32, Int64
+from recommendation_service.model.columns import Bytes, CatalogArrays, Int32, Int64
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.places import find, find_item
 from recommendation_service.ranking.request import RankingRequest

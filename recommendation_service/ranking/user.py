@@ -4,18 +4,19 @@ from math import log1p, sqrt
 
 import numpy as np
 
-from recommendation_service.catalog.layout import (
+from recommendation_service.model.columns import (
     LARGEST_ITEM,
     SKILL_PLACES,
     TOKEN_PLACES,
     Bytes,
     CatalogArrays,
+    Float64,
     Int32,
     Int64,
 )
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.places import find, find_item
-from recommendation_service.ranking.policy import Floats, PolicyArrays
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import load_seen, mark_seen
 from recommendation_service.ranking.working_memory import (
@@ -147,10 +148,10 @@ def _add_token(
     token: int,
     token_kind: Bytes,
     has_token: Bytes,
-    skill_count: Floats,
-    match_weight: Floats,
+    skill_count: Float64,
+    match_weight: Float64,
     touched: Int32,
-    weights: Floats,
+    weights: Float64,
     counts: Int64,
 ) -> None:
     kind = token_kind[token]

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.catalog.layout import SKILL_PLACES, Bytes, CatalogArrays
+from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
-from recommendation_service.ranking.policy import FEATURES, KINDS, PolicyArrays
 from recommendation_service.ranking.randomness import State
 
 LARGEST_FEED = 100

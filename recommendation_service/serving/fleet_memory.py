@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from recommendation_service.catalog.layout import Int64
 from recommendation_service.core.redis import (
     LUA_GET,
     Allowance,
@@ -26,6 +25,7 @@ from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.memory.answers import ANSWER_SECONDS, StoredAnswer
 from recommendation_service.memory.entries import Entries, are_entries, as_entries
 from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
+from recommendation_service.model.columns import Int64
 from recommendation_service.ranking.seen import HIDDEN, merge_entries
 from recommendation_service.serving.group_commit import GroupCommit
 

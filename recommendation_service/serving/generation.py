@@ -18,7 +18,8 @@ from recommendation_service.core.supervision import ProcessSupervisor
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import UserMemory, lifetimes_of
-from recommendation_service.ranking.policy import ENDPOINTS, Policy
+from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.blacklist import missing_blacklist
 
 log = structlog.get_logger(__name__)

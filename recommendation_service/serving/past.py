@@ -37,7 +37,7 @@ from recommendation_service.log.records import ITEM_TYPES, STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
 from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event
 from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
-from recommendation_service.ranking.policy import KINDS
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import (
     Lifetimes,
     merge_entries,

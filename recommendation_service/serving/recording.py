@@ -3,7 +3,7 @@
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.log.records import UnwrittenFeed, encoded_parts
-from recommendation_service.ranking.policy import ENDPOINTS
+from recommendation_service.model.kinds import ENDPOINTS
 
 
 class FeedRecorder:

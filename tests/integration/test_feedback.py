@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from recommendation_service.catalog.layout import LARGEST_ITEM
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.metrics import Metrics
@@ -30,7 +29,8 @@ from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, Feed
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
-from recommendation_service.ranking.policy import KINDS
+from recommendation_service.model.columns import LARGEST_ITEM
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, item_key, pack_detail
 from recommendation_service.serving.fleet_memory import FleetMemory
 from recommendation_service.serving.group_commit import GroupCommit

@@ -38,7 +38,7 @@ from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.segments import SegmentWriter
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import UserMemory
-from recommendation_service.ranking.policy import load_policy
+from recommendation_service.policies.policy import load_policy
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.generation import Serving
 from tests.support.events import feedback, write_segment

@@ -24,10 +24,10 @@ from recommendation_service.catalog.builder import (
     SourceTables,
     assemble_catalog,
 )
-from recommendation_service.catalog.layout import COLUMNS, SIZES
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import load_settings
-from recommendation_service.ranking.policy import Policy, load_policy
+from recommendation_service.model.columns import COLUMNS, SIZES
+from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.sources.reader import Table
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

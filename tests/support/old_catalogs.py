@@ -5,8 +5,7 @@ import json
 from dataclasses import replace
 
 from recommendation_service.catalog.builder import BuiltCatalog
-from recommendation_service.catalog.layout import MANIFEST
-from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.catalog.store import MANIFEST, CatalogStore
 
 
 def published_with_text_ids(store: CatalogStore, built: BuiltCatalog) -> str:

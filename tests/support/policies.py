@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import recommendation_service.policies
-from recommendation_service.ranking.policy import PolicyFile
+from recommendation_service.policies.format import PolicyFile
 
 SHIPPED = Path(next(iter(recommendation_service.policies.__path__))) / "starting.toml"
 

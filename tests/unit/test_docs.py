@@ -16,11 +16,11 @@ from pydantic import SecretStr
 from sqlalchemy import NullPool, create_engine
 
 from recommendation_service import cli
-from recommendation_service.catalog.layout import COLUMNS
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.metrics import Metrics
 from recommendation_service.demo.schema import metadata
+from recommendation_service.model.columns import COLUMNS
 from recommendation_service.sources.reader import FOLDER, Source
 
 ROOT = Path(__file__).resolve().parents[2]

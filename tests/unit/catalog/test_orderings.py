@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from recommendation_service.catalog.orderings import kind_orderings, pair_lists, token_lists
 from recommendation_service.catalog.vocabulary import Vocabulary
-from recommendation_service.ranking.policy import KINDS, load_policy
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import load_policy
 
 POLICY = load_policy().file
 

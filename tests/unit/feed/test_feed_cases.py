@@ -13,7 +13,9 @@ import pytest
 from recommendation_service.feed.pipeline import IDS_FIELD, TIMED_EVERY, FeedPipeline, feed_seed
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.stages import STAGES, rank
-from recommendation_service.ranking.policy import ENDPOINTS, FEATURE_NAMES, FEATURES, KINDS, Policy, load_policy
+from recommendation_service.model.features import FEATURE_NAMES, FEATURES
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import make_working_memory
 from tests.support.catalogs import Challenge, Interaction, User, Video, World, build, in_memory, make_catalog, published

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recommendation_service.feed.pipeline import IDS_FIELD, FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.ranking.policy import Policy
+from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import (
     Challenge,
     Interaction,

@@ -23,7 +23,8 @@ from recommendation_service.log.records import (
     endpoint_name,
     kind_name,
 )
-from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, item_key
 from recommendation_service.serving.recording import FeedRecorder
 from tests.support.catalogs import Challenge, World, make_catalog

@@ -21,7 +21,8 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.ranking.policy import KINDS, Kind, PolicyFile
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.format import Kind, PolicyFile
 from tests.support.catalogs import NOW, Challenge, Item, Key, User, Video, World, days_before
 
 Floats = npt.NDArray[np.float64]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.ranking.policy import FEATURES, KINDS, Policy
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Challenge, Interaction, User, Video, World, make_catalog
 from tests.support.policies import policy_file
 from tests.support.slates import candidate_features, candidate_scores, pool_of, ranked, request_for, tokens_noted

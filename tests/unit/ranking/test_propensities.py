@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.ranking.policy import FEATURES, KINDS, Policy, PolicyFile
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.format import PolicyFile
+from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Challenge, Item, Key, Video, World, frozen, make_catalog
 from tests.support.policies import policy_file
 from tests.support.rules import FeedSoFar, Pools

@@ -8,7 +8,7 @@ from statistics import mean
 import pytest
 
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.ranking.policy import Policy
+from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Interaction, Key, User, World, make_catalog
 from tests.support.policies import policy_file
 from tests.support.slates import candidate_features, pool_of, ranked, request_for

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import Outsider
 from recommendation_service.memory.entries import as_entries
-from recommendation_service.ranking.policy import ENDPOINTS, KINDS, load_policy
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.seen import (
     ACTED,
     HIDDEN,

@@ -123,9 +123,3 @@ COLUMNS: dict[str, tuple[Any, int]] = {
     "profile_tokens": (np.int32, 1),
 }
 SIZES = ("videos", "creators", "cities")
-
-# The ready-made answers: items.json holds each item's JSON object, one after the other.
-ITEM_BYTES = "items.json"
-ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
-MANIFEST = "manifest.json"
-CURRENT = "CURRENT"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recommendation_service.ranking.policy import KINDS, load_policy
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import load_policy
 
 FILE = load_policy().file
 

@@ -7,24 +7,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recommendation_service.ranking.policy import FEATURES, Floats, Kind, PolicyFile
+from recommendation_service.model.columns import Float64
+from recommendation_service.model.features import FEATURES
+from recommendation_service.policies.format import PolicyFile
 
 
 class ItemStatistics(NamedTuple):
     """What the catalog knows of n items; all (n,) float64. Challenges have zeros but for their age."""
 
-    age_days: Floats
-    views: Floats
-    average: Floats  # of the ratings, 0 to 5; 0 without ratings
-    ratings: Floats
-    matches: Floats
-    saves: Floats
-    exhibitions: Floats
-    attribute_count: Floats  # skills + knowledges + tools
-    rarity: Floats  # mean of 1/(uses of the skill + 1); 0 without skills
+    age_days: Float64
+    views: Float64
+    average: Float64  # of the ratings, 0 to 5; 0 without ratings
+    ratings: Float64
+    matches: Float64
+    saves: Float64
+    exhibitions: Float64
+    attribute_count: Float64  # skills + knowledges + tools
+    rarity: Float64  # mean of 1/(uses of the skill + 1); 0 without skills
 
 
-def item_features(items: ItemStatistics, policy: PolicyFile) -> Floats:
+def item_features(items: ItemStatistics, policy: PolicyFile) -> Float64:
     """Features of the item alone: (n, 18); places 5–8, 13 and 17 stay 0 until a user asks."""
     c = policy.features
     log_views, log_matches = np.log1p(items.views), np.log1p(items.matches)
@@ -59,33 +61,7 @@ def item_features(items: ItemStatistics, policy: PolicyFile) -> Floats:
     return X
 
 
-def static_terms(X: Floats, age_days: Floats, policy: PolicyFile) -> dict[str, Floats]:
-    """The terms of the hand-set sums that do not depend on the user, each (n,)."""
-    terms = policy.terms
-    return {
-        "engagement": X[:, 0],
-        "recency": np.exp(-age_days / policy.features.recency_days),
-        "quality": X[:, 2],
-        "popularity": X[:, 3],
-        "attribute_count": X[:, 4],
-        "rarity": X[:, 11],
-        "fresh": (age_days <= terms.fresh_days).astype(np.float64),
-        "boost": np.where(age_days <= terms.boost_days, terms.boost, 1.0),
-        "days_left": terms.days_left_of - age_days,
-        "share_left": np.maximum(0.0, terms.share_left_of - age_days) / terms.share_left_of,
-    }
-
-
-def static_hand_sum(terms: dict[str, Floats], kind: Kind) -> Floats:
-    """The part of a kind's hand-set sum that does not depend on the user: (n,)."""
-    total = np.zeros(len(terms["recency"]))
-    for term, weight in kind.weights.items():
-        if term in terms:
-            total += weight * terms[term]
-    return total
-
-
-def _scaled(values: Floats) -> Floats:
+def _scaled(values: Float64) -> Float64:
     """0 to 1 over the catalog: each value over the largest."""
     largest = values.max(initial=0.0)
     return values / largest if largest > 0 else values

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recommendation_service.core.errors import ConfigurationError
-from recommendation_service.ranking.policy import load_policy
+from recommendation_service.policies.policy import load_policy
 from tests.support.policies import SHIPPED, shipped_content
 
 

@@ -1,0 +1,167 @@
+"""The policy file's format: every weight, window and size that decides what a feed holds."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES
+from recommendation_service.model.features import STATIC_TERMS, USER_TERMS
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+KindName = Literal["VMP", "AU", "NU", "FW", "FLOW"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cuts(_Section):
+    """How many entries of each list count; the catalog has so many places and no more."""
+
+    skills: Annotated[int, Field(ge=1, le=SKILL_PLACES)]
+    knowledges: Annotated[int, Field(ge=1, le=ATTRIBUTE_PLACES)]
+    tools: Annotated[int, Field(ge=1, le=ATTRIBUTE_PLACES)]
+    languages: Annotated[int, Field(ge=1, le=ATTRIBUTE_PLACES)]
+
+
+class FeatureConstants(_Section):
+    """Constants of the 18 features; the policy file says beside each where it belongs."""
+
+    engagement_views: NotNegative
+    engagement_rating: NotNegative
+    engagement_matches: NotNegative
+    recency_days: Positive
+    recency_boost: Positive
+    recency_boost_days: NotNegative
+    quality_average: NotNegative
+    quality_matches: NotNegative
+    quality_prior_ratings: Positive
+    popularity_views: NotNegative
+    popularity_average: NotNegative
+    popularity_matches: NotNegative
+    attribute_count_scale: Positive
+    similarity_cosine: NotNegative
+    similarity_share: NotNegative
+    similarity_without_history: NotNegative
+    similarity_without_skills: NotNegative
+    match_skill: NotNegative
+    match_knowledge: NotNegative
+    match_tool: NotNegative
+    match_language: NotNegative
+    match_cap: Positive
+    views_scale: Positive
+    rating_scale: Positive
+    gate_average: NotNegative
+    gate_views: NotNegative
+    gate_matches: NotNegative
+    gate_ratings: NotNegative
+    gate_age_days: NotNegative
+    reach_scale: Positive
+    hand_scale: Positive
+
+
+class UserConstants(_Section):
+    history_items: Count
+
+
+class Limits(_Section):
+    creator_window: Count
+    novelty_after_skills: Count
+
+
+class Exploration(_Section):
+    size: Count
+
+
+class Pruning(_Section):
+    exact_up_to_videos: Count
+    skills: Count
+    entries_per_skill: Count
+    entries_per_pair: Annotated[int, Field(ge=0)]
+    static_entries: Count
+
+
+class Prior(_Section):
+    precision: Positive
+    hand_feature_mean: Finite
+
+
+class Feeds(_Section):
+    """The slot pattern of each endpoint."""
+
+    total: Annotated[list[KindName], Field(min_length=1, max_length=100)]
+    discover: Annotated[list[KindName], Field(min_length=1, max_length=100)]
+    flow: Annotated[list[KindName], Field(min_length=1, max_length=100)]
+
+
+class Terms(_Section):
+    fresh_days: NotNegative
+    boost: Positive
+    boost_days: NotNegative
+    days_left_of: Positive
+    share_left_of: Positive
+
+
+class Kind(_Section):
+    """A slot kind: which items, the hand-set sum, and how one is drawn."""
+
+    label: str
+    item: Literal["resume", "challenge"]
+    pool: Annotated[int, Field(ge=1, le=1000)]
+    alpha: NotNegative
+    temperature: Positive
+    gate: bool = False
+    max_age_days: NotNegative | None = None
+    weights: dict[str, Finite]
+
+
+class Kinds(_Section):
+    VMP: Kind
+    AU: Kind
+    NU: Kind
+    FW: Kind
+    FLOW: Kind
+
+
+class PolicyFile(_Section):
+    """The policy file, validated whole: every problem is named at once."""
+
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    cuts: Cuts
+    features: FeatureConstants
+    user: UserConstants
+    limits: Limits
+    exploration: Exploration
+    pruning: Pruning
+    prior: Prior
+    feeds: Feeds
+    terms: Terms
+    kinds: Kinds
+
+    def kind(self, name: KindName) -> Kind:
+        kind: Kind = getattr(self.kinds, name)
+        return kind
+
+
+def contradictions(content: dict[str, Any]) -> list[str]:
+    """What no field alone can tell; looks at the raw content, so that it is told beside wrong fields."""
+    problems = []
+    kinds, feeds = content.get("kinds"), content.get("feeds")
+    for name, kind in kinds.items() if isinstance(kinds, dict) else ():
+        weights = kind.get("weights") if isinstance(kind, dict) else None
+        for term, weight in weights.items() if isinstance(weights, dict) else ():
+            if term not in (*STATIC_TERMS, *USER_TERMS):
+                known = ", ".join((*STATIC_TERMS, *USER_TERMS))
+                problems.append(f"kinds.{name}.weights.{term}: there is no such term; the terms are {known}")
+            elif term in USER_TERMS and isinstance(weight, int | float) and weight < 0:
+                problems.append(f"kinds.{name}.weights.{term}: must be 0 or more, but is {weight}")
+    for endpoint, item in (("discover", "resume"), ("flow", "challenge")):
+        pattern = feeds.get(endpoint) if isinstance(feeds, dict) else None
+        for name in pattern if isinstance(pattern, list) else ():
+            kind = kinds.get(name) if isinstance(kinds, dict) and isinstance(name, str) else None
+            if isinstance(kind, dict) and kind.get("item") not in (None, item):
+                problems.append(f"feeds.{endpoint}: holds only {item}s, but names {name}")
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,110 @@
+"""A policy version: its file, and the arrays that the kernels read."""
+
+import hashlib
+import tomllib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from pydantic import ValidationError
+
+from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.model.columns import Float64
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
+from recommendation_service.policies.format import PolicyFile, contradictions
+
+
+class Policy:
+    """A policy version: the file, and the arrays that the kernels read."""
+
+    def __init__(self, file: PolicyFile, theta: Float64 | None = None, A: Float64 | None = None) -> None:
+        self.file = file
+        self.version = file.version
+        self.arrays = _arrays(file, theta, A)
+
+    @property
+    def catalog_digest(self) -> str:
+        """Changes when the parts change that a catalog is built with; its static features, hand-set
+        sums and orderings then have to be computed anew."""
+        file = self.file
+        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kind(name) for name in KINDS)]  # type: ignore[arg-type]
+        text = msgspec.json.encode([part.model_dump(exclude={"alpha", "temperature", "pool"}) for part in parts])
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    def label(self, kind: int) -> str:
+        return self.file.kind(KINDS[kind]).label  # type: ignore[arg-type]
+
+
+def load_policy(path: Path | None = None) -> Policy:
+    """Read a policy file; without a path, the one that ships with the package.
+
+    Raises ConfigurationError with every problem of the file.
+    """
+    path = path or Path(__file__).with_name("starting.toml")
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError([f"policy file {path}: {error.strerror}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError([f"policy file {path} is not TOML: {error}"]) from error
+    problems = contradictions(content)
+    try:
+        file = PolicyFile.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors()] + problems
+    if problems:
+        raise ConfigurationError([f"policy file {path}, {problem}" for problem in problems])
+    return Policy(file)
+
+
+def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> PolicyArrays:
+    kinds = [file.kind(name) for name in KINDS]  # type: ignore[arg-type]
+    features, prior = file.features, file.prior
+    if theta is None:
+        theta = np.zeros((len(kinds), FEATURES))
+        theta[:, FEATURES - 1] = prior.hand_feature_mean
+    if A is None:
+        A = np.broadcast_to(np.eye(FEATURES) * prior.precision, (len(kinds), FEATURES, FEATURES))
+    patterns = [[KINDS.index(kind) for kind in getattr(file.feeds, endpoint)] for endpoint in ENDPOINTS]
+    longest = max(map(len, patterns))
+    weights = (features.match_skill, features.match_knowledge, features.match_tool, features.match_language)
+
+    def user_weight(term: str) -> Float64:
+        return np.array([kind.weights.get(term, 0.0) for kind in kinds])
+
+    return PolicyArrays(
+        theta=np.ascontiguousarray(theta, np.float64),
+        precision_root=np.ascontiguousarray(np.linalg.inv(np.linalg.cholesky(A)).transpose(0, 2, 1)),
+        alpha=np.array([kind.alpha for kind in kinds]),
+        temperature=np.array([kind.temperature for kind in kinds]),
+        pool=np.array([kind.pool for kind in kinds]),
+        weight_similarity=user_weight("similarity"),
+        weight_match=user_weight("match"),
+        weight_network=user_weight("network"),
+        match_weight=np.array(weights) / 100.0,
+        similarity=np.array(
+            [
+                features.similarity_cosine,
+                features.similarity_share,
+                features.similarity_without_history,
+                features.similarity_without_skills,
+            ]
+        ),
+        pattern=np.array([pattern + [0] * (longest - len(pattern)) for pattern in patterns]),
+        pattern_length=np.array([len(pattern) for pattern in patterns]),
+        kind_is_video=np.array([int(kind.item == "resume") for kind in kinds]),
+        match_cap=features.match_cap / 100.0,
+        reach_scale=features.reach_scale,
+        hand_scale=features.hand_scale,
+        history_items=file.user.history_items,
+        creator_window=file.limits.creator_window,
+        novelty_after_skills=file.limits.novelty_after_skills,
+        exploration_size=file.exploration.size,
+        exact_up_to_videos=file.pruning.exact_up_to_videos,
+        prune_skills=file.pruning.skills,
+        entries_per_skill=file.pruning.entries_per_skill,
+        entries_per_pair=file.pruning.entries_per_pair,
+        static_entries=file.pruning.static_entries,
+    )
