@@ -111,8 +111,12 @@ class ConfigurationError(Exception):
         self.problems = list(problems)
 
 
-class CatalogError(Exception):
-    """A catalog version that is missing, damaged, or of another layout."""
+class VersionError(Exception):
+    """A version on disk that is missing, damaged, or of another layout, or that cannot be written."""
+
+
+class CatalogError(VersionError):
+    """Of a catalog."""
 
 
 class SourceError(Exception):

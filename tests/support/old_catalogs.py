@@ -5,7 +5,8 @@ import json
 from dataclasses import replace
 
 from recommendation_service.catalog.builder import BuiltCatalog
-from recommendation_service.catalog.store import MANIFEST, CatalogStore
+from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.versions.store import MANIFEST
 
 
 def published_with_text_ids(store: CatalogStore, built: BuiltCatalog) -> str:

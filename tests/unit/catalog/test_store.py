@@ -17,9 +17,10 @@ import pytest
 from sqlalchemy.engine import URL
 
 from recommendation_service.catalog.builder import BuiltCatalog
-from recommendation_service.catalog.store import ITEM_BYTES, MANIFEST, CatalogStore
+from recommendation_service.catalog.store import ITEM_BYTES, CatalogStore
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import COLUMNS, LAYOUT_VERSION, SIZES
+from recommendation_service.versions.store import MANIFEST
 from tests.unit.sources.operator_database import NOW, OperatorDatabase, flipped
 
 FILES = [*(f"{column}.npy" for column in COLUMNS), "item_offsets.npy", ITEM_BYTES, "names.json"]

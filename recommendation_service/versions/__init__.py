@@ -1,0 +1,1 @@
+"""Versions on disk: published whole, checked, kept, and taken up by whoever reads."""
