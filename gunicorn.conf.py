@@ -25,7 +25,7 @@ from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.holding import hold
 from recommendation_service.core.logging import configure_logging
-from recommendation_service.core.processes import default_workers
+from recommendation_service.core.machine import default_workers
 
 try:
     _settings = load_settings()
@@ -44,8 +44,8 @@ except OSError as error:
 
 # prometheus-client sees at its import that there are several processes; `claim` then says where they count.
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(_settings.data_dir))
-from recommendation_service.core import metrics_files
 from recommendation_service.server.stopping import hear_stop_signals, hold_stop_signals, refuse_new_connections
+from recommendation_service.telemetry import metrics_files
 
 _memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 _metrics_parent = _settings.data_dir.absolute() / "metrics"

@@ -28,26 +28,23 @@ from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.threads import Threads
-from recommendation_service.catalog import refresher
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.core import database_metrics
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import InvalidRequest, ServiceError
 from recommendation_service.core.holding import hold
 from recommendation_service.core.logging import configure_logging
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
-from recommendation_service.core.supervision import ProcessSupervisor
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
-from recommendation_service.flush import flusher
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import load_policy
+from recommendation_service.processes import registry
+from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.server.door import Door, bounds_from
 from recommendation_service.server.protocol import STATE_KEY
 from recommendation_service.serving.condition import Condition
@@ -60,6 +57,8 @@ from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.past import Past, PastReader
 from recommendation_service.serving.place_watch import PlaceWatch
 from recommendation_service.sources.users import UserReader, Users
+from recommendation_service.telemetry import database_metrics, metrics_files
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -204,7 +203,7 @@ def _lifespan(
                 stack.push_async_callback(redis.close)
                 feedback.stream = EventStream(redis)
                 feeds.fleet = feedback.fleet = FleetMemory(redis, max(serving.lifetimes))
-            replicas = ReadReplicas(settings, "worker", numbers=metrics.database)
+            replicas = ReadReplicas(settings, registry.pool_share(settings, registry.WORKER), numbers=metrics.database)
             stack.callback(replicas.dispose)
             if settings.seen_state:
                 reader = PastReader(replicas.primary.connect, serving.lifetimes, settings.events_dir, clock.now)
@@ -213,12 +212,13 @@ def _lifespan(
                 work.append(past.run())
             feeds.users = Users(UserReader(replicas.connect, settings, clock.now), settings, metrics, redis)
             stack.push_async_callback(feeds.users.close)
-            if settings.catalog_refresher:
-                serving.supervisor = ProcessSupervisor(refresher.NAME, refresher.MODULE, settings.catalog_dir)
-                work.append(after(source, serving.supervisor.run()))
-            if settings.event_flusher:
-                supervisor = ProcessSupervisor(flusher.NAME, flusher.MODULE, settings.events_dir)
-                work.append(after(source, supervisor.run()))
+            for process in registry.LEASED:
+                if process.is_wanted(settings):
+                    supervisor = ProcessSupervisor(
+                        process, process.folder(settings), metrics_files.environment_outside()
+                    )
+                    serving.supervisors[process.name] = supervisor
+                    work.append(after(source, supervisor.run()))
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])
             yield {STATE_KEY: door}  # to the protocol
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recommendation_service.api.errors import error_body, failure_body, send_error
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.core.metrics import Metrics
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

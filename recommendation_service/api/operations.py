@@ -13,12 +13,13 @@ from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.hold import read_held
-from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.core.metrics import Metrics, render_metrics
+from recommendation_service.processes.registry import REFRESHER
+from recommendation_service.processes.requests import ask
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.generation import Serving, refresher_status
+from recommendation_service.telemetry.metrics import Metrics, render_metrics
 
 RELOAD_WAIT_SECONDS = 60.0
 RELOAD_POLL_SECONDS = 0.05
@@ -110,13 +111,13 @@ def add_operations(
         failed (what was served before is served on). Administrators only."""
         access.check_administrator(request.scope)
         try:
-            token = await threads.run(lambda: request_reload(store.folder))
+            token = await threads.run(lambda: ask(REFRESHER, store.folder))
         except OSError as error:
             raise RebuildFailed(f"The catalog folder cannot be written: {error.strerror}") from error
         deadline = time.monotonic() + RELOAD_WAIT_SECONDS
         while time.monotonic() < deadline:
             status = refresher_status(store)
-            if str(status.get("reload_token") or "") >= token:
+            if str(status.get(REFRESHER.answer) or "") >= token:
                 if status.get("error"):
                     raise RebuildFailed(str(status["error"]), retry_after_seconds=10)
                 version = str(status.get("version"))

@@ -1,7 +1,7 @@
 """The process that builds catalogs: at its start, where something changed, and on demand.
 
 It is a process of its own so that a driver's threads never meet a fork, and whatever goes wrong with
-a build goes wrong here. Workers start and watch it (core/supervision.py); one runs for each catalog folder.
+a build goes wrong here. Workers start and watch it (processes/supervision.py); one runs for each catalog folder.
 """
 
 import contextlib
@@ -19,27 +19,25 @@ from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.hold import Holder
 from recommendation_service.catalog.server_figures import ServerWatch
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.core.clock import Clock, later_token
+from recommendation_service.core.clock import Clock
 from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
-from recommendation_service.core.files import locked, make_folder, write_whole
+from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
-from recommendation_service.core.supervision import end_with_parent
 from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.processes.parent import end_with_parent
+from recommendation_service.processes.registry import REFRESHER, pool_share
+from recommendation_service.processes.requests import asked
 from recommendation_service.sources.blacklist import blacklist_stamp
 from recommendation_service.sources.reader import Source
+from recommendation_service.telemetry.database_metrics import process_numbers
 
 log = structlog.get_logger(__name__)
 
-NAME = "refresher"  # of the process, its lock and its logs
-MODULE = "recommendation_service.catalog.refresher"
-STATUS_FILE = "refresher.json"
 STATUS_BYTES = 4096  # padded to so many, so that a later status has its room when the disk is full
-RELOAD_FILE = "reload.request"
 
 POLL_SECONDS = 0.1
 # After a failed build the next try comes after so long, doubled up to the refresh interval.
@@ -176,7 +174,7 @@ class Refresher:
 
     def _reload_token(self) -> str | None:
         """The reload that waits to be carried out."""
-        token = _last_token(self._store.folder / RELOAD_FILE)
+        token = asked(REFRESHER, self._store.folder)
         return token if token > (self.status.reload_token or "") else None
 
     def _wait(self, until: float) -> None:
@@ -186,7 +184,7 @@ class Refresher:
 
     def _write_status(self) -> None:
         content = json.dumps(asdict(self.status)).ljust(STATUS_BYTES).encode()
-        path = self._store.folder / STATUS_FILE
+        path = self._store.folder / REFRESHER.status_file
         try:
             make_folder(self._store.folder)
             write_whole(path, content)
@@ -195,33 +193,6 @@ class Refresher:
             with contextlib.suppress(OSError), path.open("r+b") as file:
                 if os.fstat(file.fileno()).st_size >= len(content):
                     file.write(content)
-
-
-def request_reload(folder: Path) -> str:
-    """Ask the refresher for a build now; once it is done, its status bears this token or a later one.
-
-    Raises OSError where the folder cannot be written.
-    """
-    with locked(folder / f"{RELOAD_FILE}.lock"):
-        # Tokens are written in their order, so that one build answers all who asked before it.
-        token = later_token(max(_last_token(folder / RELOAD_FILE), _carried_out(folder)))
-        write_whole(folder / RELOAD_FILE, token)
-    return token
-
-
-def _last_token(path: Path) -> str:
-    try:
-        return path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _carried_out(folder: Path) -> str:
-    """The token of the last reload that was done."""
-    try:
-        return str(json.loads((folder / STATUS_FILE).read_bytes()).get("reload_token") or "")
-    except (OSError, ValueError, AttributeError):
-        return ""
 
 
 def _stamp(path: Path | None) -> tuple[str, int, int] | None:
@@ -247,7 +218,8 @@ def main() -> int:
     os.nice(BUILD_NICENESS)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     # It stays with a server while it can: two replicas are never at the same point, and a change of server rebuilds.
-    reads = ReadReplicas(settings, "refresher", stays=True, numbers=process_numbers(settings, "refresher"))
+    share = pool_share(settings, REFRESHER.name)
+    reads = ReadReplicas(settings, share, stays=True, numbers=process_numbers(settings, REFRESHER))
     source = Source(reads.primary, settings, reads.connect)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
     ServerWatch(source.engine, store.folder, clock.now).start()

@@ -10,12 +10,12 @@ import secrets
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
+from prometheus_client import Counter, Summary
 
 from recommendation_service.core.lru import LruBytes
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance, Call, RedisGuard, RedisUnavailable, WrongType
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,24 @@ return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], 'NX')
 """
 
 
+class CacheSizes(Protocol):
+    read: Callable[[], tuple[int, int]] | None  # bytes, entries
+
+
+class CacheMetrics(Protocol):
+    """Where it is counted."""
+
+    cache_lookups: Counter  # level, outcome
+    cache_evictions: Counter
+    cache_collapsed: Counter  # where
+    cache_late: Counter
+    cache_reads: Counter  # outcome
+    cache_read_seconds: Summary
+
+    @property
+    def cache_sizes(self) -> CacheSizes: ...
+
+
 class Cache(Generic[T]):
     """Values by number, through L1 and L2 from ``load``. One worker's, on one event loop.
 
@@ -74,7 +92,7 @@ class Cache(Generic[T]):
         load: Callable[[int], Awaitable[T | None]],
         *,
         guard: RedisGuard | None,
-        metrics: Metrics,
+        metrics: CacheMetrics,
         limit_bytes: int,
         ttl_seconds: int,
         wait_seconds: float,

@@ -1,6 +1,6 @@
 """Connections to the operator's database: one place that sets pool, time limits and session.
 
-MYSQL_POOL_SIZE is the service's budget, not a process's: ``pool_share`` divides it among the processes that connect.
+MYSQL_POOL_SIZE is the service's budget, not a process's: of that each process has a share (processes/registry.py).
 Reads that may be a little old go through replicas (replicas.py); everything else goes to the primary.
 """
 
@@ -9,7 +9,7 @@ import time
 import zlib
 from datetime import UTC
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import structlog
@@ -19,8 +19,7 @@ from sqlalchemy.exc import TimeoutError as CheckoutTimeout
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database_metrics import (
-    FOLDER,
+from recommendation_service.core.database_numbers import (
     POOL_IN_USE,
     POOL_SIZE,
     POOL_TIMEOUTS,
@@ -28,10 +27,8 @@ from recommendation_service.core.database_metrics import (
     POOL_WAITS,
     NoNumbers,
     Numbers,
-    ProcessNumbers,
 )
 from recommendation_service.core.mysql_connections import open_connections
-from recommendation_service.core.processes import default_workers
 
 log = structlog.get_logger(__name__)
 
@@ -54,12 +51,12 @@ LEAVING = READ_ONLY | {
     3168,  # the server is not available
 }
 
-# command: run by a person, and no part of the running service.
-Role = Literal["worker", "refresher", "flusher", "command"]
-# What a process that there is once has use for: the refresher's build and its look at the server's figures; the
-# flusher's batches.
-MOST_OF_REFRESHER = 2
-MOST_OF_FLUSHER = 4
+
+class PoolShare(NamedTuple):
+    """Of one process: its name, for the log, and most connections to one server."""
+
+    process: str
+    connections: int
 
 
 class MeasuredPool(QueuePool):
@@ -88,7 +85,7 @@ class MeasuredPool(QueuePool):
 
 
 def make_engine(
-    settings: Settings, role: Role = "command", *, url: URL | None = None, numbers: Numbers | None = None
+    settings: Settings, share: PoolShare | None = None, *, url: URL | None = None, numbers: Numbers | None = None
 ) -> Engine:
     """An engine for ``url``, or else for ``settings.source_url``. Nothing is connected until it is used.
 
@@ -96,16 +93,17 @@ def make_engine(
     it speaks the server's own, as the application's does: then both read and write the same, whatever that is. It has
     a `sql_mode` and a character set of its own. Without pooling a connection is closed when it is given back; how many
     may be open at once is the same.
-    SQLite is opened so that nothing can be written. ``numbers``: where the pool counts.
+    SQLite is opened so that nothing can be written. ``share``: None for a command, which a person runs and which is no
+    part of the running service. ``numbers``: where the pool counts.
     """
     url = url or settings.source_url
     if url.get_backend_name() == "sqlite":
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
-    share = pool_share(settings, role)
+    share = share or PoolShare("command", settings.mysql_pool_size)
     engine = create_engine(
         url,
         poolclass=MeasuredPool,
-        pool_size=share,
+        pool_size=share.connections,
         max_overflow=0,
         pool_pre_ping=settings.mysql_use_pooling,
         pool_recycle=POOL_RECYCLE_SECONDS,
@@ -119,8 +117,8 @@ def make_engine(
         event.listen(engine, "checkin", _log_checkin)
         log.info(
             f"Connection pool inicializado: {settings.mysql_pool_size} conexiones a {address(url)}",
-            process=role,
-            most_of_this_process=share,
+            process=share.process,
+            most_of_this_process=share.connections,
         )
     event.listen(engine, "handle_error", _leave_server)
     if numbers is not None:
@@ -134,27 +132,6 @@ def make_unpooled_engine(settings: Settings, url: URL, *, read_timeout_seconds: 
     engine = create_engine(url, poolclass=NullPool, connect_args=_session(settings, seconds))
     open_connections(engine, settings, url)
     return engine
-
-
-def pool_share(settings: Settings, role: Role) -> int:
-    """Most connections of one process of that role to one server.
-
-    One each; of what is left the refresher gets one more, the flusher three, and the workers divide the rest. So
-    all of them together stay within MYSQL_POOL_SIZE, unless that is less than there are processes.
-    """
-    if role == "command":
-        return settings.mysql_pool_size
-    workers = settings.gunicorn_workers or default_workers()
-    left = max(0, settings.mysql_pool_size - workers - 2)
-    of_refresher = min(left, MOST_OF_REFRESHER - 1)
-    of_flusher = min(left - of_refresher, MOST_OF_FLUSHER - 1)
-    more = {"refresher": of_refresher, "flusher": of_flusher, "worker": (left - of_refresher - of_flusher) // workers}
-    return 1 + more[role]
-
-
-def process_numbers(settings: Settings, role: Role) -> ProcessNumbers:
-    """Where the refresher and the flusher count, which have no /metrics of their own."""
-    return ProcessNumbers(settings.data_dir / FOLDER, role)
 
 
 def address(url: URL) -> str:

@@ -8,7 +8,7 @@ import socket
 import sys
 
 from recommendation_service.core.config import load_settings
-from recommendation_service.core.processes import listener_of
+from recommendation_service.core.machine import listener_of
 
 PRIVILEGED_BELOW = 1024
 

@@ -15,9 +15,10 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import structlog
+from prometheus_client import Counter, Histogram
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
@@ -36,7 +37,6 @@ from redis.exceptions import (
 )
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +57,14 @@ MOST_REASONS = 5  # that are logged of one outage
 # Of the event loop, from an answer that lies in the socket to whoever waits for it: uvloop looks at timers before it
 # looks at sockets, then the reader runs, then the operation.
 TURNS = 4
+
+
+class RedisMetrics(Protocol):
+    """Where it is counted."""
+
+    redis_operations: Counter  # operation, outcome
+    redis_seconds: Histogram  # operation
+    redis_damaged: Counter  # kind
 
 
 class RedisUnavailable(Exception):
@@ -96,7 +104,7 @@ class RedisGuard:
     def __init__(
         self,
         client: Client,
-        metrics: Metrics,
+        metrics: RedisMetrics,
         timeout_seconds: float,
         address: str = "",
         clock: Callable[[], float] = time.monotonic,
@@ -353,7 +361,7 @@ async def _pipelined(client: Any, script: Any, calls: list[tuple[str, list[Any]]
     return cast(list[Any], await pipeline.execute(raise_on_error=False))
 
 
-def open_redis(settings: Settings, metrics: Metrics) -> RedisGuard | None:
+def open_redis(settings: Settings, metrics: RedisMetrics) -> RedisGuard | None:
     """The Redis of the settings; None where they name none. Nothing is connected before the first operation."""
     client = make_client(settings)
     if client is None:

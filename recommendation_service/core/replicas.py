@@ -18,8 +18,8 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import Role, make_engine, make_unpooled_engine
-from recommendation_service.core.database_metrics import (
+from recommendation_service.core.database import PoolShare, make_engine, make_unpooled_engine
+from recommendation_service.core.database_numbers import (
     READS,
     REPLICA_FALLBACKS,
     REPLICA_LAG_SECONDS,
@@ -49,14 +49,14 @@ class ReadReplicas:
     """
 
     def __init__(
-        self, settings: Settings, role: Role = "command", *, stays: bool = False, numbers: Numbers | None = None
+        self, settings: Settings, share: PoolShare | None = None, *, stays: bool = False, numbers: Numbers | None = None
     ) -> None:
         self._numbers = numbers or NoNumbers()
         self._stays = stays
         self._turn = itertools.count()
         self._last: Replica | None = None
-        self.primary = make_engine(settings, role, numbers=numbers)
-        self.replicas = [Replica(settings, url, role, numbers) for url in settings.replica_urls]
+        self.primary = make_engine(settings, share, numbers=numbers)
+        self.replicas = [Replica(settings, url, share, numbers) for url in settings.replica_urls]
 
     def connect(self) -> Connection:
         """Raises SQLAlchemyError where neither a replica nor the primary gives a connection."""
@@ -94,9 +94,9 @@ class ReadReplicas:
 class Replica:
     """One replica: its engine, and what is known of it. Used from any thread."""
 
-    def __init__(self, settings: Settings, url: URL, role: Role, numbers: Numbers | None) -> None:
+    def __init__(self, settings: Settings, url: URL, share: PoolShare | None, numbers: Numbers | None) -> None:
         self.name = f"{url.host}:{url.port or 3306}"
-        self.engine = make_engine(settings, role, url=url, numbers=numbers)
+        self.engine = make_engine(settings, share, url=url, numbers=numbers)
         self._most_lag_seconds = settings.mysql_max_replica_lag_seconds
         # A look must neither wait for the pool nor as long as a query may.
         self._look_engine = make_unpooled_engine(

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from recommendation_service.core.processes import cpu_cores
+from recommendation_service.core.machine import cpu_cores
 from recommendation_service.doctor.findings import Finding, error, ok, warning
 
 LEAST_PYTHON = (3, 11)

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -28,6 +27,7 @@ from recommendation_service.model.columns import COLUMNS, EMPTY, CatalogArrays
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import load_policy
+from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.ranking.compiled import kernel_folder
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
@@ -162,15 +162,6 @@ def _write(path: Path, text: str) -> None:
         return
 
 
-def _end_with_parent() -> None:
-    def wait() -> None:
-        while os.read(0, 1 << 10):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def _empty_catalog() -> CatalogArrays:
     """Columns without rows, read-only like those of a mapped catalog: the machine code is for that type."""
     columns = {}
@@ -189,5 +180,5 @@ def _empty_catalog() -> CatalogArrays:
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    end_with_parent()
     compile_kernels(sys.argv[1:])

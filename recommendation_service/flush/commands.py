@@ -1,6 +1,5 @@
 """`recs events …` and `recs migrate`: the log's way into the database, looked at and helped along by hand."""
 
-import fcntl
 import json
 import sys
 import time
@@ -45,6 +44,8 @@ def status(as_json: AsJson = False) -> None:
     from recommendation_service.flush.dead_letters import DeadLetters
     from recommendation_service.flush.flusher_status import FlusherStatus, read_status
     from recommendation_service.log.event_log import folder_bytes
+    from recommendation_service.processes.leases import is_taken
+    from recommendation_service.processes.registry import FLUSHER
 
     settings = load_settings()
     folder, now = settings.events_dir, Clock(settings.data_dir, settings.clock_tolerance_seconds).now()
@@ -53,7 +54,7 @@ def status(as_json: AsJson = False) -> None:
     problem = folder_problem(folder) or problem_of(settings)
     try:
         found |= {
-            "flusher_runs": _flusher_runs(folder),
+            "flusher_runs": is_taken(FLUSHER, folder),
             "log_bytes": folder_bytes(folder) if folder.is_dir() else 0,
             "dead_letters_kept": len(DeadLetters(folder).all()),
         }
@@ -125,15 +126,13 @@ def flush(
 
 def _flush_here(settings: Settings) -> bool:
     """False: a flusher runs. Raises SourceError where something is left."""
-    from recommendation_service.core.files import open_lock
-    from recommendation_service.core.supervision import lock_path
-    from recommendation_service.flush.flusher import NAME, Flusher
+    from recommendation_service.flush.flusher import Flusher
     from recommendation_service.flush.tables import make_writing_engine
+    from recommendation_service.processes.leases import open_lease
+    from recommendation_service.processes.registry import FLUSHER
 
-    with open(open_lock(lock_path(settings.events_dir, NAME)), "rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with open_lease(FLUSHER, settings.events_dir) as lease:
+        if not lease.take():
             return False
         engine = make_writing_engine(settings)
         flusher = Flusher(settings, engine)
@@ -146,13 +145,14 @@ def _flush_here(settings: Settings) -> bool:
 
 
 def _ask_for_flush(folder: Path, timeout: float) -> None:
-    from recommendation_service.flush.flusher_status import read_status, request_flush
+    from recommendation_service.flush.flusher_status import read_status
+    from recommendation_service.processes.registry import FLUSHER
+    from recommendation_service.processes.requests import answered, ask
 
-    token = request_flush(folder)
+    token = ask(FLUSHER, folder)
     until = time.monotonic() + timeout
     while time.monotonic() < until:
-        last = read_status(folder)
-        if last is not None and (last.flush_token or "") >= token:
+        if answered(FLUSHER, folder) >= token:
             return
         time.sleep(WAIT_POLL_SECONDS)
     last = read_status(folder)
@@ -312,20 +312,6 @@ def migrate(
             typer.echo(f"Carried out {migration.version}: {migration.what}")
         if not pending:
             typer.echo("Nothing to do: the tables are up to date.")
-
-
-def _flusher_runs(folder: Path) -> bool:
-    from recommendation_service.core.supervision import lock_path
-
-    try:
-        with open(lock_path(folder, "flusher")) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    except FileNotFoundError:
-        pass
-    return False
 
 
 def _utc(moment: datetime | None) -> datetime | None:

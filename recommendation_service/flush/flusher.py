@@ -20,15 +20,12 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.database import process_numbers
 from recommendation_service.core.errors import ConfigurationError, SourceError
 from recommendation_service.core.logging import configure_logging
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.place import WrongPlace, check, make_identity, problem_of
-from recommendation_service.core.supervision import end_with_parent
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.event_writer import EventWriter, Outcome
-from recommendation_service.flush.flusher_status import FlusherStatus, read_status, requested_flush
+from recommendation_service.flush.flusher_status import FlusherStatus, read_status
 from recommendation_service.flush.forgetting import delete_records
 from recommendation_service.flush.housekeeping import Housekeeping
 from recommendation_service.flush.log_replay import start_replay
@@ -44,11 +41,13 @@ from recommendation_service.flush.tables import (
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.records import encode, now_ms
 from recommendation_service.log.stream import FlusherStream, rescue_after_seconds
+from recommendation_service.processes.parent import end_with_parent
+from recommendation_service.processes.registry import FLUSHER, pool_share
+from recommendation_service.processes.requests import asked
+from recommendation_service.telemetry.database_metrics import process_numbers
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
-
-NAME = "flusher"  # of the process, its lock and its logs
-MODULE = "recommendation_service.flush.flusher"
 
 # Of what waits in memory; while that is written, as much again is read.
 MOST_RECORDS = 50_000
@@ -323,8 +322,8 @@ class Flusher:
         """The flush that somebody waits for."""
         if self._clock() < self._next_try:
             return None
-        token = requested_flush(self._folder)
-        return token if token is not None and token > (self.status.flush_token or "") else None
+        token = asked(FLUSHER, self._folder)
+        return token if token > (self.status.flush_token or "") else None
 
     def _wait(self, seconds: float) -> None:
         """Returns early where a flush is asked for, or the end is."""
@@ -364,7 +363,8 @@ def main() -> int:
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
     if settings.seen_state:
         start_replay(settings, clock.now, stop)
-    engine = make_writing_engine(settings, "flusher", numbers=process_numbers(settings, "flusher"))
+    share = pool_share(settings, FLUSHER.name)
+    engine = make_writing_engine(settings, share, numbers=process_numbers(settings, FLUSHER))
     Flusher(
         settings,
         engine,

@@ -1,4 +1,4 @@
-"""What the flusher tells of itself, and how a flush is asked of it: files of the log's folder."""
+"""What the flusher tells of itself: a file of the log's folder."""
 
 import contextlib
 import json
@@ -6,11 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recommendation_service.core.clock import later_token
-from recommendation_service.core.files import locked, make_folder, write_whole
-
-STATUS_FILE = "flusher.json"
-REQUEST_FILE = "flush.request"
+from recommendation_service.core.files import make_folder, write_whole
+from recommendation_service.processes.registry import FLUSHER
 
 
 @dataclass
@@ -45,32 +42,13 @@ class FlusherStatus:
         self.written_ms = now_ms
         with contextlib.suppress(OSError):  # a full disk: the last status stands
             make_folder(folder)
-            write_whole(folder / STATUS_FILE, json.dumps(asdict(self)))
+            write_whole(folder / FLUSHER.status_file, json.dumps(asdict(self)))
 
 
 def read_status(folder: Path) -> FlusherStatus | None:
     """What the flusher last said of itself; None: it has never run here, or what it said cannot be read."""
     try:
-        content: dict[str, Any] = json.loads((folder / STATUS_FILE).read_bytes())
+        content: dict[str, Any] = json.loads((folder / FLUSHER.status_file).read_bytes())
         return FlusherStatus(**content)
     except (OSError, ValueError, TypeError):
         return None
-
-
-def requested_flush(folder: Path) -> str | None:
-    """The token of the last flush that was asked for."""
-    try:
-        return (folder / REQUEST_FILE).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def request_flush(folder: Path) -> str:
-    """Ask the flusher for a flush now; once it is done, its status bears this token or a later one. Raises OSError."""
-    with locked(folder / f"{REQUEST_FILE}.lock"):
-        # Tokens are written in their order, so that one flush answers all who asked before it.
-        last = read_status(folder)
-        done = last.flush_token if last is not None else None
-        token = later_token(max(requested_flush(folder) or "", done or ""))
-        write_whole(folder / REQUEST_FILE, token)
-    return token

@@ -18,8 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import READ_ONLY, Role, make_engine
-from recommendation_service.core.database_metrics import Numbers
+from recommendation_service.core.database import READ_ONLY, PoolShare, make_engine
+from recommendation_service.core.database_numbers import Numbers
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.place import INNODB, SCHEMA_TABLE, make_identity
 
@@ -150,7 +150,9 @@ MIGRATIONS = (
 )
 
 
-def make_writing_engine(settings: Settings, role: Role = "command", *, numbers: Numbers | None = None) -> Engine:
+def make_writing_engine(
+    settings: Settings, share: PoolShare | None = None, *, numbers: Numbers | None = None
+) -> Engine:
     """An engine for the primary whose sessions refuse data that does not fit instead of cutting it short.
 
     They read what is committed and lock nothing by reading, so that two writers do not wait for each other.
@@ -158,7 +160,7 @@ def make_writing_engine(settings: Settings, role: Role = "command", *, numbers: 
     url = settings.source_url
     if url.get_backend_name() == "sqlite":
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
-    engine = make_engine(settings, role, numbers=numbers)
+    engine = make_engine(settings, share, numbers=numbers)
     event.listen(engine, "connect", _begin_session)
     return engine
 

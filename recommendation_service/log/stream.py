@@ -23,9 +23,9 @@ import structlog
 from redis.exceptions import ResponseError
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.place import WrongPlace, owner_of, space_of
 from recommendation_service.core.redis import Grouped, RedisGuard, RedisUnavailable, key_in, open_redis
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

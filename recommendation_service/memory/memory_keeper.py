@@ -16,10 +16,10 @@ import structlog
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import open_lock
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.memory.memory_file import FileId, file_id
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.ranking.seen import Lifetimes
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 import structlog
 
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import (
     ITEM_TYPES,
@@ -37,6 +36,7 @@ from recommendation_service.serving.fleet_memory import AGREEMENTS, FleetMemory,
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.serving.past import Past
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

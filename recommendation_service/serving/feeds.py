@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import Allowance
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import NO_IDS, FeedFields, FeedRequest, Outsider
@@ -24,6 +23,7 @@ from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.serving.past import Past
 from recommendation_service.serving.recording import FeedRecorder
 from recommendation_service.sources.users import Users
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

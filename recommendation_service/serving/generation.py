@@ -8,19 +8,19 @@ from typing import Any
 
 import structlog
 
-from recommendation_service.catalog.refresher import STATUS_FILE
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
-from recommendation_service.core.metrics import Metrics
-from recommendation_service.core.supervision import ProcessSupervisor
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import UserMemory, lifetimes_of
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
+from recommendation_service.processes.registry import REFRESHER
+from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.sources.blacklist import missing_blacklist
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Serving:
         self._metrics = metrics
         self.clock = clock or Clock()
         self.lifetimes = lifetimes_of(settings)
-        self.supervisor: ProcessSupervisor | None = None
+        self.supervisors: dict[str, ProcessSupervisor] = {}  # of leased processes, by their names
         self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
         self.memory: UserMemory | None = None  # what users have seen, while there is one
         self.wrong_place: str | None = None  # why nothing may be served from DATA_DIR, nor written to it
@@ -94,7 +94,8 @@ class Serving:
             return f"No catalog yet: {self._unlisted}"
         if self._refused:
             return self._refused_reason
-        problem = self.supervisor.problem if self.supervisor else ""
+        supervisor = self.supervisors.get(REFRESHER.name)
+        problem = supervisor.problem if supervisor else ""
         error = problem or refresher_status(self._store).get("error")
         return f"No catalog yet: {error}" if error else "No catalog yet: the first one is being built."
 
@@ -224,7 +225,7 @@ def blacklist_report(manifest: dict[str, Any]) -> dict[str, Any]:
 def refresher_status(store: CatalogStore) -> dict[str, Any]:
     """What the process that builds catalogs last said of itself."""
     try:
-        status = json.loads((store.folder / STATUS_FILE).read_bytes())
+        status = json.loads((store.folder / REFRESHER.status_file).read_bytes())
     except (OSError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}

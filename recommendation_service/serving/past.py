@@ -30,7 +30,6 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.flush.forgetting import read_forgotten
 from recommendation_service.flush.rows import unpack_slots
 from recommendation_service.log.records import ITEM_TYPES, STATE_OF
@@ -44,6 +43,7 @@ from recommendation_service.ranking.seen import (
 )
 from recommendation_service.ranking.working_memory import SEEN_CAPACITY
 from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

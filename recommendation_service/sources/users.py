@@ -20,10 +20,10 @@ from recommendation_service.core.cache import Cache
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import RedisGuard
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE, sql
+from recommendation_service.telemetry.metrics import Metrics
 
 Int64 = npt.NDArray[np.int64]
 Names = tuple[str, ...]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recommendation_service.core.processes import memory_bytes
+from recommendation_service.telemetry.processes import memory_bytes
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo
 from tests.servers import LOOPBACK, free_port, wait_until
 

@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import text
 
 from recommendation_service.core.config import load_settings
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
 from recommendation_service.flush import flusher
 from recommendation_service.flush.flusher import Flusher
@@ -32,6 +31,7 @@ from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import opened
 from recommendation_service.serving.fleet_memory import FleetMemory, merged, replace_everywhere
 from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateRedis
 from tests.support.disks import fill_disk, small_disk
 from tests.support.redis_workers import redis_settings

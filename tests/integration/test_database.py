@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, Engine
 from recommendation_service.core import database
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import make_engine
-from recommendation_service.core.database_metrics import WorkerNumbers
+from recommendation_service.telemetry.database_metrics import WorkerNumbers
 from tests.servers import LOOPBACK, PrivateMariaDB, wait_until
 
 PATIENCE_SECONDS = 60.0

@@ -22,7 +22,6 @@ from fastapi import FastAPI
 
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import open_redis
 from recommendation_service.log.event_log import SEGMENT_BYTES, EventLog
 from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, FeedRecord, Flag, Record, decode
@@ -34,6 +33,7 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, item_key, pack_detail
 from recommendation_service.serving.fleet_memory import FleetMemory
 from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.telemetry.metrics import Metrics
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
 from tests.servers import PrivateRedis, wait_until

@@ -28,7 +28,6 @@ from sqlalchemy.engine import URL, Engine
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import SourceError
-from recommendation_service.core.supervision import lock_path
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush import event_writer as flush
 from recommendation_service.flush.dead_letters import DeadLetters
@@ -47,6 +46,7 @@ from recommendation_service.flush.tables import (
 )
 from recommendation_service.log.records import encode
 from recommendation_service.log.segments import SUFFIX, SegmentFull, SegmentWriter
+from recommendation_service.processes.registry import FLUSHER
 from tests.end_to_end.service import REPOSITORY, Service, command_of, load_demo, recs
 from tests.servers import LOOPBACK, PrivateMariaDB, find_program, free_port, wait_until
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
@@ -907,7 +907,7 @@ def test_a_flush_that_is_asked_for_is_waited_for(
     write_segment(mariadb_settings.events_dir, records)
     assert mariadb_settings.database_url is not None
     environment = {"DATABASE_URL": mariadb_settings.database_url.get_secret_value()}
-    with open(lock_path(mariadb_settings.events_dir, "flusher"), "w") as lock:
+    with open(mariadb_settings.events_dir / FLUSHER.lock_file, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as the worker holds it that keeps the flusher
         with running_flusher(mariadb_settings, tmp_path):
             done = recs("events", "flush", "--json", folder=tmp_path, settings=environment)

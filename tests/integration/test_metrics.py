@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from recommendation_service.core.metrics_files import DEAD_FILE
+from recommendation_service.telemetry.metrics_files import DEAD_FILE
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
 
 # What a counter or a timer adds up; gauges have none of these endings.

@@ -21,26 +21,27 @@ import structlog
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.cli import app
-from recommendation_service.core import metrics_files
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem, make_folder, open_lock, write_whole
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
-from recommendation_service.flush.flusher_status import read_status, request_flush
+from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.flush.forgetting import forget_user, read_forgotten
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.segments import SegmentWriter
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.policies.policy import load_policy
+from recommendation_service.processes.registry import FLUSHER, REFRESHER
+from recommendation_service.processes.requests import ask
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.generation import Serving
+from recommendation_service.telemetry import metrics_files
+from recommendation_service.telemetry.metrics import Metrics
 from tests.support.events import feedback, write_segment
 
 T = TypeVar("T")
@@ -127,8 +128,8 @@ def use(data: Path, event_id: str) -> None:
         memory.merge(KEY, np.array([[len(event_id) << 1, 1]], np.int64))
     finally:
         memory.close()
-    request_flush(events)
-    request_reload(settings.catalog_dir)
+    ask(FLUSHER, events)
+    ask(REFRESHER, settings.catalog_dir)
     CatalogStore(settings.catalog_dir, 3).point_at(f"version-{event_id}")
     os.close(open_lock(events / "flusher.lock"))
     environment = dict(os.environ)

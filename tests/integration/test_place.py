@@ -24,7 +24,6 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.holding import hold, holder_of
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.place import (
     FILE,
     Owner,
@@ -41,6 +40,7 @@ from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.tables import make_writing_engine, migrate
 from recommendation_service.log.stream import EventStream, FlusherStream
+from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateMariaDB, PrivateRedis, wait_until
 from tests.support.events import feedback, write_segment
 from tests.support.redis_workers import redis_settings

@@ -14,9 +14,10 @@ import pytest
 import sqlalchemy
 
 from recommendation_service.bootstrap import ADMINISTRATION_THREADS
-from recommendation_service.catalog.refresher import request_reload
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
+from recommendation_service.processes.registry import REFRESHER
+from recommendation_service.processes.requests import ask
 from recommendation_service.sources.blacklist import QUIET_SECONDS
 from tests.end_to_end.service import ADMIN_TOKEN, Service, damaged_copy, parent_of
 from tests.servers import LOOPBACK, PrivateMariaDB, wait_until
@@ -93,7 +94,7 @@ def ask_for_a_reload_and_leave(service: Service) -> None:
 
 def wait_for_a_build_that_hangs(service: Service, database: PrivateMariaDB) -> None:
     """Asks for a build, and returns when it waits for a database that is frozen."""
-    request_reload(service.data_dir / "catalogs")
+    ask(REFRESHER, service.data_dir / "catalogs")
     (refresher,) = service.refreshers
     service.wait_until(lambda: waits_for_an_answer(refresher, database.port))
 

@@ -13,8 +13,8 @@ import sqlalchemy
 from prometheus_client import CollectorRegistry
 
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.database_metrics import WorkerNumbers
 from recommendation_service.core.replicas import ReadReplicas
+from recommendation_service.telemetry.database_metrics import WorkerNumbers
 from tests.servers import PRIMARY, REPLICA, PrivateMariaDB, wait_until
 
 DATABASE = "interacpedia"
@@ -109,7 +109,7 @@ def comes_to(reads: ReadReplicas, *servers: PrivateMariaDB) -> bool:
 def test_reads_are_spread_evenly_over_the_replicas_from_the_first_one_on(
     servers: Servers, numbers: WorkerNumbers
 ) -> None:
-    reads = ReadReplicas(servers.settings(), "worker", numbers=numbers)
+    reads = ReadReplicas(servers.settings(), numbers=numbers)
     assert reads.primary.pool.checkedin() == 0  # type: ignore[attr-defined]
 
     ports = Counter(port_read(reads) for _ in range(20))
@@ -122,7 +122,7 @@ def test_reads_are_spread_evenly_over_the_replicas_from_the_first_one_on(
 
 
 def test_a_reader_that_stays_reads_from_one_server(servers: Servers) -> None:
-    reads = ReadReplicas(servers.settings(), "refresher", stays=True)
+    reads = ReadReplicas(servers.settings(), stays=True)
 
     (port,) = {port_read(reads) for _ in range(10)}
 
@@ -131,7 +131,7 @@ def test_a_reader_that_stays_reads_from_one_server(servers: Servers) -> None:
 
 
 def test_writes_go_to_the_primary(servers: Servers) -> None:
-    reads = ReadReplicas(servers.settings(), "flusher")
+    reads = ReadReplicas(servers.settings())
     with reads.primary.begin() as connection:
         connection.execute(sqlalchemy.text("INSERT INTO written VALUES (1)"))
 
@@ -143,7 +143,7 @@ def test_writes_go_to_the_primary(servers: Servers) -> None:
 def test_a_replica_that_is_killed_is_left_out_at_once_and_used_again_when_it_is_back(
     servers: Servers, numbers: WorkerNumbers
 ) -> None:
-    reads = ReadReplicas(servers.settings(), "worker", numbers=numbers)
+    reads = ReadReplicas(servers.settings(), numbers=numbers)
     assert comes_to(reads, *servers.replicas)
 
     servers.first.kill()
@@ -164,7 +164,7 @@ def test_a_replica_that_is_killed_is_left_out_at_once_and_used_again_when_it_is_
 
 
 def test_a_replica_that_fails_under_a_query_is_left_out_at_once(servers: Servers) -> None:
-    reads = ReadReplicas(servers.settings(), "refresher", stays=True)
+    reads = ReadReplicas(servers.settings(), stays=True)
     port = port_read(reads)
     used, other = servers.replicas if servers.first.port == port else reversed(servers.replicas)
     with reads.connect() as connection:
@@ -182,7 +182,7 @@ def test_a_replica_that_fails_under_a_query_is_left_out_at_once(servers: Servers
 
 
 def test_a_replica_whose_replication_is_stopped_is_not_read_from(servers: Servers, numbers: WorkerNumbers) -> None:
-    reads = ReadReplicas(servers.settings(), "worker", numbers=numbers)
+    reads = ReadReplicas(servers.settings(), numbers=numbers)
     assert comes_to(reads, *servers.replicas)
 
     servers.first.execute("STOP SLAVE")
@@ -202,7 +202,7 @@ def test_a_replica_whose_replication_is_stopped_is_not_read_from(servers: Server
 def test_a_replica_too_far_behind_is_not_read_from_until_it_has_caught_up(
     servers: Servers, numbers: WorkerNumbers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reads = ReadReplicas(servers.settings(), "worker", numbers=numbers)
+    reads = ReadReplicas(servers.settings(), numbers=numbers)
     for replica in servers.replicas:
         replica.execute("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY=5", "START SLAVE")
     assert comes_to(reads, *servers.replicas)  # a delay without a write is no lag
@@ -219,7 +219,7 @@ def test_a_replica_too_far_behind_is_not_read_from_until_it_has_caught_up(
 
 def test_a_replica_that_hangs_costs_the_reads_of_others_little(servers: Servers) -> None:
     """Frozen, it still takes connections. Reads that are under way on it end with their own limit."""
-    reads = ReadReplicas(servers.settings(mysql_use_pooling=False, mysql_read_timeout_seconds=2), "worker")
+    reads = ReadReplicas(servers.settings(mysql_use_pooling=False, mysql_read_timeout_seconds=2))
     servers.first.pause()
     try:
         assert comes_to(reads, servers.second)
@@ -238,7 +238,7 @@ def test_a_user_who_may_not_ask_for_the_lag_is_told_the_privilege(
     )
     assert wait_until(lambda: bool(ask(servers.first, "SELECT 1 FROM mysql.user WHERE user='reader'")), 60)
     url = f"mysql://reader:a-secret@127.0.0.1:{servers.first.port}"
-    reads = ReadReplicas(servers.settings(url), "worker")
+    reads = ReadReplicas(servers.settings(url))
 
     assert port_read(reads) == servers.primary.port
     said = "".join(capsys.readouterr())
@@ -254,7 +254,7 @@ def test_a_user_who_may_not_ask_for_the_lag_is_told_the_privilege(
 def test_a_server_that_replicates_from_nobody_is_not_read_from(
     servers: Servers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reads = ReadReplicas(servers.settings(servers.primary.url().render_as_string(hide_password=False)), "worker")
+    reads = ReadReplicas(servers.settings(servers.primary.url().render_as_string(hide_password=False)))
 
     assert port_read(reads) == servers.primary.port
     assert "replicates from nobody" in "".join(capsys.readouterr())

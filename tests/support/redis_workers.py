@@ -9,8 +9,8 @@ from typing import Any
 
 from recommendation_service.core.cache import Cache
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import RedisGuard, RedisUnavailable, open_redis
+from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import LOOPBACK, PrivateRedis
 
 # Where a test is not about time: what a busy machine does must not look like a slow Redis.

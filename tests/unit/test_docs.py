@@ -18,10 +18,10 @@ from sqlalchemy import NullPool, create_engine
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.demo.schema import metadata
 from recommendation_service.model.columns import COLUMNS
 from recommendation_service.sources.reader import FOLDER, Source
+from recommendation_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "recommendation_service"

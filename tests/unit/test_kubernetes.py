@@ -18,8 +18,8 @@ import yaml
 
 from recommendation_service.bootstrap import create_app
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import pool_share
-from recommendation_service.core.metrics import Metrics
+from recommendation_service.processes.registry import pool_share
+from recommendation_service.telemetry.metrics import Metrics
 from tests.support.kustomize import Manifest, render
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -460,10 +460,10 @@ def test_the_volumes_hold_what_is_written_to_them(overlay: str) -> None:
 def test_the_database_servers_have_connections_for_the_most_pods(overlay: str) -> None:
     derived = Derived(overlay)
     workers = derived.settings.gunicorn_workers or 0
-    reading = derived.most * workers * pool_share(derived.settings, "worker")
-    writing = derived.most * pool_share(derived.settings, "flusher")
+    reading = derived.most * workers * pool_share(derived.settings, "worker").connections
+    writing = derived.most * pool_share(derived.settings, "flusher").connections
     building = derived.builder_settings.mysql_pool_size
-    assert pool_share(derived.builder_settings, "refresher") <= building
+    assert pool_share(derived.builder_settings, "refresher").connections <= building
     replicas = settings_of(overlay, derived.serving).get("MYSQL_REPLICA_URLS", "").count("mysql://")
     primary = writing + building + (0 if replicas else reading)
     assert said("connections to the primary, at most", overlay) == str(primary)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from recommendation_service.core.cache import L1_SECONDS, MOST_READS, NEGATIVE_SECONDS, PAUSE_SECONDS, Cache
-from recommendation_service.core.metrics import Metrics
+from recommendation_service.telemetry.metrics import Metrics
 
 FOREVER = 60.0  # longer than any test takes
 

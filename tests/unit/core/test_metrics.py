@@ -22,10 +22,18 @@ from prometheus_client.core import Metric
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from recommendation_service.core import metrics_files
-from recommendation_service.core.metrics import LATENCY_BUCKETS, CpuAccount, Metrics, render_metrics
-from recommendation_service.core.metrics_files import DEAD_FILE, claim, exact_sum, merge_dead, read_families, reserve
-from recommendation_service.core.processes import Listeners, cpu_cores, cpu_seconds, memory_bytes, service_processes
+from recommendation_service.core.machine import cpu_cores
+from recommendation_service.telemetry import metrics_files
+from recommendation_service.telemetry.metrics import LATENCY_BUCKETS, CpuAccount, Metrics, render_metrics
+from recommendation_service.telemetry.metrics_files import (
+    DEAD_FILE,
+    claim,
+    exact_sum,
+    merge_dead,
+    read_families,
+    reserve,
+)
+from recommendation_service.telemetry.processes import Listeners, cpu_seconds, memory_bytes, service_processes
 from tests.servers import LOOPBACK, wait_until
 
 SOON_SECONDS = 20.0
@@ -262,7 +270,7 @@ def test_whoever_reads_while_processes_are_merged_sees_the_same_sum_every_time(t
 def another_master(parent: Path) -> Iterator[Path]:
     """The folder that another process claimed, which lives until the block ends."""
     code = (
-        "import sys; from pathlib import Path; from recommendation_service.core.metrics_files import claim; "
+        "import sys; from pathlib import Path; from recommendation_service.telemetry.metrics_files import claim; "
         "print(claim(Path(sys.argv[1])), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -319,7 +327,7 @@ def test_room_is_reserved_on_the_disk(tmp_path: Path) -> None:
 def test_all_metrics_of_a_process_stay_within_the_room_reserved(tmp_path: Path) -> None:
     code = (
         "from prometheus_client.metrics import MetricWrapperBase\n"
-        "from recommendation_service.core.metrics import *\n"
+        "from recommendation_service.telemetry.metrics import *\n"
         "metrics = Metrics()\n"
         "for endpoint in (*ENDPOINTS, 'feedback', 'explain', 'users'):\n"
         "    metrics.request_seconds.labels(endpoint).observe(1)\n"
@@ -470,7 +478,7 @@ def test_open_connections_are_those_to_our_listening_socket(tmp_path: Path, fami
     )
     count = (
         "import socket, sys\n"
-        "from recommendation_service.core.processes import Listeners\n"
+        "from recommendation_service.telemetry.processes import Listeners\n"
         f"listener = socket.socket({int(family)})\n"
         f"listener.bind({address!r})\n"
         "listener.listen()\n"
@@ -508,6 +516,8 @@ def test_open_connections_are_those_to_our_listening_socket(tmp_path: Path, fami
 
 
 def test_a_process_that_listens_nowhere_has_no_connections() -> None:
-    with child("from recommendation_service.core.processes import Listeners\nassert Listeners().connections() == 0"):
+    with child(
+        "from recommendation_service.telemetry.processes import Listeners\nassert Listeners().connections() == 0"
+    ):
         pass
     assert isinstance(Listeners().connections(), int)

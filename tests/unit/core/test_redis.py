@@ -13,8 +13,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.errors import ConfigurationError
-from recommendation_service.core.metrics import Metrics
 from recommendation_service.core.redis import make_client, open_redis, redis_address
+from recommendation_service.telemetry.metrics import Metrics
 from tests.support.certificates import make_certificate
 
 SECRET = "hunter2hunter2"

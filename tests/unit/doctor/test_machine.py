@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recommendation_service.core.processes import cpu_cores
+from recommendation_service.core.machine import cpu_cores
 from recommendation_service.doctor import machine
 from recommendation_service.doctor.findings import Severity
 from recommendation_service.doctor.machine import (

@@ -25,13 +25,13 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.core.supervision import lock_path
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.event_writer import EventWriter, Outcome
 from recommendation_service.flush.export import _COLUMNS, write_parquet
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.tables import MIGRATIONS, make_writing_engine, migrate, statements
+from recommendation_service.processes.registry import FLUSHER
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,7 +105,7 @@ def next_flush() -> str:
 @contextmanager
 def as_if_it_ran(settings: Settings) -> Iterator[None]:
     """The flusher's lock is held, as by the worker that keeps it."""
-    with open(lock_path(settings.events_dir, "flusher"), "w") as lock:
+    with open(settings.events_dir / FLUSHER.lock_file, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

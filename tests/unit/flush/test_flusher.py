@@ -20,12 +20,14 @@ from recommendation_service.flush import flusher as module
 from recommendation_service.flush import pending
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
-from recommendation_service.flush.flusher_status import read_status, request_flush
+from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.flush.forgetting import FILE as FORGOTTEN_FILE
 from recommendation_service.flush.forgetting import forget_user, read_forgotten
 from recommendation_service.flush.tables import make_writing_engine, migrate
 from recommendation_service.log.records import StreamedRecord, decode, encode, now_ms
 from recommendation_service.log.segments import HEADER_BYTES, SUFFIX, SegmentWriter
+from recommendation_service.processes.registry import FLUSHER
+from recommendation_service.processes.requests import ask
 from tests.support.events import feed, feedback, write_segment
 
 
@@ -149,7 +151,7 @@ def test_a_log_over_half_its_limit_is_flushed_at_once(settings: Settings, engine
 
 def test_a_flush_that_is_asked_for_is_done_and_said(settings: Settings, engine: Engine) -> None:
     write_segment(settings.events_dir, [feedback()])
-    token = request_flush(settings.events_dir)
+    token = ask(FLUSHER, settings.events_dir)
     flusher = Flusher(settings, engine)
     flusher.step()
     status = read_status(settings.events_dir)

@@ -9,7 +9,6 @@ import pytest
 import structlog
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.metrics import DOOR_REASONS
 from recommendation_service.server import door as door_module
 from recommendation_service.server.door import (
     FAREWELL_SECONDS,
@@ -23,6 +22,7 @@ from recommendation_service.server.door import (
     bounds_from,
     network_of,
 )
+from recommendation_service.telemetry.metrics import DOOR_REASONS
 
 REQUEST = object()
 

@@ -1,9 +1,9 @@
 """What the service's processes count of their database connections, for /metrics: docs/metrics.md has all of them.
 
 Pools count as they work, into ``Numbers``. A worker counts in Prometheus's counters, which are summed over workers.
-The refresher and the flusher have no /metrics: each writes its numbers to a file of DATA_DIR/database, and whichever
-worker is asked adds them, with the process's name as a label. Their counts begin where the last such process left
-off, since a counter that goes back is a restart to Prometheus.
+Leased processes have no /metrics: each writes its numbers to a file of DATA_DIR/database, and whichever worker is asked
+adds them, with the process's name as a label. Their counts begin where the last such process left off, since a counter
+that goes back is a restart to Prometheus.
 """
 
 import json
@@ -11,28 +11,30 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database_numbers import (
+    POOL_IN_USE,
+    POOL_SIZE,
+    POOL_TIMEOUTS,
+    POOL_WAIT_SECONDS,
+    POOL_WAITS,
+    READS,
+    REPLICA_FALLBACKS,
+    REPLICA_LAG_SECONDS,
+    REPLICA_USABLE,
+)
 from recommendation_service.core.files import make_folder, write_whole
+from recommendation_service.processes.registry import WORKER, LeasedProcess
 
 log = structlog.get_logger(__name__)
 
 FOLDER = "database"  # of DATA_DIR
-
-POOL_SIZE = "recs_database_pool_size"
-POOL_IN_USE = "recs_database_pool_in_use"
-POOL_WAITS = "recs_database_pool_waits"
-POOL_WAIT_SECONDS = "recs_database_pool_wait_seconds"
-POOL_TIMEOUTS = "recs_database_pool_timeouts"
-READS = "recs_database_reads"
-REPLICA_FALLBACKS = "recs_replica_fallbacks"
-REPLICA_USABLE = "recs_replica_usable"
-REPLICA_LAG_SECONDS = "recs_replica_lag_seconds"
 
 # name: help, labels beside `process`
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -50,24 +52,6 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-class Numbers(Protocol):
-    """Where a process's pools count. Called from any thread; never raises."""
-
-    def add(self, name: str, amount: float, label: str = "") -> None: ...
-
-    def set(self, name: str, value: float, label: str = "") -> None: ...
-
-
-class NoNumbers:
-    """Of a command that nobody scrapes."""
-
-    def add(self, name: str, amount: float, label: str = "") -> None:
-        pass
-
-    def set(self, name: str, value: float, label: str = "") -> None:
-        pass
-
-
 class _Table:
     """(name, label): value."""
 
@@ -81,14 +65,14 @@ class _Table:
 
 
 class ProcessNumbers:
-    """Of a process that has no /metrics: kept in ``folder``/ROLE.json, written at every change."""
+    """Of a process that has no /metrics: kept in ``folder``/NAME.json, written at every change."""
 
-    def __init__(self, folder: Path, role: str) -> None:
-        self._path = folder / f"{role}.json"
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = folder / f"{name}.json"
         self._table = _Table()
-        for name, label, value in _read(self._path)[1]:
-            if name in COUNTERS:
-                self._table.values[name, label] = value
+        for counted, label, value in _read(self._path)[1]:
+            if counted in COUNTERS:
+                self._table.values[counted, label] = value
 
     def add(self, name: str, amount: float, label: str = "") -> None:
         with self._table.lock:
@@ -109,6 +93,10 @@ class ProcessNumbers:
             log.debug("numbers of the database's connections cannot be written", reason=str(error))
 
 
+def process_numbers(settings: Settings, process: LeasedProcess) -> ProcessNumbers:
+    return ProcessNumbers(settings.data_dir / FOLDER, process.name)
+
+
 class WorkerNumbers(Collector):
     """Of a worker, and with them those of the processes that have no /metrics.
 
@@ -125,13 +113,13 @@ class WorkerNumbers(Collector):
         }
         for name, (_, labels) in COUNTERS.items():
             if not labels:
-                self._counters[name].labels("worker")  # a series that begins at 1 shows no increase
-        self._counters[READS].labels("worker", "primary")
+                self._counters[name].labels(WORKER)  # a series that begins at 1 shows no increase
+        self._counters[READS].labels(WORKER, "primary")
         registry.register(self)
 
     def add(self, name: str, amount: float, label: str = "") -> None:
         if name in COUNTERS:
-            self._counters[name].labels("worker", *_labels(name, label)).inc(amount)
+            self._counters[name].labels(WORKER, *_labels(name, label)).inc(amount)
             return
         with self._gauges.lock:
             self._gauges.change(name, label, amount=amount)
@@ -143,7 +131,7 @@ class WorkerNumbers(Collector):
     def collect(self) -> Iterator[Metric]:
         """The gauges; the counters are in the registry, or in files, and are completed by ``with_processes``."""
         with self._gauges.lock:
-            found = [("worker", *key, value) for key, value in self._gauges.values.items()]
+            found = [(WORKER, *key, value) for key, value in self._gauges.values.items()]
         found += [number for number in self._of_processes() if number[1] in GAUGES]
         for name, (help_text, labels) in GAUGES.items():
             family = GaugeMetricFamily(name, help_text, labels=["process", *labels])

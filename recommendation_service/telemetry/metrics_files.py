@@ -99,6 +99,11 @@ def is_alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
+def environment_outside() -> dict[str, str]:
+    """For a process that is started and is none of Gunicorn's: it must not count in files that are kept for those."""
+    return {name: value for name, value in os.environ.items() if name != WRITE_FOLDER}
+
+
 def reserve(folder: Path, pid: int) -> None:
     """Make a worker's files and the room for them on the disk, before the worker writes to them.
 

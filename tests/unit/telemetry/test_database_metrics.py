@@ -9,15 +9,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from recommendation_service.core.database_metrics import (
-    POOL_IN_USE,
-    POOL_WAITS,
-    READS,
-    REPLICA_LAG_SECONDS,
-    Completed,
-    ProcessNumbers,
-    WorkerNumbers,
-)
+from recommendation_service.core.database_numbers import POOL_IN_USE, POOL_WAITS, READS, REPLICA_LAG_SECONDS
+from recommendation_service.telemetry.database_metrics import Completed, ProcessNumbers, WorkerNumbers
 
 
 class Registered(Collector):

@@ -3,10 +3,12 @@
 import pytest
 
 from recommendation_service.core.config import load_settings
-from recommendation_service.core.database import make_engine, pool_share
-from recommendation_service.core.processes import default_workers
+from recommendation_service.core.database import make_engine
+from recommendation_service.core.machine import default_workers
+from recommendation_service.processes.registry import pool_share
 
 SERVER = {"mysql_host": "127.0.0.1", "mysql_port": 1, "mysql_user": "recs"}
+PROCESSES = ("refresher", "flusher", "worker")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 16, 64])
@@ -14,8 +16,7 @@ SERVER = {"mysql_host": "127.0.0.1", "mysql_port": 1, "mysql_user": "recs"}
 def test_the_shares_keep_within_the_budget_and_leave_no_process_without(size: int, workers: int) -> None:
     settings = load_settings(mysql_pool_size=size, gunicorn_workers=workers)
 
-    refresher, flusher = pool_share(settings, "refresher"), pool_share(settings, "flusher")
-    worker = pool_share(settings, "worker")
+    refresher, flusher, worker = (pool_share(settings, name).connections for name in PROCESSES)
 
     assert 1 <= refresher <= 2
     assert 1 <= flusher <= 4
@@ -26,11 +27,11 @@ def test_the_shares_keep_within_the_budget_and_leave_no_process_without(size: in
 def test_the_default_budget_with_eight_workers_is_below_the_guides_thirty_connections() -> None:
     settings = load_settings(gunicorn_workers=8)
 
-    assert [pool_share(settings, role) for role in ("refresher", "flusher", "worker")] == [2, 4, 1]
+    assert [pool_share(settings, name).connections for name in PROCESSES] == [2, 4, 1]
 
 
 def test_few_workers_have_more_each() -> None:
-    assert pool_share(load_settings(gunicorn_workers=2), "worker") == 7
+    assert pool_share(load_settings(gunicorn_workers=2), "worker").connections == 7
 
 
 def test_without_a_number_of_workers_it_is_the_one_that_gunicorn_gets() -> None:
@@ -40,7 +41,8 @@ def test_without_a_number_of_workers_it_is_the_one_that_gunicorn_gets() -> None:
 
 
 def test_a_pool_has_its_processs_share(capsys: pytest.CaptureFixture[str]) -> None:
-    engine = make_engine(load_settings(**SERVER, gunicorn_workers=8), "flusher")
+    settings = load_settings(**SERVER, gunicorn_workers=8)
+    engine = make_engine(settings, pool_share(settings, "flusher"))
 
     assert engine.pool.size() == 4  # type: ignore[attr-defined]
     said = "".join(capsys.readouterr())

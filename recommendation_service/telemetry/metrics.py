@@ -15,12 +15,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Summary, ge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from recommendation_service.core.database_metrics import FOLDER, Completed, WorkerNumbers
-from recommendation_service.core.metrics_files import READ_FOLDER, master_of, read_families
-from recommendation_service.core.processes import (
+from recommendation_service.core.machine import cpu_cores
+from recommendation_service.telemetry.database_metrics import FOLDER, Completed, WorkerNumbers
+from recommendation_service.telemetry.metrics_files import READ_FOLDER, master_of, read_families
+from recommendation_service.telemetry.processes import (
     Listeners,
     children,
-    cpu_cores,
     cpu_seconds,
     memory_bytes,
     role_of,

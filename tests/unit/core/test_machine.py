@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recommendation_service.core.processes import cpu_cores, default_workers
+from recommendation_service.core.machine import cpu_cores, default_workers
 from tests.end_to_end.service import REPOSITORY
 
 ALL = float(len(os.sched_getaffinity(0)))
@@ -55,7 +55,7 @@ def test_a_control_groups_quota_counts_whichever_version(
 def test_there_are_two_workers_a_core_and_at_least_one(
     monkeypatch: pytest.MonkeyPatch, cores: float, workers: int
 ) -> None:
-    monkeypatch.setattr("recommendation_service.core.processes.cpu_cores", lambda: cores)
+    monkeypatch.setattr("recommendation_service.core.machine.cpu_cores", lambda: cores)
 
     assert default_workers() == workers
 

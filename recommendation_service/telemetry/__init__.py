@@ -1,0 +1,1 @@
+"""What the service tells of itself: metrics, their files, what its processes use of the machine."""
