@@ -17,6 +17,7 @@ from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.candidates import candidate_pools
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.user import load_user
+from recommendation_service.ranking.working_memory import SCANNED
 
 FEEDS = 2_000
 COMPARED_USERS = 100
@@ -47,7 +48,7 @@ def measure_pipeline(videos: int, folder: Path, policy: Policy, **world: float) 
         started = time.perf_counter()
         pipeline.feed(request)
         seconds.append(time.perf_counter() - started)
-        scored.append(pipeline.scanned)
+        scored.append(int(pipeline.memory.counts[SCANNED]))
     overlaps = compare_retrieval(catalog, policy, users[:COMPARED_USERS])
     return PipelineFigures(
         videos,

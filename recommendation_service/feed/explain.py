@@ -46,21 +46,21 @@ class Choice(NamedTuple):
     x: npt.NDArray[Any]  # (18,)
 
 
-def slot_why(catalog: Catalog, policy: Policy, memory: WorkingMemory, slot: int) -> Why:
-    """The explanation of one slot of the feed in ``memory``."""
-    choice = Choice(
+def choice_of(memory: WorkingMemory, slot: int) -> Choice:
+    """A slot of the feed that is in ``memory``, copied."""
+    return Choice(
         int(memory.slot_kind[slot]),
         int(memory.slot_pool[slot]),
         int(memory.slot_relaxed[slot]),
         float(memory.slot_propensity[slot]),
-        memory.slot_X[slot],
+        memory.slot_X[slot].copy(),
     )
-    created = float(catalog.arrays.created[int(memory.slot_item[slot])])
-    return why(policy, choice, slot, (catalog.built_at - created) / DAY_SECONDS)
 
 
-def explain_slot(catalog: Catalog, policy: Policy, memory: WorkingMemory, slot: int) -> bytes:
-    return _encode(slot_why(catalog, policy, memory, slot))
+def explained(catalog: Catalog, policy: Policy, item: int, choice: Choice, position: int) -> bytes:
+    """The explanation of one slot as JSON; ``item``: its row in the catalog."""
+    age_days = (catalog.built_at - float(catalog.arrays.created[item])) / DAY_SECONDS
+    return _encode(why(policy, choice, position, age_days))
 
 
 def why(policy: Policy, choice: Choice, position: int, age_days: float | None) -> Why:

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
-from recommendation_service.feed.explain import explain_slot
+from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.request import NO_IDS, FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.feed.stages import STAGES, rank
@@ -36,7 +37,26 @@ IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge
 # Every so many feeds the stages are run one by one and timed; together they are one call.
 TIMED_EVERY = 64
 
+Int32 = npt.NDArray[np.int32]
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
+
+
+class Slate(msgspec.Struct, frozen=True, gc=False):
+    """A feed that was ranked: what is in its n slots, and what it leaves.
+
+    ``items`` and ``columns`` are views, which hold until the pipeline's next feed; the rest is the slate's own.
+    """
+
+    request: FeedRequest
+    catalog_version: str
+    policy_version: str
+    seed: int
+    items: Int32  # (n,) the catalog's rows
+    numbers: list[int]  # the operator's numbers of the items
+    columns: tuple[memoryview, ...]  # as a record has them: keys, kinds, pools, relaxed rules, propensities, features
+    relaxed: list[str]  # names of the rules that gave way, in the order in which they do
+    remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
+    choices: tuple[Choice, ...]  # where the request wants an explanation; else none
 
 
 class FeedPipeline:
@@ -68,16 +88,15 @@ class FeedPipeline:
                 *(self.memory.slot_propensity, self.memory.slot_X_recorded),
             )
         )
+        self._columns_of: dict[int, tuple[memoryview, ...]] = {}  # by the number of slots
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
-        self._request = example
 
     def feed(self, request: FeedRequest) -> bytes:
         """The body of the answer. Never fails for a valid request."""
-        self.rank(request)
-        return self.render(request)
+        return self.render(self.rank(request))
 
-    def rank(self, request: FeedRequest, seen: bytes = b"") -> None:
-        """Fill the working memory's slots. ``seen``: what is remembered of the user, as ranking/seen.py says."""
+    def rank(self, request: FeedRequest, seen: bytes = b"") -> Slate:
+        """``seen``: what is remembered of the user, as ranking/seen.py says."""
         memory, outsider = self.memory, request.outsider
         remembered = min(len(seen), len(self._seen))
         if remembered:
@@ -89,11 +108,12 @@ class FeedPipeline:
             network = _copy(outsider.network, memory.own_network)
             tokens = _copy(outsider.tokens, memory.own_tokens)
             connections = outsider.connections
-        ranking_request = self._request = RankingRequest(
+        seed = feed_seed(self._seed, request.user_id, request.request_id)
+        ranking_request = RankingRequest(
             row,
             request.size,
             ENDPOINTS.index(request.endpoint),
-            feed_seed(self._seed, request.user_id, request.request_id),
+            seed,
             request.excluded,
             request.now,
             request.session,
@@ -105,19 +125,38 @@ class FeedPipeline:
         )
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
-            self._rank(self.catalog.arrays, self.policy.arrays, ranking_request, self.memory)
-            return
+            self._rank(self.catalog.arrays, self.policy.arrays, ranking_request, memory)
+        else:
+            self._rank_by_stages(ranking_request, self._observe_stage)
+        return self._slate(request, seed)
+
+    def _rank_by_stages(self, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
         for name, stage in STAGES:
-            stage(self.catalog.arrays, self.policy.arrays, ranking_request, self.memory)
+            stage(self.catalog.arrays, self.policy.arrays, request, self.memory)
             ended = time.perf_counter()
-            self._observe_stage(name, ended - started, self._handled(name))
+            observe(name, ended - started, self._handled(name))
             started = ended
 
-    @property
-    def seed(self) -> int:
-        """Of the last feed."""
-        return self._request.seed
+    def _slate(self, request: FeedRequest, seed: int) -> Slate:
+        memory, counts = self.memory, self.memory.counts
+        slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
+        columns = self._columns_of.get(slots)
+        if columns is None:
+            columns = tuple(column[: slots * width] for column, width in self._columns)
+            self._columns_of[slots] = columns
+        return Slate(
+            request,
+            self.catalog.version,
+            self.policy.version,
+            seed,
+            memory.slot_item[:slots],
+            memory.slot_number[:slots].tolist(),
+            columns,
+            [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
+            bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
+            tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),
+        )
 
     def token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
         """Numbers of a profile's skills, knowledges, tools and languages; what no item here has is left out."""
@@ -129,27 +168,6 @@ class FeedPipeline:
                 if place >= 0:
                     numbers.append(arrays.token_of_hash[place])
         return np.array(numbers, np.int32)
-
-    def shown(self) -> npt.NDArray[np.int64]:
-        """(n,) keys of the last feed's items, a copy."""
-        return self.memory.slot_key[: self.slots].copy()
-
-    def slot_columns(self) -> list[memoryview]:
-        """The last feed's slots as a record has them: keys, kinds, pools, relaxed rules, propensities, features.
-
-        Views, until the next feed.
-        """
-        slots = self.slots
-        return [column[: slots * width] for column, width in self._columns]
-
-    @property
-    def slots(self) -> int:
-        """Items in the last feed."""
-        return int(self.memory.counts[SLOTS])
-
-    def remembered(self) -> bytes:
-        """What is to be remembered of the last feed's user from now on, as ranking/seen.py says."""
-        return bytes(self._remembered[: ENTRY_BYTES * int(self.memory.counts[REMEMBERED])])
 
     def _handled(self, stage: str) -> int:
         """Items that a stage of the last feed handled."""
@@ -169,11 +187,9 @@ class FeedPipeline:
         ids = self.catalog.arrays.user_id
         return self._find(ids, user_id, 0, len(ids))
 
-    def render(self, request: FeedRequest) -> bytes:
+    def render(self, slate: Slate) -> bytes:
         """Join the ready-made items to the answer."""
-        memory, catalog = self.memory, self.catalog
-        slots = self.slots
-        items = memory.slot_item[:slots]
+        catalog, items, request = self.catalog, slate.items, slate.request
         starts, ends = catalog.item_offsets[items], catalog.item_offsets[items + 1]
         blob = catalog.item_bytes
         bodies: list[memoryview | bytes] = [
@@ -181,30 +197,20 @@ class FeedPipeline:
         ]
         if request.explain:
             bodies = [
-                b"%b,%b}" % (bytes(body[:-1]), b'"why":' + explain_slot(catalog, self.policy, memory, slot))
-                for slot, body in enumerate(bodies)
+                b"%b,%b}" % (bytes(body[:-1]), b'"why":' + explained(catalog, self.policy, item, choice, position))
+                for position, (body, item, choice) in enumerate(zip(bodies, items.tolist(), slate.choices, strict=True))
             ]
-        ids = '","'.join(map(str, memory.slot_number[:slots].tolist()))
-        relaxed = ",".join(f'"{rule}"' for rule in self.relaxed())
+        ids = '","'.join(map(str, slate.numbers))
+        relaxed = ",".join(f'"{rule}"' for rule in slate.relaxed)
         return b"".join(
             (
                 b'{"statusCode":200,"body":{"',
                 IDS_FIELD[request.endpoint],
-                f'":["{ids}"],"items":['.encode() if slots else b'":[],"items":[',
+                f'":["{ids}"],"items":['.encode() if slate.numbers else b'":[],"items":[',
                 b",".join(bodies),
                 f'],"request_id":"{request.request_id}","relaxed":[{relaxed}]}}}}'.encode(),
             )
         )
-
-    def relaxed(self) -> list[str]:
-        """Names of the rules that gave way in the last feed, in the order in which they do."""
-        broken = int(self.memory.counts[RELAXED])
-        return [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else []
-
-    @property
-    def scanned(self) -> int:
-        """Items that retrieval scored for the last feed."""
-        return int(self.memory.counts[SCANNED])
 
 
 def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:

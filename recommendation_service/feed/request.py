@@ -39,3 +39,5 @@ class FeedRequest(NamedTuple):
     now: int = 0  # seconds since 1970
     session: int = 0  # seen.session_number
     outsider: Outsider | None = None
+    session_id: str | None = None  # as its client gave it, for the record
+    happened_ms: int = 0  # since 1970, for the record

@@ -65,7 +65,7 @@ class PersonalFeeds:
         self.fleet: FleetMemory | None = None
         self.users: Users | None = None
         self.past: Past | None = None
-        self._recorder: FeedRecorder | None = None
+        self._recorder = FeedRecorder()
         self._warned = 0.0
 
     async def feed(
@@ -89,6 +89,8 @@ class PersonalFeeds:
             fields.explain,
             now=int(now),
             session=session,
+            session_id=fields.session_id,
+            happened_ms=int(now * 1000),
         )
         key = user_key(fields.user_id, session) if self._remembers else None
         allowance = self.fleet.allowance() if self.fleet is not None else None
@@ -99,7 +101,6 @@ class PersonalFeeds:
                 return self._same_request(stored, asked)
         if self.users is not None and fields.user_id and pipeline.user_row(fields.user_id) < 0:
             request = request._replace(outsider=await self._outsider(self.users, pipeline, fields.user_id))
-        happened_ms = int(now * 1000)
         if key is not None or (asked is not None and self._remembers):
             try:
                 if self.group.memory is None:
@@ -110,13 +111,11 @@ class PersonalFeeds:
                     request,
                     key or NOBODY,
                     asked,
-                    fields.session_id,
-                    happened_ms,
                     allowance,
                 )
             except MemoryFailed as error:
                 self._memory_failed(error)
-        return await self._recorded(self._rank(pipeline, request, fields.session_id, happened_ms))
+        return await self._recorded(self._rank(pipeline, request))
 
     async def _outsider(self, users: Users, pipeline: FeedPipeline, user_id: int) -> Outsider | None:
         """What the operator's tables say of a user who is not in the catalog, where that is known in time."""
@@ -127,28 +126,16 @@ class PersonalFeeds:
             return None
         return Outsider(facts.history, facts.network, facts.connections, pipeline.token_numbers(facts.attributes))
 
-    def _rank(
-        self,
-        pipeline: FeedPipeline,
-        request: FeedRequest,
-        session_id: str | None,
-        happened_ms: int,
-        seen: bytes = b"",
-    ) -> Ranked:
-        """All that a feed leaves, read from the pipeline's memory before another request may use it."""
-        pipeline.rank(request, seen)
+    def _rank(self, pipeline: FeedPipeline, request: FeedRequest, seen: bytes = b"") -> Ranked:
+        """All that a feed leaves, taken from its slate before another request is ranked."""
+        slate = pipeline.rank(request, seen)
         return Ranked(
-            pipeline.render(request),
-            pipeline.relaxed(),
-            self._recorder_of(pipeline).record(request, session_id, happened_ms) if self.group.records else None,
-            pipeline.remembered() if self.group.memory is not None else b"",
-            pipeline.shown() if self.fleet is not None else NO_IDS,
+            pipeline.render(slate),
+            slate.relaxed,
+            self._recorder.record(slate) if self.group.records else None,
+            slate.remembered,
+            np.frombuffer(bytes(slate.columns[0]), np.int64) if self.fleet is not None else NO_IDS,
         )
-
-    def _recorder_of(self, pipeline: FeedPipeline) -> FeedRecorder:
-        if self._recorder is None or self._recorder.pipeline is not pipeline:
-            self._recorder = FeedRecorder(pipeline)
-        return self._recorder
 
     async def _rank_and_remember(
         self,
@@ -157,8 +144,6 @@ class PersonalFeeds:
         request: FeedRequest,
         key: bytes,
         asked: Idempotency | None,
-        session_id: str | None,
-        happened_ms: int,
         allowance: Allowance | None,
     ) -> bytes:
         """Rank without what the user has seen, on any machine, until nobody else has served the user meanwhile."""
@@ -171,7 +156,7 @@ class PersonalFeeds:
             ours = group.read(key)
             if not ours and not theirs and self.past is not None and await self.past.recall(key):
                 ours = group.read(key)
-            ranked = self._rank(pipeline, request, session_id, happened_ms, merged(ours, theirs))
+            ranked = self._rank(pipeline, request, merged(ours, theirs))
             new = ours if key is NOBODY else ranked.entries
             answer = (asked.name, StoredAnswer(asked.request, ranked.body)) if asked is not None and keeps else None
             try:

@@ -1,33 +1,32 @@
-"""What a feed's record says, from the working memory that the feed was made in."""
+"""What a feed's record says."""
 
-from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.feed.request import FeedRequest
+from recommendation_service.feed.pipeline import Slate
 from recommendation_service.log.records import UnwrittenFeed, encoded_parts
 from recommendation_service.model.kinds import ENDPOINTS
 
 
 class FeedRecorder:
-    """Of one pipeline's feeds."""
+    """One worker's."""
 
-    def __init__(self, pipeline: FeedPipeline) -> None:
-        self.pipeline = pipeline
-        self._versions = pipeline.catalog.version, pipeline.policy.version
-        self._parts: dict[int, list[bytes | memoryview]] = {}  # by the number of slots; the views stay valid
+    def __init__(self) -> None:
+        # By the number of slots: the columns of a slate, and the parts of their encoding, of which they are some.
+        self._parts: dict[int, tuple[tuple[memoryview, ...], list[bytes | memoryview]]] = {}
 
-    def record(self, request: FeedRequest, session_id: str | None, happened_ms: int) -> UnwrittenFeed:
-        """Of the pipeline's last feed, which was for ``request``."""
-        pipeline = self.pipeline
-        slots = pipeline.slots
-        parts = self._parts.get(slots)
-        if parts is None:
-            parts = self._parts[slots] = encoded_parts(pipeline.slot_columns())
+    def record(self, slate: Slate) -> UnwrittenFeed:
+        """To be called before the pipeline's next feed."""
+        request, slots = slate.request, len(slate.numbers)
+        columns, parts = self._parts.get(slots, ((), []))
+        if columns is not slate.columns:  # another pipeline's
+            parts = encoded_parts(slate.columns)
+            self._parts[slots] = slate.columns, parts
         return UnwrittenFeed(
             request.request_id,
             request.user_id,
-            session_id,
+            request.session_id,
             ENDPOINTS.index(request.endpoint),
-            happened_ms,
-            *self._versions,
-            pipeline.seed,
+            request.happened_ms,
+            slate.catalog_version,
+            slate.policy_version,
+            slate.seed,
             b"".join(parts),
         )

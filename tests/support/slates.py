@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
-from recommendation_service.ranking.working_memory import SLOTS, TOUCHED_TOKENS
+from recommendation_service.ranking.working_memory import SCANNED, SLOTS, TOUCHED_TOKENS
 from tests.support.catalogs import Item, ItemType, World
 
 Floats = npt.NDArray[np.float64]
@@ -33,6 +33,12 @@ class Slot:
     score: float
 
 
+class Slots(list[Slot]):
+    """Of a feed, with the slate that they are from."""
+
+    slate: Slate
+
+
 def request_for(
     user_id: int = 0,
     endpoint: str = "total",
@@ -45,10 +51,12 @@ def request_for(
     return FeedRequest(endpoint, user_id, size, request_id, np.array(excluded, np.int64), explain)
 
 
-def ranked(pipeline: FeedPipeline, world: World, request: FeedRequest, seen: bytes = b"") -> list[Slot]:
+def ranked(pipeline: FeedPipeline, world: World, request: FeedRequest, seen: bytes = b"") -> Slots:
     """Run the feed and read its slots."""
-    pipeline.rank(request, seen)
-    return slots_of(pipeline, world)
+    slate = pipeline.rank(request, seen)
+    slots = Slots(slots_of(pipeline, world))
+    slots.slate = slate
+    return slots
 
 
 def slots_of(pipeline: FeedPipeline, world: World) -> list[Slot]:
@@ -109,3 +117,8 @@ def tokens_noted(pipeline: FeedPipeline) -> list[int]:
     memory = pipeline.memory
     tokens: list[int] = memory.touched_tokens[: memory.counts[TOUCHED_TOKENS]].tolist()
     return tokens
+
+
+def items_scored(pipeline: FeedPipeline) -> int:
+    """How many items retrieval scored for the last feed."""
+    return int(pipeline.memory.counts[SCANNED])

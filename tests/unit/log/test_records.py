@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import numpy as np
 import pytest
@@ -39,11 +41,34 @@ MOST_BYTES_OF_24_SLOTS = 2_600
 TEXT = st.none() | st.text(max_size=130)
 
 
+class Recorded:
+    """Makes feeds, and records them as a worker does: what it keeps of one must not be in the record of the next."""
+
+    def __init__(self) -> None:
+        policy = load_policy()
+        self.recorder = FeedRecorder()
+        self.pipelines = [FeedPipeline(make_catalog(WORLD, policy), policy, seed=11) for _ in range(2)]
+        self.turns = itertools.count()
+
+    @property
+    def pipeline(self) -> FeedPipeline:
+        """Of the last feed."""
+        return self._pipeline
+
+    def record(self, request: FeedRequest, pipeline: FeedPipeline | None = None) -> FeedRecord:
+        """The record of a feed, as a reader of the log finds it."""
+        self._pipeline = pipeline or self.pipelines[next(self.turns) % 2]  # as another catalog is taken up
+        unwritten = self.recorder.record(self._pipeline.rank(request))
+        [written] = encode_feeds([unwritten])
+        read = decode(written)
+        assert isinstance(read, FeedRecord)
+        assert encode(read) == written
+        return read
+
+
 @pytest.fixture(scope="module")
-def recorder() -> FeedRecorder:
-    """One for all feeds, as a worker has: what it keeps of one feed must not be in the record of the next."""
-    policy = load_policy()
-    return FeedRecorder(FeedPipeline(make_catalog(WORLD, policy), policy, seed=11))
+def recorded() -> Recorded:
+    return Recorded()
 
 
 @given(
@@ -70,17 +95,6 @@ def test_feedback_is_read_as_it_was_written(record: FeedbackRecord) -> None:
     assert decode(memoryview(encode(record))) == record
 
 
-def recorded(recorder: FeedRecorder, request: FeedRequest, session_id: str | None = None) -> FeedRecord:
-    """The record of a feed, as a reader of the log finds it."""
-    recorder.pipeline.rank(request)
-    unwritten = recorder.record(request, session_id, 1_795_000_000_123)
-    [written] = encode_feeds([unwritten])
-    read = decode(written)
-    assert isinstance(read, FeedRecord)
-    assert encode(read) == written
-    return read
-
-
 def as_recorded(slots: list[Slot]) -> dict[str, list[object]]:
     """The columns of a record that holds these slots."""
     pools = {**{name: place for place, name in enumerate(KINDS)}, "exploration": 100, "seen": 101}
@@ -102,50 +116,50 @@ def as_recorded(slots: list[Slot]) -> dict[str, list[object]]:
     session_id=TEXT,
 )
 def test_a_feeds_record_has_just_what_the_feed_was_made_of(
-    recorder: FeedRecorder, user: int, endpoint: str, size: int, session_id: str | None
+    recorded: Recorded, user: int, endpoint: str, size: int, session_id: str | None
 ) -> None:
-    record = recorded(recorder, request_for(user, endpoint, size, REQUEST_ID), session_id)
-    slots = slots_of(recorder.pipeline, WORLD)
+    request = request_for(user, endpoint, size, REQUEST_ID)
+    record = recorded.record(request._replace(session_id=session_id, happened_ms=1_795_000_000_123))
+    slots = slots_of(recorded.pipeline, WORLD)
     columns = record.slots()
     assert {name: values.tolist() for name, values in columns._asdict().items()} == as_recorded(slots)
     assert (record.user_id, record.session_id, endpoint_name(record.endpoint)) == (user, session_id, endpoint)
     assert record.request_id.hex() == REQUEST_ID
     assert record.happened_ms == 1_795_000_000_123
     assert (record.catalog_version, record.policy_version) == (
-        recorder.pipeline.catalog.version,
-        recorder.pipeline.policy.version,
+        recorded.pipeline.catalog.version,
+        recorded.pipeline.policy.version,
     )
 
 
-def test_a_record_gives_its_feed_again(recorder: FeedRecorder) -> None:
+def test_a_record_gives_its_feed_again(recorded: Recorded) -> None:
     """Request, user and versions fix the randomness, and the seed says that they are the same."""
-    record = recorded(recorder, request_for(FIRST_USER + 4, size=24, request_id=REQUEST_ID))
-    recorded(recorder, request_for(FIRST_USER + 5, size=24, request_id="0f" * 16))
+    record = recorded.record(request_for(FIRST_USER + 4, size=24, request_id=REQUEST_ID))
+    recorded.record(request_for(FIRST_USER + 5, size=24, request_id="0f" * 16))
     again = request_for(record.user_id, endpoint_name(record.endpoint), 24, record.request_id.hex())
-    repeated = recorded(recorder, again)
+    repeated = recorded.record(again)
     assert repeated.seed == record.seed
     assert repeated == msgspec.structs.replace(record, event_id=repeated.event_id)
     assert 0 <= record.seed < 1 << 63
 
 
-def test_no_two_records_have_one_id(recorder: FeedRecorder) -> None:
+def test_no_two_records_have_one_id(recorded: Recorded) -> None:
     request = request_for(FIRST_USER, request_id=REQUEST_ID)
-    assert len({recorded(recorder, request).event_id for _ in range(50)}) == 50
+    assert len({recorded.record(request).event_id for _ in range(50)}) == 50
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_feed_of_24_takes_few_bytes(recorder: FeedRecorder, endpoint: str) -> None:
-    record = recorded(recorder, request_for(2**63 - 1, endpoint, 24, REQUEST_ID), "s" * 36)
+def test_a_feed_of_24_takes_few_bytes(recorded: Recorded, endpoint: str) -> None:
+    record = recorded.record(request_for(2**63 - 1, endpoint, 24, REQUEST_ID)._replace(session_id="s" * 36))
     assert len(record.slots().items) == 24
     assert 24 * 18 * 4 < len(encode(record)) < MOST_BYTES_OF_24_SLOTS
 
 
-def test_a_feed_without_items_has_a_record_too(recorder: FeedRecorder) -> None:
+def test_a_feed_without_items_has_a_record_too(recorded: Recorded) -> None:
     empty = World()
     policy = load_policy()
-    record = recorded(
-        FeedRecorder(FeedPipeline(make_catalog(empty, policy), policy)), request_for(5, request_id=REQUEST_ID)
-    )
+    pipeline = FeedPipeline(make_catalog(empty, policy), policy)
+    record = recorded.record(request_for(5, request_id=REQUEST_ID), pipeline)
     slots = record.slots()
     assert len(slots.items) == len(slots.propensities) == 0
     assert slots.features.shape == (0, 18)

@@ -11,7 +11,7 @@ from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Interaction, Key, User, World, make_catalog
 from tests.support.policies import policy_file
-from tests.support.slates import candidate_features, pool_of, ranked, request_for
+from tests.support.slates import candidate_features, items_scored, pool_of, ranked, request_for
 from tests.support.worlds import FIRST_USER, random_world
 
 VIDEOS, BEST = 5000, 24
@@ -70,7 +70,7 @@ def test_pruned_retrieval_scores_only_a_part_of_the_catalog(
     scanned = []
     for user in world.users:
         pruned.rank(request_for(user.id, "discover"))
-        scanned.append(pruned.scanned)
+        scanned.append(items_scored(pruned))
     assert mean(scanned) < 0.8 * VIDEOS
 
 
@@ -89,4 +89,4 @@ def test_pruned_retrieval_holds_nothing_twice_seen_or_excluded(
 def test_an_anonymous_feed_needs_no_search(world: World, pipelines: tuple[FeedPipeline, FeedPipeline]) -> None:
     exact, pruned = pipelines
     assert best_of_au(exact, world, 0) == best_of_au(pruned, world, 0)
-    assert pruned.scanned == 0
+    assert items_scored(pruned) == 0

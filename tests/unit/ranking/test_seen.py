@@ -276,7 +276,7 @@ def test_a_feed_holds_what_is_kept_away_only_where_nothing_else_is_left_and_what
         assert (slot.pool == "seen") is ("seen" in slot.relaxed)
         if slot.pool == "seen":
             assert fresh <= {key_of(earlier.item) for earlier in slots[:place]}
-    assert ("seen" in pipeline.relaxed()) is (size > len(fresh) and len(allowed) > len(fresh))
+    assert ("seen" in slots.slate.relaxed) is (size > len(fresh) and len(allowed) > len(fresh))
 
 
 def test_what_was_seen_longest_ago_comes_back_first() -> None:
@@ -289,7 +289,7 @@ def test_what_was_seen_longest_ago_comes_back_first() -> None:
     ]
     slots = ranked_after(entries, pipeline, PLAIN, endpoint="discover", size=30)
     assert [slot.item for slot in slots] == order[:30]
-    assert pipeline.relaxed() == ["seen"]
+    assert slots.slate.relaxed == ["seen"]
 
 
 @pytest.mark.parametrize("ahead", [1, 86_400, 60 * 86_400, 450 * 86_400], ids=lambda seconds: f"{seconds} s")
@@ -299,7 +299,7 @@ def test_what_was_served_by_a_clock_that_was_ahead_stays_away_as_if_it_were_serv
     entries = [Entry(key_of(video), NOW + ahead, SERVED) for video in PLAIN.videos[:20]]
     first = ranked_after(entries, pipeline, PLAIN, endpoint="discover", size=10)
     assert {key_of(slot.item) for slot in first}.isdisjoint(entry.key for entry in entries)
-    remembered = as_entries(pipeline.remembered()).copy()
+    remembered = as_entries(first.slate.remembered)
     assert max(entry.when for entry in as_list(remembered)) == NOW
     later = NOW + LIFETIMES.served
     slots = ranked_after(remembered, pipeline, PLAIN, endpoint="discover", size=40, now=later)
@@ -333,7 +333,7 @@ def test_after_a_feed_its_items_are_remembered_last_and_what_has_expired_is_not(
         )
         for slot in slots
     ]
-    assert as_list(as_entries(pipeline.remembered())) == expected
+    assert as_list(as_entries(slots.slate.remembered)) == expected
 
 
 def test_a_full_memory_keeps_the_latest_and_what_is_hidden(pipeline: FeedPipeline) -> None:
@@ -344,7 +344,7 @@ def test_a_full_memory_keeps_the_latest_and_what_is_hidden(pipeline: FeedPipelin
         *entries,
     ]
     slots = ranked_after(entries, pipeline, size=24)
-    remembered = as_list(as_entries(pipeline.remembered()))
+    remembered = as_list(as_entries(slots.slate.remembered))
     assert len(remembered) == SEEN_CAPACITY
     assert remembered[:2] == entries[:2]
     assert remembered[2:-24] == entries[26:], "the oldest served ones went"
@@ -369,7 +369,7 @@ def test_scrolling_through_a_whole_catalog_repeats_nothing_until_all_of_it_was_s
             memory, pipeline, size=draw.randint(1, 30), endpoint=draw.choice(ENDPOINTS), request_id=f"{seed} {page}",
             session=session, now=NOW + page,
         )  # fmt: skip
-        memory = as_entries(pipeline.remembered())
+        memory = as_entries(slots.slate.remembered)
         for slot in slots:
             assert (slot.item.key in left) is (slot.pool != "seen")
             left.discard(slot.item.key)
@@ -377,16 +377,16 @@ def test_scrolling_through_a_whole_catalog_repeats_nothing_until_all_of_it_was_s
     assert hidden_item.key not in shown
     last_page = ranked_after(memory, pipeline, size=100, session=session, now=NOW + page + 1)
     assert {slot.item.key for slot in last_page} == set(shown)
-    assert pipeline.relaxed()[-1] == "seen"
+    assert last_page.slate.relaxed[-1] == "seen"
 
 
 def test_the_entries_of_one_user_are_not_left_for_the_next(pipeline: FeedPipeline) -> None:
     fresh = [slot.item for slot in ranked(pipeline, WORLD, request_for(5, size=30, request_id="the same"))]
     everything = [Entry(key_of(item), NOW - 5) for item in WORLD.items]
     assert ranked_after(everything, pipeline, size=30)
-    again = [slot.item for slot in ranked(pipeline, WORLD, request_for(5, size=30, request_id="the same"))]
-    assert again == fresh
-    assert {entry.key for entry in as_list(as_entries(pipeline.remembered()))} == {key_of(item) for item in fresh}
+    again = ranked(pipeline, WORLD, request_for(5, size=30, request_id="the same"))
+    assert [slot.item for slot in again] == fresh
+    assert {entry.key for entry in as_list(as_entries(again.slate.remembered))} == {key_of(item) for item in fresh}
 
 
 # What people do.
