@@ -308,6 +308,12 @@ class Settings(BaseSettings):
         description="most that the events waiting for the database may take of the disk",
         json_schema_extra={"unit": "MiB"},
     )
+    reader_log_share: float = Field(
+        0.5,
+        ge=0,
+        le=0.7,
+        description="of the log, to which readers other than the flush may fill it; beyond that they are cut off",
+    )
     flush_interval_seconds: int = Field(
         900, ge=1, le=86400, description="events are in the database within so long", json_schema_extra=Seconds
     )

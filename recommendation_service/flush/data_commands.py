@@ -185,12 +185,13 @@ def _refuse_to_lose(settings: Settings) -> None:
 
 def _events_wait(folder: Path) -> bool | None:
     """Whether the log has records that were not flushed; None: it cannot be read."""
+    from recommendation_service.log.marks import FLUSH, Mark, MarkDamaged, read_mark
     from recommendation_service.log.tail import LogTail
 
-    tail = LogTail(folder)
     try:
+        tail = LogTail(folder, (read_mark(folder, FLUSH) or Mark()).places)
         records = tail.read(1, 1)
-    except OSError:
+    except (OSError, MarkDamaged):
         return None
     return None if tail.unreadable else bool(records)
 

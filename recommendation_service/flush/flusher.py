@@ -40,6 +40,7 @@ from recommendation_service.flush.tables import (
 )
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.records import encode, now_ms
+from recommendation_service.log.retention import remove_passed
 from recommendation_service.log.stream import FlusherStream, rescue_after_seconds
 from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import FLUSHER, pool_share
@@ -140,6 +141,7 @@ class Flusher:
             return
         self._housekeeping.forget_with_the_fleet()
         self.read()
+        self._remove_passed()
         self.tell()  # what waits is known before anything asks a database that may hang
         if self._watch is not None:
             self._watch.look()  # before anything is written: the newest row tells when the fleet was last seen
@@ -192,8 +194,14 @@ class Flusher:
         return max(0.0, waits, self._next_try - now)
 
     def _is_crowded(self) -> bool:
-        """Whether the log is over half its limit."""
-        return folder_bytes(self._folder) > self._settings.event_log_megabytes << 19
+        """Whether what waits takes over half of the log's limit."""
+        waiting = folder_bytes(self._folder) - self._pending.finished_bytes
+        return waiting > self._settings.event_log_megabytes << 19
+
+    def _remove_passed(self) -> None:
+        """What all readers of the log have passed, and what others may not keep any longer."""
+        most_bytes = int(self._settings.reader_log_share * (self._settings.event_log_megabytes << 20))
+        remove_passed(self._folder, self._pending.settled, most_bytes)
 
     def _rest(self, seconds: float) -> None:
         """After a batch that took so long, while nobody waits for the flush: leave the machine to requests."""
@@ -262,9 +270,10 @@ class Flusher:
         except SourceError as error:
             return str(error)
         pending.dropped = []
-        removed = pending.settle()
-        self.status.damaged_segments += removed.damaged
-        self.status.torn_records += removed.torn
+        damage = pending.settle()
+        self.status.damaged_segments += damage.segments
+        self.status.torn_records += damage.torn
+        self._remove_passed()
         self._since = None
         return None
 

@@ -10,12 +10,13 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.clock_watch import ClockWatch
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.flush.forgetting import drop_settled, forget_user, read_forgotten
+from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.pending import Fleet
 from recommendation_service.flush.rows import text_of
 from recommendation_service.flush.tables import delete_events, has_events
+from recommendation_service.log.forgotten import drop_settled, read_forgotten
 from recommendation_service.log.records import now_ms
-from recommendation_service.log.tail import remove_unfinished
+from recommendation_service.log.retention import remove_unfinished
 from recommendation_service.memory.user_memory import MemoryFailed, forget_seen
 
 log = structlog.get_logger(__name__)

@@ -4,18 +4,18 @@ Where a machine's memory of users was begun anew beside a log that is there, aft
 The flusher's process does it, in a thread of its own: nothing waits for it.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
-import msgspec
 import numpy as np
 import structlog
 
 from recommendation_service.core.config import Settings
-from recommendation_service.flush.forgetting import is_forgotten, read_forgotten
-from recommendation_service.log.records import STATE_OF, FeedRecord, StreamedRecord, decode
-from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.core.errors import SourceError
+from recommendation_service.log.marks import REBUILD, Mark
+from recommendation_service.log.reader import LogReader
+from recommendation_service.log.records import STATE_OF, FeedRecord, Record
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory, opened
@@ -23,7 +23,6 @@ from recommendation_service.ranking.seen import session_number
 
 log = structlog.get_logger(__name__)
 
-BATCH = 10_000
 RETRY_SECONDS = 5.0
 
 
@@ -37,7 +36,7 @@ def _replay(settings: Settings, now: Callable[[], float], stop: threading.Event)
     while not stop.is_set():
         try:
             replay(settings, now, stop)
-        except (MemoryFailed, OSError) as error:
+        except (MemoryFailed, SourceError, OSError) as error:
             if str(error) != said:
                 said = str(error)
                 log.error("what users have seen cannot be filled from the log yet", reason=said)
@@ -47,16 +46,28 @@ def _replay(settings: Settings, now: Callable[[], float], stop: threading.Event)
 
 
 def replay(settings: Settings, now: Callable[[], float], stop: threading.Event) -> None:
-    """Once for each memory. Raises MemoryFailed, OSError."""
+    """Once for each memory. Raises MemoryFailed, SourceError, OSError."""
     with opened(settings.seen_dir, settings.seen_megabytes << 20) as memory:
         if memory.is_log_read():
             return
         users: set[bytes] = set()
-        for batch in _batches(settings.events_dir, now):
-            users |= _merge(memory, batch)
-            if stop.is_set():
-                return
-        memory.mark_log_read()
+        # From the beginning, whatever the last one came to: that may have filled another memory, and to merge an entry
+        # twice is to merge it once.
+        with LogReader(settings.events_dir, REBUILD, since=Mark()) as reader:
+            has_more = True
+            while has_more:
+                batch = reader.read()
+                if batch.missed is not None:
+                    log.warning("what users have seen lacks a part of the log", records=batch.missed.records)
+                for stretch in batch.stretches:
+                    users |= _merge(memory, _entries(stretch.records, int(now())))
+                with contextlib.suppress(OSError):  # a full disk: its segments stay for a while longer
+                    reader.settle(batch.mark)
+                if stop.is_set():
+                    return
+                has_more = batch.has_more
+            memory.mark_log_read()
+            reader.strike_off()
     log.info("what users have seen was read from the log", users=len(users))
 
 
@@ -69,39 +80,24 @@ def _merge(memory: UserMemory, entries: Iterable[tuple[bytes, Entry]]) -> set[by
     return set(by_user)
 
 
-def _batches(folder: Path, now: Callable[[], float]) -> Iterator[list[tuple[bytes, Entry]]]:
-    forgotten = read_forgotten(folder)
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
-        position, finished = 0, False
-        while not finished:
-            try:
-                found = scan(path, position, BATCH)
-            except (FileNotFoundError, PermissionError):
-                break  # flushed meanwhile, or another user's
-            batch: list[tuple[bytes, Entry]] = []
-            for payload, end in zip(found.payloads, found.ends, strict=True):
-                try:
-                    record = decode(payload)
-                except msgspec.DecodeError:
-                    continue  # the flusher sets it aside
-                if isinstance(record, StreamedRecord) or is_forgotten(record, forgotten, path.name, end, payload):
-                    continue
-                key = user_key(record.user_id, session_number(record.session_id))
-                if key is None:
-                    continue
-                latest = int(now())
-                if isinstance(record, FeedRecord):
-                    batch += [(key, entry) for entry in entries_of_feed(record, latest)]
-                else:
-                    entry = entry_of_event(
-                        STATE_OF[record.event],
-                        record.item_type,
-                        record.item_id,
-                        record.slot_kind,
-                        record.session_id,
-                        min(record.received_ms // 1000, latest),
-                    )
-                    batch.append((key, entry))
-            yield batch
-            finished = not found.payloads or found.finished
-            position = found.position
+def _entries(records: Iterable[Record], latest: int) -> Iterator[tuple[bytes, Entry]]:
+    """What records say of users' memories; no later than a second since 1970."""
+    for record in records:
+        key = user_key(record.user_id, session_number(record.session_id))
+        if key is None:
+            continue
+        if isinstance(record, FeedRecord):
+            for entry in entries_of_feed(record, latest):
+                yield key, entry
+        else:
+            yield (
+                key,
+                entry_of_event(
+                    STATE_OF[record.event],
+                    record.item_type,
+                    record.item_id,
+                    record.slot_kind,
+                    record.session_id,
+                    min(record.received_ms // 1000, latest),
+                ),
+            )

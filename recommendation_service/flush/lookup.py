@@ -3,15 +3,15 @@
 import mmap
 from pathlib import Path
 
-import msgspec
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
-from recommendation_service.flush.forgetting import is_forgotten, read_forgotten
 from recommendation_service.flush.rows import unpack_slots
 from recommendation_service.flush.tables import has_events, transaction
-from recommendation_service.log.records import FeedRecord, decode
+from recommendation_service.log.forgotten import read_forgotten
+from recommendation_service.log.records import FeedRecord, Record
 from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.log.tail import take_apart
 
 _QUERY = "SELECT slots FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
 
@@ -46,13 +46,14 @@ def _in_log(folder: Path, raw: bytes) -> tuple[FeedRecord | None, bool]:
             found = scan(path)
         except (FileNotFoundError, PermissionError, ValueError):
             continue  # flushed just now, another user's, or made just now and empty
-        for payload, end in zip(found.payloads, found.ends, strict=True):
-            if raw not in payload:
-                continue
-            try:
-                record = decode(payload)
-            except msgspec.DecodeError:
-                continue
-            if isinstance(record, FeedRecord) and record.request_id == raw:
-                return record, is_forgotten(record, read_forgotten(folder), path.name, end, payload)
+        near = [(payload, begin) for payload, begin in zip(found.payloads, found.begins, strict=True) if raw in payload]
+        stretch = take_apart(path.name, *map(list, zip(*near, strict=True))).without(read_forgotten(folder))
+        for records, is_forgotten in ((stretch.records, False), (stretch.forgotten, True)):
+            record = next((record for record in records if _is_of(record, raw)), None)
+            if isinstance(record, FeedRecord):
+                return record, is_forgotten
     return None, False
+
+
+def _is_of(record: Record, raw: bytes) -> bool:
+    return isinstance(record, FeedRecord) and record.request_id == raw

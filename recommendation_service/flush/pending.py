@@ -1,19 +1,23 @@
 """What the flusher has read and the database does not have: records of the log, and copies on the fleet's stream."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
+import structlog
 
 from recommendation_service.flush.dead_letters import DeadLetter, dead_letter
-from recommendation_service.flush.forgetting import Forgotten, read_forgotten
-from recommendation_service.flush.rows import Event, received_ms_of
-from recommendation_service.log.records import StreamedRecord, decode
-from recommendation_service.log.segments import record_bytes
-from recommendation_service.log.tail import LogTail, Removed
+from recommendation_service.flush.rows import Event
+from recommendation_service.log.forgotten import Forgotten, read_forgotten
+from recommendation_service.log.marks import FLUSH, UNREAD, Place
+from recommendation_service.log.reader import Batch, LogReader
+from recommendation_service.log.records import received_ms_of
+from recommendation_service.log.tail import Stretch, take_apart
+
+log = structlog.get_logger(__name__)
 
 STREAMED = ""  # stands for the segment of a copy from the fleet's stream
 
@@ -33,31 +37,11 @@ class Fleet(Protocol):
 
 
 @dataclass
-class _Decoded:
-    """Payloads, taken apart."""
+class Damage:
+    """Of segments that were flushed to their end."""
 
-    payloads: int = 0
-    records: list[Event] = field(default_factory=list)
-    record_bytes: int = 0
-    places: list[tuple[str, int, int]] = field(default_factory=list)  # of the records: segment, end, bytes
-    undecodable: list[DeadLetter] = field(default_factory=list)
-    entries: list[bytes] = field(default_factory=list)
-
-    def add(self, segment: str, payloads: list[bytes], ends: list[int]) -> None:
-        """``segment``: its name; of copies on the fleet's stream STREAMED, and the milliseconds at which they came."""
-        self.payloads += len(payloads)
-        for payload, end in zip(payloads, ends, strict=True):
-            try:
-                record = decode(payload)
-            except (msgspec.DecodeError, ValueError) as error:
-                self.undecodable.append(dead_letter(payload, f"no record of this release: {error}"))
-                continue
-            if isinstance(record, StreamedRecord):
-                self.entries.append(record.entry_id)
-            else:
-                self.records.append(record)
-                self.places.append((segment, end, record_bytes(payload)))
-                self.record_bytes += len(payload)
+    segments: int = 0  # with stretches that are no record
+    torn: int = 0  # half-written records at a segment's end
 
 
 class Pending:
@@ -69,7 +53,7 @@ class Pending:
 
     def __init__(self, folder: Path, fleet: Fleet | None, most: int, most_bytes: int) -> None:
         self._folder = folder
-        self._tail = LogTail(folder)
+        self._reader = LogReader(folder, FLUSH)
         self._forgotten: Forgotten = {}  # as of the last look
         self.dropped: list[Event] = []  # records of forgotten users; they may be in the database, from before
         self.forgotten_records = 0  # how many were dropped in all
@@ -79,8 +63,8 @@ class Pending:
         self._bytes = 0
         self._of_user: Counter[int] = Counter()
         self._entries: list[bytes] = []  # of the fleet's stream, to be removed once all pending is flushed
-        self._ahead: _Decoded | None = None
-        self._mark = self._tail.mark()  # what is pending, or was flushed, is before it
+        self._ahead: list[Stretch] = []
+        self._mark = self._reader.settled  # what is pending, or was flushed, is before it
         self.records: list[Event] = []
         self.undecodable: list[DeadLetter] = []
         self.most_of_a_user = 0
@@ -88,22 +72,38 @@ class Pending:
 
     def read(self) -> int:
         """Take up what the log has beyond what is pending; how many records."""
-        decoded, self._ahead = self._ahead or _Decoded(), None
-        most = self._most - len(self.records) - len(decoded.records)
-        most_bytes = self._most_bytes - self._bytes - decoded.record_bytes
-        stretches = self._tail.read(most, most_bytes)
-        self._mark = self._tail.mark()
+        most = self._most - len(self.records) - sum(len(stretch.records) for stretch in self._ahead)
+        most_bytes = self._most_bytes - self._bytes - sum(stretch.payload_bytes for stretch in self._ahead)
+        batch = self._read(most, most_bytes)
         # Not all that was read is pending: what is pending does not tell whether there is more.
-        payloads = [payload for stretch in stretches for payload in stretch.payloads]
-        self.has_more = len(payloads) >= most or sum(map(len, payloads)) >= most_bytes
+        self._mark, self.has_more = batch.mark, batch.has_more
+        # What is pending by the time that it was read at, what was just read, or read ahead, by its places.
+        self._forget(self._reader.forgotten)
+        stretches = [stretch.without(self._forgotten) for stretch in self._ahead] + batch.stretches
+        self._ahead = []
         for stretch in stretches:
-            decoded.add(*stretch)
-        count = decoded.payloads
-        if self._fleet is not None and len(self.records) + len(decoded.records) < self._most:
+            self._take(stretch)
+        return sum(stretch.payloads for stretch in stretches) + self._take_abandoned()
+
+    def _read(self, most: int, most_bytes: int) -> Batch:
+        batch = self._reader.read(most, most_bytes)
+        if batch.restarted:
+            log.warning("segments are flushed again, as their positions were lost", segments=batch.restarted)
+        return batch
+
+    def _take_abandoned(self) -> int:
+        """Copies of another machine's events, while there is room; how many."""
+        count = 0
+        if self._fleet is not None and len(self.records) < self._most:
             for entry, copies in self._fleet.abandoned():
-                decoded.add(STREAMED, copies, [_milliseconds(entry)] * len(copies))
-                decoded.entries.append(entry)
-        self._take(self._without_forgotten(decoded))
+                copied = take_apart(STREAMED, copies, [_milliseconds(entry)] * len(copies))
+                records: list[Event] = []
+                dropped: list[Event] = []
+                for record, moment in zip(copied.records, copied.begins, strict=True):
+                    deletion = self._forgotten.get(record.user_id)
+                    (dropped if deletion is not None and moment <= deletion.moment else records).append(record)
+                self._take(copied._replace(records=records, forgotten=dropped, entries=[*copied.entries, entry]))
+                count += len(copies)
         return count
 
     def forget(self, written: Sequence[Event] = ()) -> list[Event]:
@@ -111,7 +111,9 @@ class Pending:
 
         Of ``written``, what was written meanwhile, those of the same users: they are dropped as well, and given.
         """
-        forgotten = read_forgotten(self._folder)
+        return self._forget(read_forgotten(self._folder), written)
+
+    def _forget(self, forgotten: Forgotten, written: Sequence[Event] = ()) -> list[Event]:
         new = {user: deletion for user, deletion in forgotten.items() if self._forgotten.get(user) != deletion}
         self._forgotten = forgotten
         if not new:
@@ -126,28 +128,6 @@ class Pending:
         self._drop(late)
         return late
 
-    def _without_forgotten(self, decoded: _Decoded) -> _Decoded:
-        """What was just read, or read ahead, by its places; what was pending before by ``forget``."""
-        self.forget()
-        if not self._forgotten:
-            return decoded
-        kept = _Decoded(decoded.payloads, undecodable=decoded.undecodable, entries=decoded.entries)
-        for record, (segment, end, size) in zip(decoded.records, decoded.places, strict=True):
-            deletion = self._forgotten.get(record.user_id)
-            if deletion is None:
-                covered = False
-            elif segment == STREAMED:
-                covered = end <= deletion.moment
-            else:
-                covered = deletion.covers(record, segment, end, size)
-            if covered:
-                self._drop([record])
-            else:
-                kept.records.append(record)
-                kept.places.append((segment, end, size))
-                kept.record_bytes += size
-        return kept
-
     def _drop(self, records: list[Event]) -> None:
         self.dropped += records
         self.forgotten_records += len(records)
@@ -159,18 +139,26 @@ class Pending:
 
     def read_ahead(self) -> None:
         """Read, for the next ``read``. Raises OSError, as that does."""
-        decoded = _Decoded()
-        for stretch in self._tail.read(self._most, self._most_bytes):
-            decoded.add(*stretch)
-        self._ahead = decoded
+        self._ahead = self._read(self._most, self._most_bytes).stretches
 
-    def settle(self) -> Removed:
+    def settle(self) -> Damage:
         """All that is pending is in the database, or among the dead letters."""
-        removed = self._tail.settle(self._mark)
+        before, after = self._reader.settled.places, self._mark.places
+        with contextlib.suppress(OSError):  # a full disk: after a restart it is flushed once more
+            self._reader.settle(self._mark)
         if self._entries and self._fleet is not None:
             self._fleet.remove(self._entries)
         self._entries = []
-        return removed
+        damage = Damage()
+        for name, place in after.items():
+            if place.finished and not before.get(name, UNREAD).finished:
+                if place.torn:
+                    log.warning("a half-written record was dropped", segment=name)
+                if place.damaged:
+                    log.error("a segment of the event log is damaged", segment=name, stretches=place.damaged)
+                damage.torn += place.torn
+                damage.segments += place.damaged > 0
+        return damage
 
     def keep(self, records: list[Event]) -> None:
         """These are left of what was pending."""
@@ -188,26 +176,37 @@ class Pending:
         return len(self.records) >= self._most or self._bytes >= self._most_bytes
 
     @property
+    def settled(self) -> Mapping[str, Place]:
+        """How far each segment is flushed."""
+        return self._reader.settled.places
+
+    @property
+    def finished_bytes(self) -> int:
+        """What segments take that are flushed to their end, and are there for other readers."""
+        return self._reader.finished_bytes
+
+    @property
     def unreadable(self) -> int:
         """Segments that this process may not read."""
-        return len(self._tail.unreadable)
+        return self._reader.unreadable
 
     @property
     def waiting_bytes(self) -> int:
-        """Of the log, see LogTail."""
-        return self._tail.waiting_bytes
+        """Of the log, see LogReader."""
+        return self._reader.waiting_bytes
 
     @property
     def oldest_ms(self) -> int | None:
         """When the oldest record was accepted, in milliseconds since 1970."""
         return min(map(received_ms_of, self.records), default=None)
 
-    def _take(self, decoded: _Decoded) -> None:
-        self.records += decoded.records
-        self.undecodable += decoded.undecodable
-        self._entries += decoded.entries
-        self._bytes += decoded.record_bytes
-        of_user = Counter(record.user_id for record in decoded.records)
+    def _take(self, stretch: Stretch) -> None:
+        self.records += stretch.records
+        self._drop(stretch.forgotten)
+        self.undecodable += [dead_letter(payload, reason) for payload, reason in stretch.undecodable]
+        self._entries += stretch.entries
+        self._bytes += stretch.payload_bytes
+        of_user = Counter(record.user_id for record in stretch.records)
         del of_user[0]  # all anonymous people have one number
         self._of_user += of_user
         if of_user:

@@ -157,10 +157,6 @@ def event_id_of(record: Event) -> str:
     return record.event_id if isinstance(record, FeedbackRecord) else record.event_id.hex()
 
 
-def received_ms_of(record: Event) -> int:
-    return record.received_ms if isinstance(record, FeedbackRecord) else record.happened_ms
-
-
 def event_of(record: Event) -> str:
     return record.event if isinstance(record, FeedbackRecord) else FEED
 

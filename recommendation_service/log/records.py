@@ -165,6 +165,11 @@ def decode(payload: bytes | memoryview) -> LogRecord:
     return _decoder.decode(payload)
 
 
+def received_ms_of(record: Record) -> int:
+    """When it was accepted, in milliseconds since 1970."""
+    return record.received_ms if isinstance(record, FeedbackRecord) else record.happened_ms
+
+
 def kind_name(slot_kind: int) -> str:
     """Name of a FeedbackRecord's slot kind."""
     return KINDS[slot_kind - 1] if slot_kind else "UNKNOWN"

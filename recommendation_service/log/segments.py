@@ -99,7 +99,7 @@ class Scan(NamedTuple):
     """What a segment holds from some position on."""
 
     payloads: list[bytes]
-    ends: list[int]  # position after each of them
+    begins: list[int]  # position at which each of them begins
     position: int  # where to go on reading
     damaged: int  # stretches of bytes that are no record though records follow
     torn: bool  # the last record was never completed
@@ -110,7 +110,7 @@ def written_bytes(path: Path) -> int:
     """How far a segment goes at this moment: no record begins there or after it that was appended before the call."""
     try:
         with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_size if _is_complete(file.fileno()) else len(file.read().rstrip(b"\0"))
+            return os.fstat(file.fileno()).st_size if is_complete(file.fileno()) else len(file.read().rstrip(b"\0"))
     except FileNotFoundError:
         return 0  # flushed just now
 
@@ -122,7 +122,7 @@ def scan(path: Path, start: int = 0, most: int = 100_000) -> Scan:
     completed, and is left for the next call.
     """
     with open(path, "rb") as file:
-        complete = _is_complete(file.fileno())  # asked first: what is written afterwards is not missed
+        complete = is_complete(file.fileno())  # asked first: what is written afterwards is not missed
         size = os.fstat(file.fileno()).st_size
         if size <= len(FILE_HEADER):
             return Scan([], [], start, 0, torn=False, finished=complete)
@@ -130,19 +130,40 @@ def scan(path: Path, start: int = 0, most: int = 100_000) -> Scan:
             return _scan(memory, max(start, len(FILE_HEADER)), most, complete=complete)
 
 
+def ends_a_record(path: Path, position: int) -> bool:
+    """Whether a reader may have come so far: a record ends there, or none was read. Raises OSError."""
+    if position == len(FILE_HEADER):
+        return True
+    with open(path, "rb") as file:
+        if not len(FILE_HEADER) < position <= os.fstat(file.fileno()).st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+            at = len(FILE_HEADER)
+            while 0 <= at < position:
+                found = _record(memory, at)
+                at = found[1] if found else _next_record(memory, at)
+            return at == position
+
+
+def is_followed(path: Path, position: int) -> bool:
+    """Whether anything was written at a position: found out without a search. Raises OSError."""
+    with open(path, "rb") as file:
+        return any(os.pread(file.fileno(), HEADER_BYTES, position))
+
+
 def _scan(memory: mmap.mmap, position: int, most: int, *, complete: bool) -> Scan:
     payloads: list[bytes] = []
-    ends: list[int] = []
+    begins: list[int] = []
     damaged = 0
     while len(payloads) < most:
         found = _record(memory, position)
         if found is None:
             if not complete and not any(memory[position : position + HEADER_BYTES]):
-                return Scan(payloads, ends, position, damaged, torn=False, finished=False)  # nothing more so far
+                return Scan(payloads, begins, position, damaged, torn=False, finished=False)  # nothing more so far
             following = _next_record(memory, position)
             if following < 0:
                 torn = complete and any(memory[position : position + 4096])
-                return Scan(payloads, ends, position, damaged, torn, finished=complete)
+                return Scan(payloads, begins, position, damaged, torn, finished=complete)
             if not complete:
                 # What follows was written after it: now it is whole, or it is damaged.
                 found = _record(memory, position)
@@ -150,10 +171,10 @@ def _scan(memory: mmap.mmap, position: int, most: int, *, complete: bool) -> Sca
                 damaged += 1
                 position = following
                 continue
+        begins.append(position)
         payload, position = found
         payloads.append(payload)
-        ends.append(position)
-    return Scan(payloads, ends, position, damaged, torn=False, finished=False)
+    return Scan(payloads, begins, position, damaged, torn=False, finished=False)
 
 
 def _record(memory: mmap.mmap, position: int) -> tuple[bytes, int] | None:
@@ -182,7 +203,7 @@ def _checksum(payload: bytes, number: int) -> int:
     return zlib.crc32(payload, number)
 
 
-def _is_complete(descriptor: int) -> bool:
+def is_complete(descriptor: int) -> bool:
     """Whether no process holds the segment's lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

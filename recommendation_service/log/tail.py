@@ -1,84 +1,109 @@
-"""Reading all segments of the log as they grow, and removing those that the database has.
-
-How far a segment has been flushed stands beside it (``NAME.position``). The file is not synced: where it is lost, the
-segment is flushed again from its beginning, and every event is found to be there already.
-"""
+"""Reading all segments of the log as they grow, and taking their records apart: one way for every reader."""
 
 import contextlib
-import fcntl
-import json
 import os
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
+import msgspec
 
-from recommendation_service.core.files import make_folder, write_whole
-from recommendation_service.log.segments import FILE_HEADER, HEADER_BYTES, SUFFIX, UNFINISHED, scan
+from recommendation_service.log.forgotten import Forgotten
+from recommendation_service.log.marks import UNREAD, Place
+from recommendation_service.log.records import Record, StreamedRecord, decode
+from recommendation_service.log.segments import SUFFIX, ends_a_record, is_complete, is_followed, scan
 
-log = structlog.get_logger(__name__)
-
-POSITION_SUFFIX = ".position"
-DAMAGED_FOLDER = "damaged"
 # Records read in one step.
 MOST_RECORDS = 5_000
-# A segment is under its unfinished name for a moment only.
-UNFINISHED_SECONDS = 60.0
-_EMPTY = bytes(HEADER_BYTES)
 
 
-@dataclass
-class TailedSegment:
-    path: Path
-    size: int
-    flushed: int  # position up to which the database has it
-    read: int
-    damaged: int = 0  # stretches of bytes that are no record
-    torn: bool = False
-    finished: bool = False  # read to its end, and nothing can follow
+class Undecodable(NamedTuple):
+    """A whole record that is none of this release."""
 
-
-Mark = list[TailedSegment]  # copies
+    payload: bytes
+    reason: str
 
 
 class Stretch(NamedTuple):
-    """Records of a segment that follow upon each other."""
+    """Records of a segment that follow upon each other, taken apart."""
 
     segment: str  # its name
-    payloads: list[bytes]
-    ends: list[int]  # position after each of them
+    records: list[Record]
+    begins: list[int]  # position at which each of them begins
+    forgotten: list[Record]  # of users who were to be forgotten since
+    entries: list[bytes]  # of the fleet's stream: what is before them in the log is there too
+    undecodable: list[Undecodable]
+    payloads: int  # all of these
+    payload_bytes: int
+
+    def without(self, forgotten: Forgotten) -> "Stretch":
+        """With records of forgotten users apart from the others."""
+        if not forgotten or forgotten.keys().isdisjoint(record.user_id for record in self.records):
+            return self
+        records, begins, dropped = [], [], list(self.forgotten)
+        for record, begin in zip(self.records, self.begins, strict=True):
+            deletion = forgotten.get(record.user_id)
+            if deletion is not None and deletion.covers(record, self.segment, begin):
+                dropped.append(record)
+            else:
+                records.append(record)
+                begins.append(begin)
+        return self._replace(records=records, begins=begins, forgotten=dropped)
+
+
+def take_apart(segment: str, payloads: list[bytes], begins: list[int]) -> Stretch:
+    """Raises nothing for what is no record."""
+    stretch = Stretch(segment, [], [], [], [], [], len(payloads), sum(map(len, payloads)))
+    for payload, begin in zip(payloads, begins, strict=True):
+        try:
+            record = decode(payload)
+        except (msgspec.DecodeError, ValueError) as error:
+            stretch.undecodable.append(Undecodable(payload, f"no record of this release: {error}"))
+            continue
+        if isinstance(record, StreamedRecord):
+            stretch.entries.append(record.entry_id)
+        else:
+            stretch.records.append(record)
+            stretch.begins.append(begin)
+    return stretch
 
 
 @dataclass
-class Removed:
-    """What a step removed, or put away."""
-
-    segments: int = 0
-    damaged: int = 0  # segments with damage, kept in DAMAGED_FOLDER
-    torn: int = 0  # half-written records at a segment's end
+class _Segment:
+    path: Path
+    size: int
+    read: Place
 
 
 class LogTail:
-    """All segments of a folder, oldest first."""
+    """All segments of a folder, oldest first, from a reader's places on. Makes nothing, so anybody may look.
 
-    def __init__(self, folder: Path) -> None:
+    A place that no reader can have come to, past the segment's end or within a record, counts for none: the segment is
+    read from its beginning, and named in ``restarted``.
+    """
+
+    def __init__(self, folder: Path, places: Mapping[str, Place]) -> None:
         self._folder = folder
-        self._segments: dict[str, TailedSegment] = {}
+        self._from = places
+        self._segments: dict[str, _Segment] = {}
+        self.restarted: list[str] = []
         self.unreadable: set[str] = set()  # at the last look
 
-    def read(self, most: int, most_bytes: int) -> list[Stretch]:
-        """Records that were not read yet: about so many, and bytes of them. Raises OSError."""
-        self._look()
+    def read(self, most: int, most_bytes: int, besides: Collection[str] = ()) -> list[Stretch]:
+        """Records that were not read yet, about so many, and bytes of them; of no segment in ``besides``.
+
+        Raises OSError; then nothing was taken.
+        """
+        self._look(besides)
         self.unreadable.clear()
         stretches: list[Stretch] = []
         for segment in list(self._segments.values()):
-            while not segment.finished and most > 0 and most_bytes > 0:
+            while not segment.read.finished and most > 0 and most_bytes > 0:
                 try:
-                    if self._is_idle(segment):
+                    if _is_idle(segment):
                         break
-                    found = scan(segment.path, segment.read, min(most, MOST_RECORDS))
+                    found = scan(segment.path, segment.read.position, min(most, MOST_RECORDS))
                 except FileNotFoundError:
                     self._segments.pop(segment.path.name, None)
                     break
@@ -89,122 +114,67 @@ class LogTail:
                     if not stretches:
                         raise
                     return stretches  # these will not be read again; the next call meets the error
-                segment.read, segment.finished = found.position, found.finished
-                segment.damaged += found.damaged
-                segment.torn = segment.torn or found.torn
-                most -= len(found.payloads)
-                most_bytes -= sum(map(len, found.payloads))
+                stretch = take_apart(segment.path.name, found.payloads, found.begins)
+                before = segment.read
+                segment.read = Place(
+                    found.position, before.damaged + found.damaged, before.torn or found.torn, found.finished
+                )
+                most -= stretch.payloads
+                most_bytes -= stretch.payload_bytes
                 if not found.payloads:
                     break
-                stretches.append(Stretch(segment.path.name, found.payloads, found.ends))
+                stretches.append(stretch)
         return stretches
 
-    def mark(self) -> Mark:
+    def places(self) -> dict[str, Place]:
         """How far each segment was read by now."""
-        return [replace(segment) for segment in self._segments.values()]
+        return {name: segment.read for name, segment in self._segments.items()}
 
-    def settle(self, mark: Mark) -> Removed:
-        """The database has, or a dead letter is, all that is before: note it, and remove what is done with."""
-        removed = Removed()
-        for segment in mark:
-            name = segment.path.name
-            if name not in self._segments:
-                continue
-            if segment.finished and self._remove(segment, removed):
-                del self._segments[name]
-            elif segment.flushed != segment.read:
-                self._segments[name].flushed = segment.flushed = segment.read
-                self._write_position(segment)
-        return removed
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Of records that the database does not have; of what was not read, the room that it may take."""
+    def bytes_after(self, places: Mapping[str, Place]) -> int:
+        """Of records after such places; of what was not read, the room that it may take."""
         return sum(
-            (segment.read if self._is_idle(segment) or segment.finished else segment.size) - segment.flushed
-            for segment in self._segments.values()
+            (segment.read.position if segment.read.finished or _is_idle(segment) else segment.size)
+            - places.get(name, UNREAD).position
+            for name, segment in self._segments.items()
         )
 
-    @property
-    def segments(self) -> int:
-        return len(self._segments)
+    def bytes_finished(self, places: Mapping[str, Place]) -> int:
+        """What the segments take of which such places say that nothing can follow."""
+        return sum(segment.size for name, segment in self._segments.items() if places.get(name, UNREAD).finished)
 
-    def _look(self) -> None:
-        """Take up new segments, and forget those that are gone."""
+    def _look(self, besides: Collection[str]) -> None:
+        """Take up new segments, and drop those that are gone."""
         try:
-            names = {entry.name: entry.path for entry in os.scandir(self._folder) if entry.name.endswith(SUFFIX)}
+            paths = {entry.name: entry.path for entry in os.scandir(self._folder) if entry.name.endswith(SUFFIX)}
         except FileNotFoundError:
-            names = {}
-        for name in self._segments.keys() - names.keys():
+            paths = {}
+        names = paths.keys() - set(besides)
+        for name in self._segments.keys() - names:
             del self._segments[name]
-        for name in sorted(names.keys() - self._segments.keys()):
-            path = Path(names[name])
+        for name in sorted(names - self._segments.keys()):
+            path = Path(paths[name])
             with contextlib.suppress(FileNotFoundError):
-                position, damaged = self._position(path)
-                self._segments[name] = TailedSegment(path, path.stat().st_size, position, position, damaged)
+                size = path.stat().st_size
+                self._segments[name] = _Segment(path, size, self._begin(path, size))
 
-    def _is_idle(self, segment: TailedSegment) -> bool:
-        """Whether its writer lives and has added nothing: found out without a search through the whole file."""
+    def _begin(self, path: Path, size: int) -> Place:
+        """Where to begin with a segment that was not looked at before."""
+        place = self._from.get(path.name, UNREAD)
+        if place.finished and place.position <= size:
+            return place
         try:
-            with open(segment.path, "rb") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return os.pread(file.fileno(), HEADER_BYTES, segment.read) in {b"", _EMPTY}
-                fcntl.flock(file, fcntl.LOCK_UN)
-        except (FileNotFoundError, PermissionError):
-            pass
+            if ends_a_record(path, place.position):
+                return place
+        except PermissionError:
+            return place  # nor can it be read from there
+        self.restarted.append(path.name)
+        return UNREAD
+
+
+def _is_idle(segment: _Segment) -> bool:
+    """Whether its writer lives and has added nothing: found out without a search through the whole file."""
+    try:
+        with open(segment.path, "rb") as file:
+            return not is_complete(file.fileno()) and not is_followed(segment.path, segment.read.position)
+    except (FileNotFoundError, PermissionError):
         return False
-
-    def _position(self, path: Path) -> tuple[int, int]:
-        try:
-            content = json.loads(_position_path(path).read_bytes())
-            return max(len(FILE_HEADER), int(content["position"])), int(content["damaged"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return len(FILE_HEADER), 0
-
-    def _write_position(self, segment: TailedSegment) -> None:
-        path = _position_path(segment.path)
-        with contextlib.suppress(OSError):  # a full disk: it will be flushed once more
-            write_whole(path, json.dumps({"position": segment.flushed, "damaged": segment.damaged}))
-
-    def _remove(self, segment: TailedSegment, removed: Removed) -> bool:
-        """Whether it is gone; where the folder may not be written to, it is tried again with each flush."""
-        if segment.torn:
-            log.warning("a half-written record was dropped", segment=segment.path.name)
-        if segment.damaged:
-            log.error("a segment of the event log is damaged", segment=segment.path.name, stretches=segment.damaged)
-            with contextlib.suppress(OSError):
-                aside = self._folder / DAMAGED_FOLDER
-                make_folder(aside)
-                segment.path.replace(aside / segment.path.name)
-        try:
-            segment.path.unlink(missing_ok=True)
-            _position_path(segment.path).unlink(missing_ok=True)
-        except OSError:
-            return False
-        removed.segments += 1
-        removed.torn += segment.torn
-        removed.damaged += segment.damaged > 0
-        return True
-
-
-def _position_path(segment: Path) -> Path:
-    return segment.with_name(f"{segment.name}{POSITION_SUFFIX}")
-
-
-def remove_unfinished(folder: Path) -> int:
-    """Remove what is left of workers that ended while they made a segment; how many."""
-    count = 0
-    for path in folder.glob(f"*{UNFINISHED}"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime < UNFINISHED_SECONDS:
-                continue
-            descriptor = os.open(path, os.O_RDWR)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-                count += 1
-            finally:
-                os.close(descriptor)
-    return count

@@ -30,8 +30,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
-from recommendation_service.flush.forgetting import read_forgotten
 from recommendation_service.flush.rows import unpack_slots
+from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.records import ITEM_TYPES, STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
 from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event

@@ -25,8 +25,8 @@ import sqlalchemy
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.flusher_status import FlusherStatus, read_status
+from recommendation_service.log.retention import DAMAGED_FOLDER
 from recommendation_service.log.segments import SUFFIX
-from recommendation_service.log.tail import DAMAGED_FOLDER
 from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, Service, command_of, recs
 from tests.faults.ledger import Found, Span
 from tests.servers import LOOPBACK, PrivateMariaDB, PrivateRedis, free_port, wait_until

@@ -30,8 +30,9 @@ from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.flusher_status import read_status
-from recommendation_service.flush.forgetting import forget_user, read_forgotten
+from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.tables import make_writing_engine
+from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.segments import SegmentWriter
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import UserMemory

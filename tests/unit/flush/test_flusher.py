@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +16,15 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.config import Settings
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush import flusher as module
-from recommendation_service.flush import pending
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.flusher_status import read_status
-from recommendation_service.flush.forgetting import FILE as FORGOTTEN_FILE
-from recommendation_service.flush.forgetting import forget_user, read_forgotten
+from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.log import tail
+from recommendation_service.log.forgotten import FILE as FORGOTTEN_FILE
+from recommendation_service.log.forgotten import read_forgotten
+from recommendation_service.log.marks import FLUSH, mark_path, read_mark
 from recommendation_service.log.records import StreamedRecord, decode, encode, now_ms
 from recommendation_service.log.segments import HEADER_BYTES, SUFFIX, SegmentWriter
 from recommendation_service.processes.registry import FLUSHER
@@ -131,7 +132,7 @@ def test_a_flusher_that_loses_what_it_read_ahead_ends_and_the_next_one_reads_it_
             raise MemoryError
         return decode(payload)
 
-    monkeypatch.setattr(pending, "decode", run_out_of_memory)
+    monkeypatch.setattr(tail, "decode", run_out_of_memory)
     with pytest.raises(MemoryError):
         Flusher(settings, engine).flush_all()
     assert count(engine) == 10
@@ -173,8 +174,9 @@ def test_a_live_segment_is_read_as_it_grows_and_goes_when_it_is_complete(setting
         assert flusher.flush_all()
         assert count(engine) == expected
         assert segments(settings) == [writer.path.name]
-    position = json.loads((settings.events_dir / f"{writer.path.name}.position").read_bytes())["position"]
-    assert position == writer.position
+    mark = read_mark(settings.events_dir, FLUSH)
+    assert mark is not None
+    assert mark.places[writer.path.name].position == writer.position
     writer.close()
     assert flusher.flush_all()
     assert list(settings.events_dir.glob("1-1*")) == []
@@ -189,7 +191,7 @@ def test_another_flusher_goes_on_where_the_last_one_was(settings: Settings, engi
     second = Flusher(settings, engine)
     assert second.read() == 1
     # Without its notes, everything is flushed again and found to be there.
-    (settings.events_dir / f"{writer.path.name}.position").unlink()
+    mark_path(settings.events_dir, FLUSH).unlink()
     third = Flusher(settings, engine)
     assert third.flush_all()
     assert (count(engine), third.status.duplicates) == (2, 1)

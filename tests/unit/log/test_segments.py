@@ -23,6 +23,7 @@ from recommendation_service.log.segments import (
     Scan,
     SegmentFull,
     SegmentWriter,
+    ends_a_record,
     scan,
 )
 
@@ -57,8 +58,9 @@ def change(path: Path, content: bytes) -> None:
 @given(payloads)
 def test_what_was_appended_is_read(content: list[bytes]) -> None:
     with segment(content) as (path, ends):
-        end = ends[-1] if ends else len(FILE_HEADER)
-        assert scan(path) == Scan(content, ends, end, 0, torn=False, finished=True)
+        *begins, end = len(FILE_HEADER), *ends
+        assert scan(path) == Scan(content, begins, end, 0, torn=False, finished=True)
+        assert [place for place in range(SIZE + 9) if ends_a_record(path, place)] == [*begins, end]
 
 
 @unhurried
