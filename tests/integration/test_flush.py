@@ -33,7 +33,7 @@ from recommendation_service.flush import event_writer as flush
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.export import Selection, read_events
-from recommendation_service.flush.flusher import MODULE, Flusher
+from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.rows import Event, event_id_of
@@ -845,7 +845,7 @@ def running_flusher(settings: Settings, folder: Path, **more: str) -> Iterator[s
     with (
         (folder / "flusher.log").open("ab") as log,
         subprocess.Popen(
-            [sys.executable, "-m", MODULE], env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
+            [sys.executable, "-m", FLUSHER.module], env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log
         ) as process,
     ):
         try:
@@ -964,7 +964,7 @@ def test_a_service_flushes_what_its_feeds_showed_and_replaces_a_flusher_that_was
     database = load_demo(tmp_path)
 
     def flushers() -> set[int]:
-        return {pid for pid in service.pids if MODULE in command_of(pid)}
+        return {pid for pid in service.pids if FLUSHER.module in command_of(pid)}
 
     with Service.uvicorn(tmp_path, {}) as service:
         service.wait_until_ready()
