@@ -22,7 +22,7 @@ from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
 from recommendation_service.ranking.working_memory import (
-    LARGEST_FEED,
+    PACKED,
     RELAXED,
     REMEMBERED,
     SCANNED,
@@ -38,13 +38,14 @@ IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge
 TIMED_EVERY = 64
 
 Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
 
 
 class Slate(msgspec.Struct, frozen=True, gc=False):
     """A feed that was ranked: what is in its n slots, and what it leaves.
 
-    ``items`` and ``columns`` are views, which hold until the pipeline's next feed; the rest is the slate's own.
+    ``items`` and ``keys`` are views, which hold until the pipeline's next feed; the rest is the slate's own.
     """
 
     request: FeedRequest
@@ -52,8 +53,9 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     policy_version: str
     seed: int
     items: Int32  # (n,) the catalog's rows
+    keys: Int64  # (n,) the items as the log, the memory and the fleet name them
     numbers: list[int]  # the operator's numbers of the items
-    columns: tuple[memoryview, ...]  # as a record has them: keys, kinds, pools, relaxed rules, propensities, features
+    packed: bytes  # as a record has the slots, see ranking/packed_slots.py
     relaxed: list[str]  # names of the rules that gave way, in the order in which they do
     remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
     choices: tuple[Choice, ...]  # where the request wants an explanation; else none
@@ -81,14 +83,7 @@ class FeedPipeline:
         self._rank = entry_for(rank, catalog.arrays, policy.arrays, example, self.memory)
         self._seen = self.memory.seen_entries.data.cast("B")
         self._remembered = self.memory.remembered.data.cast("B")
-        self._columns = tuple(
-            (column.data.cast("B"), column.nbytes // LARGEST_FEED)
-            for column in (
-                *(self.memory.slot_key, self.memory.slot_kind, self.memory.slot_pool, self.memory.slot_relaxed),
-                *(self.memory.slot_propensity, self.memory.slot_X_recorded),
-            )
-        )
-        self._columns_of: dict[int, tuple[memoryview, ...]] = {}  # by the number of slots
+        self._packed = self.memory.packing.packed.data.cast("B")
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
 
     def feed(self, request: FeedRequest) -> bytes:
@@ -141,18 +136,15 @@ class FeedPipeline:
     def _slate(self, request: FeedRequest, seed: int) -> Slate:
         memory, counts = self.memory, self.memory.counts
         slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
-        columns = self._columns_of.get(slots)
-        if columns is None:
-            columns = tuple(column[: slots * width] for column, width in self._columns)
-            self._columns_of[slots] = columns
         return Slate(
             request,
             self.catalog.version,
             self.policy.version,
             seed,
             memory.slot_item[:slots],
+            memory.slot_key[:slots],
             memory.slot_number[:slots].tolist(),
-            columns,
+            bytes(self._packed[: int(counts[PACKED])]),
             [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
             tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),

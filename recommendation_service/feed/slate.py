@@ -20,6 +20,7 @@ from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
 from recommendation_service.ranking.linucb import predict
+from recommendation_service.ranking.packed_slots import pack_slots
 from recommendation_service.ranking.randomness import below, uniform
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import SEEN_POOL, remember_feed
@@ -27,6 +28,7 @@ from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     EXPLORED,
     FEED_SKILLS,
+    PACKED,
     POOLED,
     RELAXED,
     SEEN,
@@ -78,7 +80,8 @@ def assemble(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
 
 @compiled
 def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
-    """Stage 6: features and score of what was chosen, for explanations and for learning; and what to remember."""
+    """Stage 6: features and score of what was chosen, for explanations and for learning, packed for the record of the
+    feed; and what to remember."""
     slots, kinds, X = memory.counts[SLOTS], memory.slot_kind, memory.slot_X
     mean, width, score = memory.slot_mean, memory.slot_width, memory.slot_score
     write_features(catalog, policy, memory, memory.slot_item, kinds, 0, slots, X)
@@ -87,12 +90,20 @@ def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
         theta, root = policy.theta[kind], policy.precision_root[kind]
         predict(X, slot, slot + 1, theta, root, mean, width, memory.projected)
         score[slot] = mean[slot] + policy.alpha[kind] * width[slot]
-        for feature in range(X.shape[1]):
-            memory.slot_X_recorded[slot, feature] = X[slot, feature]
         item = memory.slot_item[slot]
         memory.slot_number[slot] = catalog.item_id[item]
         memory.slot_key[slot] = catalog.item_id[item] << 1 | int(item >= catalog.videos)
         memory.counts[RELAXED] |= memory.slot_relaxed[slot]
+    memory.counts[PACKED] = pack_slots(
+        memory.slot_key,
+        kinds,
+        memory.slot_pool,
+        memory.slot_relaxed,
+        memory.slot_propensity,
+        X,
+        slots,
+        memory.packing,
+    )
     remember_feed(request, memory)
 
 

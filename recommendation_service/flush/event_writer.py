@@ -42,7 +42,7 @@ from recommendation_service.flush.tables import MOST_BYTES, describe, error_code
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 
 FEEDBACK_ROWS = 1_000
-FEED_SLOTS = 4_000  # in the feeds of a batch: a statement of some 700 kB
+FEED_SLOTS = 4_000  # in the feeds of a batch: a statement of some 350 kB
 # Batches at once: while the server works at some, the next is written out. More gained nothing on two cores.
 WRITERS = 3
 ATTEMPTS = 6
@@ -324,7 +324,7 @@ def _batches(records: Sequence[Event]) -> Iterator[list[Event]]:
     slots = 0
     for feed in feeds:
         batch.append(feed)
-        slots += 10 + len(feed.kinds)
+        slots += 10 + feed.size
         if slots >= FEED_SLOTS:
             yield sorted(batch, key=event_id_of)
             batch, slots = [], 0

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.feed.slate import EXPLORATION, RULES
-from recommendation_service.flush.rows import text_of, unpack_slots
+from recommendation_service.flush.rows import feed_of_row, text_of
 from recommendation_service.flush.tables import transaction
 from recommendation_service.log.records import ITEM_TYPES, FeedRecord
 from recommendation_service.model.kinds import KINDS
@@ -71,7 +71,8 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
         for name in _COLUMNS
     )
     statement = text(
-        f"SELECT id, {columns}, slots FROM recs_events WHERE id > :last_id{conditions} ORDER BY id LIMIT {ROWS_AT_ONCE}"
+        f"SELECT id, {columns}, properties, slots FROM recs_events "
+        f"WHERE id > :last_id{conditions} ORDER BY id LIMIT {ROWS_AT_ONCE}"
     )
     last_id = 0
     while True:
@@ -83,11 +84,11 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
             for name in ("happened_at", "received_at"):
                 event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
             try:
-                feed = unpack_slots(row["slots"]) if row["slots"] is not None else None
+                feed = feed_of_row(row) if row["slots"] is not None else None
+                fields = _feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS)
             except ValueError as error:
                 raise SourceError(f"The feed in row {row['id']} of recs_events cannot be read: {error}.") from None
-            event |= _feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS)
-            yield event
+            yield event | fields
         if len(rows) < ROWS_AT_ONCE:
             return
         last_id = rows[-1]["id"]

@@ -6,14 +6,14 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
-from recommendation_service.flush.rows import unpack_slots
+from recommendation_service.flush.rows import COLUMNS_OF_FEED, feed_of_row
 from recommendation_service.flush.tables import has_events, transaction
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.records import FeedRecord, Record
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.log.tail import take_apart
 
-_QUERY = "SELECT slots FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
+_QUERY = f"SELECT {COLUMNS_OF_FEED} FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
 
 
 def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | None:
@@ -32,8 +32,8 @@ def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | Non
 
 def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
     with transaction(engine) as connection:
-        packed = connection.execute(text(_QUERY), {"request_id": request_id}).scalar_one_or_none()
-    return unpack_slots(packed) if packed is not None else None
+        row = connection.execute(text(_QUERY), {"request_id": request_id}).mappings().one_or_none()
+    return feed_of_row(row) if row is not None else None
 
 
 def _in_log(folder: Path, raw: bytes) -> tuple[FeedRecord | None, bool]:

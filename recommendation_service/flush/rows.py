@@ -1,15 +1,16 @@
 """Records as rows of ``recs_events``, and how the server makes ``activity_log``'s rows from those.
 
 An event is sent once: the second table is filled by the server, from the first. So what an application reads in
-``properties`` is written down here in SQL for feedback, and in Python for feeds, whose items SQL cannot take apart.
+``properties`` is written down here in SQL, for feeds too: of those, ``recs_events`` has the items in few letters.
 """
 
 import json
 import re
 import zlib
-from collections.abc import Iterable
-from datetime import UTC, datetime, tzinfo
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
+from typing import Any
 
 import msgspec
 
@@ -19,10 +20,10 @@ from recommendation_service.log.records import (
     FeedbackRecord,
     FeedRecord,
     decode,
-    encode,
     endpoint_name,
 )
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.ranking.packed_slots import pack_shown, unpack_shown
 
 Event = FeedbackRecord | FeedRecord
 Value = int | float | str | bytes | None
@@ -36,10 +37,18 @@ FEED_COLUMNS: tuple[str, ...] = (
     *("properties", "slots", "flush_id"),
 )
 FEED = "feed"
+# What ``feed_of_row`` wants of a row.
+COLUMNS_OF_FEED = (
+    "event_id, request_id, user_id, session_id, endpoint, CAST(happened_at AS CHAR) AS happened_at, properties, slots"
+)
 
-# A feed's record as recs_events.slots has it: this byte, then zlib of its MessagePack.
-_SLOTS_VERSION = b"\x01"
-_ZLIB_LEVEL = 1
+# What recs_events.slots begins with: of a feed the seed and, as packed_slots.py packs them, the columns that
+# ``properties`` does not have; or, as older releases wrote it, zlib of the whole record.
+_SLOTS_VERSION = b"\x02"
+_RECORD_VERSION = b"\x01"
+_SEED_BYTES = 8
+# What marks an item of recs_events.properties as a challenge.
+_CHALLENGE = "c"
 
 # Text that is the same inside quotes of SQL and of JSON, and in every character set: nothing in it wants escaping.
 _PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")
@@ -49,10 +58,19 @@ _BASIC_PLANE = {"utf8", "utf8mb3", "ucs2"}
 _CODECS = {"latin1": "cp1252"}
 
 
+def _long_items() -> str:
+    """SQL that makes of recs_events' items, as ``12 VMP,7c FW``, the JSON list that activity_log has."""
+    items = """REPLACE(SUBSTR(properties, INSTR(properties, '"items":"') + 9), '"}', ',')"""
+    for mark, item_type in ((_CHALLENGE, "challenge"), ("", "resume")):
+        for kind in KINDS:
+            items = f"""REPLACE({items}, '{mark} {kind},', ',"type":"{item_type}","slot":"{kind}"}},{{"id":')"""
+    return f"""REPLACE(REPLACE(CONCAT('[{{"id":', {items}, ']'), ',{{"id":]', ']'), '{{"id":,]', ']')"""
+
+
 # The statement that makes activity_log's rows of a batch. What is absent is left out by CONCAT of a NULL being NULL. A
-# row whose text wants escaping brings its properties. Rows that were there before bear another flush_id, and are not
-# written again. For {local}: what ``local_expression`` says of the batch.
-COPY_TO_ACTIVITY_LOG = """INSERT INTO activity_log (log_name, description, subject_id, subject_type, causer_id,
+# row whose text wants escaping brings it in its properties. Rows that were there before bear another flush_id, and are
+# not written again. For {local}: what ``local_expression`` says of the batch.
+COPY_TO_ACTIVITY_LOG = f"""INSERT INTO activity_log (log_name, description, subject_id, subject_type, causer_id,
   causer_type, properties, url, created_at, updated_at)
 SELECT 'app',
   CASE WHEN event = 'feed' THEN CONCAT('#feed #request #', endpoint)
@@ -61,7 +79,13 @@ SELECT 'app',
   CASE item_type WHEN 'resume' THEN :resume_type WHEN 'challenge' THEN :challenge_type
     WHEN 'creator' THEN :user_type END,
   NULLIF(user_id, 0), :user_type,
-  COALESCE(properties, CONCAT('{"event":"', event, '","event_id":"', event_id, '","user_id":', user_id,
+  CASE WHEN event = 'feed' THEN CONCAT('{{"event":"feed","event_id":"', event_id, '","user_id":', user_id,
+    ',"request_id":"', request_id, '",',
+    CASE WHEN SUBSTR(properties, 1, 13) = '{{"session_id"' THEN ''
+      ELSE CONCAT(COALESCE(CONCAT('"session_id":"', session_id, '",'), ''), '"endpoint":"', endpoint, '",') END,
+    SUBSTR(properties, 2, INSTR(properties, '"items":"') - 2),
+    '"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z","items":', {_long_items()}, '}}')
+  ELSE COALESCE(properties, CONCAT('{{"event":"', event, '","event_id":"', event_id, '","user_id":', user_id,
     ',"item_type":"', item_type, '","item_id":', item_id,
     COALESCE(CONCAT(',"request_id":"', request_id, '"'), ''),
     COALESCE(CONCAT(',"session_id":"', session_id, '"'), ''),
@@ -70,10 +94,10 @@ SELECT 'app',
     COALESCE(CONCAT(',"value":', value), ''),
     COALESCE(CONCAT(',"watch_seconds":', watch_seconds), ''),
     CASE WHEN flags = 0 THEN '' ELSE CONCAT(',"flags":', flags) END,
-    ',"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z"}')),
+    ',"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z"}}')) END,
   CASE WHEN event = 'feed' THEN CONCAT('/api/search/', endpoint)
     ELSE CONCAT('/api/search/feed/video/', item_id) END,
-  {local}, {local}
+  {{local}}, {{local}}
 FROM recs_events WHERE id > :last_id AND flush_id = :flush_id"""
 
 
@@ -187,23 +211,18 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
     """Values of FEED_COLUMNS. Raises IndexError or ValueError for what no column can hold."""
     happened = text_of(record.happened_ms)
     endpoint = endpoint_name(record.endpoint)
-    properties: dict[str, object] = {
-        "event": FEED,
-        "event_id": record.event_id.hex(),
-        "user_id": record.user_id,
-        "request_id": record.request_id.hex(),
-        "session_id": record.session_id,
-        "endpoint": endpoint,
+    items, kinds, others = unpack_shown(record.packed)
+    properties: dict[str, object] = (
+        {} if are_plain([record]) else {"session_id": record.session_id, "endpoint": endpoint}
+    )
+    properties |= {
         "catalog": record.catalog_version,
         "policy": record.policy_version,
-        "happened_at": f"{happened.replace(' ', 'T')}Z",
-        "items": [
-            {"id": item >> 1, "type": ITEM_TYPES[item & 1], "slot": KINDS[kind]}
-            for item, kind in zip(record.slots().items.tolist(), record.kinds, strict=True)
-        ],
+        "items": ",".join(
+            f"{item >> 1}{_CHALLENGE if item & 1 else ''} {KINDS[kind]}"
+            for item, kind in zip(items, kinds, strict=True)
+        ),
     }
-    if record.session_id is None:
-        del properties["session_id"]
     return (
         record.event_id.hex(),
         FEED,
@@ -214,27 +233,85 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
         0,
         happened,
         happened,
-        msgspec.json.encode(properties).decode() if are_plain([record]) else _json(properties),
-        pack_slots(record),
+        _json(properties),
+        _SLOTS_VERSION + record.seed.to_bytes(_SEED_BYTES, "little") + others,
         flush_id,
     )
 
 
-def pack_slots(record: FeedRecord) -> bytes:
-    return _SLOTS_VERSION + zlib.compress(encode(record), _ZLIB_LEVEL)
+class _FeedProperties(msgspec.Struct):
+    """Of a feed in recs_events, what is nowhere else."""
+
+    catalog: str
+    policy: str
+    items: str  # of each slot the item's number, a mark if it is a challenge, a blank and the kind; commas between
+
+    def shown(self) -> list[tuple[int, int]]:
+        """Key of the item and kind of each slot. Raises ValueError."""
+        shown = []
+        for item in self.items.split(",") if self.items else ():
+            number, _, kind = item.partition(" ")
+            is_challenge = number.endswith(_CHALLENGE)
+            key = int(number.removesuffix(_CHALLENGE)) << 1 | is_challenge
+            if not 0 <= key < 1 << 63:
+                raise ValueError(f"an item of number {number}")
+            shown.append((key, KINDS.index(kind)))
+        return shown
 
 
-def unpack_slots(packed: bytes) -> FeedRecord:
-    """The feed that recs_events.slots holds. Raises ValueError where it is none of this release."""
-    if packed[:1] != _SLOTS_VERSION:
-        raise ValueError(f"slots of version {packed[:1]!r}")
+_decode_properties = msgspec.json.Decoder(_FeedProperties).decode
+
+
+def shown_of_row(properties: str, slots: bytes) -> list[tuple[int, int]]:
+    """Key of the item and kind of each slot of a feed's row. Raises ValueError for what no release wrote."""
+    if slots[:1] == _RECORD_VERSION:
+        return list(_older(slots).shown())
     try:
-        record = decode(zlib.decompress(packed[1:]))
+        return _decode_properties(properties).shown()
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from None
+
+
+def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
+    """The record of a feed, from its row's COLUMNS_OF_FEED. Raises ValueError for what no release wrote."""
+    slots = row["slots"]
+    if slots[:1] == _RECORD_VERSION:
+        return _older(slots)
+    if slots[:1] != _SLOTS_VERSION:
+        raise ValueError(f"slots of version {slots[:1]!r}")
+    try:
+        properties = _decode_properties(row["properties"])
+        shown = properties.shown()
+        return FeedRecord(
+            bytes.fromhex(row["event_id"]),
+            bytes.fromhex(row["request_id"]),
+            row["user_id"],
+            row["session_id"],
+            ENDPOINTS.index(row["endpoint"]),
+            _milliseconds(row["happened_at"]),
+            properties.catalog,
+            properties.policy,
+            int.from_bytes(slots[1 : 1 + _SEED_BYTES], "little"),
+            pack_shown([item for item, _ in shown], [kind for _, kind in shown], slots[1 + _SEED_BYTES :]),
+        )
+    except (msgspec.DecodeError, TypeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _older(slots: bytes) -> FeedRecord:
+    """What an older release wrote into recs_events.slots. Raises ValueError."""
+    try:
+        record = decode(zlib.decompress(slots[1:]))
     except (zlib.error, msgspec.DecodeError) as error:
         raise ValueError(str(error)) from None
     if not isinstance(record, FeedRecord):
         raise ValueError("no feed")
     return record
+
+
+def _milliseconds(moment: str) -> int:
+    """Of what ``text_of`` made."""
+    return (datetime.fromisoformat(moment) - datetime(1970, 1, 1)) // timedelta(milliseconds=1)  # noqa: DTZ001
 
 
 def text_of(milliseconds: int) -> str:

@@ -6,16 +6,15 @@ older release is read by a newer one. docs/events.md describes every field.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntFlag
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.ranking.packed_slots import Slots, pack_as_they_are, unpack_shown, unpack_slots
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 
 EventName = Literal["impression", "view", "like", "save", "match", "rating", "skip", "hide"]
@@ -54,8 +53,8 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="event1", frozen=True,
     flags: int = 0  # Flag
 
 
-class FeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True, gc=False):
-    """A feed: what determined it, and each slot as columns of n slots, packed little-endian."""
+class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=False):
+    """A feed: what determined it, and its slots."""
 
     event_id: bytes  # 16 random bytes
     request_id: bytes  # 16 bytes; its hexadecimal digits are the request_id of the answer
@@ -66,21 +65,65 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True, gc=F
     catalog_version: str
     policy_version: str
     seed: int  # 63 bits: with the versions and the user's memory, it gives the feed again
-    items: bytes  # n int64: number << 1 | is_challenge
-    kinds: bytes  # n uint8: index into KINDS, what the pattern asked for
-    pools: bytes  # n uint8: index into KINDS, or slate.EXPLORATION, seen.SEEN_POOL
-    relaxed: bytes  # n uint8: bits of slate.RULES that gave way for the slot
+    packed: bytes  # the slots, see packed_slots.py
+
+    @property
+    def size(self) -> int:
+        """How many slots."""
+        return self.packed[0] if self.packed else 0
+
+    def slots(self) -> Slots:
+        """Raises ValueError for what no feed was packed into."""
+        return unpack_slots(self.packed)
+
+    def shown(self) -> Iterator[tuple[int, int]]:
+        """Key of the item and kind of each slot. Raises ValueError."""
+        items, kinds, _ = unpack_shown(self.packed)
+        return zip(items, kinds, strict=True)
+
+
+class _OlderFeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True, gc=False):
+    """As older releases wrote it: the slots are columns of n slots, little-endian."""
+
+    event_id: bytes
+    request_id: bytes
+    user_id: int
+    session_id: str | None
+    endpoint: int
+    happened_ms: int
+    catalog_version: str
+    policy_version: str
+    seed: int
+    items: bytes  # n int64
+    kinds: bytes  # n uint8
+    pools: bytes  # n uint8
+    relaxed: bytes  # n uint8
     propensities: bytes  # n float64
     features: bytes  # (n, 18) float32
 
-    def slots(self) -> "Slots":
-        return Slots(
+    def as_written_today(self) -> FeedRecord:
+        """Raises ValueError for columns that do not fit together."""
+        slots = Slots(
             np.frombuffer(self.items, "<i8"),
             np.frombuffer(self.kinds, np.uint8),
             np.frombuffer(self.pools, np.uint8),
             np.frombuffer(self.relaxed, np.uint8),
-            np.frombuffer(self.propensities, "<f8"),
-            np.frombuffer(self.features, "<f4").reshape(-1, FEATURES),
+            np.frombuffer(self.propensities, "<f8").astype(np.float32),
+            np.frombuffer(self.features, "<f4").reshape(-1, 18),
+        )
+        if {len(column) for column in slots} != {len(slots.items)}:
+            raise ValueError("the columns of the feed's slots are not of one length")
+        return FeedRecord(
+            self.event_id,
+            self.request_id,
+            self.user_id,
+            self.session_id,
+            self.endpoint,
+            self.happened_ms,
+            self.catalog_version,
+            self.policy_version,
+            self.seed,
+            pack_as_they_are(slots),
         )
 
 
@@ -90,24 +133,12 @@ class StreamedRecord(msgspec.Struct, array_like=True, tag="stream1", frozen=True
     entry_id: bytes
 
 
-class Slots(NamedTuple):
-    """A feed's slots, as arrays of n."""
-
-    items: npt.NDArray[np.int64]  # number << 1 | is_challenge
-    kinds: npt.NDArray[np.uint8]
-    pools: npt.NDArray[np.uint8]
-    relaxed: npt.NDArray[np.uint8]
-    propensities: npt.NDArray[np.float64]
-    features: npt.NDArray[np.float32]  # (n, 18)
-
-
 Record = FeedbackRecord | FeedRecord
 LogRecord = Record | StreamedRecord
 
 _encoder = msgspec.msgpack.Encoder()
 _FEED_TAG = FeedRecord.__struct_config__.tag
-_FEED_ARRAY = _encoder.encode((None,) * (1 + len(FeedRecord.__struct_fields__)))[:3]  # what begins an array so long
-_decoder: msgspec.msgpack.Decoder[LogRecord] = msgspec.msgpack.Decoder(LogRecord)
+_decoder: msgspec.msgpack.Decoder[LogRecord | _OlderFeedRecord] = msgspec.msgpack.Decoder(LogRecord | _OlderFeedRecord)
 
 
 def encode(record: LogRecord) -> bytes:
@@ -125,24 +156,14 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
     catalog_version: str
     policy_version: str
     seed: int
-    columns: bytes  # from ``items`` on, as encoded_parts gives them
-
-
-def encoded_parts(columns: Sequence[memoryview]) -> list[bytes | memoryview]:
-    """What, joined, encodes a FeedRecord's columns; with the views themselves among it."""
-    parts: list[bytes | memoryview] = []
-    for column in columns:
-        encoded = _encoder.encode(column)
-        parts += (encoded[: len(encoded) - column.nbytes], column)
-    return parts
+    packed: bytes
 
 
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
     """FeedRecords, each with an event_id of its own."""
     event_ids = os.urandom(16 * len(feeds))
-    records = []
-    for place, feed in enumerate(feeds):
-        fields = _encoder.encode(
+    return [
+        _encoder.encode(
             (
                 _FEED_TAG,
                 event_ids[16 * place : 16 * place + 16],
@@ -154,15 +175,22 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
                 feed.catalog_version,
                 feed.policy_version,
                 feed.seed,
+                feed.packed,
             )
         )
-        records.append(b"".join((_FEED_ARRAY, fields[1:], feed.columns)))
-    return records
+        for place, feed in enumerate(feeds)
+    ]
 
 
 def decode(payload: bytes | memoryview) -> LogRecord:
-    """Raises msgspec.DecodeError (ValidationError) for what is no record of this release."""
-    return _decoder.decode(payload)
+    """Raises msgspec.DecodeError (ValidationError) for what is no record of this release, nor of one before."""
+    record = _decoder.decode(payload)
+    if not isinstance(record, _OlderFeedRecord):
+        return record
+    try:
+        return record.as_written_today()
+    except ValueError as error:
+        raise msgspec.ValidationError(str(error)) from None
 
 
 def received_ms_of(record: Record) -> int:

@@ -1,6 +1,6 @@
 """What a record says that a user has seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from recommendation_service.log.records import ITEM_TYPES, FeedRecord
 from recommendation_service.ranking.seen import EPOCH, SERVED, creator_key, item_key, session_number
@@ -11,9 +11,14 @@ CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
 
 def entries_of_feed(record: FeedRecord, now: int) -> Iterator[Entry]:
     """A time in the future is now."""
-    session, slots = session_number(record.session_id), record.slots()
-    for item, kind in zip(slots.items.tolist(), slots.kinds.tolist(), strict=True):
-        yield item, _detail(min(record.happened_ms // 1000, now), session, kind + 1, SERVED)
+    return entries_of_shown(record.shown(), record.session_id, min(record.happened_ms // 1000, now))
+
+
+def entries_of_shown(shown: Iterable[tuple[int, int]], session_id: str | None, seconds: int) -> Iterator[Entry]:
+    """``shown``: key of the item and kind of each slot of a feed."""
+    session = session_number(session_id)
+    for item, kind in shown:
+        yield item, _detail(seconds, session, kind + 1, SERVED)
 
 
 def entry_of_event(state: int, item_type: int, item_id: int, kind: int, session_id: str | None, seconds: int) -> Entry:

@@ -15,6 +15,7 @@ from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
+from recommendation_service.ranking.packed_slots import PackingMemory, make_packing_memory
 from recommendation_service.ranking.randomness import State
 
 LARGEST_FEED = 100
@@ -46,7 +47,8 @@ SCANNED = 9  # items that retrieval scored, for metrics
 RELAXED = 10  # bits of all rules that gave way
 SEEN_ITEMS = 11  # places of ``seen_items`` that hold, 0 before anything seen had to come back
 REMEMBERED = 12  # entries of ``remembered``
-COUNTS = 13
+PACKED = 13  # bytes of ``packing.packed``: the slots as a record has them
+COUNTS = 14
 
 
 class WorkingMemory(NamedTuple):
@@ -118,10 +120,10 @@ class WorkingMemory(NamedTuple):
     slot_relaxed: Bytes  # (S,) bits of the rules that gave way
     slot_propensity: npt.NDArray[np.float64]  # (S,)
     slot_X: npt.NDArray[np.float64]  # (S, d)
-    slot_X_recorded: npt.NDArray[np.float32]  # (S, d) the same, as a feed's record has it
     slot_mean: npt.NDArray[np.float64]  # (S,)
     slot_width: npt.NDArray[np.float64]  # (S,)
     slot_score: npt.NDArray[np.float64]  # (S,)
+    packing: PackingMemory
 
 
 def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> WorkingMemory:
@@ -189,10 +191,10 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_relaxed=np.zeros(LARGEST_FEED, np.uint8),
         slot_propensity=np.zeros(LARGEST_FEED),
         slot_X=np.zeros((LARGEST_FEED, FEATURES)),
-        slot_X_recorded=np.zeros((LARGEST_FEED, FEATURES), np.float32),
         slot_mean=np.zeros(LARGEST_FEED),
         slot_width=np.zeros(LARGEST_FEED),
         slot_score=np.zeros(LARGEST_FEED),
+        packing=make_packing_memory(LARGEST_FEED, FEATURES),
     )
 
 

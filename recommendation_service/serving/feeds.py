@@ -21,7 +21,7 @@ from recommendation_service.serving.fleet_memory import FleetMemory, merged, rep
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
 from recommendation_service.serving.past import Past
-from recommendation_service.serving.recording import FeedRecorder
+from recommendation_service.serving.recording import record_of
 from recommendation_service.sources.users import Users
 from recommendation_service.telemetry.metrics import Metrics
 
@@ -65,7 +65,6 @@ class PersonalFeeds:
         self.fleet: FleetMemory | None = None
         self.users: Users | None = None
         self.past: Past | None = None
-        self._recorder = FeedRecorder()
         self._warned = 0.0
 
     async def feed(
@@ -132,9 +131,9 @@ class PersonalFeeds:
         return Ranked(
             pipeline.render(slate),
             slate.relaxed,
-            self._recorder.record(slate) if self.group.records else None,
+            record_of(slate) if self.group.records else None,
             slate.remembered,
-            np.frombuffer(bytes(slate.columns[0]), np.int64) if self.fleet is not None else NO_IDS,
+            slate.keys.copy() if self.fleet is not None else NO_IDS,
         )
 
     async def _rank_and_remember(

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -20,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import structlog
 from sqlalchemy import text
@@ -30,11 +28,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
-from recommendation_service.flush.rows import unpack_slots
+from recommendation_service.flush.rows import shown_of_row
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.records import ITEM_TYPES, STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
-from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event
+from recommendation_service.memory.from_records import Entry, entries_of_shown, entry_of_event
 from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import (
@@ -66,7 +64,7 @@ _OLD_HIDES = """SELECT event, item_type, item_id, slot_kind, session_id, CAST(ha
   CAST(received_at AS CHAR)
 FROM recs_events WHERE user_id = :user AND event = 'hide' AND happened_at < :since
 ORDER BY happened_at DESC LIMIT :most"""
-_FEEDS = """SELECT slots, CAST(received_at AS CHAR)
+_FEEDS = """SELECT properties, slots, session_id, CAST(happened_at AS CHAR), CAST(received_at AS CHAR)
 FROM recs_events WHERE user_id = :user AND event = 'feed' AND happened_at >= :since
 ORDER BY happened_at DESC LIMIT :most"""
 _OLDEST = "SELECT CAST(received_at AS CHAR) FROM recs_events ORDER BY id LIMIT 1"
@@ -130,9 +128,9 @@ class PastReader:
             if _seconds(received) > forgotten
             for entry in _entry_of_deed(*deed, seconds=min(_seconds(happened), int(now)))
         ]
-        for slots, received in feeds:
+        for *feed, happened, received in feeds:
             if _seconds(received) > forgotten:
-                entries += _entries_of_slots(slots, int(now))
+                entries += _entries_of_feed(*feed, seconds=min(_seconds(happened), int(now)))
         return merge_entries(NOTHING, np.array(entries, np.int64)) if entries else NOTHING
 
 
@@ -286,10 +284,11 @@ def _entry_of_deed(
         yield entry_of_event(STATE_OF[event], ITEM_TYPES.index(item_type), int(item_id), kind, session_id, seconds)
 
 
-def _entries_of_slots(slots: bytes, now: int) -> list[Entry]:
+def _entries_of_feed(properties: str, slots: bytes, session_id: str | None, *, seconds: int) -> list[Entry]:
+    """Nothing of a row that is none of this release or an older one."""
     try:
-        return list(entries_of_feed(unpack_slots(slots), now))
-    except (msgspec.MsgspecError, zlib.error, ValueError, TypeError):
+        return list(entries_of_shown(shown_of_row(properties, slots), session_id, seconds))
+    except (ValueError, TypeError):
         return []
 
 

@@ -23,7 +23,6 @@ from recommendation_service.log.records import (
     UnwrittenFeed,
     decode,
     encode,
-    encoded_parts,
 )
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.memory.answers import StoredAnswer
@@ -33,13 +32,14 @@ from recommendation_service.serving.fleet_memory import FleetMemory, merged, rep
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateRedis
+from tests.support import events
 from tests.support.disks import fill_disk, small_disk
 from tests.support.redis_workers import redis_settings
 
 LIMIT_BYTES = 64 << 20
 DISK_MEGABYTES = 32
 USERS = 2_000
-NO_SLOTS = b"".join(encoded_parts([memoryview(b"")] * 6))
+NO_SLOTS = events.feed(0).packed
 
 
 def entries_of(*items: int) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 from recommendation_service.flush.rows import Event
 from recommendation_service.log.records import FeedbackRecord, FeedRecord, encode, now_ms
 from recommendation_service.log.segments import SUFFIX, SegmentWriter
+from recommendation_service.ranking.packed_slots import Slots, pack_as_they_are
 
 HAPPENED_MS = 1_790_000_000_250  # 2026-09-21 14:13:20.250
 
@@ -44,12 +45,16 @@ def feed(items: int = 3, **fields: Any) -> FeedRecord:
         "catalog_version": "20261124T064235.000000Z",
         "policy_version": "starting-1",
         "seed": 2**62 + 1,
-        "items": ((100 + places) << 1 | is_challenge).astype("<i8").tobytes(),
-        "kinds": np.where(is_challenge, 3, 1).astype(np.uint8).tobytes(),
-        "pools": np.where(is_challenge, 3, 1).astype(np.uint8).tobytes(),
-        "relaxed": (places % 2).astype(np.uint8).tobytes(),
-        "propensities": (1 / (places + 2)).astype("<f8").tobytes(),
-        "features": np.arange(items * 18, dtype="<f4").tobytes(),
+        "packed": pack_as_they_are(
+            Slots(
+                (100 + places) << 1 | is_challenge,
+                np.where(is_challenge, 3, 1).astype(np.uint8),
+                np.where(is_challenge, 3, 1).astype(np.uint8),
+                (places % 2).astype(np.uint8),
+                (1 / (places + 2)).astype(np.float32),
+                np.arange(items * 18, dtype=np.float32).reshape(items, 18),
+            )
+        ),
     }
     return FeedRecord(**given | fields)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,15 +19,16 @@ from recommendation_service.flush.rows import (
     FEEDBACK_COLUMNS,
     are_plain,
     can_hold,
+    feed_of_row,
     feed_row,
     feedback_row,
-    pack_slots,
     properties_of,
+    shown_of_row,
     text_of,
-    unpack_slots,
 )
-from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, decode, encode
+from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, FeedRecord, decode, encode
 from tests.support.events import feed, feedback
+from tests.support.older_records import AS_READ, IN_ITS_ROW
 
 unhurried = settings(deadline=None)
 ids = st.integers(0, 2**63 - 1)
@@ -142,13 +145,57 @@ def test_a_time_that_no_calendar_has_is_refused() -> None:
         text_of(10**18)
 
 
-def test_the_slots_of_a_feed_are_packed_and_unpacked() -> None:
-    shown = feed(24)
-    assert unpack_slots(pack_slots(shown)) == shown
-    assert len(pack_slots(shown)) < len(encode(shown))
-    for damaged in (b"", b"\x02abc", pack_slots(shown)[:-5], b"\x01"):
-        with pytest.raises(ValueError, match=r"."):
-            unpack_slots(damaged)
+def row_of(record: FeedRecord) -> dict[str, Any]:
+    """As a database gives it back."""
+    return dict(zip(FEED_COLUMNS, feed_row(record, 1), strict=True))
+
+
+@pytest.mark.parametrize("session_id", [None, "tab-1", '«é» "items":"9 VMP"}'])
+@pytest.mark.parametrize("size", [0, 1, 24, 100])
+def test_a_feed_is_read_from_its_row_as_it_was_recorded(size: int, session_id: str | None) -> None:
+    shown = feed(size, session_id=session_id)
+    read = feed_of_row(row_of(shown))
+    assert [column.tolist() for column in read.slots()] == [column.tolist() for column in shown.slots()]
+    assert msgspec.structs.replace(read, packed=shown.packed) == shown
+    row = row_of(shown)
+    assert shown_of_row(row["properties"], row["slots"]) == list(shown.shown())
+
+
+def test_a_feeds_row_says_in_words_what_was_shown() -> None:
+    said = json.loads(row_of(feed(3))["properties"])
+    assert said == {
+        "catalog": "20261124T064235.000000Z",
+        "policy": "starting-1",
+        "items": "100 AU,101 AU,102c FW",
+    }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"slots": b""},
+        {"slots": b"\x03abc"},
+        {"slots": b"\x01"},
+        {"slots": b"\x01" + IN_ITS_ROW[1:-5]},
+        {"properties": None},
+        {"properties": "{}"},
+        {"properties": '{"catalog":"","policy":"","items":"x VMP"}'},
+        {"properties": '{"catalog":"","policy":"","items":"5 XYZ"}'},
+        {"properties": '{"catalog":"","policy":"","items":"99999999999999999999 VMP"}'},
+        {"endpoint": "nowhere"},
+        {"request_id": "no hexadecimal"},
+        {"happened_at": "yesterday"},
+    ],
+    ids=str,
+)
+def test_a_row_that_no_release_wrote_is_refused(damage: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        feed_of_row(row_of(feed()) | damage).slots()
+
+
+def test_a_feed_that_an_older_release_brought_into_the_database_is_read() -> None:
+    assert feed_of_row({"slots": IN_ITS_ROW, "properties": '{"event":"feed"}'}) == AS_READ
+    assert shown_of_row('{"event":"feed"}', IN_ITS_ROW) == [(2002, 0), (155, 3), (4400, 1)]
 
 
 def test_records_come_back_from_their_bytes() -> None:

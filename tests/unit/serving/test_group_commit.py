@@ -28,6 +28,7 @@ from recommendation_service.memory.user_memory import (
 )
 from recommendation_service.serving import group_commit
 from recommendation_service.serving.group_commit import GroupCommit
+from tests.support import events
 
 LIMIT = 64 << 20
 ENTRY = bytes(16)
@@ -40,7 +41,7 @@ def user(number: int) -> bytes:
 
 def feed(number: int) -> UnwrittenFeed:
     return UnwrittenFeed(
-        f"{number:032x}", number, None, 0, 1_795_000_000_000, "catalog", "policy", 7, bytes([0xC0] * 6)
+        f"{number:032x}", number, None, 0, 1_795_000_000_000, "catalog", "policy", 7, events.feed(0).packed
     )
 
 
