@@ -40,22 +40,27 @@ from recommendation_service.feed.compilation import compile_kernels, kernels_are
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
-from recommendation_service.memory.user_memory import UserMemory
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.processes import registry
 from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.server.door import Door, bounds_from
-from recommendation_service.server.protocol import STATE_KEY
+from recommendation_service.server.protocol import STATE_KEY as DOOR_KEY
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.feedback import Feedback
-from recommendation_service.serving.feeds import PersonalFeeds
+from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.first_start import after, make_source, take_up_or_compile
 from recommendation_service.serving.fleet_memory import FleetMemory
+from recommendation_service.serving.fleet_store import FleetStore
+from recommendation_service.serving.forgetting import Forgetting
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.past import Past, PastReader
 from recommendation_service.serving.place_watch import PlaceWatch
+from recommendation_service.serving.recording import Unrecorded
+from recommendation_service.serving.seen_store import MachineStore, NoStore, SeenStore
+from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
+from recommendation_service.serving.worker import Worker
 from recommendation_service.sources.users import UserReader, Users
 from recommendation_service.telemetry import database_metrics, metrics_files
 from recommendation_service.telemetry.metrics import Metrics
@@ -100,21 +105,24 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     access = Access(settings)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
-    serving = Serving(settings, store, policy, metrics, clock)
-    feeds = PersonalFeeds(serving, metrics, remembers=settings.seen_state)
+    supervisors = {
+        process.name: ProcessSupervisor(process, process.folder(settings), metrics_files.environment_outside())
+        for process in registry.LEASED
+        if process.is_wanted(settings)
+    }
+    serving = Serving(settings, store, policy, metrics, clock, supervisors)
     limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
-    feedback = Feedback(serving, metrics, remembers=settings.seen_state)
     prefix = settings.api_path
     hot: dict[str, ASGIApp] = {
-        **feed_endpoints(prefix, feeds, access, limits),
-        f"{prefix}/feedback": FeedbackEndpoint(feedback, access, limits, clock.now_ms),
+        **feed_endpoints(prefix, access, limits),
+        f"{prefix}/feedback": FeedbackEndpoint(access, limits, clock.now_ms),
     }
 
     app = Application(
         _layers(settings, metrics, prefix),
         hot,
         title="recommendation-service",
-        lifespan=_lifespan(settings, metrics, serving, feeds, feedback, make),
+        lifespan=_lifespan(settings, metrics, store, serving, make),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -129,11 +137,9 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
         },
     )
     app.state.serving = serving
-    app.state.feeds = feeds
     threads = Threads("administration", ADMINISTRATION_THREADS)
-    add_administration(app, prefix, settings, serving, feeds, feedback, access, policy, threads)
-    condition = Condition(settings, store, clock, serving)
-    add_operations(app, prefix, serving, condition, store, metrics, access, threads)
+    add_administration(app, prefix, settings, serving, access, policy, threads)
+    add_operations(app, prefix, serving, store, metrics, access, threads)
     add_documentation(app, prefix, access)
     return app
 
@@ -156,9 +162,8 @@ def warm_up(app: FastAPI) -> None:
 def _lifespan(
     settings: Settings,
     metrics: Metrics,
+    store: CatalogStore,
     serving: Serving,
-    feeds: PersonalFeeds,
-    feedback: Feedback,
     make: Callable[[], None] | None,
 ) -> Callable[[FastAPI], Any]:
     """What a worker opens, in the order in which it is needed, and closes the other way round.
@@ -188,39 +193,35 @@ def _lifespan(
                 event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20, now=clock.now)
                 stack.push_async_callback(event_log.close)
                 work.append(event_log.sync_often())
-                feedback.event_log = event_log
-            group = feeds.group = feedback.group = GroupCommit(None, event_log, feeds.unrecorded)
-            if settings.seen_state:
-
-                def use(memory: UserMemory | None) -> None:
-                    group.memory = serving.memory = memory
-
-                keeper = MemoryKeeper(settings, metrics, serving.lifetimes, clock, use)
-                stack.callback(keeper.close)
-                keeper.open()
-                work.append(keeper.run())
+            keeper = MemoryKeeper(settings, metrics, serving.lifetimes, clock)
+            stack.callback(keeper.close)
+            group = GroupCommit(keeper.memory, event_log, Unrecorded(metrics))
             if redis is not None:
                 stack.push_async_callback(redis.close)
-                feedback.stream = EventStream(redis)
-                feeds.fleet = feedback.fleet = FleetMemory(redis, max(serving.lifetimes))
             replicas = ReadReplicas(settings, registry.pool_share(settings, registry.WORKER), numbers=metrics.database)
             stack.callback(replicas.dispose)
+            seen: SeenStore = NoStore(group)
             if settings.seen_state:
+                keeper.open()
                 reader = PastReader(replicas.primary.connect, serving.lifetimes, settings.events_dir, clock.now)
-                past = feeds.past = feedback.past = Past(reader, group, settings, metrics)
+                past = Past(reader, group, settings, metrics)
                 stack.callback(past.close)
-                work.append(past.run())
-            feeds.users = Users(UserReader(replicas.connect, settings, clock.now), settings, metrics, redis)
-            stack.push_async_callback(feeds.users.close)
-            for process in registry.LEASED:
-                if process.is_wanted(settings):
-                    supervisor = ProcessSupervisor(
-                        process, process.folder(settings), metrics_files.environment_outside()
-                    )
-                    serving.supervisors[process.name] = supervisor
-                    work.append(after(source, supervisor.run()))
+                work += [keeper.run(), past.run()]
+                machine = seen = MachineStore(group, past, metrics)
+                if redis is not None:
+                    seen = FleetStore(machine, FleetMemory(redis, max(serving.lifetimes)))
+            users = Users(UserReader(replicas.connect, settings, clock.now), settings, metrics, redis)
+            stack.push_async_callback(users.close)
+            stream = EventStream(redis) if redis is not None else None
+            worker = Worker(
+                Feeds(serving, users, seen, metrics, clock.now, records=event_log is not None),
+                Feedback(serving, seen, event_log, stream, metrics),
+                Forgetting(seen, users, stream),
+                Condition(settings, store, clock, serving, keeper.memory),
+            )
+            work += [after(source, supervisor.run()) for supervisor in serving.supervisors.values()]
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])
-            yield {STATE_KEY: door}  # to the protocol
+            yield {DOOR_KEY: door, WORKER_KEY: worker}  # to the protocol, and to the routes
 
     return lifespan
 

@@ -21,13 +21,10 @@ from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, endpoint_name
-from recommendation_service.memory.entries import user_key
-from recommendation_service.memory.user_memory import MemoryFailed
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.places import find
-from recommendation_service.serving.feedback import Feedback
-from recommendation_service.serving.feeds import PersonalFeeds
 from recommendation_service.serving.generation import Serving
+from recommendation_service.serving.worker import worker_of
 
 T = TypeVar("T")
 
@@ -49,8 +46,6 @@ def add_administration(
     prefix: str,
     settings: Settings,
     serving: Serving,
-    feeds: PersonalFeeds,
-    feedback: Feedback,
     access: Access,
     policy: Policy,
     threads: Threads,
@@ -98,28 +93,10 @@ def add_administration(
         `fleet_told`: other machines forget within seconds (with Redis; without, ask each). Administrators only."""
         access.check_administrator(request.scope)
         serving.check_place()
-        removed: dict[str, object] = {"user_id": user_id, "remembered_items": 0}
-        moment = None
-        key = user_key(user_id, 0)
-        if key is not None and feeds.past is not None:
-            feeds.past.forget(key)
-        unforgotten: MemoryFailed | None = None
-        if key is not None and settings.seen_state:
-            try:
-                if feeds.group.memory is None:
-                    raise MemoryFailed("the memory cannot be opened")
-                removed["remembered_items"] = feeds.group.memory.forget(key)
-            except MemoryFailed as error:  # the rest is removed all the same
-                unforgotten = error
-        if key is not None and feeds.fleet is not None:
-            removed["fleet_memory"] = await feeds.fleet.forget(key)
-        if feedback.stream is not None:
-            moment = await feedback.stream.forget(user_id)
-            removed["fleet_told"] = moment is not None
-        if feeds.users is not None:
-            removed["cached_facts"] = await feeds.users.forget(user_id)
+        removed = await worker_of(request.scope).forgetting.forget(user_id)
+        moment = removed.moment
         try:
-            removed |= await threads.run(
+            deleted = await threads.run(
                 lambda: with_database(lambda engine: forget_user(engine, folder, user_id, moment))
             )
         except SourceError as error:
@@ -130,12 +107,13 @@ def add_administration(
                 "removed. Ask again when the folder can be used.",
                 retry_after_seconds=30,
             ) from error
-        if unforgotten is not None:
+        if removed.failed is not None:
             raise DatabaseFailed(
-                f"What the user has seen cannot be removed: {unforgotten}. All else was; ask again for that.",
+                f"What the user has seen cannot be removed: {removed.failed}. All else was; ask again for that.",
                 retry_after_seconds=30,
-            ) from unforgotten
-        return Response(msgspec.json.encode({"statusCode": 200, "body": removed}), media_type="application/json")
+            ) from removed.failed
+        body = {**removed.found, **deleted}
+        return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
 
 def explained(record: FeedRecord, serving: Serving, policy: Policy) -> dict[str, Any]:

@@ -4,6 +4,7 @@ They are plain ASGI, because per request there is nothing to inject, validate or
 done here already; documentation.py describes them in the OpenAPI document.
 """
 
+import hashlib
 from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
@@ -13,9 +14,11 @@ from recommendation_service.api.bodies import check_head, read_body
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import IdempotencyConflict, InvalidRequest
-from recommendation_service.memory.answers import ANSWER_SECONDS
+from recommendation_service.feed.request import FeedFields
+from recommendation_service.memory.answers import ANSWER_SECONDS, Asked, answer_key
 from recommendation_service.model.kinds import ENDPOINTS
-from recommendation_service.serving.feeds import Idempotency, OtherRequest, PersonalFeeds
+from recommendation_service.serving.seen_store import OtherRequest
+from recommendation_service.serving.worker import worker_of
 
 LONGEST_IDEMPOTENCY_KEY = 255
 
@@ -28,9 +31,8 @@ class CallLimits(NamedTuple):
 class FeedEndpoint:
     """One feed endpoint as an ASGI application."""
 
-    def __init__(self, endpoint: str, feeds: PersonalFeeds, access: Access, limits: CallLimits) -> None:
+    def __init__(self, endpoint: str, access: Access, limits: CallLimits) -> None:
         self._endpoint = endpoint
-        self._feeds = feeds
         self._access = access
         self._limits = limits
 
@@ -40,38 +42,46 @@ class FeedEndpoint:
         self._limits.per_key.check(key)
         fields = read_feed_body(await read_body(receive, codings), self._endpoint)
         self._limits.per_user.check(str(fields.user_id) if fields.user_id else _address(scope))
-        idempotency = _idempotency(scope)
+        asked = _asked(scope, key, self._endpoint, fields)
         try:
-            body = await self._feeds.feed(self._endpoint, fields, scope["state"]["request_id"], key, idempotency)
+            answer = await worker_of(scope).feeds.feed(self._endpoint, fields, scope["state"]["request_id"], asked)
         except OtherRequest:
             problem = f"was sent with other fields less than {2 * ANSWER_SECONDS} seconds ago"
             details = [{"field": "Idempotency-Key", "problem": problem}]
             raise IdempotencyConflict("The Idempotency-Key stands for another request.", details) from None
         headers = [
             (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
+            (b"content-length", str(len(answer.body)).encode()),
             (b"cache-control", b"private, no-store"),
         ]
-        if idempotency is not None and not idempotency.kept:
+        if asked is not None and not answer.kept:
             headers.append((b"idempotency-key-kept", b"false"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": answer.body})
 
 
-def feed_endpoints(prefix: str, feeds: PersonalFeeds, access: Access, limits: CallLimits) -> dict[str, FeedEndpoint]:
+def feed_endpoints(prefix: str, access: Access, limits: CallLimits) -> dict[str, FeedEndpoint]:
     """The feeds by their paths; documentation.py describes them."""
-    return {f"{prefix}/search/{name}": FeedEndpoint(name, feeds, access, limits) for name in ENDPOINTS}
+    return {f"{prefix}/search/{name}": FeedEndpoint(name, access, limits) for name in ENDPOINTS}
 
 
-def _idempotency(scope: Scope) -> Idempotency | None:
+def _asked(scope: Scope, caller: str, endpoint: str, fields: FeedFields) -> Asked | None:
     for name, value in scope["headers"]:
         if name == b"idempotency-key":
             text: str = value.decode("latin-1")
             if len(text) > LONGEST_IDEMPOTENCY_KEY:
                 problem = f"must have at most {LONGEST_IDEMPOTENCY_KEY} characters, but has {len(text)}"
                 raise InvalidRequest("A header is not valid.", [{"field": "Idempotency-Key", "problem": problem}])
-            return Idempotency(text) if text else None
+            if not text:
+                return None
+            return Asked(answer_key(caller, endpoint, str(fields.user_id), text), _digest(fields))
     return None
+
+
+def _digest(fields: FeedFields) -> bytes:
+    """What tells one request from another, in 16 bytes."""
+    text = f"{fields.user_id}\0{fields.size}\0{fields.session_id}\0{fields.explain}\0".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text + fields.excluded.tobytes(), digest_size=16).digest()
 
 
 def _address(scope: Scope) -> str:

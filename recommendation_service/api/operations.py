@@ -17,8 +17,8 @@ from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.processes.registry import REFRESHER
 from recommendation_service.processes.requests import ask
-from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.generation import Serving, refresher_status
+from recommendation_service.serving.worker import worker_of
 from recommendation_service.telemetry.metrics import Metrics, render_metrics
 
 RELOAD_WAIT_SECONDS = 60.0
@@ -56,7 +56,6 @@ def add_operations(
     app: FastAPI,
     prefix: str,
     serving: Serving,
-    condition: Condition,
     store: CatalogStore,
     metrics: Metrics,
     access: Access,
@@ -75,7 +74,7 @@ def add_operations(
         return {"name": "recommendation-service", "status": "alive", "version": __version__}
 
     @app.get("/ready", summary="Whether feeds can be served", tags=["operations"], responses=answers(503))
-    async def ready() -> dict[str, Any]:
+    async def ready(request: Request) -> dict[str, Any]:
         """200 only when a catalog is loaded; else 503 with the reason. `problems`: what has to be
         mended all the same, such as a blacklist that cannot be read any more, so that what was last read of it holds.
         """
@@ -84,7 +83,7 @@ def add_operations(
             "status": "ready",
             "catalog": catalog.version,
             "counts": catalog.counts,
-            "problems": condition.problems(),
+            "problems": worker_of(request.scope).condition.problems(),
         }
 
     @app.get(
@@ -94,9 +93,9 @@ def add_operations(
         response_class=Response,
         responses=answers(content={"text/plain": {"schema": {"type": "string"}}}),
     )
-    async def metrics_text() -> Response:
+    async def metrics_text(request: Request) -> Response:
         loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(metrics_thread, render_metrics, metrics, condition)
+        text = await loop.run_in_executor(metrics_thread, render_metrics, metrics, worker_of(request.scope).condition)
         return Response(text, media_type=METRICS_TYPE)
 
     @app.post(

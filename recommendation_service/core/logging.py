@@ -5,11 +5,14 @@ Lines of libraries that use the standard logging module go through the same proc
 
 import logging
 import sys
+import time
 from typing import Any
 
 import structlog
 
 from recommendation_service.core.config import Settings
+
+SELDOM_SECONDS = 10.0
 
 
 def configure_logging(settings: Settings) -> None:
@@ -42,3 +45,17 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+
+
+class Seldom:
+    """Logs an error that befalls many requests at once: the first of ten seconds."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._quiet_until = 0.0  # of time.monotonic()
+
+    def error(self, event: str, reason: Exception) -> None:
+        now = time.monotonic()
+        if now > self._quiet_until:
+            self._quiet_until = now + SELDOM_SECONDS
+            self._log.error(event, reason=str(reason))

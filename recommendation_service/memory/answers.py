@@ -22,6 +22,13 @@ class StoredAnswer(NamedTuple):
     body: bytes
 
 
+class Asked(NamedTuple):
+    """What a request with an Idempotency-Key wants again."""
+
+    name: bytes  # 16 bytes, of ``answer_key``, under which the answer is kept
+    request: bytes  # 16 bytes that tell requests apart
+
+
 class Answers:
     """Each call is part of the caller's transaction. ``now``: seconds since 1970."""
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import fcntl
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -31,7 +30,7 @@ ROOM_LOCK = "room.lock"
 
 
 class MemoryKeeper:
-    """One worker's. ``use`` is told of the memory, and of None where there is none any more."""
+    """One worker's."""
 
     def __init__(
         self,
@@ -39,18 +38,20 @@ class MemoryKeeper:
         metrics: Metrics,
         lifetimes: Lifetimes,
         clock: Clock,
-        use: Callable[[UserMemory | None], None],
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._lifetimes = lifetimes
         self._clock = clock
-        self._use = use
         self._memory: UserMemory | None = None
         self._damaged: FileId | None = None
         self._problem = ""
         self._next_open = self._next_sweep = 0.0
         self._thread = ThreadPoolExecutor(1, "memory")
+
+    def memory(self) -> UserMemory | None:
+        """As it is now; None while there is none."""
+        return self._memory
 
     def open(self) -> None:
         """A try; a failure is logged, and tried again by ``run``."""
@@ -101,7 +102,6 @@ class MemoryKeeper:
         self._memory, self._damaged, self._problem = memory, None, ""
         if memory.was_damaged:
             self._metrics.seen_damaged.inc()
-        self._use(memory)
 
     def _leave(self, memory: UserMemory) -> None:
         """On the event loop, so that no request is in the middle of an access. The next look opens what is there."""
@@ -110,7 +110,6 @@ class MemoryKeeper:
         is_unlocked = there is not None and there != memory.identity and there.content == memory.identity.content
         self._damaged = memory.identity if memory.is_damaged or is_unlocked else None
         self._memory, self._next_open = None, 0.0
-        self._use(None)
         memory.close()
         log.warning("what users have seen is opened again", reason="damaged" if self._damaged else "another file")
 

@@ -1,7 +1,7 @@
 """What condition a worker and its machine are in: gauges for /metrics, and what /ready lists as to be mended."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from recommendation_service.catalog.hold import read_held
 from recommendation_service.catalog.server_figures import last_figures
@@ -11,7 +11,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.log.event_log import folder_bytes
-from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.serving.generation import Serving, blacklist_report, refresher_status
 
 # What the database server calls it: the metric's name, and its help.
@@ -28,11 +28,20 @@ _SERVER_METRICS = {
 class Condition:
     """One worker's, whichever is asked. What is on the disk is read anew each time."""
 
-    def __init__(self, settings: Settings, store: CatalogStore, clock: Clock, serving: Serving) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: CatalogStore,
+        clock: Clock,
+        serving: Serving,
+        memory: Callable[[], UserMemory | None],
+    ) -> None:
+        """``memory``: what users have seen, as it is now; None while there is none."""
         self._settings = settings
         self._store = store
         self._clock = clock
         self._serving = serving
+        self._memory = memory
 
     def problems(self) -> list[str]:
         """What an operator has to mend though feeds are served: sentences for /ready, counted in /metrics."""
@@ -126,7 +135,7 @@ class Condition:
         if not self._settings.seen_state:
             return
         used, limit = 0, 0
-        memory = self._serving.memory
+        memory = self._memory()
         if memory is not None:
             with contextlib.suppress(MemoryFailed):
                 used, limit = memory.filled()

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import functools
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 import structlog
 
+from recommendation_service.core.logging import Seldom
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import (
     ITEM_TYPES,
@@ -23,7 +23,6 @@ from recommendation_service.log.records import (
 )
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.entries import as_entries, user_key
-from recommendation_service.memory.user_memory import Change, MemoryFailed
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import (
     creator_key,
@@ -32,10 +31,8 @@ from recommendation_service.ranking.seen import (
     session_number,
 )
 from recommendation_service.ranking.working_memory import LIVE_SESSIONS, SEEN_CAPACITY
-from recommendation_service.serving.fleet_memory import AGREEMENTS, FleetMemory, merged
 from recommendation_service.serving.generation import Serving
-from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
-from recommendation_service.serving.past import Past
+from recommendation_service.serving.seen_store import SeenStore
 from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -63,26 +60,30 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Feedback:
-    """One worker's. What it writes to is opened in its lifespan."""
+    """One worker's. ``event_log``: None where no events are recorded; ``stream``: None without Redis."""
 
-    def __init__(self, serving: Serving, metrics: Metrics, *, remembers: bool) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        store: SeenStore,
+        event_log: EventLog | None,
+        stream: EventStream | None,
+        metrics: Metrics,
+    ) -> None:
         self._serving = serving
+        self._store = store
+        self._event_log = event_log
+        self._stream = stream
         self._metrics = metrics
-        self._remembers = remembers
         self._lifetimes = np.array(serving.lifetimes, np.int64)
         self._live = np.zeros(LIVE_SESSIONS, np.int64)
-        self.group: GroupCommit | None = None  # with the memory
-        self.fleet: FleetMemory | None = None
-        self.past: Past | None = None
-        self.stream: EventStream | None = None
-        self.event_log: EventLog | None = None
-        self._warned = 0.0
+        self._seldom = Seldom(log)
 
     async def accept(self, read: list[FeedbackRecord], now_ms: int) -> Accepted:
         """Make the events durable. Raises NotReady, NoLog, HideForgotten, LogFull, and OSError where the disk failed;
         then none may be acknowledged."""
         self._serving.check_place()
-        if self.event_log is None:
+        if self._event_log is None:
             raise NoLog
         # The first of each counts, and each user has ids of their own.
         unique = {(record.user_id, record.event_id): record for record in reversed(read)}
@@ -94,15 +95,15 @@ class Feedback:
             for record, kind in zip(records, kinds, strict=True)
         ]
         try:
-            self.event_log.append_all(payloads)
+            self._event_log.append_all(payloads)
         except LogFull as full:
             self._refuse(len(records), full)
             raise
         try:
-            if self.stream is None:
-                await self.event_log.durable()
+            if self._stream is None:
+                await self._event_log.durable()
             else:
-                await self._durable_twice(self.event_log, self.stream, payloads)
+                await self._durable_twice(self._event_log, self._stream, payloads)
         except OSError as error:
             self._refuse(len(records), error)
             raise
@@ -154,14 +155,10 @@ class Feedback:
         and the places of the records with which that failed."""
         kinds = [0] * len(records)
         forgotten: set[int] = set()
-        if not self._remembers or self.group is None:
-            return kinds, forgotten
         users = list(_by_user(records).items())
         for start in range(0, len(users), USERS_AT_ONCE):
             some = users[start : start + USERS_AT_ONCE]
-            remembered = (
-                self._remember_user(self.group, key, [records[p] for p in places], now) for key, places in some
-            )
+            remembered = (self._remember_user(key, [records[p] for p in places], now) for key, places in some)
             for (_, places), of_user in zip(some, await asyncio.gather(*remembered), strict=True):
                 if of_user is None:
                     forgotten.update(places)
@@ -170,9 +167,7 @@ class Feedback:
                     kinds[place] = kind
         return kinds, forgotten
 
-    async def _remember_user(
-        self, group: GroupCommit, key: bytes, records: list[FeedbackRecord], now: int
-    ) -> list[int] | None:
+    async def _remember_user(self, key: bytes, records: list[FeedbackRecord], now: int) -> list[int] | None:
         """Kinds of the slots; None: it cannot be remembered."""
         count = len(records)
         keys = np.array([_entry_key(record) for record in records], np.int64)
@@ -182,62 +177,20 @@ class Feedback:
         out = np.empty((SEEN_CAPACITY + count, 2), np.int64)
 
         @functools.lru_cache(1)  # mostly the fleet has what is here; kinds are those of the last call
-        def after(ours: bytes, theirs: bytes | None) -> bytes:
-            entries = as_entries(merged(ours, theirs)).copy()  # a copy: the kernel is compiled for what may be written
+        def after(known: bytes) -> bytes:
+            entries = as_entries(known).copy()  # a copy: the kernel is compiled for what may be written
             size = remember_events(
                 entries, len(entries), keys, states, sessions, kinds, now, self._lifetimes, self._live, out
             )
             return out[:size].tobytes()
 
-        try:
-            if group.memory is None:
-                raise MemoryFailed("there is no memory of what users have seen")
-            if self.past is not None and not group.read(key):
-                await self.past.recall(key)
-            theirs = await tell_fleet(self.fleet, group, key, after) if self.fleet is not None else None
-            for _ in range(ATTEMPTS):
-                ours = group.read(key)
-                if await group.write(Change(key, ours, after(ours, theirs), is_deed=True), None):
-                    break
-            else:
-                raise MemoryFailed("others changed what the user has seen at each attempt")
-        except MemoryFailed as error:
-            self._metrics.memory_failures.inc()
-            self._warn("what users have seen cannot be remembered", error)
+        if not await self._store.note(key, after):
             return None
         return [int(kind) for kind in kinds]
 
     def _refuse(self, count: int, error: Exception) -> None:
         self._metrics.events_refused.inc(count)
-        self._warn("events are refused", error)
-
-    def _warn(self, event: str, error: Exception) -> None:
-        now = time.monotonic()
-        if now > self._warned + 10:
-            self._warned = now
-            log.error(event, reason=str(error))
-
-
-async def tell_fleet(
-    fleet: FleetMemory, group: GroupCommit, key: bytes, after: Callable[[bytes, bytes | None], bytes]
-) -> bytes | None:
-    """Have the fleet remember what a user did; what it knew before, None where that is not more than this machine
-    knows, or where it did not answer.
-
-    ``after(ours, theirs)``: the entries with what was done. Most of the time the fleet has what this machine has, and
-    takes the new entries for these at once; else it says what it has. Nobody is shown anything, so it does not matter
-    who is told first. Raises MemoryFailed.
-    """
-    allowance, known = fleet.allowance(), None
-    for attempt in range(AGREEMENTS):
-        ours = group.read(key)
-        new = after(ours, known)
-        exchange = fleet.exchange_again if attempt else fleet.exchange
-        there = await exchange(key, ours if known is None else known, new, allowance)
-        if there is None or there == new:
-            break
-        known = there
-    return known
+        self._seldom.error("events are refused", error)
 
 
 @functools.cache

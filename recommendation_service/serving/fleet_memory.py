@@ -9,8 +9,6 @@ import hashlib
 import zlib
 from typing import Any, cast
 
-import numpy as np
-
 from recommendation_service.core.redis import (
     LUA_GET,
     Allowance,
@@ -21,17 +19,12 @@ from recommendation_service.core.redis import (
     discard,
     run_script,
 )
-from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.memory.answers import ANSWER_SECONDS, StoredAnswer
-from recommendation_service.memory.entries import Entries, are_entries, as_entries
-from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer, UserMemory
-from recommendation_service.model.columns import Int64
-from recommendation_service.ranking.seen import HIDDEN, merge_entries
-from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.memory.entries import are_entries, as_entries
+from recommendation_service.ranking.seen import HIDDEN
 
 # A user's key goes when the user was away for so long. What is hidden is known still where the user was served before.
 HIDDEN_SECONDS = 400 * 86_400
-AGREEMENTS = 8  # tries to add to what others add to at the same time
 
 # KEYS: the user's entries, the answer. ARGV: SHA-1 of the entries to replace, the new ones, their seconds, the answer,
 # its seconds. Gives the answer that was kept before, or "1" where the entries were replaced, else "0".
@@ -206,89 +199,3 @@ def _unframed(stored: bytes) -> StoredAnswer | None:
     if len(stored) <= 20 or zlib.crc32(stored[4:]).to_bytes(4, "little") != stored[:4]:
         return None
     return StoredAnswer(stored[4:20], stored[20:])
-
-
-def merged(ours: bytes, theirs: bytes | None) -> bytes:
-    """A user's entries of this machine and of the fleet, as one."""
-    if not theirs or theirs == ours:
-        return ours
-    return merge_entries(as_entries(ours), as_entries(theirs)).tobytes()
-
-
-async def replace_everywhere(
-    memory: UserMemory,
-    group: GroupCommit,
-    fleet: FleetMemory,
-    key: bytes,
-    ours: bytes,
-    theirs: bytes,
-    new: bytes,
-    shown: Int64,
-    answer: tuple[bytes, StoredAnswer] | None,
-    allowance: Allowance,
-    feed: UnwrittenFeed | None,
-) -> StoredAnswer | bool:
-    """Put ``new`` in the place of what was read, ``theirs`` from the fleet and ``ours`` here.
-
-    ``shown``: keys of what ``new`` has because it is about to be shown. False where somebody else has shown the user
-    one of these meanwhile; the other answer where one was given. Then what was put is taken back, and ``feed`` is not
-    recorded. Raises MemoryFailed, and then neither; but AnswerNotKept, and then all was done but that.
-
-    This machine first: it sees all that its own workers show, also what Redis was too late for, and it has the last
-    word on answers. The fleet may have been told something else meanwhile, by this machine's own workers for one:
-    only where that has an item of ``shown`` was this one shown in vain.
-    """
-    failed: MemoryFailed | None = None
-    unkept: NoRoomForAnswer | None = None
-    try:
-        if await group.write(Change(key, ours, new), None) is False:
-            return False
-    except MemoryFailed as error:
-        failed = error  # the fleet remembers all the same
-    agreed = await _agree(fleet, key, theirs, new, shown, answer, allowance)
-    kept = agreed
-    if answer is not None and agreed is not False and failed is None:
-        try:
-            kept = memory.keep_answer(answer[0], agreed if isinstance(agreed, StoredAnswer) else answer[1]) or agreed
-        except NoRoomForAnswer as error:
-            unkept = error
-    if kept is not True and failed is None:
-        memory.take_back(key, _fresh(new, shown, ours, theirs))  # nobody was shown it
-    if failed is not None and kept is True:
-        raise failed
-    if kept is True and feed is not None:
-        await group.write(None, feed)
-    if kept is True and unkept is not None:
-        raise AnswerNotKept(str(unkept))
-    return kept
-
-
-def _fresh(new: bytes, shown: Int64, ours: bytes, theirs: bytes) -> Entries:
-    """The entries of what is about to be shown and was not remembered before."""
-    entries = as_entries(new)
-    before = np.concatenate([as_entries(ours)[:, 0], as_entries(theirs)[:, 0]])
-    return entries[np.isin(entries[:, 0], shown) & ~np.isin(entries[:, 0], before)]
-
-
-async def _agree(
-    fleet: FleetMemory,
-    key: bytes,
-    theirs: bytes,
-    new: bytes,
-    shown: Int64,
-    answer: tuple[bytes, StoredAnswer] | None,
-    allowance: Allowance,
-) -> StoredAnswer | bool:
-    """Whether the fleet may be shown it. So it may where Redis does not answer any more."""
-    told = new
-    for _ in range(AGREEMENTS):
-        agreed = await fleet.replace(key, theirs, told, answer, allowance)
-        if agreed is None or agreed is True or isinstance(agreed, StoredAnswer):
-            return True if agreed is None else agreed
-        now = await fleet.read(key, allowance)
-        if now is None:
-            return True
-        if np.isin(shown, as_entries(now)[:, 0]).any():
-            return False
-        theirs, told = now, merge_entries(as_entries(new), as_entries(now)).tobytes()
-    return False

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.memory.user_memory import UserMemory, lifetimes_of
+from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.processes.registry import REFRESHER
@@ -35,17 +36,23 @@ class Serving:
     """Holds the pipeline of the version in use. One event loop uses it; opening happens in a thread."""
 
     def __init__(
-        self, settings: Settings, store: CatalogStore, policy: Policy, metrics: Metrics, clock: Clock | None = None
+        self,
+        settings: Settings,
+        store: CatalogStore,
+        policy: Policy,
+        metrics: Metrics,
+        clock: Clock | None = None,
+        supervisors: Mapping[str, ProcessSupervisor] | None = None,
     ) -> None:
+        """``supervisors``: of leased processes, by their names."""
         self._settings = settings
         self._store = store
         self.policy = policy
         self._metrics = metrics
         self.clock = clock or Clock()
         self.lifetimes = lifetimes_of(settings)
-        self.supervisors: dict[str, ProcessSupervisor] = {}  # of leased processes, by their names
+        self.supervisors = supervisors or {}
         self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
-        self.memory: UserMemory | None = None  # what users have seen, while there is one
         self.wrong_place: str | None = None  # why nothing may be served from DATA_DIR, nor written to it
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
@@ -205,11 +212,6 @@ class Serving:
         self._looks_behind += 1
         if self._looks_behind == LOOKS_BEHIND:
             log.warning("feeds are refused until this worker has caught up", behind_seconds=round(seconds, 3))
-
-    def count_relaxed(self, rules: list[str]) -> None:
-        """Count the rules that gave way in a feed."""
-        for rule in rules:
-            self._metrics.relaxed.labels(rule).inc()
 
     def _observe_stage(self, stage: str, seconds: float, items: int) -> None:
         self._metrics.stage_seconds.labels(stage).observe(seconds)

@@ -38,23 +38,31 @@ class GroupCommit:
     """One worker's; its methods are called on one event loop."""
 
     def __init__(
-        self, memory: UserMemory | None, event_log: EventLog | None, unrecorded: Callable[[LogFull, int], None]
+        self,
+        memory: Callable[[], UserMemory | None],
+        event_log: EventLog | None,
+        unrecorded: Callable[[LogFull, int], None],
     ) -> None:
-        """``unrecorded`` is told why how many records found no room in the log."""
-        self.memory = memory
+        """``memory``: as it is now, None while there is none. ``unrecorded`` is told why how many records found no
+        room in the log."""
+        self._memory = memory
         self._event_log = event_log
         self._unrecorded = unrecorded
         self._waiting: list[_Waiting] = []
-        self.records = event_log is not None
         self._waits_again = 0.0  # of time.monotonic(): until then nobody waits for pages that are held
         self._pending: dict[bytes, bytes] = {}  # the users' entries as they are once the turn is written
+
+    @property
+    def memory(self) -> UserMemory | None:
+        return self._memory()
 
     def read(self, key: bytes) -> bytes:
         """The user's entries, with what this worker is about to write. Raises MemoryFailed."""
         pending = self._pending.get(key)
         if pending is not None:
             return pending
-        return self.memory.read(key) if self.memory is not None else b""
+        memory = self._memory()
+        return memory.read(key) if memory is not None else b""
 
     def write(self, change: Change | None, feed: UnwrittenFeed | None) -> "asyncio.Future[StoredAnswer | bool]":
         """Change the memory (None: nothing) as UserMemory.replace does, and where that was done, record the feed
@@ -104,9 +112,10 @@ class GroupCommit:
         return False
 
     def _try_again(self, held: list[_Waiting]) -> None:
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._commit)
+        nobody_waits = not self._waiting
         self._waiting[:0] = [each for each in held if not each.outcome.done()]
+        if nobody_waits:
+            self._commit()  # at once: until the next turn one of them might be cancelled, and be written all the same
 
     def _write(self, waiting: list[_Waiting]) -> list[StoredAnswer | bool | MemoryFailed]:
         """The memory first: only what was shown belongs into the log. By then the records are ready, as a process that
@@ -122,9 +131,10 @@ class GroupCommit:
         return outcomes
 
     def _replace(self, changes: list[Change]) -> list[StoredAnswer | bool | MemoryFailed]:
-        if self.memory is None:
+        memory = self._memory()
+        if memory is None:
             return [MemoryFailed("there is no memory")] * len(changes)
-        return self.memory.replace_all(changes) if changes else []
+        return memory.replace_all(changes) if changes else []
 
     def _record(self, event_log: EventLog, records: list[bytes]) -> None:
         for start in range(0, len(records), RECORDS_AT_ONCE):

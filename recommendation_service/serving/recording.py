@@ -1,8 +1,15 @@
 """What a feed's record says."""
 
+import structlog
+
+from recommendation_service.core.logging import Seldom
 from recommendation_service.feed.pipeline import Slate
+from recommendation_service.log.event_log import LogFull
 from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
 
 
 def record_of(slate: Slate) -> UnwrittenFeed:
@@ -18,3 +25,15 @@ def record_of(slate: Slate) -> UnwrittenFeed:
         slate.seed,
         slate.packed,
     )
+
+
+class Unrecorded:
+    """Counts the feeds whose records found no room in the log."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._seldom = Seldom(log)
+
+    def __call__(self, full: LogFull, count: int) -> None:
+        self._metrics.feeds_unrecorded.inc(count)
+        self._seldom.error("feeds are not recorded", full)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import Connection
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.redis import open_redis
@@ -25,11 +27,15 @@ from recommendation_service.log.records import (
     encode,
 )
 from recommendation_service.log.segments import SUFFIX, scan
-from recommendation_service.memory.answers import StoredAnswer
+from recommendation_service.memory.answers import Asked
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import opened
-from recommendation_service.serving.fleet_memory import FleetMemory, merged, replace_everywhere
+from recommendation_service.ranking.seen import Lifetimes
+from recommendation_service.serving.fleet_memory import FleetMemory
+from recommendation_service.serving.fleet_store import FleetStore, merged
 from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.serving.past import Past, PastReader
+from recommendation_service.serving.seen_store import MachineStore, MadeFeed, Visit
 from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateRedis
 from tests.support import events
@@ -66,45 +72,57 @@ def nothing_is_lost(full: LogFull, count: int) -> None:
     pytest.fail(f"{count} records were lost: {full}")
 
 
+def no_database() -> AbstractContextManager[Connection]:
+    pytest.fail("the database was asked")
+
+
 def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the_user_something_else(
     tmp_path: Path,
 ) -> None:
     """Redis was late for the other feed, and so knew nothing of it: both showed the same items."""
 
     async def scenario(server: PrivateRedis) -> None:
-        guard = open_redis(redis_settings(server), Metrics())
+        settings = redis_settings(server)
+        guard = open_redis(settings, Metrics())
         assert guard is not None
         fleet, key, name = FleetMemory(guard, 1000), user_key(7, 0), b"a key"
         assert key is not None
         with opened(tmp_path / "seen", LIMIT_BYTES) as memory:
             event_log = EventLog(tmp_path / "events", LIMIT_BYTES, 1 << 20)
-            group = GroupCommit(memory, event_log, nothing_is_lost)
-            theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
-            assert memory.replace(key, ours, entries_of(1, 2)) is True  # another worker's, without Redis
+            group = GroupCommit(lambda: memory, event_log, nothing_is_lost)
+            reader = PastReader(no_database, Lifetimes(), tmp_path)
+            machine = MachineStore(group, Past(reader, group, settings, Metrics()), Metrics())
+            store = FleetStore(machine, fleet)
+            memory.mark_complete()  # there is nothing older that a database could have
 
-            async def serve(ours: bytes, theirs: bytes | None, before: list[int], now: list[int]) -> bytes:
+            async def visit() -> tuple[Visit, set[int]]:
+                """Where a request stands that has read, and what it read."""
+                begun = store.visit(7, 0, Asked(name, bytes(16)))
+                return begun, shown(await begun.read())
+
+            async def serve(begun: Visit, before: list[int], now: list[int]) -> bytes:
                 new = entries_of(*before, *now)
-                answer = name, StoredAnswer(bytes(16), new)
-                of_feed = np.array(now, np.int64)
-                feed = UnwrittenFeed(bytes(now).ljust(16).hex(), 7, None, 0, 0, "", "", 0, NO_SLOTS)
-                served = await replace_everywhere(
-                    memory, group, fleet, key, ours, theirs, new, of_feed, answer, fleet.allowance(), feed
-                )
-                return new if served is True else b""
+                record = UnwrittenFeed(bytes(now).ljust(16).hex(), 7, None, 0, 0, "", "", 0, NO_SLOTS)
+                answer = await begun.commit(MadeFeed(new, np.array(now, np.int64).tobytes(), new, record))
+                return answer.body if answer is not None else b""
 
-            assert await serve(ours, theirs, [], [2, 3]) == b""
+            begun, seen = await visit()
+            assert seen == set()
+            assert memory.replace(key, b"", entries_of(1, 2)) is True  # another worker's, without Redis
+            assert await serve(begun, [], [2, 3]) == b""
 
-            theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
-            assert {1, 2} <= shown(merged(ours, theirs))
+            begun, seen = await visit()
+            assert {1, 2} <= seen
+            theirs = await fleet.read(key, fleet.allowance())
             assert theirs is not None
             elsewhere = merged(theirs, entries_of(6))
             assert await fleet.replace(key, theirs, elsewhere, None, fleet.allowance()) is True  # another machine's
-            assert await serve(ours, theirs, [1, 2], [6, 7]) == b""
+            assert await serve(begun, [1, 2], [6, 7]) == b""
             assert not {6, 7} & shown(memory.read(key))  # nobody was shown it
 
-            theirs, ours = await fleet.read(key, fleet.allowance()), memory.read(key)
-            assert {1, 2, 6} <= shown(merged(ours, theirs))
-            new = await serve(ours, theirs, [1, 2], [4, 5])
+            begun, seen = await visit()
+            assert {1, 2, 6} <= seen
+            new = await serve(begun, [1, 2], [4, 5])
             assert new
             kept = memory.answer(name)
             assert kept is not None

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
 
+from recommendation_service import bootstrap
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.redis import open_redis
@@ -33,6 +33,7 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, item_key, pack_detail
 from recommendation_service.serving.fleet_memory import FleetMemory
 from recommendation_service.serving.group_commit import GroupCommit
+from recommendation_service.serving.seen_store import MachineStore
 from recommendation_service.telemetry.metrics import Metrics
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
@@ -69,8 +70,8 @@ def videos(catalog: Catalog) -> list[str]:
 class Running:
     """The application, with a folder of its own."""
 
-    def __init__(self, app: FastAPI, client: httpx.Client, data_dir: Path) -> None:
-        self.app = app
+    def __init__(self, stores: list[MachineStore], client: httpx.Client, data_dir: Path) -> None:
+        self.stores = stores
         self.client = client
         self.data_dir = data_dir
 
@@ -92,7 +93,10 @@ class Running:
 
     @property
     def memory(self) -> UserMemory:
-        memory: UserMemory = self.app.state.feeds.group.memory
+        """Of the worker that runs here."""
+        [store] = self.stores
+        memory = store.group.memory
+        assert memory is not None
         return memory
 
     def recorded(self) -> list[FeedbackRecord]:
@@ -122,10 +126,17 @@ def folder_with(data: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def running(data_dir: Path, **settings: Any) -> Iterator[Running]:
-    with logs_left_alone():
-        app = make_app(data_dir, event_flusher=False, **settings)
-        with served(app) as client:
-            yield Running(app, client, data_dir)
+    stores: list[MachineStore] = []
+
+    class Noted(MachineStore):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            stores.append(self)
+
+    with logs_left_alone(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "MachineStore", Noted)
+        with served(make_app(data_dir, event_flusher=False, **settings)) as client:
+            yield Running(stores, client, data_dir)
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def look_at(data: Path) -> tuple[list[str], list[str], str]:
     settings = settings_of(data)
     store, clock = CatalogStore(settings.catalog_dir, 3), Clock()
     serving = Serving(settings, store, load_policy(None), Metrics(), clock)
-    condition = Condition(settings, store, clock, serving)
+    condition = Condition(settings, store, clock, serving, lambda: None)
     names = [name for name, *_ in condition.facts()]
     shown = CliRunner().invoke(app, ["events", "status"], env={"DATA_DIR": str(data), "COLUMNS": "200"})
     return condition.problems(), names, shown.stdout

@@ -1,0 +1,263 @@
+"""What users have seen, to a request: read it, make a feed, commit the feed. While one is made another worker or
+machine may serve the same user; then nothing is committed, and the feed is to be made again.
+
+Whether there is a memory, and whether it is this machine's alone or the fleet's as well (fleet_store.py), no request
+has to know. Nothing is raised: where the memory fails, a feed is made and recorded all the same, and that is counted.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from recommendation_service.core.logging import Seldom
+from recommendation_service.log.records import UnwrittenFeed
+from recommendation_service.memory.answers import Asked, StoredAnswer
+from recommendation_service.memory.entries import user_key
+from recommendation_service.memory.user_memory import Change, MemoryFailed, NoRoomForAnswer
+from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
+from recommendation_service.serving.past import Past
+from recommendation_service.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+NOBODY = b"nobody"  # the key under which nothing is remembered
+
+After = Callable[[bytes], bytes]  # a user's entries as they are, and as they are after what the user did
+
+
+class OtherRequest(Exception):
+    """The Idempotency-Key stands for a request that asked something else."""
+
+
+class MadeFeed(msgspec.Struct, frozen=True, gc=False):
+    """A feed that may yet be thrown away."""
+
+    body: bytes
+    shown: bytes  # keys of its items, int64
+    entries: bytes  # what is to be remembered of its user
+    record: UnwrittenFeed | None  # where feeds are recorded
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What the client gets."""
+
+    body: bytes
+    kept: bool = False  # the same Idempotency-Key gives it again
+    repeated: bool = False  # it was given before
+
+
+class Visit(Protocol):
+    """One request's, from its first question to its commit."""
+
+    async def answer(self) -> Answer | None:
+        """What was answered before under the request's Idempotency-Key. Raises OtherRequest."""
+
+    async def read(self) -> bytes:
+        """The user's entries, as ranking/seen.py says."""
+
+    async def commit(self, feed: MadeFeed) -> Answer | None:
+        """Remember what is about to be shown, keep the answer, and record the feed. None: somebody has served the
+        user since ``read``, and nothing was done. Raises OtherRequest."""
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What there was of a user."""
+
+    removed: dict[str, object]  # as the administrator is told
+    failed: MemoryFailed | None = None
+
+
+class SeenStore(Protocol):
+    """One worker's."""
+
+    def visit(self, user_id: int, session: int, asked: Asked | None) -> Visit: ...
+
+    def peek(self, user_id: int, session: int) -> bytes:
+        """What this machine remembers of a user, and nothing else is done. Raises MemoryFailed."""
+
+    async def note(self, key: bytes, after: After) -> bool:
+        """Remember what a user did; whether that can be. ``after`` may be asked more than once."""
+
+    async def forget(self, key: bytes) -> Forgotten: ...
+
+
+class NoStore:
+    """Nobody is remembered, as without SEEN_STATE: a feed is recorded, and all visits are one."""
+
+    def __init__(self, group: GroupCommit) -> None:
+        self._group = group
+
+    def visit(self, _user_id: int, _session: int, _asked: Asked | None) -> Visit:
+        return self
+
+    async def answer(self) -> Answer | None:
+        return None
+
+    async def read(self) -> bytes:
+        return b""
+
+    async def commit(self, feed: MadeFeed) -> Answer | None:
+        if feed.record is not None:
+            await self._group.write(None, feed.record)
+        return Answer(feed.body)
+
+    def peek(self, _user_id: int, _session: int) -> bytes:
+        return b""
+
+    async def note(self, _key: bytes, _after: After) -> bool:
+        return True
+
+    async def forget(self, _key: bytes) -> Forgotten:
+        return Forgotten({"remembered_items": 0})
+
+
+class MachineStore:
+    """The memory of this machine, for all its workers."""
+
+    def __init__(self, group: GroupCommit, past: Past, metrics: Metrics) -> None:
+        self.group = group
+        self.past = past
+        self._metrics = metrics
+        self._nobody = NoStore(group)
+        self._seldom = Seldom(log)
+
+    def visit(self, user_id: int, session: int, asked: Asked | None) -> Visit:
+        key = user_key(user_id, session)
+        if key is None and asked is None:
+            return self._nobody
+        return MachineVisit(self, key or NOBODY, asked)
+
+    def peek(self, user_id: int, session: int) -> bytes:
+        key = user_key(user_id, session)
+        return self.group.read(key) if key is not None else b""
+
+    async def note(self, key: bytes, after: After) -> bool:
+        try:
+            await self.recall(key)
+            await self.put(key, after)
+        except MemoryFailed as error:
+            self.failed(error)
+            return False
+        return True
+
+    async def forget(self, key: bytes) -> Forgotten:
+        self.past.forget(key)
+        try:
+            if self.group.memory is None:
+                raise MemoryFailed("the memory cannot be opened")
+            return Forgotten({"remembered_items": self.group.memory.forget(key)})
+        except MemoryFailed as error:  # the rest is removed all the same
+            return Forgotten({"remembered_items": 0}, error)
+
+    async def recall(self, key: bytes, elsewhere: bytes = b"") -> bytes:
+        """The user's entries here, with what the database knows of one of whom nothing is known, here or ``elsewhere``.
+
+        Raises MemoryFailed.
+        """
+        if self.group.memory is None:
+            raise MemoryFailed("there is no memory of what users have seen")
+        ours = self.group.read(key)
+        if not ours and not elsewhere and await self.past.recall(key):
+            ours = self.group.read(key)
+        return ours
+
+    async def put(self, key: bytes, after: After) -> None:
+        """Raises MemoryFailed."""
+        for _ in range(ATTEMPTS):
+            ours = self.group.read(key)
+            if await self.group.write(Change(key, ours, after(ours), is_deed=True), None):
+                return
+        raise others_at_each_attempt()
+
+    def failed(self, error: MemoryFailed) -> None:
+        self._metrics.memory_failures.inc()
+        self._seldom.error("what users have seen cannot be remembered", error)
+
+
+class MachineVisit:
+    """A request's dealings with the memory of this machine."""
+
+    __slots__ = ("_asked", "_attempts", "_has_room", "_key", "_store", "is_lost", "ours")
+
+    def __init__(self, store: MachineStore, key: bytes, asked: Asked | None) -> None:
+        self._store = store
+        self._key = key
+        self._asked = asked
+        self._attempts = 0
+        self._has_room = True  # for the answer
+        self.ours = b""  # the entries that were read
+        self.is_lost = False  # the memory failed: the feed is made without
+
+    async def answer(self) -> Answer | None:
+        asked, memory = self._asked, self._store.group.memory
+        if asked is None or memory is None:
+            return None
+        try:
+            stored = memory.answer(asked.name)
+        except MemoryFailed as error:
+            self._store.failed(error)
+            return None
+        return given_again(stored, asked) if stored is not None else None
+
+    async def read(self, elsewhere: bytes = b"") -> bytes:
+        try:
+            self.ours = await self._store.recall(self._key, elsewhere)
+        except MemoryFailed as error:
+            self._store.failed(error)
+            self.is_lost = True
+            return b""
+        return self.ours
+
+    async def commit(self, feed: MadeFeed) -> Answer | None:
+        if self.is_lost:
+            return await self.give_up(feed)
+        change = Change(self._key, self.ours, self.after(feed), self.to_keep(feed))
+        try:
+            outcome = await self._store.group.write(change, feed.record)
+        except NoRoomForAnswer as error:
+            self._store.failed(error)
+            self._has_room = False
+            return await self.commit(feed)
+        except MemoryFailed as error:  # what was read counts all the same
+            return await self.give_up(feed, error)
+        if outcome is True:
+            return Answer(feed.body, self._asked is not None and self._has_room)
+        return await self.refused(feed, outcome)
+
+    def after(self, feed: MadeFeed) -> bytes:
+        return self.ours if self._key is NOBODY else feed.entries
+
+    def to_keep(self, feed: MadeFeed) -> tuple[bytes, StoredAnswer] | None:
+        """The answer, under its name."""
+        asked = self._asked
+        if asked is None or not self._has_room:
+            return None
+        return asked.name, StoredAnswer(asked.request, feed.body)
+
+    async def refused(self, feed: MadeFeed, outcome: StoredAnswer | bool) -> Answer | None:
+        """What there is instead of the feed. ``outcome``: as UserMemory.replace gives it, and not True."""
+        if isinstance(outcome, StoredAnswer) and self._asked is not None:
+            return given_again(outcome, self._asked)
+        self._attempts += 1
+        return await self.give_up(feed, others_at_each_attempt()) if self._attempts == ATTEMPTS else None
+
+    async def give_up(self, feed: MadeFeed, error: MemoryFailed | None = None) -> Answer:
+        """The feed is shown and recorded, and not remembered."""
+        if error is not None:
+            self._store.failed(error)
+        if feed.record is not None:
+            await self._store.group.write(None, feed.record)
+        return Answer(feed.body)
+
+
+def given_again(stored: StoredAnswer, asked: Asked) -> Answer:
+    """Raises OtherRequest."""
+    if stored.request != asked.request:
+        raise OtherRequest
+    return Answer(stored.body, kept=True, repeated=True)
+
+
+def others_at_each_attempt() -> MemoryFailed:
+    return MemoryFailed("others changed what the user has seen at each attempt")
