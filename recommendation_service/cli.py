@@ -30,7 +30,7 @@ from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.flush import commands as events_commands
-from recommendation_service.flush import data_commands
+from recommendation_service.flush import data_commands, reader_commands
 from recommendation_service.serve import serve
 
 app = typer.Typer(
@@ -42,6 +42,8 @@ app = typer.Typer(
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(demo_commands.app, name="demo")
 app.add_typer(events_commands.app, name="events")
+events_commands.app.add_typer(reader_commands.app, name="readers")
+events_commands.app.command()(reader_commands.follow)
 app.add_typer(data_commands.app, name="data")
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)

@@ -43,7 +43,9 @@ def status(as_json: AsJson = False) -> None:
     from recommendation_service.core.place import problem_of
     from recommendation_service.flush.dead_letters import DeadLetters
     from recommendation_service.flush.flusher_status import FlusherStatus, read_status
+    from recommendation_service.flush.reader_commands import lags_as_json, said_of
     from recommendation_service.log.event_log import folder_bytes
+    from recommendation_service.log.lags import lags
     from recommendation_service.processes.leases import is_taken
     from recommendation_service.processes.registry import FLUSHER
 
@@ -57,6 +59,7 @@ def status(as_json: AsJson = False) -> None:
             "flusher_runs": is_taken(FLUSHER, folder),
             "log_bytes": folder_bytes(folder) if folder.is_dir() else 0,
             "dead_letters_kept": len(DeadLetters(folder).all()),
+            "readers": lags_as_json(lags(folder), now),
         }
     except OSError as error:
         problem = problem or f"{error.filename or folder} cannot be read: {error.strerror}."
@@ -84,6 +87,7 @@ def status(as_json: AsJson = False) -> None:
     if "dead_letters_kept" in found:
         rows.append(("log on disk", f"{found['log_bytes']:,} bytes"))
         rows.append(("dead letters", f"{found['dead_letters_kept']:,}"))
+        rows += [(f"reader {lag['reader']}", said_of(lag)) for lag in found["readers"]]
     print_rows(("", ""), rows)
 
 

@@ -5,7 +5,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,15 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.feed.slate import EXPLORATION, RULES
-from recommendation_service.flush.rows import feed_of_row, text_of
+from recommendation_service.flush.rows import (
+    FEED_COLUMNS,
+    FEEDBACK_COLUMNS,
+    Event,
+    feed_of_row,
+    feed_row,
+    feedback_row,
+    text_of,
+)
 from recommendation_service.flush.tables import transaction
 from recommendation_service.log.records import ITEM_TYPES, FeedRecord
 from recommendation_service.model.kinds import KINDS
@@ -80,18 +88,33 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
         with transaction(engine) as connection:
             rows = connection.execute(statement, parameters | {"last_id": last_id}).mappings().all()
         for row in rows:
-            event: dict[str, Any] = {name: row[name] for name in _COLUMNS}
-            for name in ("happened_at", "received_at"):
-                event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
             try:
                 feed = feed_of_row(row) if row["slots"] is not None else None
-                fields = _feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS)
+                event = _event(row, feed)
             except ValueError as error:
                 raise SourceError(f"The feed in row {row['id']} of recs_events cannot be read: {error}.") from None
-            yield event | fields
+            yield event
         if len(rows) < ROWS_AT_ONCE:
             return
         last_id = rows[-1]["id"]
+
+
+def event_of_record(record: Event) -> dict[str, Any]:
+    """What ``read_events`` gives of a record once it is in the database.
+
+    Raises IndexError or ValueError for what no column can hold.
+    """
+    if isinstance(record, FeedRecord):
+        return _event(dict(zip(FEED_COLUMNS, feed_row(record, 0), strict=True)), record)
+    return _event(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None)
+
+
+def _event(row: Mapping[Any, Any], feed: FeedRecord | None) -> dict[str, Any]:
+    """Of a row of recs_events; what it lacks is None."""
+    event: dict[str, Any] = {name: row.get(name) for name in _COLUMNS}
+    for name in ("happened_at", "received_at"):
+        event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
+    return event | (_feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS))
 
 
 def _feed_fields(feed: FeedRecord) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from recommendation_service.core.files import make_folder
+from recommendation_service.log.lags import holder_of_most
 from recommendation_service.log.segments import FILE_HEADER, SUFFIX, SegmentWriter, record_bytes
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ class EventLog:
         self._segment: SegmentWriter | None = None
         self._full: tuple[float, str] | None = None  # until when, and why, nothing is accepted
         self._crowded = False  # no room but what is kept for feedback
+        self._held = ""  # for whom it is kept then
         self._look_again = 0.0
         self._unsynced: list[SegmentWriter] = []  # appended to since the last sync, oldest first
         self._syncing: list[SegmentWriter] = []  # what the sync that is under way covers
@@ -92,8 +94,10 @@ class EventLog:
             except OSError as error:
                 raise self._failed(error) from error
             self._crowded = used + wanted > self._limit * (1 - KEPT_FOR_FEEDBACK)
+            self._held = holder_of_most(self._folder) if self._crowded else ""
         if self._crowded:
-            raise LogFull(f"the backlog of events leaves of {self._limit >> 20} MiB what is kept for feedback")
+            left = f"the backlog of events leaves of {self._limit >> 20} MiB what is kept for feedback"
+            raise LogFull(f"{left}{self._held}")
 
     def append_all(self, payloads: Sequence[bytes]) -> None:
         """The same for several, in one segment: all of them or, where LogFull is raised, none."""
@@ -161,7 +165,8 @@ class EventLog:
             make_folder(self._folder)
             used = folder_bytes(self._folder)
             if used + self._segment_bytes > self._limit:
-                raise LogFull(f"the backlog of events has reached its limit of {self._limit >> 20} MiB")
+                held = holder_of_most(self._folder)
+                raise LogFull(f"the backlog of events has reached its limit of {self._limit >> 20} MiB{held}")
             path = self._folder / f"{int(self._now() * 1e9):020d}-{os.getpid()}{SUFFIX}"
             self._segment = SegmentWriter(path, self._segment_bytes)
         except LogFull as full:

@@ -11,6 +11,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.log.event_log import folder_bytes
+from recommendation_service.log.lags import lags
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.serving.generation import Serving, blacklist_report, refresher_status
 
@@ -143,12 +144,24 @@ class Condition:
         yield "recs_seen_bytes", "What is in use of it", {}, float(used)
         yield "recs_seen_limit_bytes", "What may be, before what was seen longest ago gives way", {}, float(limit)
 
+    def _reader_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """Of who reads the log. Raises OSError."""
+        now = self._clock.now()
+        for lag in lags(self._settings.events_dir):
+            labels = {"reader": lag.reader}
+            seconds = 0.0 if lag.oldest_ms is None else max(0.0, now - lag.oldest_ms / 1000)
+            yield "recs_events_reader_behind_bytes", "What a reader of the log has before it", labels, float(lag.bytes)
+            yield "recs_events_reader_behind_seconds", "How old the oldest record of that is", labels, seconds
+            missed = float(lag.missed.records)
+            yield "recs_events_reader_missed_total", "Records that a reader was cut off from", labels, missed
+
     def _flusher_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Of the events on this machine's disk, and of the process that brings them into the database."""
         folder = self._settings.events_dir
         with contextlib.suppress(OSError):  # another user's: /ready says it
             log_bytes = float(folder_bytes(folder)) if folder.is_dir() else 0.0
             yield "recs_events_log_bytes", "What the event log takes of the disk", {}, log_bytes
+            yield from self._reader_facts()
         status = read_status(folder)
         if status is None:
             return

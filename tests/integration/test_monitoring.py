@@ -31,6 +31,7 @@ from recommendation_service.catalog.server_figures import (
 )
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.doctor.tables import REQUIRED
+from recommendation_service.log.reader import LogReader
 from tests.end_to_end.service import REPOSITORY, Service, sum_of_samples
 from tests.servers import LOOPBACK, PrivateMariaDB, PrivateServer, find_program, wait_until
 
@@ -300,6 +301,8 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "MemoryOfUsersFails": (">", 0),
         "MemoryOfUsersFull": (">", 0),
         "EventsWaiting": (">", 3600),
+        "ReaderBehind": (">", 3600),
+        "ReaderCutOff": (">", 0),
         "DeadLetters": (">", 0),
         "Problems": (">", 0),
     }
@@ -344,6 +347,7 @@ def service(database: PrivateMariaDB, tmp_path_factory: pytest.TempPathFactory) 
     }
     with Service.gunicorn(tmp_path_factory.mktemp("service"), 2, settings) as service:
         service.wait_until_ready()
+        LogReader(service.data_dir / "events", "mine").close()  # so that there is one beside the flush
         yield service
 
 
