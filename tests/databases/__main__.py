@@ -113,7 +113,7 @@ def run(server: Server, set_up: SetUp, folder: Path, arguments: list[str]) -> Ro
         "-m",
         "pytest",
         "-q",
-        "-rf",
+        "-rfE",
         "--tb=short",
         "-p",
         "tests.databases.plugin",

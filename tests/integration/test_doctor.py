@@ -363,7 +363,11 @@ def test_a_server_that_cannot_be_used_is_one_error_with_what_to_check(
 def account(mariadb: PrivateMariaDB, name: str, identified: str, *grants: str) -> None:
     """A user who comes from where the tests do; dropped with the server."""
     who = f"'{name}'@'127.0.0.1'"
-    mariadb.execute(f"CREATE OR REPLACE USER {who} {identified}", *(f"GRANT {grant} TO {who}" for grant in grants))
+    mariadb.execute(
+        f"DROP USER IF EXISTS {who}",
+        f"CREATE USER {who} {identified}",
+        *(f"GRANT {grant} TO {who}" for grant in grants),
+    )
 
 
 def test_a_user_who_may_see_two_tables_is_told_so_without_contradiction(

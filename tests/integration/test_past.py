@@ -175,10 +175,14 @@ def before(database: PrivateMariaDB, tmp_path_factory: pytest.TempPathFactory) -
             assert service.client.post("/api/feedback", json=hide).status_code == 202
             found[user] = Before(shown(feed), hidden)
         assert recs("events", "flush", folder=folder, settings=settings).returncode == 0
+    digits = " UNION ALL ".join(f"SELECT {digit} AS n" for digit in range(10))
+    numbers = " CROSS JOIN ".join(f"({digits}) AS d{place}" for place in range(5))
     database.execute(
         f"INSERT INTO {DATABASE}.recs_events (event_id, event, user_id, item_type, item_id, flags, happened_at, "
         "received_at, flush_id) SELECT CONCAT('other ', seq), 'view', 1000000 + seq % 5000, 'resume', seq % 100 + 1, "
-        f"0, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3), 0 FROM {DATABASE}.seq_1_to_{OTHERS}"
+        "0, UTC_TIMESTAMP(3), UTC_TIMESTAMP(3), 0 FROM "
+        f"(SELECT d0.n + 10 * d1.n + 100 * d2.n + 1000 * d3.n + 10000 * d4.n AS seq FROM {numbers}) AS numbers "
+        f"WHERE seq < {OTHERS}"
     )
     return found
 

@@ -300,4 +300,6 @@ def test_what_make_test_databases_runs_is_there() -> None:
     names = {line.split("(")[0].removeprefix("def ") for line in lines}
 
     assert [name for name in matrix.FILES if not (folder / name).exists()] == []
-    assert [name for name in (NOT_AS_JSON | NOT_ON_MYSQL | NOT_AS_JSON_OF_MYSQL) if name not in names] == []
+    assert [
+        name for name in (NOT_AS_JSON | NOT_ON_MYSQL | NOT_AS_JSON_OF_MYSQL) if name.split("[")[0] not in names
+    ] == []
