@@ -153,14 +153,25 @@ def _service_killed(scene: Scene, rng: random.Random) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _second_reader_killed(scene: Scene, rng: random.Random) -> Iterator[None]:
+    """A program that counts what is in the log, and keeps its mark with its counts."""
+    scene.kill_counter()
+    try:
+        yield
+    finally:
+        scene.start_counter()
+
+
+@contextlib.contextmanager
 def _all_killed(scene: Scene, rng: random.Random) -> Iterator[None]:
     """And started again in any order."""
-    for kill in rng.sample([scene.kill_service, scene.redis.kill, scene.mariadb.kill], 3):
+    for kill in rng.sample([scene.kill_service, scene.kill_counter, scene.redis.kill, scene.mariadb.kill], 4):
         kill()
     try:
         yield
     finally:
-        for start in rng.sample([scene.start_service, scene.redis.start, scene.mariadb.start], 3):
+        starts = [scene.start_service, scene.start_counter, scene.redis.start, scene.mariadb.start]
+        for start in rng.sample(starts, 4):
             start()
         scene.wait_until_ready()
 
@@ -182,6 +193,7 @@ KINDS = (
     Kind("reload (HUP)", _reload, (0.5, 1.5)),
     Kind("service killed", _service_killed, (0.2, 1.5)),
     Kind("everything killed", _all_killed, (0.2, 1.5)),
+    Kind("second reader killed", _second_reader_killed, (0.1, 2.0)),
 )
 
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tests.faults.counter import Counted
+
 FEED, FEEDBACK = "feed", "feedback"
 NOT_WAITED_FOR = "not waited for"  # the client's own doing
 MOST_NAMED = 5  # of what is wrong in one way
@@ -65,6 +67,7 @@ class Found:
     activities: Counter[str] = field(default_factory=Counter)  # the same of activity_log
     feeds: Counter[str] = field(default_factory=Counter)  # request_id: rows of recs_events that are feeds
     feed_activities: Counter[str] = field(default_factory=Counter)
+    counted: Counted = field(default_factory=Counted)  # by the second reader of the log
     dead_letters: int = 0
     dead_segments: int = 0  # that no living worker writes to
     damaged_segments: int = 0
@@ -161,6 +164,13 @@ def broken(ledger: Ledger, found: Found, starting: Sequence[Span], disk_full: Se
         must_be_empty(f"acknowledged, and not in {table}", (e for e in ledger.acknowledged if not rows[e]))
         must_be_empty(f"more than once in {table}", (e for e, count in rows.items() if count > 1))
         must_be_empty(f"in {table}, and sent by nobody", (e for e in rows if e not in ledger.sent))
+    counted = found.counted
+    uncounted = (e for e in ledger.acknowledged if not counted.events[e])
+    must_be_empty("acknowledged, and not counted by the second reader", uncounted)
+    must_be_empty("given to the second reader more than once", (p for p, count in counted.places.items() if count > 1))
+    must_be_empty("events that only one of the two readers had", found.events.keys() ^ counted.events.keys())
+    must_be_empty("feeds that only one of the two readers had", found.feeds.keys() ^ counted.feeds.keys())
+    must_be_empty("told to the second reader", counted.told)
     must_be_empty("in only one of the two tables", found.events.keys() ^ found.activities.keys())
     for table, rows in (("recs_events", found.feeds), ("activity_log", found.feed_activities)):
         must_be_empty(f"feeds more than once in {table}", (e for e, count in rows.items() if count > 1))

@@ -25,9 +25,11 @@ import sqlalchemy
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.flusher_status import FlusherStatus, read_status
+from recommendation_service.log.lags import lags
 from recommendation_service.log.retention import DAMAGED_FOLDER
 from recommendation_service.log.segments import SUFFIX
-from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, Service, command_of, recs
+from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, REPOSITORY, Service, command_of, recs
+from tests.faults import counter
 from tests.faults.ledger import Found, Span
 from tests.servers import LOOPBACK, PrivateMariaDB, PrivateRedis, free_port, wait_until
 
@@ -57,6 +59,7 @@ class Scene:
         self._disk_megabytes = disk_megabytes
         self._password = secrets.token_hex(12)
         self._service: Service | None = None
+        self._counter: subprocess.Popen[bytes] | None = None
         self._since: float | None = time.monotonic()  # when it went down, or began to come up
 
     @property
@@ -107,6 +110,7 @@ class Scene:
             self.redis.start()
             self._fill_database()
             self.start_service()
+            self.start_counter()
             self.wait_until_whole()
         except BaseException:
             self.close()
@@ -121,6 +125,7 @@ class Scene:
             for pid in self._service.pids:
                 _send(pid, signal.SIGCONT)
             self._service.__exit__()
+        self.kill_counter()
         self.redis.stop()
         self.mariadb.kill()  # nobody comes back to its data
         if self.has_own_disk:
@@ -208,6 +213,38 @@ class Scene:
         if not wait_until(flushed, PATIENCE_SECONDS):
             raise AssertionError(f"not flushed; the flusher says {self.status()}:\n{self.service.log[-8000:]}")
 
+    # The second reader of the log.
+
+    def start_counter(self) -> None:
+        command = [sys.executable, "-m", counter.MODULE, str(self.events_dir), str(self._counts)]
+        with (self.folder / "counter.log").open("ab") as log:
+            self._counter = subprocess.Popen(
+                command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill_counter(self) -> None:
+        if self._counter is not None:
+            self._counter.kill()
+            self._counter.wait()
+
+    @property
+    def _counts(self) -> Path:
+        """Not on the disk that is filled: what it keeps there has to be kept."""
+        return self.folder / "counted.sqlite"
+
+    def wait_until_counted(self) -> None:
+        """Until the second reader has all that is in the log, and so no segment is left that no worker writes to."""
+
+        def is_at_the_end() -> bool:
+            behind = {lag.reader: lag.bytes for lag in lags(self.events_dir)}
+            return behind.get(counter.NAME) == 0 and self._dead_segments() == 0
+
+        if not wait_until(is_at_the_end, PATIENCE_SECONDS):
+            raise AssertionError(f"not counted: {lags(self.events_dir)}\n{(self.folder / 'counter.log').read_text()}")
+
+    def _dead_segments(self) -> int:
+        return sum(not _is_locked(path) for path in self.events_dir.glob(f"*{SUFFIX}"))
+
     # The disk.
 
     @contextlib.contextmanager
@@ -250,7 +287,8 @@ class Scene:
                     found.feed_activities[event["request_id"]] += 1
                 else:
                     found.activities[event["event_id"]] += 1
-        found.dead_segments = sum(not _is_locked(path) for path in self.events_dir.glob(f"*{SUFFIX}"))
+        found.counted = counter.read_counted(self._counts)
+        found.dead_segments = self._dead_segments()
         found.damaged_segments = sum(1 for _ in (self.events_dir / DAMAGED_FOLDER).glob("*"))
         with contextlib.closing(
             redis.Redis(host=LOOPBACK, port=self.redis.port, password=self.redis.password)

@@ -95,6 +95,8 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
         scene.wait_until_whole()
         say("flushing what is left")
         scene.flush()
+        say("counting what is left")
+        scene.wait_until_counted()
         found = scene.found()
         _look_back(struck, ledger, began, ended)
         starting, disk_full = (
@@ -108,6 +110,8 @@ def run(plan: Plan, folder: Path, say: Callable[[str], None] = lambda _: None) -
             "events sent more than once": sum(count > 1 for count in ledger.sent.values()),
             "events in recs_events": found.events.total(),
             "events in activity_log": found.activities.total(),
+            "events counted in the log": found.counted.events.total(),
+            "feeds counted in the log": found.counted.feeds.total(),
             "feeds answered": ledger.count(FEED),
             "feeds shown": len(ledger.feeds),
             "of these recorded": len(ledger.feeds.keys() & found.feeds.keys()),

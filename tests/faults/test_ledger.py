@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.faults.counter import Counted
 from tests.faults.ledger import FEED, FEEDBACK, Found, Ledger, broken
 
 EVERYWHERE = (float("-inf"), float("inf"))
@@ -26,7 +27,9 @@ def a_good_day() -> tuple[Ledger, Found]:
     ledger.note(FEED, "refused")
     ledger.note(FEEDBACK, "202")
     feeds = Counter(["first", "second", "other"])
-    return ledger, Found(Counter(["one", "two"]), Counter(["one", "two"]), feeds, feeds.copy())
+    places = Counter([f"segment:{place}" for place in range(6)])
+    counted = Counted(places, Counter(["one", "one", "two"]), feeds.copy())  # the log has what was sent twice twice
+    return ledger, Found(Counter(["one", "two"]), Counter(["one", "two"]), feeds, feeds.copy(), counted)
 
 
 def problems(ledger: Ledger, found: Found) -> list[str]:
@@ -40,7 +43,7 @@ def test_a_day_without_losses_breaks_nothing() -> None:
 
 def test_what_was_never_acknowledged_may_be_there_once() -> None:
     ledger, found = a_good_day()
-    found.events["lost"] = found.activities["lost"] = 1
+    found.events["lost"] = found.activities["lost"] = found.counted.events["lost"] = 1
     assert problems(ledger, found) == []
     found.activities["lost"] = 2
     assert problems(ledger, found) == ["more than once in activity_log: 1 (lost)"]
@@ -58,6 +61,14 @@ def test_what_was_never_acknowledged_may_be_there_once() -> None:
         (lambda found: found.feeds.update(["first"]), "feeds more than once in recs_events: 1 (first)"),
         (lambda found: found.feed_activities.pop("first"), "feeds in only one of the two tables: 1 (first)"),
         (lambda found: found.feeds.pop("first"), "feeds that were not recorded though there was room: 1 (first)"),
+        (lambda found: found.counted.events.pop("one"), "acknowledged, and not counted by the second reader: 1 (one)"),
+        (
+            lambda found: found.counted.places.update(["s:3", "s:3"]),
+            "given to the second reader more than once: 1 (s:3)",
+        ),
+        (lambda found: found.counted.events.update(["new"]), "events that only one of the two readers had: 1 (new)"),
+        (lambda found: found.counted.feeds.pop("first"), "feeds that only one of the two readers had: 1 (first)"),
+        (lambda found: found.counted.told.append("missed"), "told to the second reader: 1 (missed)"),
         (lambda found: setattr(found, "dead_letters", 3), "dead letters: 3"),
         (lambda found: setattr(found, "dead_segments", 2), "segments left that no worker writes to: 2"),
         (lambda found: setattr(found, "damaged_segments", 1), "damaged segments: 1"),
@@ -74,12 +85,12 @@ def test_a_feed_that_repeats_another_is_named_unless_it_says_that_seen_gave_way(
     ledger, found = a_good_day()
     ledger.show(7, "second", [("resume", "2")], [])  # the same answer again
     ledger.show(7, "third", [("challenge", "2")], [])  # a challenge is no video
-    found.feeds["third"] = found.feed_activities["third"] = 1
+    found.feeds["third"] = found.feed_activities["third"] = found.counted.feeds["third"] = 1
     ledger.show(7, "fourth", [("resume", "1")], ["seen"])
-    found.feeds["fourth"] = found.feed_activities["fourth"] = 1
+    found.feeds["fourth"] = found.feed_activities["fourth"] = found.counted.feeds["fourth"] = 1
     assert problems(ledger, found) == []
     ledger.show(7, "fifth", [("challenge", "1"), ("challenge", "2"), ("resume", "3")], ["slot_kind"])
-    found.feeds["fifth"] = found.feed_activities["fifth"] = 1
+    found.feeds["fifth"] = found.feed_activities["fifth"] = found.counted.feeds["fifth"] = 1
     (problem,) = problems(ledger, found)
     assert problem.startswith("feeds that repeat another: 2 (1 items of feed first in feed fifth of user 7")
 
