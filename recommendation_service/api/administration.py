@@ -21,6 +21,8 @@ from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, endpoint_name
+from recommendation_service.model.columns import rows_of
+from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.places import find
 from recommendation_service.serving.generation import Serving
@@ -134,7 +136,8 @@ def explained(record: FeedRecord, serving: Serving, policy: Policy) -> dict[str,
         if not same_policy:
             for name in ("score", "expected", "bonus", "terms"):
                 content.pop(name)  # another policy's
-        items.append({"type": "challenge" if key & 1 else "resume", "id": key >> 1, "why": content})
+        item_type, number = unpack(key)
+        items.append({"type": ITEM_TYPES[item_type], "id": number, "why": content})
     return {
         "request_id": record.request_id.hex(),
         "user_id": record.user_id,
@@ -154,7 +157,8 @@ def _age_days(record: FeedRecord, serving: Serving, key: int) -> float | None:
     if catalog is None:
         return None
     arrays = catalog.arrays
-    item = find(arrays.item_id, key >> 1, *((arrays.videos, len(arrays.item_id)) if key & 1 else (0, arrays.videos)))
+    item_type, number = unpack(key)
+    item = find(arrays.item_id, number, *rows_of(arrays, item_type))
     if item < 0:
         return None
     try:

@@ -12,8 +12,8 @@ import msgspec
 
 from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID, named, parse_integer, parse_user_id
 from recommendation_service.core.errors import InvalidRequest, NotJson
-from recommendation_service.log.records import EVENT_NAMES, ITEM_TYPES, EventName, FeedbackRecord, Flag, ItemType
-from recommendation_service.model.columns import LARGEST_ITEM
+from recommendation_service.log.records import EVENT_NAMES, EventName, FeedbackRecord, Flag
+from recommendation_service.model.item_keys import ITEM_TYPES, LARGEST_ITEM, ItemType
 
 MOST_EVENTS = 1_000
 LONGEST_EVENT_ID = 128

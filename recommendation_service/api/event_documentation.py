@@ -10,8 +10,8 @@ from recommendation_service.api.event_bodies import (
     MOST_EVENTS,
 )
 from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID
-from recommendation_service.log.records import EVENT_NAMES, ITEM_TYPES, Flag
-from recommendation_service.model.columns import LARGEST_ITEM
+from recommendation_service.log.records import EVENT_NAMES, Flag
+from recommendation_service.model.item_keys import ITEM_TYPES, LARGEST_ITEM
 
 _NUMBER = "an integer, or a string of digits"
 

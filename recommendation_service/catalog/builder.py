@@ -16,6 +16,7 @@ from recommendation_service.catalog.report import BlacklistReport, BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
 from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_hand_sum, static_terms
@@ -143,7 +144,9 @@ def assemble_catalog(
         )
     city_numbers, city_names = _number_cities([*videos.cities, *challenges.cities])
 
-    hash_key, hash_item = hash_table(np.concatenate([video_ids << 1, challenge_ids << 1 | 1]))
+    hash_key, hash_item = hash_table(
+        np.concatenate([item_keys(RESUME, video_ids), item_keys(CHALLENGE, challenge_ids)])
+    )
     token_hash, token_of_hash = vocabulary.hashes()
     creator = places(creator_ids, np.array([*videos.creator_ids, *challenges.creator_ids], np.int64)).astype(np.int32)
 

@@ -165,15 +165,16 @@ def show(
     $ recs catalog show --user 4711 --json
     """
     from recommendation_service.catalog.inspection import describe_item, describe_user
+    from recommendation_service.model.item_keys import CHALLENGE, RESUME
 
     store = _store()
     version = store.named(version)
     catalog = store.open(version)
     names = store.names(version)
     if video is not None:
-        _print(describe_item(catalog, names, video, is_challenge=False), as_json)
+        _print(describe_item(catalog, names, RESUME, video), as_json)
     elif challenge is not None:
-        _print(describe_item(catalog, names, challenge, is_challenge=True), as_json)
+        _print(describe_item(catalog, names, CHALLENGE, challenge), as_json)
     elif user is not None:
         _print(describe_user(catalog, names, user), as_json)
     elif as_json:

@@ -24,6 +24,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import write_whole
 from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.reader import ZERO_DATE, Source
 
@@ -91,14 +92,15 @@ class Holder:
             current = self._store.open(version, verify=False)
         except CatalogError:
             return None  # nothing to be served instead
-        ours, theirs = _keys(current.arrays), _keys(built.arrays)
+        ours, theirs = _numbers(current.arrays), _numbers(built.arrays)
         lost = [mine[~np.isin(mine, new)] for mine, new in zip(ours, theirs, strict=True)]
         if not any(self._is_much(gone, mine) for gone, mine in zip(lost, ours, strict=True)):
             return None
         rules = eligibility(self._settings, self._policy, BuildReport())
         eligible, present = self._looked_up(built.built_at, rules)
         reasons, held = [], []
-        for name, mine, new, gone, may, there in zip(_NAMES, ours, theirs, lost, eligible, present, strict=True):
+        for item_type, name in enumerate(_NAMES):
+            mine, new, gone, may, there = (of_both[item_type] for of_both in (ours, theirs, lost, eligible, present))
             window = f"are not within {name.upper()}_WINDOW_DAYS by the clock"
             for items, why in (
                 (gone[np.isin(gone, may)], window),
@@ -106,11 +108,10 @@ class Holder:
             ):
                 if self._is_much(items, mine):
                     reasons.append(f"it would have {len(new):,} {name} and not {len(mine):,}: {len(items):,} {why}")
-                    held.append(items << 1 | (name == "challenges"))
+                    held.append(item_keys(item_type, items))
         if not held:
             return None
-        shown = np.concatenate([theirs[0] << 1, theirs[1] << 1 | 1, *held])
-        kept = np.isin(np.concatenate([ours[0] << 1, ours[1] << 1 | 1]), shown)
+        kept = np.isin(_keys(*ours), np.concatenate([_keys(*theirs), *held]))
         for item in np.flatnonzero(kept).tolist():  # whose row is gone may be blacklisted all the same
             kept[item] = _address(current, item) not in rules.blacklist
         return "; ".join(reasons), current, kept
@@ -161,7 +162,11 @@ def _address(catalog: Catalog, item: int) -> str:
     return str(body["video" if item < catalog.arrays.videos else "video_url"])
 
 
-def _keys(arrays: CatalogArrays) -> tuple[Int64, Int64]:
+def _keys(videos: Int64, challenges: Int64) -> Int64:
+    return np.concatenate([item_keys(RESUME, videos), item_keys(CHALLENGE, challenges)])
+
+
+def _numbers(arrays: CatalogArrays) -> tuple[Int64, Int64]:
     """Numbers of the videos, and of the challenges."""
     return np.asarray(arrays.item_id[: arrays.videos]), np.asarray(arrays.item_id[arrays.videos :])
 
@@ -179,7 +184,7 @@ def without(
         return np.concatenate([[0], np.cumsum(left)])[offsets].astype(np.int64), number[items[left]], left
 
     ids, videos = arrays.item_id[kept], int(kept[: arrays.videos].sum())
-    hash_key, hash_item = hash_table(np.concatenate([ids[:videos] << 1, ids[videos:] << 1 | 1]))
+    hash_key, hash_item = hash_table(_keys(ids[:videos], ids[videos:]))
     creator_offsets, creator_items, _ = listed(arrays.creator_offsets, arrays.creator_items)
     order_offsets, order_items, _ = listed(arrays.order_offsets, arrays.order_items)
     token_offsets, token_items, _ = listed(arrays.token_offsets, arrays.token_items)

@@ -8,18 +8,19 @@ import numpy as np
 
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import CatalogError
-from recommendation_service.model.columns import Int64
+from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.item_keys import CHALLENGE
 from recommendation_service.model.kinds import KINDS
 
 
-def describe_item(catalog: Catalog, names: dict[str, Any], number: int, *, is_challenge: bool) -> dict[str, Any]:
+def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, number: int) -> dict[str, Any]:
     """Raises CatalogError where the item is not in the catalog."""
     arrays = catalog.arrays
-    start, end = (arrays.videos, len(arrays.item_id)) if is_challenge else (0, arrays.videos)
+    start, end = rows_of(arrays, item_type)
     item = _place(arrays.item_id[start:end], number) + start
     if item < start:
-        what = "challenge" if is_challenge else "video"
+        what = "challenge" if item_type == CHALLENGE else "video"
         raise CatalogError(f"There is no {what} {number} in catalog {catalog.version}: see the rules of eligibility.")
     return {
         "item": msgspec.json.decode(catalog.item_json(item)),

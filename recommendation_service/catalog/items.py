@@ -12,7 +12,7 @@ import msgspec
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.item_forms import TIME_FORM
 from recommendation_service.catalog.report import BuildReport
-from recommendation_service.model.columns import LARGEST_ITEM
+from recommendation_service.model.item_keys import LARGEST_ITEM
 from recommendation_service.sources.lists import Cities
 from recommendation_service.sources.reader import Table
 

@@ -21,6 +21,7 @@ from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
 from recommendation_service.ranking.linucb import predict
 from recommendation_service.ranking.packed_slots import pack_slots
+from recommendation_service.ranking.places import key_at
 from recommendation_service.ranking.randomness import below, uniform
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import SEEN_POOL, remember_feed
@@ -92,7 +93,7 @@ def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
         score[slot] = mean[slot] + policy.alpha[kind] * width[slot]
         item = memory.slot_item[slot]
         memory.slot_number[slot] = catalog.item_id[item]
-        memory.slot_key[slot] = catalog.item_id[item] << 1 | int(item >= catalog.videos)
+        memory.slot_key[slot] = key_at(catalog, item)
         memory.counts[RELAXED] |= memory.slot_relaxed[slot]
     memory.counts[PACKED] = pack_slots(
         memory.slot_key,

@@ -26,7 +26,8 @@ from recommendation_service.flush.rows import (
     text_of,
 )
 from recommendation_service.flush.tables import transaction
-from recommendation_service.log.records import ITEM_TYPES, FeedRecord
+from recommendation_service.log.records import FeedRecord
+from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
 
@@ -126,17 +127,18 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
         "slots": [
             {
                 "position": place,
-                "item_type": ITEM_TYPES[item & 1],
-                "item_id": item >> 1,
+                "item_type": ITEM_TYPES[item_type],
+                "item_id": number,
                 "slot": KINDS[kind],
                 "pool": _pool_name(pool),
                 "propensity": propensity,
                 "relaxed": [rule for bit, rule in enumerate(RULES) if relaxed >> bit & 1],
                 "features": features,
             }
-            for place, (item, kind, pool, relaxed, propensity, features) in enumerate(
+            for place, (key, kind, pool, relaxed, propensity, features) in enumerate(
                 zip(*(column.tolist() for column in slots), strict=True)
             )
+            for item_type, number in (unpack(key),)
         ],
     }
 

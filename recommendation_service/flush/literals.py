@@ -9,7 +9,8 @@ from itertools import repeat
 from operator import attrgetter
 
 from recommendation_service.flush.rows import Value, properties_of, text_of
-from recommendation_service.log.records import ITEM_TYPES, FeedbackRecord
+from recommendation_service.log.records import FeedbackRecord
+from recommendation_service.model.item_keys import ITEM_TYPES
 from recommendation_service.model.kinds import KINDS
 
 # Text to a quoted literal, for one connection.

@@ -17,7 +17,7 @@ from recommendation_service.log.marks import REBUILD, Mark
 from recommendation_service.log.reader import LogReader
 from recommendation_service.log.records import STATE_OF, FeedRecord, Record
 from recommendation_service.memory.entries import user_key
-from recommendation_service.memory.from_records import Entry, entries_of_feed, entry_of_event
+from recommendation_service.memory.from_records import Entry, entries_of_event, entries_of_feed
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory, opened
 from recommendation_service.ranking.seen import session_number
 
@@ -87,17 +87,15 @@ def _entries(records: Iterable[Record], latest: int) -> Iterator[tuple[bytes, En
         if key is None:
             continue
         if isinstance(record, FeedRecord):
-            for entry in entries_of_feed(record, latest):
-                yield key, entry
+            entries = entries_of_feed(record, latest)
         else:
-            yield (
-                key,
-                entry_of_event(
-                    STATE_OF[record.event],
-                    record.item_type,
-                    record.item_id,
-                    record.slot_kind,
-                    record.session_id,
-                    min(record.received_ms // 1000, latest),
-                ),
+            entries = entries_of_event(
+                STATE_OF[record.event],
+                record.item_type,
+                record.item_id,
+                record.slot_kind,
+                record.session_id,
+                min(record.received_ms // 1000, latest),
             )
+        for entry in entries:
+            yield key, entry

@@ -16,12 +16,12 @@ import msgspec
 
 from recommendation_service.core.local_time import offsets_between
 from recommendation_service.log.records import (
-    ITEM_TYPES,
     FeedbackRecord,
     FeedRecord,
     decode,
     endpoint_name,
 )
+from recommendation_service.model.item_keys import ITEM_TYPES, item_key, unpack
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.ranking.packed_slots import pack_shown, unpack_shown
 
@@ -47,8 +47,8 @@ COLUMNS_OF_FEED = (
 _SLOTS_VERSION = b"\x02"
 _RECORD_VERSION = b"\x01"
 _SEED_BYTES = 8
-# What marks an item of recs_events.properties as a challenge.
-_CHALLENGE = "c"
+# What marks the type of an item in recs_events.properties, by the type's number.
+_MARKS = ("", "c")
 
 # Text that is the same inside quotes of SQL and of JSON, and in every character set: nothing in it wants escaping.
 _PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")
@@ -61,7 +61,7 @@ _CODECS = {"latin1": "cp1252"}
 def _long_items() -> str:
     """SQL that makes of recs_events' items, as ``12 VMP,7c FW``, the JSON list that activity_log has."""
     items = """REPLACE(SUBSTR(properties, INSTR(properties, '"items":"') + 9), '"}', ',')"""
-    for mark, item_type in ((_CHALLENGE, "challenge"), ("", "resume")):
+    for mark, item_type in sorted(zip(_MARKS, ITEM_TYPES, strict=False), reverse=True):  # the unmarked last
         for kind in KINDS:
             items = f"""REPLACE({items}, '{mark} {kind},', ',"type":"{item_type}","slot":"{kind}"}},{{"id":')"""
     return f"""REPLACE(REPLACE(CONCAT('[{{"id":', {items}, ']'), ',{{"id":]', ']'), '{{"id":,]', ']')"""
@@ -219,8 +219,8 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
         "catalog": record.catalog_version,
         "policy": record.policy_version,
         "items": ",".join(
-            f"{item >> 1}{_CHALLENGE if item & 1 else ''} {KINDS[kind]}"
-            for item, kind in zip(items, kinds, strict=True)
+            f"{number}{_MARKS[item_type]} {KINDS[kind]}"
+            for (item_type, number), kind in zip(map(unpack, items), kinds, strict=True)
         ),
     }
     return (
@@ -244,17 +244,15 @@ class _FeedProperties(msgspec.Struct):
 
     catalog: str
     policy: str
-    items: str  # of each slot the item's number, a mark if it is a challenge, a blank and the kind; commas between
+    items: str  # of each slot the item's number, a mark of its type, a blank and the kind; commas between
 
     def shown(self) -> list[tuple[int, int]]:
         """Key of the item and kind of each slot. Raises ValueError."""
         shown = []
         for item in self.items.split(",") if self.items else ():
             number, _, kind = item.partition(" ")
-            is_challenge = number.endswith(_CHALLENGE)
-            key = int(number.removesuffix(_CHALLENGE)) << 1 | is_challenge
-            if not 0 <= key < 1 << 63:
-                raise ValueError(f"an item of number {number}")
+            digits = number.rstrip("".join(_MARKS))
+            key = item_key(_MARKS.index(number[len(digits) :]), int(digits))
             shown.append((key, KINDS.index(kind)))
         return shown
 

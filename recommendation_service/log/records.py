@@ -19,8 +19,6 @@ from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 
 EventName = Literal["impression", "view", "like", "save", "match", "rating", "skip", "hide"]
 EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
-ItemType = Literal["resume", "challenge", "creator"]
-ITEM_TYPES: tuple[ItemType, ...] = get_args(ItemType)
 
 STATE_OF: dict[EventName, int] = dict.fromkeys(EVENT_NAMES, ACTED)
 STATE_OF["impression"], STATE_OF["hide"] = IMPRESSED, HIDDEN
@@ -40,7 +38,7 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="event1", frozen=True,
     event_id: str
     event: EventName
     user_id: int
-    item_type: int  # index into ITEM_TYPES
+    item_type: int  # index into item_keys.ITEM_TYPES
     item_id: int
     happened_ms: int
     received_ms: int
@@ -94,7 +92,7 @@ class _OlderFeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True
     catalog_version: str
     policy_version: str
     seed: int
-    items: bytes  # n int64
+    items: bytes  # n int64: keys (model/item_keys.py)
     kinds: bytes  # n uint8
     pools: bytes  # n uint8
     relaxed: bytes  # n uint8

@@ -1,12 +1,13 @@
 """What a record says that a user has seen."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
-from recommendation_service.log.records import ITEM_TYPES, FeedRecord
-from recommendation_service.ranking.seen import EPOCH, SERVED, creator_key, item_key, session_number
+from recommendation_service.log.records import FeedRecord
+from recommendation_service.model.item_keys import item_key
+from recommendation_service.ranking.seen import EPOCH, SERVED, session_number
 
 Entry = tuple[int, int]
-CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
 
 
 def entries_of_feed(record: FeedRecord, now: int) -> Iterator[Entry]:
@@ -21,10 +22,12 @@ def entries_of_shown(shown: Iterable[tuple[int, int]], session_id: str | None, s
         yield item, _detail(seconds, session, kind + 1, SERVED)
 
 
-def entry_of_event(state: int, item_type: int, item_id: int, kind: int, session_id: str | None, seconds: int) -> Entry:
-    """``kind``: 1 + index into KINDS, or 0."""
-    item = creator_key(item_id) if item_type == CREATOR else item_key(item_id, is_challenge=item_type == CHALLENGE)
-    return item, _detail(seconds, session_number(session_id), kind, state)
+def entries_of_event(
+    state: int, item_type: int, item_id: int, kind: int, session_id: str | None, seconds: int
+) -> Iterator[Entry]:
+    """``kind``: 1 + index into KINDS, or 0. Nothing of an item that no key can hold."""
+    with contextlib.suppress(ValueError):
+        yield item_key(item_type, item_id), _detail(seconds, session_number(session_id), kind, state)
 
 
 def _detail(seconds: int, session: int, kind: int, state: int) -> int:

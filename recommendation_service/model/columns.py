@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.model.item_keys import CHALLENGE, RESUME
+
 LAYOUT_VERSION = 2
 
 # Fibonacci hashing: 2^64 divided by the golden ratio. The upper half of the product is well mixed.
 HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 HASH_SHIFT = np.uint64(32)
 EMPTY = -1
-LARGEST_ITEM = 2**62 - 1  # number of an item: its key has one bit more
 
 # Places of an item's tokens: skills, knowledges, tools, languages.
 SKILL_PLACES = 5
@@ -44,7 +45,7 @@ class CatalogArrays(NamedTuple):
     creator: Int32  # (M,) index of the creator
     city: Int32  # (M,) index of the creator's city; 0 is unknown
     # To find an item: open addressing with linear probing, see ``place_of_key``; P is a power of two, at least 2M.
-    hash_key: Int64  # (P,) number << 1 | is_challenge; -1 for an empty place
+    hash_key: Int64  # (P,) the items' keys (item_keys.py); -1, which is no item's, for an empty place
     hash_item: Int32  # (P,)
     # Creators.
     creator_id: Int64  # (N,) the operator's number, ascending
@@ -79,6 +80,11 @@ class CatalogArrays(NamedTuple):
     videos: int
     creators: int
     cities: int
+
+
+def rows_of(arrays: CatalogArrays, item_type: int) -> tuple[int, int]:
+    """Where the items of a type are, the first and the one after the last; (0, 0): it has none."""
+    return {RESUME: (0, arrays.videos), CHALLENGE: (arrays.videos, len(arrays.item_id))}.get(item_type, (0, 0))
 
 
 def hash_token(kind: int, text: str) -> int:

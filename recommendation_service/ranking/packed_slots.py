@@ -42,7 +42,7 @@ _BASE_OF_ONE, _BASE_OF_SEVERAL = 24, 16
 class Slots(NamedTuple):
     """A feed's slots, as arrays of n."""
 
-    items: npt.NDArray[np.int64]  # number << 1 | is_challenge
+    items: npt.NDArray[np.int64]  # keys
     kinds: Bytes  # index into KINDS: what the pattern asked for
     pools: Bytes  # index into KINDS, or slate.EXPLORATION, seen.SEEN_POOL
     relaxed: Bytes  # bits of slate.RULES that gave way for the slot

@@ -2,8 +2,12 @@
 
 import numpy as np
 
+from recommendation_service.model import item_keys
 from recommendation_service.model.columns import EMPTY, HASH_FACTOR, HASH_SHIFT, CatalogArrays, Int64
 from recommendation_service.ranking.compiled import compiled, inlined
+
+pack_key = inlined(item_keys.pack)
+unpack_key = inlined(item_keys.unpack)
 
 
 @compiled
@@ -21,7 +25,7 @@ def find(sorted_ids: Int64, number: int, start: int, end: int) -> int:
 
 @inlined
 def find_item(catalog: CatalogArrays, key: int) -> int:
-    """Place of the item with the key ``number << 1 | is_challenge``, or -1."""
+    """Place of an item by its key, or -1. Never for a creator's: one of those says "empty" here."""
     keys = catalog.hash_key
     mask = len(keys) - 1
     place = int(np.uint64(key) * HASH_FACTOR >> HASH_SHIFT) & mask
@@ -30,3 +34,9 @@ def find_item(catalog: CatalogArrays, key: int) -> int:
             return -1
         place = (place + 1) & mask
     return catalog.hash_item[place]
+
+
+@inlined
+def key_at(catalog: CatalogArrays, item: int) -> int:
+    """The key of the item at a place."""
+    return pack_key(item_keys.CHALLENGE if item >= catalog.videos else item_keys.RESUME, catalog.item_id[item])

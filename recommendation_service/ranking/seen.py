@@ -2,7 +2,7 @@
 
 An entry is two 64-bit numbers, so that a user's entries are one array and one value in a store:
 
-- the item: ``number << 1 | is_challenge``; a creator (who can only be hidden) as the negative of the user's number;
+- the key of the item, or of the creator (who can only be hidden): model/item_keys.py;
 - ``seconds since 2020 << 32 | session << 8 | (slot kind + 1) << 4 | state``. Kind 0: in no feed that is remembered.
 
 One entry an item, the latest last. Served items stay away as long as ``Lifetimes`` says or as their session lives;
@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32, Int64
+from recommendation_service.model.item_keys import CREATOR
 from recommendation_service.ranking.compiled import compiled, inlined
-from recommendation_service.ranking.places import find, find_item
+from recommendation_service.ranking.places import find, find_item, unpack_key
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
@@ -44,14 +45,6 @@ class Lifetimes(NamedTuple):
     session: int = 3600  # since the session's last feed
     impressed: int = 30 * 86400
     acted: int = 30 * 86400
-
-
-def item_key(number: int, *, is_challenge: bool) -> int:
-    return number << 1 | is_challenge
-
-
-def creator_key(user_id: int) -> int:
-    return -user_id
 
 
 def session_number(session_id: str | None) -> int:
@@ -143,8 +136,9 @@ def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMe
     for i in range(count):
         key, detail = entries[i, 0], at_most_now(entries[i, 1], now)
         rows[i], entries[i, 1] = -1, detail
-        if key < 0:
-            creator = find(catalog.creator_id, -key, 0, len(catalog.creator_id))
+        item_type, number = unpack_key(key)
+        if item_type == CREATOR:
+            creator = find(catalog.creator_id, number, 0, len(catalog.creator_id))
             if creator >= 0:
                 for j in range(catalog.creator_offsets[creator], catalog.creator_offsets[creator + 1]):
                     flag(memory, catalog.creator_items[j], EXCLUDED)

@@ -5,7 +5,6 @@ from math import log1p, sqrt
 import numpy as np
 
 from recommendation_service.model.columns import (
-    LARGEST_ITEM,
     SKILL_PLACES,
     TOKEN_PLACES,
     Bytes,
@@ -14,9 +13,10 @@ from recommendation_service.model.columns import (
     Int32,
     Int64,
 )
+from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
-from recommendation_service.ranking.places import find, find_item
+from recommendation_service.ranking.places import find, find_item, pack_key
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import load_seen, mark_seen
 from recommendation_service.ranking.working_memory import (
@@ -39,8 +39,8 @@ def load_user(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequ
     memory.random[0] = np.uint64(request.seed)
     for number in request.excluded:
         if 0 < number <= LARGEST_ITEM:
-            for key in (number << 1, number << 1 | 1):
-                item = find_item(catalog, key)
+            for item_type in (RESUME, CHALLENGE):
+                item = find_item(catalog, pack_key(item_type, number))
                 if item >= 0:
                     flag(memory, item, EXCLUDED)
     load_seen(catalog, request, memory)

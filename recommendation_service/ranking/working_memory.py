@@ -114,7 +114,7 @@ class WorkingMemory(NamedTuple):
     # The feed.
     slot_item: npt.NDArray[np.int32]  # (S,)
     slot_number: npt.NDArray[np.int64]  # (S,) the operator's number of the item
-    slot_key: npt.NDArray[np.int64]  # (S,) number << 1 | is_challenge
+    slot_key: npt.NDArray[np.int64]  # (S,) the items' keys
     slot_kind: Bytes  # (S,) the kind that the pattern asks for
     slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
     slot_relaxed: Bytes  # (S,) bits of the rules that gave way

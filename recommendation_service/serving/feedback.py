@@ -13,20 +13,13 @@ import structlog
 
 from recommendation_service.core.logging import Seldom
 from recommendation_service.log.event_log import EventLog, LogFull
-from recommendation_service.log.records import (
-    ITEM_TYPES,
-    STATE_OF,
-    FeedbackRecord,
-    Flag,
-    StreamedRecord,
-    encode,
-)
+from recommendation_service.log.records import STATE_OF, FeedbackRecord, Flag, StreamedRecord, encode
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.entries import as_entries, user_key
+from recommendation_service.model.columns import rows_of
+from recommendation_service.model.item_keys import CREATOR, item_key
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import (
-    creator_key,
-    item_key,
     remember_events,
     session_number,
 )
@@ -41,7 +34,6 @@ USERS_AT_ONCE = 16  # of one call, whose memories are read and replaced side by 
 # Of the answer and not of the record: the memory found no room, and the event counts all the same.
 NOT_REMEMBERED = ("not_remembered",)
 UNKNOWN_ITEM, UNKNOWN_USER = int(Flag.UNKNOWN_ITEM), int(Flag.UNKNOWN_USER)  # sums of enums are slow
-CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
 
 
 class NoLog(Exception):
@@ -140,10 +132,8 @@ class Feedback:
         arrays, flags = catalog.arrays, record.flags
         if record.item_type == CREATOR:
             place = find(arrays.creator_id, record.item_id, 0, len(arrays.creator_id))
-        elif record.item_type == CHALLENGE:
-            place = find(arrays.item_id, record.item_id, arrays.videos, len(arrays.item_id))
         else:
-            place = find(arrays.item_id, record.item_id, 0, arrays.videos)
+            place = find(arrays.item_id, record.item_id, *rows_of(arrays, record.item_type))
         if place < 0:
             flags |= UNKNOWN_ITEM
         if record.user_id and find(arrays.user_id, record.user_id, 0, len(arrays.user_id)) < 0:
@@ -170,7 +160,7 @@ class Feedback:
     async def _remember_user(self, key: bytes, records: list[FeedbackRecord], now: int) -> list[int] | None:
         """Kinds of the slots; None: it cannot be remembered."""
         count = len(records)
-        keys = np.array([_entry_key(record) for record in records], np.int64)
+        keys = np.array([item_key(record.item_type, record.item_id) for record in records], np.int64)
         states = np.array([STATE_OF[record.event] for record in records], np.uint8)
         sessions = np.array([session_number(record.session_id) for record in records], np.int32)
         kinds = np.zeros(count, np.uint8)
@@ -196,12 +186,6 @@ class Feedback:
 @functools.cache
 def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(str(flag.name).lower() for flag in Flag if flags & flag)
-
-
-def _entry_key(record: FeedbackRecord) -> int:
-    if record.item_type == CREATOR:
-        return creator_key(record.item_id)
-    return item_key(record.item_id, is_challenge=record.item_type == CHALLENGE)
 
 
 def _by_user(records: Iterable[FeedbackRecord]) -> dict[bytes, list[int]]:

@@ -30,10 +30,11 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
 from recommendation_service.flush.rows import shown_of_row
 from recommendation_service.log.forgotten import read_forgotten
-from recommendation_service.log.records import ITEM_TYPES, STATE_OF
+from recommendation_service.log.records import STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
-from recommendation_service.memory.from_records import Entry, entries_of_shown, entry_of_event
+from recommendation_service.memory.from_records import Entry, entries_of_event, entries_of_shown
 from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
+from recommendation_service.model.item_keys import ITEM_TYPES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import (
     Lifetimes,
@@ -53,8 +54,6 @@ LOOK_SECONDS = 1.0
 # After a failed read none is begun for so long, doubled up to the longest.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 OWED_LOCK = "owed.lock"
-LARGEST_NUMBER = 2**62 - 1
-CHALLENGE, CREATOR = ITEM_TYPES.index("challenge"), ITEM_TYPES.index("creator")
 
 _DEEDS = """SELECT event, item_type, item_id, slot_kind, session_id, CAST(happened_at AS CHAR),
   CAST(received_at AS CHAR)
@@ -279,9 +278,11 @@ def _entry_of_deed(
     event: str, item_type: str, item_id: Any, slot_kind: str | None, session_id: str | None, *, seconds: int
 ) -> Iterator[Entry]:
     """Nothing of a row that is none of this release."""
-    if event in STATE_OF and item_type in ITEM_TYPES and item_id is not None and int(item_id) <= LARGEST_NUMBER:
+    if event in STATE_OF and item_type in ITEM_TYPES and item_id is not None:
         kind = KINDS.index(slot_kind) + 1 if slot_kind in KINDS else 0
-        yield entry_of_event(STATE_OF[event], ITEM_TYPES.index(item_type), int(item_id), kind, session_id, seconds)
+        yield from entries_of_event(
+            STATE_OF[event], ITEM_TYPES.index(item_type), int(item_id), kind, session_id, seconds
+        )
 
 
 def _entries_of_feed(properties: str, slots: bytes, session_id: str | None, *, seconds: int) -> list[Entry]:

@@ -21,6 +21,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
 from recommendation_service.core.redis import RedisGuard
+from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, item_key
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE, sql
 from recommendation_service.telemetry.metrics import Metrics
@@ -40,8 +41,6 @@ READING_THREADS = 2
 
 ENCODING_VERSION = 1
 LARGEST_ID = 2**63 - 1
-# Item keys have one bit more than an id.
-LARGEST_ITEM_ID = 2**62 - 1
 # Clocks of two machines differ; a time so little ahead is now, and one further ahead is an error.
 CLOCK_TOLERANCE_SECONDS = 300
 _DAY_SECONDS = 86400
@@ -50,7 +49,7 @@ _DAY_SECONDS = 86400
 class UserFacts(NamedTuple):
     """A user as the tables have them: what is not in a catalog is in here, too."""
 
-    history: Int64  # (h, 2) item number << 1 | is_challenge, seconds since 1970; latest first, each item once
+    history: Int64  # (h, 2) the item's key, seconds since 1970; latest first, each item once
     network: Int64  # (n,) ids of connected users, ascending
     connections: int  # how many, where more than n too
     attributes: tuple[Names, Names, Names, Names]  # skills, knowledges, tools, languages, as they are compared
@@ -136,13 +135,17 @@ class UserReader:
         except SQLAlchemyError as error:
             original = getattr(error, "orig", None)
             raise SourceError(f"user: {original or type(error).__name__}") from error
-        others = _latest(((other, when) for other, when in connected if other != user_id), now, LARGEST_ID, self._zone)
-        keys = (
-            (number << 1 | int(is_challenge), when)
-            for number, when, is_challenge in interactions
-            if isinstance(number, int) and 0 < number <= LARGEST_ITEM_ID
+        others = _latest(
+            ((other, when) for other, when in connected if other != user_id and _is_id(other, LARGEST_ID)),
+            now,
+            self._zone,
         )
-        history = _latest(keys, now, LARGEST_ID, self._zone)[:MOST_INTERACTIONS]
+        keys = (
+            (item_key(CHALLENGE if int(is_challenge) else RESUME, number), when)
+            for number, when, is_challenge in interactions
+            if _is_id(number, LARGEST_ITEM)
+        )
+        history = _latest(keys, now, self._zone)[:MOST_INTERACTIONS]
         return UserFacts(
             np.array(history, np.int64).reshape(-1, 2),
             np.array(sorted(other for other, _ in others[:MOST_CONNECTIONS]), np.int64),
@@ -233,12 +236,16 @@ def _statement(query: str) -> TextClause:
     return text(sql(query))
 
 
-def _latest(entries: Iterable[tuple[Any, Any]], now: float, largest: int, zone: tzinfo) -> list[tuple[int, int]]:
-    """(number, seconds since 1970) of what is in order, latest first, each number once."""
+def _is_id(value: Any, largest: int) -> bool:
+    return isinstance(value, int) and 0 < value <= largest
+
+
+def _latest(entries: Iterable[tuple[int, Any]], now: float, zone: tzinfo) -> list[tuple[int, int]]:
+    """(number or key, seconds since 1970) of what has a time, latest first, each once."""
     latest: dict[int, int] = {}
     for number, when in entries:
         seconds = _seconds(when, now, zone)
-        if isinstance(number, int) and 0 < number <= largest and seconds is not None:
+        if seconds is not None:
             latest[number] = max(seconds, latest.get(number, 0))
     return sorted(latest.items(), key=lambda entry: (-entry[1], entry[0]))
 

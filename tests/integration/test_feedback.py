@@ -28,9 +28,9 @@ from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, Feed
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
-from recommendation_service.model.columns import LARGEST_ITEM
+from recommendation_service.model.item_keys import LARGEST_ITEM, RESUME, item_key
 from recommendation_service.model.kinds import KINDS
-from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, item_key, pack_detail
+from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, pack_detail
 from recommendation_service.serving.fleet_memory import FleetMemory
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.seen_store import MachineStore
@@ -288,7 +288,7 @@ def test_what_a_user_did_meets_what_other_machines_remember(data: Path, tmp_path
 
     def entries(*rows: tuple[int, int, int]) -> bytes:
         """(item, state, kind of its slot)"""
-        rows_of = [(item_key(item, is_challenge=False), pack_detail(now, 0, kind, state)) for item, state, kind in rows]
+        rows_of = [(item_key(RESUME, item), pack_detail(now, 0, kind, state)) for item, state, kind in rows]
         return np.array(rows_of, np.int64).tobytes()
 
     def states(stored: bytes) -> dict[int, tuple[int, int]]:
@@ -524,7 +524,7 @@ def test_who_meets_another_worker_at_each_attempt_is_answered_and_counted(
         ours = read(group, key)
         assert group.memory is not None
         there = group.memory.read(key)
-        served = np.array([item_key(next(others), is_challenge=False), pack_detail(int(time.time()), 0, 0, SERVED)])
+        served = np.array([item_key(RESUME, next(others)), pack_detail(int(time.time()), 0, 0, SERVED)])
         assert group.memory.replace(key, there, there + served.tobytes()) is True
         return ours
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from recommendation_service.catalog.store import Catalog, CatalogStore
-from recommendation_service.model.columns import LARGEST_ITEM
+from recommendation_service.model.item_keys import LARGEST_ITEM
 from tests.support.old_catalogs import published_with_text_ids
 from tests.unit.sources.operator_database import OperatorDatabase
 

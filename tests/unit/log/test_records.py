@@ -15,7 +15,6 @@ from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.log.records import (
     EVENT_NAMES,
-    ITEM_TYPES,
     STATE_OF,
     FeedbackRecord,
     FeedRecord,
@@ -25,10 +24,11 @@ from recommendation_service.log.records import (
     endpoint_name,
     kind_name,
 )
+from recommendation_service.model.item_keys import ITEM_TYPES, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.packed_slots import RELATIVE_ERROR
-from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, item_key
+from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 from recommendation_service.serving.recording import record_of
 from tests.support.catalogs import Challenge, World, make_catalog
 from tests.support.older_records import AS_READ, IN_THE_LOG
@@ -100,7 +100,7 @@ def as_recorded(slots: list[Slot]) -> dict[str, list[object]]:
     """The columns of a record that holds these slots."""
     pools = {**{name: place for place, name in enumerate(KINDS)}, "exploration": 100, "seen": 101}
     return {
-        "items": [item_key(slot.item.id, is_challenge=isinstance(slot.item, Challenge)) for slot in slots],
+        "items": [item_key(int(isinstance(slot.item, Challenge)), slot.item.id) for slot in slots],
         "kinds": [KINDS.index(slot.kind) for slot in slots],
         "pools": [pools[slot.pool] for slot in slots],
         "relaxed": [sum(1 << RULES.index(rule) for rule in slot.relaxed) for slot in slots],

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import Outsider
 from recommendation_service.memory.entries import as_entries
+from recommendation_service.model.item_keys import CHALLENGE, CREATOR, LARGEST_TYPE, RESUME, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.seen import (
@@ -24,8 +25,6 @@ from recommendation_service.ranking.seen import (
     IMPRESSED,
     SERVED,
     Lifetimes,
-    creator_key,
-    item_key,
     merge_entries,
     remember_events,
     session_number,
@@ -105,7 +104,7 @@ def bounded(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def key_of(item: Item) -> int:
-    return item_key(item.id, is_challenge=isinstance(item, Challenge))
+    return item_key(int(isinstance(item, Challenge)), item.id)
 
 
 def kept_away(entries: Sequence[Entry], now: int, session: int) -> tuple[dict[int, int], set[int]]:
@@ -122,7 +121,7 @@ def kept_away(entries: Sequence[Entry], now: int, session: int) -> tuple[dict[in
 
 
 def is_hidden(item: Item, hidden: set[int]) -> bool:
-    return key_of(item) in hidden or creator_key(item.creator) in hidden
+    return key_of(item) in hidden or item_key(CREATOR, item.creator) in hidden
 
 
 def after_events(entries: Sequence[Entry], events: Sequence[Entry], now: int) -> tuple[list[Entry], list[int]]:
@@ -148,15 +147,16 @@ AGES = st.one_of(
     st.sampled_from((-1, -86_400, -60 * 86_400, -450 * 86_400)),  # a clock that was ahead
 )
 SESSIONS = st.integers(0, LIVE_SESSIONS + 3)
-ITEM_KEYS = st.builds(lambda number, is_challenge: item_key(number, is_challenge=is_challenge), st.integers(1, 65),
+ITEM_KEYS = st.builds(lambda number, is_challenge: item_key(int(is_challenge), number), st.integers(1, 65),
                       st.booleans())  # fmt: skip
-CREATOR_KEYS = st.integers(1, 28).map(creator_key)
+OTHER_KEYS = st.builds(item_key, st.integers(CREATOR + 1, LARGEST_TYPE), st.integers(1, 65))  # in no catalog
+CREATOR_KEYS = st.integers(1, 28).map(lambda number: item_key(CREATOR, number))
 
 
 @st.composite
 def remembered_entries(draw: st.DrawFn) -> list[Entry]:
     """As the service keeps them: one an item, the latest last."""
-    keys = draw(st.lists(st.one_of(*[ITEM_KEYS] * 6, CREATOR_KEYS), unique=True, max_size=60))
+    keys = draw(st.lists(st.one_of(*[ITEM_KEYS] * 6, OTHER_KEYS, CREATOR_KEYS), unique=True, max_size=60))
     entries = []
     for key in keys:
         state = HIDDEN if key < 0 else draw(st.sampled_from((SERVED, SERVED, SERVED, IMPRESSED, ACTED, HIDDEN)))
@@ -213,7 +213,7 @@ def came_back(two: FeedPipeline, entries: Sequence[Entry], session: int = 0) -> 
     return "never"
 
 
-FIRST = item_key(1, is_challenge=False)
+FIRST = item_key(RESUME, 1)
 
 
 @pytest.mark.parametrize(
@@ -228,14 +228,14 @@ def test_an_item_stays_away_for_its_states_lifetime_and_no_second_longer(
     assert came_back(two, [Entry(FIRST, NOW - lifetime, state)]) == "freely"
 
 
-@pytest.mark.parametrize("key", [FIRST, creator_key(1)], ids=["item", "creator"])
+@pytest.mark.parametrize("key", [FIRST, item_key(CREATOR, 1)], ids=["item", "creator"])
 def test_what_is_hidden_never_comes_back_even_where_nothing_else_is_left(two: FeedPipeline, key: int) -> None:
     assert came_back(two, [Entry(key, EPOCH, HIDDEN)]) == "never"
-    assert came_back(two, [Entry(key, NOW, HIDDEN), Entry(item_key(2, is_challenge=False), NOW)]) == "never"
+    assert came_back(two, [Entry(key, NOW, HIDDEN), Entry(item_key(RESUME, 2), NOW)]) == "never"
 
 
 def test_what_a_session_was_served_stays_away_from_it_until_it_ends(two: FeedPipeline) -> None:
-    other = item_key(99, is_challenge=True)
+    other = item_key(CHALLENGE, 99)
     served = Entry(FIRST, NOW - 3000, SERVED, session=7)
     last_feed = Entry(other, NOW - LIFETIMES.session + 700, SERVED, session=7)
     assert came_back(two, [served, last_feed], session=7) == "for want of others"
@@ -337,10 +337,10 @@ def test_after_a_feed_its_items_are_remembered_last_and_what_has_expired_is_not(
 
 
 def test_a_full_memory_keeps_the_latest_and_what_is_hidden(pipeline: FeedPipeline) -> None:
-    entries = [Entry(item_key(10_000 + n, is_challenge=False), NOW - 10, SERVED) for n in range(SEEN_CAPACITY - 2)]
+    entries = [Entry(item_key(RESUME, 10_000 + n), NOW - 10, SERVED) for n in range(SEEN_CAPACITY - 2)]
     entries = [
-        Entry(creator_key(3), NOW - 90, HIDDEN),
-        Entry(item_key(5, is_challenge=True), NOW - 80, ACTED),
+        Entry(item_key(CREATOR, 3), NOW - 90, HIDDEN),
+        Entry(item_key(CHALLENGE, 5), NOW - 80, ACTED),
         *entries,
     ]
     slots = ranked_after(entries, pipeline, size=24)
@@ -358,7 +358,7 @@ def test_scrolling_through_a_whole_catalog_repeats_nothing_until_all_of_it_was_s
 ) -> None:
     draw = random.Random(seed)
     hidden_item, hidden_creator = WORLD.items[seed], WORLD.items[-1].creator
-    hidden = {key_of(hidden_item), creator_key(hidden_creator)}
+    hidden = {key_of(hidden_item), item_key(CREATOR, hidden_creator)}
     memory = as_array([Entry(key, NOW - 7, HIDDEN) for key in sorted(hidden)])
     left = {item.key for item in WORLD.items if not is_hidden(item, hidden)}
     shown: list[tuple[str, int]] = []
@@ -435,10 +435,10 @@ def test_of_too_many_the_oldest_served_go_first_then_the_oldest_others_and_what_
     # Few of the states that go first, so that all of them are reached.
     weights = draw.choice(((900, 50, 50, 100), (1, 5, 5, 5000), (1, 30, 30, 5000), (0, 0, 0, 1)))
     entries = [
-        Entry(item_key(number, is_challenge=False), NOW - 1000 + number // 10, state, kind=number % 6)
+        Entry(item_key(RESUME, number), NOW - 1000 + number // 10, state, kind=number % 6)
         for number, state in enumerate(draw.choices(STATES, weights, k=count), 1)
     ]
-    acts = [Entry(item_key(10_000 + n, is_challenge=False), NOW, draw.choice(STATES[1:])) for n in range(events)]
+    acts = [Entry(item_key(RESUME, 10_000 + n), NOW, draw.choice(STATES[1:])) for n in range(events)]
     expected, kinds = after_events(entries, acts, NOW)
     assert len(expected) == min(SEEN_CAPACITY, count + events)
     assert happened(entries, acts) == (expected, kinds)
@@ -483,8 +483,8 @@ def test_merging_gives_the_same_in_any_order_and_any_number_of_times(
 
 
 def test_a_merged_memory_is_bounded_and_keeps_what_is_hidden() -> None:
-    ours = as_array([Entry(item_key(n, is_challenge=False), NOW - 9, SERVED) for n in range(1, SEEN_CAPACITY + 1)])
-    theirs = [Entry(item_key(n, is_challenge=True), NOW - 99, HIDDEN if n % 2 else ACTED) for n in range(1, 1001)]
+    ours = as_array([Entry(item_key(RESUME, n), NOW - 9, SERVED) for n in range(1, SEEN_CAPACITY + 1)])
+    theirs = [Entry(item_key(CHALLENGE, n), NOW - 99, HIDDEN if n % 2 else ACTED) for n in range(1, 1001)]
     merged = as_list(merge_entries(ours, as_array(theirs)))
     assert len(merged) == SEEN_CAPACITY
     assert [entry for entry in merged if entry.state != SERVED] == theirs
