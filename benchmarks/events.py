@@ -12,7 +12,8 @@ from benchmarks.database import DATABASE, create_indices
 from recommendation_service.core.config import load_settings
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.flusher import Flusher
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.event_log import SEGMENT_BYTES
 from recommendation_service.log.records import FeedbackRecord, encode, now_ms
 from recommendation_service.log.segments import SUFFIX, SegmentFull, SegmentWriter

@@ -291,8 +291,9 @@ def migrate(
     $ recs migrate --dry-run
     $ MYSQL_USER=admin MYSQL_PASSWORD=… recs migrate
     """
-    from recommendation_service.flush.tables import make_writing_engine, pending_migrations, statements
-    from recommendation_service.flush.tables import migrate as carry_out
+    from recommendation_service.flush.migrations import migrate as carry_out
+    from recommendation_service.flush.migrations import pending_migrations, statements
+    from recommendation_service.flush.tables import make_writing_engine
 
     engine = make_writing_engine(load_settings())
     try:

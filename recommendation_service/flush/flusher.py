@@ -29,15 +29,10 @@ from recommendation_service.flush.flusher_status import FlusherStatus, read_stat
 from recommendation_service.flush.forgetting import delete_records
 from recommendation_service.flush.housekeeping import Housekeeping
 from recommendation_service.flush.log_replay import start_replay
+from recommendation_service.flush.migrations import MIGRATIONS, migrate, pending_migrations
 from recommendation_service.flush.pending import Fleet, Pending
 from recommendation_service.flush.rows import Event
-from recommendation_service.flush.tables import (
-    MIGRATIONS,
-    make_writing_engine,
-    migrate,
-    pending_migrations,
-    untransactional_tables,
-)
+from recommendation_service.flush.tables import make_writing_engine, untransactional_tables
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.records import encode, now_ms
 from recommendation_service.log.retention import remove_passed

@@ -38,7 +38,8 @@ from recommendation_service.core.redis import RedisGuard, make_client
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.stream import EventStream, FlusherStream
 from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateMariaDB, PrivateRedis, wait_until

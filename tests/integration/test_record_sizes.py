@@ -25,7 +25,8 @@ from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.lookup import find_feed
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, decode, encode_feeds
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.serving.recording import record_of

@@ -11,7 +11,8 @@ import pytest
 
 from recommendation_service.demo.schema import CHALLENGE_MODEL, RESUME_MODEL
 from recommendation_service.flush.event_writer import EventWriter
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import EVENT_NAMES
 from recommendation_service.sources.users import UserReader
 from tests.support.events import feed, feedback

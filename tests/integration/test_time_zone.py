@@ -11,7 +11,8 @@ from sqlalchemy import text
 
 from recommendation_service.core.local_time import local_text, zone_of
 from recommendation_service.flush.event_writer import EventWriter
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.sources.users import UserReader
 from tests.servers import PrivateMariaDB
 from tests.support.events import feedback

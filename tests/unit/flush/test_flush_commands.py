@@ -30,7 +30,8 @@ from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.event_writer import EventWriter, Outcome
 from recommendation_service.flush.export import _COLUMNS, write_parquet
 from recommendation_service.flush.flusher import Flusher
-from recommendation_service.flush.tables import MIGRATIONS, make_writing_engine, migrate, statements
+from recommendation_service.flush.migrations import MIGRATIONS, migrate, statements
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.processes.registry import FLUSHER
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
 

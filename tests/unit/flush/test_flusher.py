@@ -20,7 +20,8 @@ from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.flush.forgetting import forget_user
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log import tail
 from recommendation_service.log.forgotten import FILE as FORGOTTEN_FILE
 from recommendation_service.log.forgotten import read_forgotten

@@ -17,7 +17,8 @@ from recommendation_service.core.config import Settings
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.export import Selection, read_events
 from recommendation_service.flush.flusher import Flusher
-from recommendation_service.flush.tables import make_writing_engine, migrate
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.lags import lags
 from recommendation_service.log.marks import FLUSH, mark_path
 from recommendation_service.log.reader import LogReader
