@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from recommendation_service.log import tail
 from recommendation_service.log.forgotten import FILE as FORGOTTEN_FILE
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.marks import FLUSH, mark_path, read_mark
+from recommendation_service.log.reader import LogReader
 from recommendation_service.log.records import StreamedRecord, decode, encode, now_ms
 from recommendation_service.log.segments import HEADER_BYTES, SUFFIX, SegmentWriter
 from recommendation_service.processes.registry import FLUSHER
@@ -197,6 +199,30 @@ def test_another_flusher_goes_on_where_the_last_one_was(settings: Settings, engi
     assert third.flush_all()
     assert (count(engine), third.status.duplicates) == (2, 1)
     writer.close()
+
+
+def test_an_upgrade_goes_on_where_the_release_before_was_in_its_own_log(settings: Settings, engine: Engine) -> None:
+    """The folder is what the build of commit 5484959 wrote: two of its events flushed, two and a feed waiting."""
+    shutil.copytree(Path(__file__).parent / "log_of_5484959", settings.events_dir)
+    flusher = Flusher(settings, engine)
+    assert flusher.flush_all()
+    assert event_ids(engine) == [f"{1:032x}", "waits-1", "waits-2"]
+    assert [path.name for path in settings.events_dir.glob("0179*")] == []
+
+
+def test_what_the_flush_is_done_with_and_another_reader_is_not_does_not_crowd_it(
+    settings: Settings, engine: Engine
+) -> None:
+    flusher = Flusher(settings.model_copy(update={"event_log_megabytes": 32, "reader_log_share": 0.6}), engine)
+    LogReader(settings.events_dir, "mine").close()
+    write_segment(settings.events_dir, [feedback()], size=17 << 20)
+    assert flusher.flush_all()
+    write_segment(settings.events_dir, [feedback()], size=1 << 20)
+    flusher.step()
+    assert (count(engine), len(segments(settings))) == (1, 2)
+    write_segment(settings.events_dir, [feedback()], size=2 << 20)
+    flusher.step()
+    assert len(segments(settings)) == 2, "beyond the share it gives way, and feedback need not wait"
 
 
 def test_a_damaged_segment_is_flushed_as_far_as_it_can_be_read_and_put_aside(
