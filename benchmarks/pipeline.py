@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.worlds import make_catalog
 from recommendation_service.catalog.store import Catalog
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.model.kinds import KINDS
@@ -37,7 +38,7 @@ class PipelineFigures:
 def measure_pipeline(videos: int, folder: Path, policy: Policy, **world: float) -> PipelineFigures:
     """Median and tail over 2,000 feeds of as many different users as there are."""
     catalog = make_catalog(videos, folder, policy, **world)  # type: ignore[arg-type]
-    pipeline = FeedPipeline(catalog, policy)
+    pipeline = FeedPipeline(Generation(catalog, policy))
     rng = np.random.default_rng(3)
     users = rng.choice(catalog.arrays.user_id, FEEDS).tolist()
     requests = [FeedRequest("total", user, 24, f"bench-{turn}") for turn, user in enumerate(users)]
@@ -63,8 +64,8 @@ def measure_pipeline(videos: int, folder: Path, policy: Policy, **world: float) 
 def compare_retrieval(catalog: Catalog, policy: Policy, users: list[int]) -> list[float]:
     """For each user the share of the best 24 of AU, by scoring everything, that retrieval finds too."""
     everything = policy.file.pruning.model_copy(update={"exact_up_to_videos": len(catalog.arrays.item_id)})
-    exact = FeedPipeline(catalog, Policy(policy.file.model_copy(update={"pruning": everything})))
-    pruned = FeedPipeline(catalog, policy)
+    exact = FeedPipeline(Generation(catalog, Policy(policy.file.model_copy(update={"pruning": everything}))))
+    pruned = FeedPipeline(Generation(catalog, policy))
     return [len(_best(pruned, user) & _best(exact, user)) / BEST for user in users]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.model.kinds import KINDS
@@ -96,7 +97,7 @@ def measure(pipeline: FeedPipeline, users: list[int], endpoint: str) -> list[tup
 
 
 def at_temperature(policy: Policy, name: str, temperature: float) -> Policy:
-    kind = policy.file.kind(name).model_copy(update={"temperature": temperature})  # type: ignore[arg-type]
+    kind = policy.file.kind(name).model_copy(update={"temperature": temperature})
     return Policy(policy.file.model_copy(update={"kinds": policy.file.kinds.model_copy(update={name: kind})}))
 
 
@@ -111,7 +112,7 @@ def main(folder: Path) -> None:
     print(f"{'kind':5} {'today':>7} {'ours':>7} {'temperature':>12}")
     for name in KINDS:
         endpoint = "flow" if name == "FLOW" else "total"
-        pipeline = FeedPipeline(catalog, policy)
+        pipeline = FeedPipeline(Generation(catalog, policy))
         today = []
         for user in users:
             pipeline.rank(FeedRequest(endpoint, user, 24, "today"))
@@ -120,10 +121,8 @@ def main(folder: Path) -> None:
         low, high = np.log(0.002), np.log(60.0)
         for _ in range(14):
             middle = (low + high) / 2
-            ours = overlap(
-                measure(FeedPipeline(catalog, at_temperature(policy, name, float(np.exp(middle)))), users, endpoint),
-                name,
-            )
+            tried = Generation(catalog, at_temperature(policy, name, float(np.exp(middle))))
+            ours = overlap(measure(FeedPipeline(tried), users, endpoint), name)
             if ours > target:
                 low = middle
             else:

@@ -41,7 +41,7 @@ from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.model.kinds import ENDPOINTS
-from recommendation_service.policies.policy import load_policy
+from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes import registry
 from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.server.door import Door, bounds_from
@@ -99,9 +99,9 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     """
     settings = settings or load_settings()
     configure_logging(settings)
-    policy = load_policy(settings.policy_file)
     metrics = Metrics()
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER
+    policies = PolicyChoice(settings, metrics.policy_refused.inc)
     access = Access(settings)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
@@ -110,7 +110,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
         for process in registry.LEASED
         if process.is_wanted(settings)
     }
-    serving = Serving(settings, store, policy, metrics, clock, supervisors)
+    serving = Serving(settings, store, policies, metrics, clock, supervisors)
     limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
     prefix = settings.api_path
     hot: dict[str, ASGIApp] = {
@@ -138,7 +138,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     )
     app.state.serving = serving
     threads = Threads("administration", ADMINISTRATION_THREADS)
-    add_administration(app, prefix, settings, serving, access, policy, threads)
+    add_administration(app, prefix, settings, serving, access, threads)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_documentation(app, prefix, access)
     return app

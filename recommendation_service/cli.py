@@ -20,17 +20,18 @@ from recommendation_service import __version__
 from recommendation_service.catalog import commands as catalog_commands
 from recommendation_service.core.config import Settings, load_settings, origins_of
 from recommendation_service.core.errors import (
-    CatalogError,
     ConfigurationError,
     InvalidRequest,
     ServiceError,
     SourceError,
+    VersionError,
 )
 from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.flush import commands as events_commands
 from recommendation_service.flush import data_commands, reader_commands
+from recommendation_service.policies import commands as policy_commands
 from recommendation_service.serve import serve
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ app = typer.Typer(
     help="Personal, diverse feeds over the tables you have.",
 )
 app.add_typer(catalog_commands.app, name="catalog")
+app.add_typer(policy_commands.app, name="policy")
 app.add_typer(demo_commands.app, name="demo")
 app.add_typer(events_commands.app, name="events")
 events_commands.app.add_typer(reader_commands.app, name="readers")
@@ -127,10 +129,11 @@ def feed(
     """
     from recommendation_service.api.schemas import read_feed_body
     from recommendation_service.catalog.store import CatalogStore
+    from recommendation_service.feed.generation import Generation
     from recommendation_service.feed.pipeline import FeedPipeline
     from recommendation_service.feed.request import FeedRequest
     from recommendation_service.model.kinds import ENDPOINTS
-    from recommendation_service.policies.policy import load_policy
+    from recommendation_service.policies.choice import PolicyChoice
 
     if endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"{endpoint!r} is not one of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
@@ -144,7 +147,7 @@ def feed(
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
     _load_kernels()
-    pipeline = FeedPipeline(store.open(version), load_policy(settings.policy_file), settings.feed_seed)
+    pipeline = FeedPipeline(Generation(store.open(version), PolicyChoice(settings).policy), settings.feed_seed)
     request = FeedRequest(endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True)
     body = pipeline.feed(request)
     if as_json:
@@ -241,7 +244,7 @@ def _run() -> int:
     except ConfigurationError as error:
         _say("The settings cannot be used:\n" + "".join(f"- {p}\n" for p in error.problems))
         return 2
-    except (CatalogError, SourceError, ServiceError) as error:
+    except (VersionError, SourceError, ServiceError) as error:
         _say(f"Error: {error}\n")
         return 1
     except SQLAlchemyError as error:

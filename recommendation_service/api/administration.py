@@ -23,7 +23,6 @@ from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.places import find
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.worker import worker_of
@@ -49,7 +48,6 @@ def add_administration(
     settings: Settings,
     serving: Serving,
     access: Access,
-    policy: Policy,
     threads: Threads,
 ) -> None:
     """Declare the routes; what they need is handed in. ``threads``: those that may wait for the database."""
@@ -80,7 +78,7 @@ def add_administration(
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         if record is None:
             raise NotFound("No feed of that request_id is recorded.")
-        body = explained(record, serving, policy)
+        body = explained(record, serving)
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
     @app.delete(
@@ -118,8 +116,9 @@ def add_administration(
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
 
-def explained(record: FeedRecord, serving: Serving, policy: Policy) -> dict[str, Any]:
+def explained(record: FeedRecord, serving: Serving) -> dict[str, Any]:
     """The feed and a Why for each item, with the policy of today where it is the feed's."""
+    policy = serving.policy
     same_policy = record.policy_version == policy.version
     slots = record.slots()
     items = []

@@ -55,11 +55,11 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     from recommendation_service.core.clock import Clock
     from recommendation_service.core.database import make_engine
     from recommendation_service.core.place import check
-    from recommendation_service.policies.policy import load_policy
+    from recommendation_service.policies.choice import PolicyChoice
     from recommendation_service.sources.reader import Source
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
-    policy = load_policy(settings.policy_file)
+    policy = PolicyChoice(settings).policy
     engine = make_engine(settings)
     check(settings, engine)
     source = Source(engine, settings)
@@ -68,7 +68,7 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     with console.status("Waiting for another build to end") as status, store.build_lock():
         status.update("Reading the tables and building the catalog")
         built = build_catalog(source, settings, policy, moment)
-        return Holder(settings, source, store, policy, clock).publish(built, force=force)
+        return Holder(settings, source, store, clock).publish(built, policy, force=force)
 
 
 @app.command("list")

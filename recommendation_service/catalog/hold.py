@@ -52,16 +52,20 @@ class Held:
 class Holder:
     """Publishes what was built, or the current catalog without what was withdrawn."""
 
-    def __init__(self, settings: Settings, source: Source, store: CatalogStore, policy: Policy, clock: Clock) -> None:
+    def __init__(self, settings: Settings, source: Source, store: CatalogStore, clock: Clock) -> None:
         self._settings = settings
         self._source = source
         self._store = store
-        self._policy = policy
         self._clock = clock
 
-    def publish(self, built: BuiltCatalog, fingerprint: str | None = None, *, force: bool = False) -> str:
-        """Gives the version that is current then. Raises SourceError, CatalogError."""
-        held = None if force else self._held(built)
+    def publish(
+        self, built: BuiltCatalog, policy: Policy, fingerprint: str | None = None, *, force: bool = False
+    ) -> str:
+        """``policy``: what it was built with. Gives the version that is current then.
+
+        Raises SourceError, CatalogError.
+        """
+        held = None if force else self._held(built, policy)
         if held is None:
             version = self._store.publish(built, fingerprint)
             if (self._store.folder / FILE).exists():
@@ -83,7 +87,7 @@ class Holder:
         known = self._known()
         return known is not None and self._clock.monotonic() - known.since >= self._settings.catalog_hold_seconds
 
-    def _held(self, built: BuiltCatalog) -> tuple[str, Catalog, Mask] | None:
+    def _held(self, built: BuiltCatalog, policy: Policy) -> tuple[str, Catalog, Mask] | None:
         """Why what was built is not to be published, the current catalog, and what of its items may be shown."""
         version = self._store.current()
         if version is None or self._settings.catalog_hold_seconds == 0 or self.is_over():
@@ -96,7 +100,7 @@ class Holder:
         lost = [mine[~np.isin(mine, new)] for mine, new in zip(ours, theirs, strict=True)]
         if not any(self._is_much(gone, mine) for gone, mine in zip(lost, ours, strict=True)):
             return None
-        rules = eligibility(self._settings, self._policy, BuildReport())
+        rules = eligibility(self._settings, policy, BuildReport())
         eligible, present = self._looked_up(built.built_at, rules)
         reasons, held = [], []
         for item_type, name in enumerate(_NAMES):

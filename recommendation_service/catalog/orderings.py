@@ -25,7 +25,7 @@ def kind_orderings(
     offsets, orders = [0], []
     is_video = np.arange(len(hand)) < videos
     for number, name in enumerate(KINDS):
-        kind = policy.kind(name)  # type: ignore[arg-type]
+        kind = policy.kind(name)
         allowed = is_video if kind.item == "resume" else ~is_video
         if kind.gate:
             allowed = allowed & (gate > 0)

@@ -27,7 +27,7 @@ from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
-from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import REFRESHER, pool_share
 from recommendation_service.processes.requests import asked
@@ -65,7 +65,7 @@ class Refresher:
         settings: Settings,
         source: Source,
         store: CatalogStore,
-        policy: Policy,
+        policies: PolicyChoice,
         *,
         clock: Clock,
         watch: ClockWatch | None = None,
@@ -74,9 +74,9 @@ class Refresher:
         self._settings = settings
         self._source = source
         self._store = store
-        self._policy = policy
+        self._policies = policies
         self._clock = clock
-        self._holder = Holder(settings, source, store, policy, clock)
+        self._holder = Holder(settings, source, store, clock)
         self._watch = watch
         self.status = RefresherStatus()
         self._last_fingerprint: str | None = None
@@ -106,6 +106,8 @@ class Refresher:
             check(self._settings, self._source.engine)
             if self._watch is not None:
                 self._watch.look()  # windows and ages go by the time
+            if self._policies.is_changed():
+                self._policies.take_up()
             fingerprint = self._fingerprint()
             old = self._built is None or time.monotonic() - self._built > self._settings.catalog_max_age_seconds
             due = reload_token is not None or old or self._holder.is_over()
@@ -138,10 +140,10 @@ class Refresher:
         return failed is None
 
     def _build(self, fingerprint: str) -> None:
-        started = time.monotonic()
+        started, policy = time.monotonic(), self._policies.policy
         with self._store.build_lock():
-            built = build_catalog(self._source, self._settings, self._policy, self._moment())
-            version = self._holder.publish(built, fingerprint)
+            built = build_catalog(self._source, self._settings, policy, self._moment())
+            version = self._holder.publish(built, policy, fingerprint)
         self._built = time.monotonic()
         self._build_seconds = self._built - started
         self.status.built_at = self._clock.now()
@@ -154,7 +156,7 @@ class Refresher:
         """Of the tables and of the files that decide what a catalog holds."""
         settings = self._settings
         files = blacklist_stamp(settings), _stamp(settings.cities_file)
-        return repr((self._source.fingerprint(self._moment()), files, self._policy.catalog_digest))
+        return repr((self._source.fingerprint(self._moment()), files, self._policies.policy.catalog_digest))
 
     def _moment(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now(), UTC)
@@ -210,7 +212,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings)
-        policy = load_policy(settings.policy_file)
+        policies = PolicyChoice(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -225,7 +227,7 @@ def main() -> int:
     ServerWatch(source.engine, store.folder, clock.now).start()
     with contextlib.suppress(KeyboardInterrupt):
         watch = ClockWatch(clock, source.engine, settings.clock_wait_seconds)
-        Refresher(settings, source, store, policy, clock=clock, watch=watch).run()
+        Refresher(settings, source, store, policies, clock=clock, watch=watch).run()
     return 0
 
 

@@ -251,7 +251,12 @@ class Settings(BaseSettings):
         True, description="false: where the blacklist never could be read, nothing is blacklisted"
     )
     cities_file: Path | None = Field(None, description="table of city spellings; unset: the one that ships")
-    policy_file: Path | None = Field(None, description="ranking policy; unset: the one that ships")
+    policy_file: Path | None = Field(
+        None, description="ranking policy; unset: the current version of `recs policy`, else the one that ships"
+    )
+    policy_keep: int = Field(
+        10, ge=1, le=1000, description="policy versions kept", json_schema_extra={"unit": "versions"}
+    )
 
     # The catalog.
     catalog_refresh_seconds: int = Field(
@@ -534,6 +539,10 @@ class Settings(BaseSettings):
     def database_zone(self) -> tzinfo:
         """Of the times in the operator's tables."""
         return zone_of(self.mysql_time_zone)
+
+    @property
+    def policy_dir(self) -> Path:
+        return self.data_dir / "policies"
 
     @property
     def catalog_dir(self) -> Path:

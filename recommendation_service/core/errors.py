@@ -119,5 +119,9 @@ class CatalogError(VersionError):
     """Of a catalog."""
 
 
+class PolicyError(VersionError):
+    """Of a policy; or a change of what is served that may not be made."""
+
+
 class SourceError(Exception):
     """The operator's database could not be read; the message names what failed, never a secret."""

@@ -87,5 +87,5 @@ def hand_terms(policy: Policy, x: npt.NDArray[np.float64], kind: int, age_days: 
     terms = static_terms(x[None, :], np.array([age_days]), policy.file)
     values = {name: float(value[0]) for name, value in terms.items()}
     values |= {"similarity": float(x[5]), "match": float(x[6]), "network": float(x[8])}
-    weights = policy.file.kind(KINDS[kind]).weights  # type: ignore[arg-type]
+    weights = policy.file.kind(KINDS[kind]).weights
     return {term: weight * values[term] for term, weight in weights.items()}

@@ -9,14 +9,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.explain import Choice, choice_of, explained
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.request import NO_IDS, FeedRequest
 from recommendation_service.feed.slate import RULES
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import hash_token
 from recommendation_service.model.kinds import ENDPOINTS
-from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
@@ -66,14 +65,14 @@ class FeedPipeline:
 
     def __init__(
         self,
-        catalog: Catalog,
-        policy: Policy,
+        generation: Generation,
         seed: int = 0,
         observe_stage: ObserveStage | None = None,
         lifetimes: Lifetimes = Lifetimes(),  # noqa: B008
     ) -> None:
-        self.catalog = catalog
-        self.policy = policy
+        self.generation = generation
+        catalog, policy, _ = generation
+        self.catalog, self.policy = catalog, policy
         self.memory: WorkingMemory = make_working_memory(catalog.arrays, policy.arrays)
         self.memory.lifetimes[:] = lifetimes
         self._seed = seed

@@ -141,7 +141,7 @@ class PolicyFile(_Section):
     terms: Terms
     kinds: Kinds
 
-    def kind(self, name: KindName) -> Kind:
+    def kind(self, name: str) -> Kind:
         kind: Kind = getattr(self.kinds, name)
         return kind
 

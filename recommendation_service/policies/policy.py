@@ -3,6 +3,7 @@
 import hashlib
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,13 +16,25 @@ from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.format import PolicyFile, contradictions
 
+SHIPPED = Path(__file__).with_name("starting.toml")
+
+
+class Learned(NamedTuple):
+    """What was learned under a policy file; of K kinds and d features."""
+
+    theta: Float64  # (K, d) posterior mean
+    A: Float64  # (K, d, d) posterior precision, symmetric and positive definite
+
 
 class Policy:
     """A policy version: the file, and the arrays that the kernels read."""
 
-    def __init__(self, file: PolicyFile, theta: Float64 | None = None, A: Float64 | None = None) -> None:
+    def __init__(
+        self, file: PolicyFile, theta: Float64 | None = None, A: Float64 | None = None, version: str | None = None
+    ) -> None:
+        """``theta``, ``A``: what was learned, else the prior. ``version``: of the store, else the file's own."""
         self.file = file
-        self.version = file.version
+        self.version = version or file.version
         self.arrays = _arrays(file, theta, A)
 
     @property
@@ -29,12 +42,21 @@ class Policy:
         """Changes when the parts change that a catalog is built with; its static features, hand-set
         sums and orderings then have to be computed anew."""
         file = self.file
-        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kind(name) for name in KINDS)]  # type: ignore[arg-type]
+        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kind(name) for name in KINDS)]
         text = msgspec.json.encode([part.model_dump(exclude={"alpha", "temperature", "pool"}) for part in parts])
         return hashlib.sha256(text).hexdigest()[:16]
 
+    @property
+    def pools_digest(self) -> str:
+        """The same for policies that draw from the same pools under the same limits, so that one's probability of
+        what the other drew can be told: they differ in what was learned, and in how boldly and evenly they draw."""
+        content = self.file.model_dump(exclude={"version", "prior"})
+        for kind in content["kinds"].values():
+            del kind["alpha"], kind["temperature"]
+        return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
+
     def label(self, kind: int) -> str:
-        return self.file.kind(KINDS[kind]).label  # type: ignore[arg-type]
+        return self.file.kind(KINDS[kind]).label
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -42,31 +64,63 @@ def load_policy(path: Path | None = None) -> Policy:
 
     Raises ConfigurationError with every problem of the file.
     """
-    path = path or Path(__file__).with_name("starting.toml")
+    return Policy(parse_policy(read_policy_file(path), f"policy file {path or SHIPPED}"))
+
+
+def read_policy_file(path: Path | None = None) -> bytes:
+    """What a policy file holds. Raises ConfigurationError."""
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        return (path or SHIPPED).read_bytes()
     except OSError as error:
         raise ConfigurationError([f"policy file {path}: {error.strerror}"]) from error
+
+
+def parse_policy(text: bytes, name: str) -> PolicyFile:
+    """Raises ConfigurationError with every problem of the file, each beginning with ``name``."""
+    try:
+        content = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"policy file {path} is not TOML: {error}"]) from error
+        raise ConfigurationError([f"{name} is not TOML: {error}"]) from error
     problems = contradictions(content)
     try:
         file = PolicyFile.model_validate(content)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors()] + problems
     if problems:
-        raise ConfigurationError([f"policy file {path}, {problem}" for problem in problems])
-    return Policy(file)
+        raise ConfigurationError([f"{name}, {problem}" for problem in problems])
+    return file
+
+
+def learned_problems(learned: Learned) -> list[str]:
+    """Why a kernel must not read these arrays; empty where it may."""
+    kinds, d = len(KINDS), FEATURES
+    problems = []
+    for name, array, shape in (("theta", learned.theta, (kinds, d)), ("A", learned.A, (kinds, d, d))):
+        if array.shape != shape or array.dtype.kind not in "fiu":
+            problems.append(f"{name} must be numbers of shape {shape}, but is {array.dtype} of shape {array.shape}")
+        elif not np.isfinite(array).all():
+            problems.append(f"{name} must be finite, but {np.count_nonzero(~np.isfinite(array))} numbers are not")
+    if problems:
+        return problems
+    for kind, A in zip(KINDS, np.asarray(learned.A, np.float64), strict=True):
+        if not np.allclose(A, A.T, rtol=1e-9, atol=0.0):
+            problems.append(f"A of {kind} must be symmetric")
+        elif np.linalg.eigvalsh(A)[0] <= 0:
+            problems.append(f"A of {kind} must be positive definite")
+    return problems
 
 
 def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> PolicyArrays:
-    kinds = [file.kind(name) for name in KINDS]  # type: ignore[arg-type]
+    """Every policy's are of the same types and layouts, and writable: to Numba anything else is another type, and a
+    policy that is taken up would be compiled for."""
+    kinds = [file.kind(name) for name in KINDS]
     features, prior = file.features, file.prior
     if theta is None:
         theta = np.zeros((len(kinds), FEATURES))
         theta[:, FEATURES - 1] = prior.hand_feature_mean
     if A is None:
         A = np.broadcast_to(np.eye(FEATURES) * prior.precision, (len(kinds), FEATURES, FEATURES))
+    root_inverse = np.linalg.inv(np.linalg.cholesky(np.asarray(A, np.float64)))
     patterns = [[KINDS.index(kind) for kind in getattr(file.feeds, endpoint)] for endpoint in ENDPOINTS]
     longest = max(map(len, patterns))
     weights = (features.match_skill, features.match_knowledge, features.match_tool, features.match_language)
@@ -75,8 +129,8 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         return np.array([kind.weights.get(term, 0.0) for kind in kinds])
 
     return PolicyArrays(
-        theta=np.ascontiguousarray(theta, np.float64),
-        precision_root=np.ascontiguousarray(np.linalg.inv(np.linalg.cholesky(A)).transpose(0, 2, 1)),
+        theta=np.array(theta, np.float64, order="C"),
+        precision_root=np.ascontiguousarray(root_inverse.transpose(0, 2, 1)),
         alpha=np.array([kind.alpha for kind in kinds]),
         temperature=np.array([kind.temperature for kind in kinds]),
         pool=np.array([kind.pool for kind in kinds]),

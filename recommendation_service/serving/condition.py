@@ -49,11 +49,13 @@ class Condition:
         catalog = self._serving.catalog
         held = blacklist_report(catalog.manifest).get("held") if catalog is not None else None
         settings = self._settings
-        folders = (settings.data_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
+        folders = (settings.data_dir, settings.policy_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
         found = [str(held)] if held else []
         found += [problem for folder in folders if (problem := folder_problem(folder))]
         if (kept := read_held(settings.catalog_dir)) is not None:
             found.append(f"The newest catalog is held back: {kept.reason}.")
+        if self._serving.policy_problem:
+            found.append(self._serving.policy_problem)
         agreed = self._clock.agreed
         if agreed is not None and agreed.problem is not None:
             found.append(f"The time is uncertain, and nothing is deleted for its age: {agreed.problem}.")
@@ -101,7 +103,7 @@ class Condition:
         yield (
             "recs_catalog_info",
             "Policy that the catalog is served with",
-            {"policy": self._serving.policy.version},
+            {"policy": self._serving.policy.file.version},
             1.0,
         )
         yield "recs_catalog_built_timestamp_seconds", "When it was built", {}, catalog.built_at

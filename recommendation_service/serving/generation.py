@@ -13,10 +13,12 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.policy import Policy
 from recommendation_service.processes.registry import REFRESHER
 from recommendation_service.processes.supervision import ProcessSupervisor
@@ -39,7 +41,7 @@ class Serving:
         self,
         settings: Settings,
         store: CatalogStore,
-        policy: Policy,
+        policies: PolicyChoice,
         metrics: Metrics,
         clock: Clock | None = None,
         supervisors: Mapping[str, ProcessSupervisor] | None = None,
@@ -47,7 +49,7 @@ class Serving:
         """``supervisors``: of leased processes, by their names."""
         self._settings = settings
         self._store = store
-        self.policy = policy
+        self._policies = policies
         self._metrics = metrics
         self.clock = clock or Clock()
         self.lifetimes = lifetimes_of(settings)
@@ -65,6 +67,16 @@ class Serving:
     @property
     def catalog(self) -> Catalog | None:
         return self._pipeline.catalog if self._pipeline else None
+
+    @property
+    def policy(self) -> Policy:
+        """The one that is served, or will be once there is a catalog."""
+        return self._pipeline.policy if self._pipeline else self._policies.policy
+
+    @property
+    def policy_problem(self) -> str:
+        """Why the current policy version is not served; empty where it is."""
+        return self._policies.problem
 
     async def ready_pipeline(self) -> FeedPipeline:
         """Raises NotReady before the first catalog, and Overloaded while the worker stays far behind."""
@@ -111,35 +123,52 @@ class Serving:
         if self.waiting:
             return
         async with self._loading:
-            version = self._store.current()
-            loaded = self._pipeline.catalog.version if self._pipeline else None
-            if version not in (None, loaded, self._refused):
+            if self._is_due():
                 await asyncio.get_running_loop().run_in_executor(self._thread, self.load_current)
 
+    def _is_due(self) -> bool:
+        """Whether a catalog or a policy is named that was not looked at yet: reads of some bytes."""
+        version, pipeline = self._store.current(), self._pipeline
+        if version not in (None, self._refused) and (pipeline is None or version != pipeline.catalog.version):
+            return True
+        return self._policies.is_changed() or (pipeline is not None and not self._is_latest(pipeline.generation))
+
+    def _is_latest(self, generation: Generation) -> bool:
+        return generation.policy is self._policies.policy and generation.shadows == self._policies.shadows
+
     def load_current(self) -> bool:
-        """Open what CURRENT names, if that is new and whole; else serve on from what is loaded.
+        """Open the catalog and the policy that are named, where they are new and whole; else serve on from what is
+        loaded.
 
         Reads every byte once, to check it and to have it in memory: call it off the event loop.
         """
-        version = self._store.current()
-        if version is None or version == self._refused:
-            return False
-        if self._pipeline is not None and version == self._pipeline.catalog.version:
-            return False
-        if self._pipeline is None and self._lacks_blacklist(version):
-            return False
         started = time.perf_counter()
+        if self._policies.is_changed():
+            self._policies.take_up()
+        served = self._pipeline.generation if self._pipeline else None
+        catalog = self._new_catalog() or (served.catalog if served else None)
+        if catalog is None or (served and catalog is served.catalog and self._is_latest(served)):
+            return False
+        self._take_up(Generation(catalog, self._policies.policy, self._policies.shadows), started)
+        return True
+
+    def _new_catalog(self) -> Catalog | None:
+        """What CURRENT names, where it is not served yet and can be."""
+        version = self._store.current()
+        if version in (None, self._refused) or (self.catalog is not None and version == self.catalog.version):
+            return None
+        assert version is not None  # noqa: S101
+        if self._pipeline is None and self._lacks_blacklist(version):
+            return None
         try:
             catalog = self._store.open(version)
         except CatalogError as error:
             self._refused, self._refused_reason = version, str(error)
             self._metrics.catalog_refused.inc()
             log.error("catalog refused", version=version, reason=str(error))
-            return self._pipeline is None and self._load_previous(version)
-        if catalog.manifest["policy_digest"] != self.policy.catalog_digest:
-            log.warning("catalog was built with another policy; the next build is with this one", version=version)
-        self._take_up(catalog, started)
-        return True
+            return self._previous_catalog(version) if self._pipeline is None else None
+        self._refused = None
+        return catalog
 
     def _lacks_blacklist(self, version: str) -> bool:
         """Whether it was built without a blacklist, and there is one now that nobody has been able to read."""
@@ -155,41 +184,43 @@ class Serving:
         self._unlisted = missing or ""
         return missing is not None
 
-    def _load_previous(self, damaged: str) -> bool:
+    def _previous_catalog(self, damaged: str) -> Catalog | None:
         """At a start the current version may be damaged: the newest whole one before it serves."""
         for version in reversed(self._store.versions()):
             if version == damaged:
                 continue
             try:
-                catalog = self._store.open(version)
+                return self._store.open(version)
             except CatalogError as error:
                 log.error("catalog refused", version=version, reason=str(error))
-                continue
-            self._take_up(catalog, time.perf_counter())
-            return True
-        return False
+        return None
 
-    def _take_up(self, catalog: Catalog, started: float) -> None:
-        first = self._pipeline is None
-        pipeline = FeedPipeline(catalog, self.policy, self._settings.feed_seed, self._observe_stage, self.lifetimes)
+    def _take_up(self, generation: Generation, started: float) -> None:
+        catalog, policy, _ = generation
+        before = self._pipeline.generation if self._pipeline else None
+        pipeline = FeedPipeline(generation, self._settings.feed_seed, self._observe_stage, self.lifetimes)
         # The first feed loads machine code and touches the version's pages: nobody should wait for that.
         for endpoint in ENDPOINTS:
             pipeline.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
         self._pipeline = pipeline
-        self._refused = None
-        self._metrics.catalog_swaps.inc()
-        counts = catalog.counts
-        if first:
+        milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        if catalog.manifest["policy_digest"] != policy.catalog_digest:
+            log.warning(
+                "catalog was built with another policy; the next build is with this one", version=catalog.version
+            )
+        if before is None:
+            counts = catalog.counts
             log.info(
                 f"DataService inicializado: {counts['users']} users, {counts['videos']} videos, "
                 f"{counts['interactions']} interactions"
             )
-            log.info("RecommendationEngine inicializado", policy=self.policy.version)
-        log.info(
-            "catalog taken up",
-            version=catalog.version,
-            milliseconds=round((time.perf_counter() - started) * 1000, 1),
-        )
+            log.info("RecommendationEngine inicializado", policy=policy.version)
+        if before is None or before.catalog is not catalog:
+            self._metrics.catalog_swaps.inc()
+            log.info("catalog taken up", version=catalog.version, milliseconds=milliseconds)
+        if before is not None and before.policy is not policy:
+            self._metrics.policy_swaps.inc()
+            log.info("policy taken up", version=policy.version, milliseconds=milliseconds)
 
     async def watch(self) -> None:
         """Take up new versions until cancelled, and note how far behind the event loop is."""

@@ -78,6 +78,12 @@ class Metrics:
             "Catalog versions that a worker refused as damaged",
             registry=self.registry,
         )
+        self.policy_swaps = Counter("recs_policy_swaps", "Policies taken up by a worker", registry=self.registry)
+        self.policy_refused = Counter(
+            "recs_policy_refused",
+            "Policy versions that a worker could not serve, or record beside",
+            registry=self.registry,
+        )
         self.redis_operations = Counter(
             "recs_redis_operations",
             "Operations that a request or a task wanted of Redis",

@@ -15,6 +15,7 @@ from recommendation_service.catalog.hold import Holder, read_held
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from tests.support.slates import request_for
 from tests.unit.sources.operator_database import NOW, POLICY, OperatorDatabase, ago
@@ -48,12 +49,12 @@ class Operator:
         """Builds so many days later, and gives the videos that are served then, and how many challenges."""
         source = self.database.source()
         built = build_catalog(source, self.settings, POLICY, NOW + timedelta(days=days_ahead))
-        holder = Holder(self.settings, source, self.store, POLICY, self.clock)
-        version = holder.publish(built, force=force)
+        holder = Holder(self.settings, source, self.store, self.clock)
+        version = holder.publish(built, POLICY, force=force)
         assert self.store.verify(version) == []
         assert self.store.current() == version
         catalog = self.store.open(version)
-        pipeline = FeedPipeline(catalog, POLICY)
+        pipeline = FeedPipeline(Generation(catalog, POLICY))
         for endpoint in ("total", "discover", "flow"):
             assert pipeline.feed(request_for(1, endpoint, 100)), "it can be served"
         videos = catalog.arrays.item_id[: catalog.arrays.videos].tolist()

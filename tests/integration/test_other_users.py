@@ -36,7 +36,7 @@ from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.segments import SegmentWriter
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import UserMemory
-from recommendation_service.policies.policy import load_policy
+from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes.registry import FLUSHER, REFRESHER
 from recommendation_service.processes.requests import ask
 from recommendation_service.serving.condition import Condition
@@ -155,7 +155,7 @@ def look_at(data: Path) -> tuple[list[str], list[str], str]:
     """What /ready lists, the names of /metrics, and `recs events status`."""
     settings = settings_of(data)
     store, clock = CatalogStore(settings.catalog_dir, 3), Clock()
-    serving = Serving(settings, store, load_policy(None), Metrics(), clock)
+    serving = Serving(settings, store, PolicyChoice(settings), Metrics(), clock)
     condition = Condition(settings, store, clock, serving, lambda: None)
     names = [name for name, *_ in condition.facts()]
     shown = CliRunner().invoke(app, ["events", "status"], env={"DATA_DIR": str(data), "COLUMNS": "200"})

@@ -21,6 +21,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.demo.schema import metadata
 from recommendation_service.feed.explain import Choice, Why, why
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.flush.event_writer import EventWriter
@@ -49,7 +50,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> FeedPipeline:
     settings = OperatorDatabase.settings_of(url, folder)
     store = CatalogStore(settings.catalog_dir, 1)
     catalog = store.open(store.publish(build_catalog(OperatorDatabase.reader(settings), settings, POLICY, NOW)))
-    return FeedPipeline(catalog, POLICY, seed=5)
+    return FeedPipeline(Generation(catalog, POLICY), seed=5)
 
 
 def feeds(pipeline: FeedPipeline, endpoint: str, count: int = FEEDS) -> Iterator[tuple[Slate, bytes]]:

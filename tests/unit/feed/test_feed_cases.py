@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import IDS_FIELD, TIMED_EVERY, FeedPipeline, feed_seed
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.stages import STAGES, rank
@@ -33,7 +34,7 @@ USERS = [user.id for user in WORLD.users]
 
 def pipeline_of(world: World = WORLD, policy: Policy | None = None, seed: int = 0) -> FeedPipeline:
     policy = policy or load_policy()
-    return FeedPipeline(make_catalog(world, policy), policy, seed)
+    return FeedPipeline(Generation(make_catalog(world, policy), policy), seed)
 
 
 def body_of(pipeline: FeedPipeline, request: FeedRequest) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def test_an_empty_catalog_gives_an_empty_feed(user_id: int, endpoint: str, tmp_p
     world = World(users=[User(9, (Interaction(1),), skills=("a",))], connections=[(9, 10)])
     ids = IDS_FIELD[endpoint].decode()
     for catalog in (in_memory(build(world)), published(build(world), tmp_path)):
-        body = body_of(FeedPipeline(catalog, load_policy()), request_for(user_id, endpoint, explain=True))
+        body = body_of(FeedPipeline(Generation(catalog, load_policy())), request_for(user_id, endpoint, explain=True))
         assert body == {ids: [], "items": [], "request_id": "request", "relaxed": []}
 
 
@@ -237,7 +238,8 @@ def test_another_request_user_or_seed_gives_another_feed(endpoint: str) -> None:
 def test_a_published_catalog_gives_the_same_bytes_as_the_built_one(tmp_path: Path) -> None:
     built = build(WORLD)
     policy = load_policy()
-    one, other = FeedPipeline(in_memory(built), policy), FeedPipeline(published(built, tmp_path), policy)
+    one = FeedPipeline(Generation(in_memory(built), policy))
+    other = FeedPipeline(Generation(published(built, tmp_path), policy))
     for user_id in USERS[:5]:
         assert one.feed(request_for(user_id, explain=True)) == other.feed(request_for(user_id, explain=True))
 
@@ -267,8 +269,8 @@ def test_the_stages_one_by_one_give_what_the_fused_call_gives(world: World, endp
 def test_some_feeds_are_timed_by_stage_and_are_no_different_for_it() -> None:
     observed: list[tuple[str, float, int]] = []
     policy = load_policy()
-    timed = FeedPipeline(make_catalog(WORLD), policy, observe_stage=lambda *stage: observed.append(stage))
-    untimed = FeedPipeline(make_catalog(WORLD), policy)
+    timed = FeedPipeline(Generation(make_catalog(WORLD), policy), observe_stage=lambda *stage: observed.append(stage))
+    untimed = FeedPipeline(Generation(make_catalog(WORLD), policy))
     for number in range(2 * TIMED_EVERY):
         request = request_for(USERS[number % len(USERS)], request_id=f"request {number}", explain=True)
         assert timed.feed(request) == untimed.feed(request)
@@ -282,21 +284,21 @@ def test_a_feed_leaves_nothing_behind_for_the_next_one() -> None:
     small_pools = {f"kinds__{kind}__pool": 6 for kind in KINDS}
     for policy in (load_policy(), Policy(policy_file(**small_pools, exploration__size=7))):
         catalog = make_catalog(WORLD, policy)
-        used = FeedPipeline(catalog, policy)
+        used = FeedPipeline(Generation(catalog, policy))
         for number, user_id in enumerate([*USERS, ANONYMOUS, *reversed(USERS), UNKNOWN]):
             endpoint = ENDPOINTS[number % 3]
             excluded = range(1, 40 * (number % 7))
             request = request_for(user_id, endpoint, 1 + 33 * (number % 4), f"request {number}", excluded, explain=True)
-            assert used.feed(request) == FeedPipeline(catalog, policy).feed(request)
+            assert used.feed(request) == FeedPipeline(Generation(catalog, policy)).feed(request)
 
 
 def test_a_feed_that_was_broken_off_leaves_nothing_behind_either() -> None:
     policy = load_policy()
     catalog = make_catalog(WORLD, policy)
     request = request_for(USERS[7], explain=True)
-    expected = FeedPipeline(catalog, policy).feed(request)
+    expected = FeedPipeline(Generation(catalog, policy)).feed(request)
     for stages in range(1, len(STAGES)):
-        pipeline = FeedPipeline(catalog, policy)
+        pipeline = FeedPipeline(Generation(catalog, policy))
         other = RankingRequest(pipeline.user_row(USERS[8]), 100, 0, 5, np.arange(50, dtype=np.int64))
         for _, stage in STAGES[:stages]:
             stage(catalog.arrays, policy.arrays, other, pipeline.memory)

@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import IDS_FIELD, FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.policies.policy import Policy
@@ -142,7 +143,7 @@ def feeds(draw: st.DrawFn) -> list[Feed]:
     size = draw(st.one_of(st.sampled_from((1, 24, 100)), st.integers(1, 100)))
     request_id = f"request-{draw(st.integers(0, 1000))}"
     excluded = np.array(draw(st.lists(st.integers(0, MOST_ITEMS + 5), max_size=20)), np.int64)
-    pipeline = FeedPipeline(make_catalog(world, policy), policy)
+    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
     return [Feed(world, pipeline, FeedRequest(endpoint, user_id, size, request_id, excluded)) for endpoint in PATTERNS]
 
 

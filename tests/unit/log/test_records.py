@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.slate import RULES
@@ -48,7 +49,7 @@ class Recorded:
 
     def __init__(self) -> None:
         policy = load_policy()
-        self.pipelines = [FeedPipeline(make_catalog(WORLD, policy), policy, seed=11) for _ in range(2)]
+        self.pipelines = [FeedPipeline(Generation(make_catalog(WORLD, policy), policy), seed=11) for _ in range(2)]
         self.turns = itertools.count()
 
     @property
@@ -161,7 +162,7 @@ def test_a_feed_of_24_takes_few_bytes(recorded: Recorded, endpoint: str) -> None
 def test_a_feed_without_items_has_a_record_too(recorded: Recorded) -> None:
     empty = World()
     policy = load_policy()
-    pipeline = FeedPipeline(make_catalog(empty, policy), policy)
+    pipeline = FeedPipeline(Generation(make_catalog(empty, policy), policy))
     record = recorded.record(request_for(5, request_id=REQUEST_ID), pipeline)
     slots = record.slots()
     assert len(slots.items) == len(slots.propensities) == 0

@@ -21,7 +21,7 @@ def test_the_limits_are_the_documents() -> None:
 
 
 def test_a_pool_holds_as_many_as_the_document_draws_from() -> None:
-    assert {name: FILE.kind(name).pool for name in KINDS} == {  # type: ignore[arg-type]
+    assert {name: FILE.kind(name).pool for name in KINDS} == {
         "VMP": 220,
         "AU": 170,
         "NU": 190,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
@@ -31,7 +32,7 @@ class Setting(NamedTuple):
 
 def setting(world: World, theta: Floats | None = None, A: Floats | None = None) -> Setting:
     policy = Policy(policy_file(), theta, A)
-    return Setting(world, FeedPipeline(make_catalog(world), policy), Oracle(world, policy.file, theta, A))
+    return Setting(world, FeedPipeline(Generation(make_catalog(world), policy)), Oracle(world, policy.file, theta, A))
 
 
 def learned_models(seed: int) -> tuple[Floats, Floats]:
@@ -269,7 +270,7 @@ def test_a_policy_may_give_a_kind_of_token_no_weight() -> None:
     policy = Policy(policy_file(features__match_knowledge=0.0))
     videos = [Video(n, creator=n, skills=(f"a{n}", f"b{n}"), knowledges=("law",)) for n in range(1, 40)]
     world = World(videos, [], [User(1, tuple(Interaction(n) for n in range(1, 21)))])
-    pipeline = FeedPipeline(make_catalog(world, policy), policy)
+    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
     ranked(pipeline, world, request_for(1, "discover"))
     noted = tokens_noted(pipeline)
     assert len(noted) == len(set(noted)) == 41

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 import pytest
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
@@ -45,7 +46,7 @@ def assert_propensities_are_exact(
 
     Says from where the slots were filled.
     """
-    pipeline = FeedPipeline(make_catalog(world, policy), policy)
+    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
     slots = ranked(pipeline, world, request_for(user_id, endpoint, size))
     pools = {kind: pool_of(pipeline, world, kind) for kind in FEED_KINDS}
     keys = {kind: {item.key for item in pool} for kind, pool in pools.items()}
@@ -120,7 +121,7 @@ def test_propensities_stay_exact_among_scores_far_below_the_best() -> None:
 def test_the_exploration_sample_holds_nothing_twice_and_nothing_of_a_pool(videos: int) -> None:
     world = random_world(14, videos=videos, users=3, creators=200)
     policy = Policy(small_pools(exploration__size=40))
-    pipeline = FeedPipeline(make_catalog(world, policy), policy)
+    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
     oracle = Oracle(world, policy.file)
     user_id, excluded = world.users[2].id, list(range(1, 11))
     request = request_for(user_id, "discover", 40, excluded=excluded)
@@ -159,7 +160,7 @@ def all_different(videos: int = 0, challenges: int = 0) -> World:
 def drawn(
     world: World, policy: Policy, endpoint: str, size: int, read: Callable[[list[Slot]], Hashable]
 ) -> Counter[Hashable]:
-    pipeline = FeedPipeline(make_catalog(world, policy), policy, seed=7)
+    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy), seed=7)
     return Counter(
         read(ranked(pipeline, world, request_for(0, endpoint, size, f"request {number}"))) for number in range(DRAWS)
     )
@@ -261,7 +262,7 @@ def pipeline_with_broken_features(world: World, broken: Sequence[int], value: fl
     theta[:, [14, 17]] = 1.0, 10.0
     policy = Policy(policy_file(**only("AU")), theta)
     return FeedPipeline(
-        type(catalog)("broken", catalog.manifest, arrays, catalog.item_offsets, catalog.item_bytes), policy
+        Generation(type(catalog)("broken", catalog.manifest, arrays, catalog.item_offsets, catalog.item_bytes), policy)
     )
 
 
@@ -290,7 +291,7 @@ def test_scores_none_of_which_is_a_number_are_drawn_evenly() -> None:
 def test_a_model_that_is_not_a_number_still_gives_a_whole_feed() -> None:
     world = random_world(15, videos=200, challenges=30, users=3)
     policy = Policy(policy_file(), np.full((len(KINDS), FEATURES), math.nan))
-    pipeline = FeedPipeline(make_catalog(world), policy)
+    pipeline = FeedPipeline(Generation(make_catalog(world), policy))
     slots = ranked(pipeline, world, request_for(world.users[2].id))
     assert len({slot.item.key for slot in slots}) == 24
     assert all(0 < slot.propensity <= 1 for slot in slots)

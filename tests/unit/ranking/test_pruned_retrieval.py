@@ -7,6 +7,7 @@ from statistics import mean
 
 import pytest
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Interaction, Key, User, World, make_catalog
@@ -39,7 +40,7 @@ def pipelines(world: World) -> tuple[FeedPipeline, FeedPipeline]:
     exact = Policy(policy_file(pruning__exact_up_to_videos=VIDEOS))
     catalog = make_catalog(world, pruned)
     assert len(catalog.arrays.pair_key) > 0
-    return FeedPipeline(catalog, exact), FeedPipeline(catalog, pruned)
+    return FeedPipeline(Generation(catalog, exact)), FeedPipeline(Generation(catalog, pruned))
 
 
 def best_of_au(pipeline: FeedPipeline, world: World, user_id: int) -> tuple[list[Key], list[float]]:

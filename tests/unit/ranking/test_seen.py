@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import Outsider
 from recommendation_service.memory.entries import as_entries
@@ -172,7 +173,7 @@ def pipeline() -> FeedPipeline:
 
 def pipeline_of(world: World, lifetimes: Lifetimes = LIFETIMES) -> FeedPipeline:
     policy = load_policy()
-    return FeedPipeline(make_catalog(world, policy), policy, lifetimes=lifetimes)
+    return FeedPipeline(Generation(make_catalog(world, policy), policy), lifetimes=lifetimes)
 
 
 def ranked_after(
@@ -518,7 +519,7 @@ def inside() -> FeedPipeline:
 def outside(inside: FeedPipeline) -> FeedPipeline:
     """Its catalog differs only in that the users have other numbers."""
     others = inside.catalog.arrays._replace(user_id=frozen(inside.catalog.arrays.user_id + 10**9))
-    return FeedPipeline(replace(inside.catalog, arrays=others), inside.policy)
+    return FeedPipeline(Generation(replace(inside.catalog, arrays=others), inside.policy))
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

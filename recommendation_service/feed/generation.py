@@ -1,0 +1,14 @@
+"""What feeds are made from: one immutable value, put in place of the one before by one assignment."""
+
+from typing import NamedTuple
+
+from recommendation_service.catalog.store import Catalog
+from recommendation_service.policies.policy import Policy
+
+
+class Generation(NamedTuple):
+    """A feed is made from one generation whole: never from one's catalog and another's policy."""
+
+    catalog: Catalog
+    policy: Policy
+    shadows: tuple[Policy, ...] = ()  # policies of the same pools, whose probabilities are recorded beside

@@ -1,0 +1,87 @@
+"""Which policy is served: POLICY_FILE where it is set, else the store's current version, else the one that ships."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import PolicyError
+from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.policies.store import PolicyStore
+
+log = structlog.get_logger(__name__)
+
+Shadows = tuple[Policy, ...]
+
+
+class PolicyChoice:
+    """Follows the store for whoever serves, or builds with, a policy.
+
+    ``policy`` and ``shadows`` are what was last taken up: a version that cannot be served changes nothing, and
+    ``problem`` says why.
+    """
+
+    def __init__(self, settings: Settings, refused: Callable[[], None] = lambda: None) -> None:
+        """``refused``: told of each version that is. Raises ConfigurationError with every problem of POLICY_FILE."""
+        self._store = PolicyStore(settings.policy_dir, settings.policy_keep)
+        self._file: Path | None = settings.policy_file
+        self._refused = refused
+        self.problem = ""
+        self._looked_at: tuple[str | None, tuple[str, ...]] = (None, ())
+        self.policy = self._at_start()
+        self.shadows: Shadows = ()
+        self.take_up()
+
+    def is_changed(self) -> bool:
+        """Whether other versions are named than when they were last taken up: a read of some bytes."""
+        return self._named() != self._looked_at
+
+    def take_up(self) -> None:
+        """Open what is named. Reads some files: call it off the event loop."""
+        version, shadows = self._looked_at = self._named()
+        if version in (None, self.policy.version):
+            self.problem = ""
+        elif (policy := self._opened(version)) is not None:
+            self.policy, self.problem = policy, ""
+        self.shadows = tuple(shadow for name in shadows if (shadow := self._shadow(name)) is not None)
+
+    def _named(self) -> tuple[str | None, tuple[str, ...]]:
+        """The version to serve, and the shadows. None: what is served stays."""
+        return (None, ()) if self._file is not None else (self._store.current(), self._store.shadows())
+
+    def _at_start(self) -> Policy:
+        """Where the current version cannot be served, the latest whole one that was served before it, or the one
+        that ships."""
+        version, _ = self._named()
+        if version is not None:
+            for tried in (version, *self._store.served_before()):
+                try:
+                    return self._store.open(tried)
+                except PolicyError:
+                    continue  # the current one's problem is told where it is taken up
+        return load_policy(self._file)
+
+    def _opened(self, version: str) -> Policy | None:
+        try:
+            return self._store.open(version)
+        except PolicyError as error:
+            self.problem = f"The current policy is not served: {error}."
+            self._tell(version, str(error))
+            return None
+
+    def _shadow(self, version: str) -> Policy | None:
+        """One that would draw from other pools than the policy that is served cannot be weighed beside it."""
+        try:
+            shadow = self._store.open(version)
+        except PolicyError as error:
+            self._tell(version, str(error))
+            return None
+        if shadow.pools_digest != self.policy.pools_digest:
+            self._tell(version, f"it draws from other pools than {self.policy.version}")
+            return None
+        return shadow
+
+    def _tell(self, version: str, reason: str) -> None:
+        self._refused()
+        log.error("policy refused", version=version, reason=reason)

@@ -1,0 +1,308 @@
+"""`recs policy …`: policy versions, which one is served, and who decided that."""
+
+import getpass
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.errors import ConfigurationError, PolicyError
+from recommendation_service.core.output import print_rows
+
+if TYPE_CHECKING:
+    # What only prints its help loads no arrays.
+    from recommendation_service.policies.journal import Deed, Entry
+    from recommendation_service.policies.policy import Learned
+    from recommendation_service.policies.store import PolicyStore
+
+app = typer.Typer(no_args_is_help=True, help="Policy versions: what feeds are ranked by.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
+OneVersion = Annotated[str, typer.Argument(metavar="VERSION", help="One of those that `recs policy list` shows.")]
+Expect = Annotated[
+    str | None,
+    typer.Option(metavar="VERSION", help="Change nothing unless this is the current version; none: there is none."),
+]
+Why = Annotated[str, typer.Option(help="The reason, for the journal.")]
+By = Annotated[str | None, typer.Option(help="Who, for the journal. Default: USER@HOST.")]
+
+LATEST_CHANGES = 10
+
+
+@app.command("list")
+def list_versions(as_json: AsJson = False) -> None:
+    """The versions on disk, newest first, and the latest changes of what is served.
+
+    \b
+    $ recs policy list
+    $ recs policy list --json | jq -r .current
+    """
+    settings, store = _store()
+    current, pinned, shadows = store.current(), store.pinned(), store.shadows()
+    rows: list[dict[str, Any]] = []
+    for version in reversed(store.versions()):
+        row: dict[str, Any] = {"version": version, "current": version == current, "shadow": version in shadows}
+        try:
+            manifest = store.manifest(version)
+        except PolicyError as error:
+            rows.append({**row, "problem": str(error)})
+            continue
+        described = {name: manifest.get(name) for name in ("name", "published_at", "by")}
+        rows.append({**row, **described, "learned": "theta.npy" in manifest["files"]})
+    journal = store.journal.entries()
+    if as_json:
+        found = {"current": current, "pinned": pinned, "shadows": shadows, "versions": rows}
+        typer.echo(json.dumps({**found, "journal": [vars(entry) for entry in journal]}, ensure_ascii=False))
+        return
+    if not rows:
+        typer.echo(f"No policy version in {store.folder}: `recs policy publish` makes one.")
+    else:
+        print_rows(("version", "", "name", "learned", "by"), [_listed(row, pinned) for row in rows])
+    for row in rows:
+        if "problem" in row:
+            typer.echo(f"{row['version']}: {row['problem']}")
+    _print_changes(journal[: -LATEST_CHANGES - 1 : -1])
+    _warn_of_file(settings)
+
+
+def _listed(row: dict[str, Any], pinned: str | None) -> tuple[str, ...]:
+    marks = ["pinned" if row["version"] == pinned else "current"] if row["current"] else []
+    marks += ["shadow"] if row["shadow"] else []
+    if "problem" in row:
+        return (row["version"], ", ".join([*marks, "damaged"]), "", "", "")
+    return (row["version"], ", ".join(marks), row["name"], "yes" if row["learned"] else "no", row["by"])
+
+
+def _print_changes(entries: "list[Entry]") -> None:
+    changes = [(each.when, each.did, each.version or "none", each.who, each.why) for each in entries]
+    if changes:
+        print_rows(("when", "did", "version", "who", "why"), changes, title="Changes", whole={0, 1, 2})
+
+
+@app.command()
+def show(version: Version = None, as_json: AsJson = False) -> None:
+    """What is in a version, and when it was served and why.
+
+    \b
+    $ recs policy show
+    $ recs policy show 20261129T101500.000000Z-5d41402abc4b2a76 --json
+    """
+    from recommendation_service.model.kinds import KINDS
+
+    settings, store = _store()
+    version = store.named(version)
+    policy, manifest = store.open(version), store.manifest(version)
+    changes = [entry for entry in store.journal.entries() if version in (entry.version or "").split()]
+    if as_json:
+        found = {"version": version, **manifest, "file": policy.file.model_dump(mode="json")}
+        if "theta.npy" in manifest["files"]:
+            found["theta"] = policy.arrays.theta.tolist()
+        typer.echo(json.dumps({**found, "journal": [vars(entry) for entry in changes]}, ensure_ascii=False))
+        return
+    learned = ", with what was learned" if "theta.npy" in manifest["files"] else ""
+    typer.echo(
+        f"{version}, {manifest['name']}{learned}, published {manifest['published_at']} by {manifest['by']}"
+        + (", current" if version == store.current() else "")
+    )
+    kinds = [(name, policy.file.kind(name)) for name in KINDS]
+    print_rows(
+        ("kind", "label", "item", "pool", "alpha", "temperature", "weights"),
+        [
+            (
+                *(name, kind.label, kind.item, f"{kind.pool}", f"{kind.alpha:g}", f"{kind.temperature:g}"),
+                ", ".join(f"{term} {weight:g}" for term, weight in kind.weights.items()),
+            )
+            for name, kind in kinds
+        ],
+        right={3, 4, 5},
+    )
+    _print_changes(changes[::-1])
+    _warn_of_file(settings)
+
+
+@app.command()
+def verify(version: Version = None, as_json: AsJson = False) -> None:
+    """Check a version's files, its policy and its arrays; exit status 1 where something is wrong.
+
+    \b
+    $ recs policy verify
+    """
+    _, store = _store()
+    version = store.named(version)
+    problems = store.verify(version)
+    if as_json:
+        typer.echo(json.dumps({"version": version, "problems": problems}, ensure_ascii=False))
+    elif problems:
+        for problem in problems:
+            typer.echo(f"{version}: {problem}", err=True)
+    else:
+        typer.echo(f"{version}: every file is whole")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def publish(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: the policy that ships.")] = None,
+    theta: Annotated[Path | None, typer.Option(help="What was learned, kinds × features, as .npy.")] = None,
+    precision: Annotated[Path | None, typer.Option("--A", help="And its precision, kinds × d × d, as .npy.")] = None,
+    aside: Annotated[bool, typer.Option("--aside", help="Keep it, and serve what is served.")] = False,
+    why: Why = "",
+    by: By = None,
+    expect: Expect = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a policy file whole, keep it as a version, and serve it.
+
+    Running workers take it up within a second. While another version is pinned, it is only kept.
+
+    \b
+    $ recs policy publish my-policy.toml --why "longer memory of skills"
+    $ recs policy publish my-policy.toml --theta theta.npy --A A.npy --aside
+    $ recs policy publish --why "back to the policy that ships"
+    """
+    from recommendation_service.policies.policy import read_policy_file
+
+    settings, store = _store()
+    try:
+        content, until_now = read_policy_file(file), read_policy_file(settings.policy_file)
+        learned = _learned(theta, precision)
+        version = store.publish(content, learned, _deed(why, by), expect, aside=aside, until_now=until_now)
+    except ConfigurationError as error:
+        raise PolicyError("The policy cannot be published: " + "; ".join(error.problems) + ".") from error
+    is_current = store.current() == version
+    if as_json:
+        typer.echo(json.dumps({"version": version, "current": is_current}))
+    else:
+        typer.echo(f"Published {version}" + ("" if is_current else f"; {store.current() or 'none'} is current"))
+    _warn_of_file(settings)
+
+
+def _learned(theta: Path | None, precision: Path | None) -> "Learned | None":
+    import numpy as np
+
+    from recommendation_service.policies.policy import Learned
+
+    if theta is None and precision is None:
+        return None
+    if theta is None or precision is None:
+        raise typer.BadParameter("go together: both, or neither", param_hint="--theta and --A")
+    arrays = []
+    for path in (theta, precision):
+        try:
+            arrays.append(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise PolicyError(f"{path} cannot be read as an array: {reason}") from error
+    return Learned(*arrays)
+
+
+@app.command()
+def promote(version: OneVersion, why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+    """Serve a version that is kept. Refused while one is pinned.
+
+    \b
+    $ recs policy promote 20261129T101500.000000Z-5d41402abc4b2a76 --why "won the experiment"
+    """
+    settings, store = _store()
+    store.promote(version, _deed(why, by), expect)
+    _tell(settings, store, as_json)
+
+
+@app.command()
+def rollback(why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+    """Serve the version that was served before the current one. Refused while one is pinned.
+
+    \b
+    $ recs policy rollback --why "fewer challenges were opened"
+    """
+    settings, store = _store()
+    store.rollback(_deed(why, by), expect)
+    _tell(settings, store, as_json)
+
+
+@app.command()
+def pin(version: OneVersion, why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+    """Serve a version, and no other until it is unpinned.
+
+    \b
+    $ recs policy pin 20261129T101500.000000Z-5d41402abc4b2a76 --why "nothing changes before the fair"
+    """
+    settings, store = _store()
+    store.pin(version, _deed(why, by), expect)
+    _tell(settings, store, as_json)
+
+
+@app.command()
+def unpin(why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+    """Let other versions be served again; until one is, the version that was pinned is.
+
+    \b
+    $ recs policy unpin --why "the fair is over"
+    """
+    settings, store = _store()
+    store.unpin(_deed(why, by), expect)
+    _tell(settings, store, as_json)
+
+
+@app.command()
+def shadow(
+    versions: Annotated[list[str] | None, typer.Argument(metavar="[VERSION]…", help="At most 4.")] = None,
+    why: Why = "",
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have the probabilities that these versions give recorded beside what is served; without a version, of none.
+
+    \b
+    $ recs policy shadow 20261129T101500.000000Z-5d41402abc4b2a76
+    $ recs policy shadow
+    """
+    settings, store = _store()
+    store.shadow(versions or [], _deed(why, by))
+    if as_json:
+        typer.echo(json.dumps({"shadows": store.shadows()}))
+    else:
+        typer.echo(f"Shadows: {', '.join(store.shadows()) or 'none'}")
+    _warn_of_file(settings)
+
+
+def _store() -> "tuple[Settings, PolicyStore]":
+    from recommendation_service.policies.store import PolicyStore
+
+    settings = load_settings()
+    return settings, PolicyStore(settings.policy_dir, settings.policy_keep)
+
+
+def _deed(why: str, by: str | None) -> "Deed":
+    from recommendation_service.policies.journal import Deed
+
+    return Deed(datetime.now(UTC), by or f"{_user()}@{socket.gethostname()}", why)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as containers have
+        return str(os.getuid())
+
+
+def _tell(settings: Settings, store: "PolicyStore", as_json: bool) -> None:
+    current, pinned = store.current(), store.pinned()
+    if as_json:
+        typer.echo(json.dumps({"current": current, "pinned": pinned}))
+    else:
+        typer.echo(f"Current is {current}" + (", pinned" if pinned else ""))
+    _warn_of_file(settings)
+
+
+def _warn_of_file(settings: Settings) -> None:
+    if settings.policy_file is not None:
+        warning = f"POLICY_FILE is set: {settings.policy_file} is served, and no version, until a start without it."
+        typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)

@@ -1,0 +1,249 @@
+"""Policy versions on disk: the policy file, and what was learned; which one is served, and who decided that.
+
+CURRENT names the version to serve, and while there is a PINNED, that one is served whatever CURRENT names. SHADOWS
+names those whose probabilities are recorded beside. Every change is made under one lock, compared with what the
+caller took for the current version, and written down first.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recommendation_service.core.errors import ConfigurationError, PolicyError
+from recommendation_service.core.files import locked, make_folder, write_whole
+from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.journal import FILE as JOURNAL
+from recommendation_service.policies.journal import Deed, Journal
+from recommendation_service.policies.policy import Learned, Policy, learned_problems, parse_policy
+from recommendation_service.versions.store import CURRENT, NewVersion, VersionStore
+
+PINNED = "PINNED"
+SHADOWS = "SHADOWS"
+NO_VERSION = "none"  # what is expected where the store has no current version
+MOST_SHADOWS = 4
+POLICY = "policy.toml"
+_THETA, _PRECISION = "theta", "A"
+
+
+class PolicyStore(VersionStore):
+    """The folder of policy versions."""
+
+    what = "policy"
+    error = PolicyError
+    layout = 1
+    needed = (POLICY,)
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        super().__init__(folder, keep)
+        self.journal = Journal(folder / JOURNAL)
+
+    def current(self) -> str | None:
+        """The version to serve: the pinned one, or else the one that CURRENT names."""
+        return self.pinned() or super().current()
+
+    def pinned(self) -> str | None:
+        return self.pointer(PINNED)
+
+    def shadows(self) -> tuple[str, ...]:
+        """Versions whose probabilities are recorded beside what is served."""
+        try:
+            return tuple((self.folder / SHADOWS).read_text("ascii").split()[:MOST_SHADOWS])
+        except (OSError, UnicodeDecodeError):
+            return ()
+
+    def open(self, version: str) -> Policy:
+        """Raises PolicyError where it is missing, damaged, of another layout, or of other kinds or features."""
+        manifest = self.check(version)
+        problems = []
+        for what, ours in (("kinds", KINDS), ("features", FEATURE_NAMES)):
+            theirs = manifest.get(what)
+            if theirs != list(ours):
+                problems.append(f"its {what} are {theirs}, and this program's {list(ours)}")
+        if problems:
+            raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
+        folder, files = self.folder / version, manifest["files"]
+        try:
+            file = parse_policy((folder / POLICY).read_bytes(), f"policy version {version}")
+            if f"{_THETA}.npy" not in files:
+                return Policy(file, version=version)
+            learned = Learned(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in (_THETA, _PRECISION)))
+            if problems := learned_problems(learned):
+                raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
+            return Policy(file, *learned, version)
+        except ConfigurationError as error:
+            raise PolicyError("; ".join(error.problems)) from error
+        except (OSError, ValueError) as error:
+            raise PolicyError(f"policy version {version} cannot be read: {error}") from error
+
+    def verify(self, version: str) -> list[str]:
+        """What is wrong with a version, its policy file and its arrays included; empty where nothing is."""
+        problems = super().verify(version)
+        if not problems:
+            try:
+                self.open(version)
+            except PolicyError as error:
+                problems = [str(error)]
+        return problems
+
+    def named(self, version: str | None = None) -> str:
+        """``version``, or else the current one, for a command. Raises PolicyError where there is none."""
+        version = version or self.current()
+        if version is None:
+            self.versions()
+            raise PolicyError(f"No policy version in {self.folder}: `recs policy publish` makes one.")
+        return version
+
+    # Changes. Each raises PolicyError, and leaves what is served as it was.
+
+    def publish(
+        self,
+        content: bytes,
+        learned: Learned | None,
+        deed: Deed,
+        expect: str | None = None,
+        *,
+        aside: bool = False,
+        until_now: bytes | None = None,
+    ) -> str:
+        """Keep a version of a policy file and what was learned under it, and serve it.
+
+        ``aside``: it is only kept. So it is while another is pinned. ``until_now``: the file that is served before
+        there is a version; it becomes the first, so that there is one to go back to. Raises ConfigurationError with
+        every problem of the file.
+        """
+        policy = Policy(parse_policy(content, "policy file"))
+        if learned is not None and (problems := learned_problems(learned)):
+            raise PolicyError(f"What was learned cannot be served: {'; '.join(problems)}.")
+        with self._changing(expect) as before:
+            served = before
+            if served is None and until_now is not None and not aside:
+                first = Deed(deed.moment - timedelta(microseconds=1), deed.who, "what was served before")
+                served = self._add(until_now, Policy(parse_policy(until_now, "policy file")), None, first)
+                self._note(first, "publish", served, None)
+            version = self._add(content, policy, learned, deed)
+            if not aside and self.pinned() is None:
+                self._serve(version, deed, "publish", served)
+            self._remove_old(version)
+        return version
+
+    def _add(self, content: bytes, policy: Policy, learned: Learned | None, deed: Deed) -> str:
+        def fill(new: NewVersion) -> dict[str, Any]:
+            new.write(POLICY, content)
+            if learned is not None:
+                new.save(_THETA, np.asarray(learned.theta, np.float64))
+                new.save(_PRECISION, np.asarray(learned.A, np.float64))
+            return {
+                "published_at": deed.moment.isoformat(),
+                "by": deed.who,
+                "name": policy.file.version,
+                "kinds": list(KINDS),
+                "features": list(FEATURE_NAMES),
+                "catalog_digest": policy.catalog_digest,
+            }
+
+        return self.add(deed.moment, fill)
+
+    def promote(self, version: str, deed: Deed, expect: str | None = None) -> None:
+        """Serve a version that is kept."""
+        with self._changing(expect) as before:
+            self._must_not_be_pinned()
+            self.open(version)
+            self._serve(version, deed, "promote", before)
+
+    def rollback(self, deed: Deed, expect: str | None = None) -> str:
+        """Serve the version that was served before the current one; that version."""
+        with self._changing(expect) as before:
+            self._must_not_be_pinned()
+            version = self._before(before)
+            if version is None:
+                raise PolicyError("There is no version to go back to: none was served before the current one.")
+            self.open(version)
+            self._serve(version, deed, "rollback", before)
+        return version
+
+    def pin(self, version: str, deed: Deed, expect: str | None = None) -> None:
+        """Serve a version, and no other until it is unpinned."""
+        with self._changing(expect) as before:
+            self.open(version)
+            self._note(deed, "pin", version, before)
+            self.point_at(version, PINNED)
+
+    def unpin(self, deed: Deed, expect: str | None = None) -> str:
+        """Let others be served again; until one is, the version that was pinned is."""
+        with self._changing(expect) as before:
+            version = self.pinned()
+            if version is None:
+                raise PolicyError("No version is pinned.")
+            self._note(deed, "unpin", version, before)
+            self.point_at(version)
+            (self.folder / PINNED).unlink(missing_ok=True)
+        return version
+
+    def shadow(self, versions: Sequence[str], deed: Deed) -> None:
+        """Have the probabilities of these versions recorded beside what is served; of none: no more."""
+        if len(versions) > MOST_SHADOWS:
+            raise PolicyError(f"At most {MOST_SHADOWS} shadows can be kept, but {len(versions)} were named.")
+        with self._changing(None) as before:
+            for version in versions:
+                self.open(version)
+            self._note(deed, "shadow", " ".join(versions) or None, before)
+            try:
+                write_whole(self.folder / SHADOWS, "".join(f"{version}\n" for version in versions), synced=True)
+            except OSError as error:
+                raise self._not_written(error) from error
+
+    def served_before(self) -> Iterator[str]:
+        """Versions that were served before the current one, the latest first."""
+        version = self._before(self.current())
+        told: set[str] = set()
+        while version is not None and version not in told:
+            told.add(version)
+            yield version
+            version = self._before(version)
+
+    @contextmanager
+    def _changing(self, expect: str | None) -> Iterator[str | None]:
+        """Nobody else changes anything meanwhile; gives what is served."""
+        try:
+            make_folder(self.folder)
+            with locked(self.folder / "change.lock"):
+                current = self.current()
+                named = current or NO_VERSION
+                if expect not in (None, named):
+                    raise PolicyError(f"Nothing was changed: the current version is {named}, not {expect}.")
+                yield current
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _serve(self, version: str, deed: Deed, did: str, before: str | None) -> None:
+        self._note(deed, did, version, before)
+        self.point_at(version)
+
+    def _note(self, deed: Deed, did: str, version: str | None, before: str | None) -> None:
+        try:
+            self.journal.add(deed, did, version, before)
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _must_not_be_pinned(self) -> None:
+        version = self.pinned()
+        if version is None:
+            return
+        deeds = [entry for entry in self.journal.entries() if entry.did == "pin" and entry.version == version]
+        told = f" by {deeds[-1].who} at {deeds[-1].when}: {deeds[-1].why}" if deeds else ""
+        raise PolicyError(f"Nothing was changed: version {version} was pinned{told}. `recs policy unpin` ends that.")
+
+    def _before(self, version: str | None) -> str | None:
+        """What was served when ``version`` was put in its place, other than by going back to it."""
+        for entry in reversed(self.journal.entries()):
+            if entry.version == version and entry.did in ("publish", "promote", "pin") and entry.before != version:
+                return entry.before
+        return None
+
+    def _remove_old(self, new: str) -> None:
+        self.remove_old({new, self.pointer(CURRENT), self._before(self.current()), *self.shadows()})
