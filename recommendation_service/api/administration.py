@@ -23,6 +23,7 @@ from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.item_keys import ITEM_TYPES, unpack
+from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.places import find
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.worker import worker_of
@@ -78,7 +79,8 @@ def add_administration(
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         if record is None:
             raise NotFound("No feed of that request_id is recorded.")
-        body = explained(record, serving)
+        policy = await threads.run(lambda: serving.kept_policy(record.policy_version))
+        body = explained(record, serving, policy)
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
     @app.delete(
@@ -116,10 +118,11 @@ def add_administration(
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
 
-def explained(record: FeedRecord, serving: Serving) -> dict[str, Any]:
-    """The feed and a Why for each item, with the policy of today where it is the feed's."""
-    policy = serving.policy
-    same_policy = record.policy_version == policy.version
+def explained(record: FeedRecord, serving: Serving, policy: Policy | None) -> dict[str, Any]:
+    """The feed and a Why for each item. ``policy``: the feed's; None: it is not kept, and what only it can tell is left
+    out."""
+    same_policy = policy is not None
+    policy = policy or serving.policy
     slots = record.slots()
     items = []
     for position, key in enumerate(slots.items.tolist()):

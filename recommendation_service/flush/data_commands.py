@@ -62,7 +62,7 @@ def show(as_json: AsJson = False) -> None:
         "problem": problem,
         "held_by": holder_of(folder) or None,
         "redis_space": space_of(settings, owner),
-        "bytes": {name: _bytes(folder / name) for name in ("catalogs", "events", "seen")},
+        "bytes": {name: _bytes(folder / name) for name in ("catalogs", "policies", "events", "seen")},
         "events_wait": _events_wait(settings.events_dir),
         "dead_letters": _dead_letters(settings.events_dir),
     }

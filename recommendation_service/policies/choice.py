@@ -19,7 +19,7 @@ class PolicyChoice:
     """Follows the store for whoever serves, or builds with, a policy.
 
     ``policy`` and ``shadows`` are what was last taken up: a version that cannot be served changes nothing, and
-    ``problem`` says why.
+    ``problems`` says why.
     """
 
     def __init__(self, settings: Settings, refused: Callable[[], None] = lambda: None) -> None:
@@ -27,7 +27,7 @@ class PolicyChoice:
         self._store = PolicyStore(settings.policy_dir, settings.policy_keep)
         self._file: Path | None = settings.policy_file
         self._refused = refused
-        self.problem = ""
+        self.problems: list[str] = []
         self._looked_at: tuple[str | None, tuple[str, ...]] = (None, ())
         self.policy = self._at_start()
         self.shadows: Shadows = ()
@@ -40,11 +40,17 @@ class PolicyChoice:
     def take_up(self) -> None:
         """Open what is named. Reads some files: call it off the event loop."""
         version, shadows = self._looked_at = self._named()
-        if version in (None, self.policy.version):
-            self.problem = ""
-        elif (policy := self._opened(version)) is not None:
-            self.policy, self.problem = policy, ""
+        self.problems = []
+        if version not in (None, self.policy.version):
+            self.policy = self._opened(version, "The current policy is not served") or self.policy
         self.shadows = tuple(shadow for name in shadows if (shadow := self._shadow(name)) is not None)
+
+    def kept(self, version: str) -> Policy | None:
+        """A version that is not served any more, where it is still on disk and whole."""
+        try:
+            return self._store.open(version)
+        except PolicyError:
+            return None
 
     def _named(self) -> tuple[str | None, tuple[str, ...]]:
         """The version to serve, and the shadows. None: what is served stays."""
@@ -62,26 +68,23 @@ class PolicyChoice:
                     continue  # the current one's problem is told where it is taken up
         return load_policy(self._file)
 
-    def _opened(self, version: str) -> Policy | None:
+    def _opened(self, version: str, otherwise: str) -> Policy | None:
         try:
             return self._store.open(version)
         except PolicyError as error:
-            self.problem = f"The current policy is not served: {error}."
-            self._tell(version, str(error))
+            self._tell(version, f"{otherwise}: {error}.")
             return None
 
     def _shadow(self, version: str) -> Policy | None:
         """One that would draw from other pools than the policy that is served cannot be weighed beside it."""
-        try:
-            shadow = self._store.open(version)
-        except PolicyError as error:
-            self._tell(version, str(error))
-            return None
-        if shadow.pools_digest != self.policy.pools_digest:
-            self._tell(version, f"it draws from other pools than {self.policy.version}")
+        shadow = self._opened(version, "A shadow is not recorded")
+        if shadow is not None and shadow.pools_digest != self.policy.pools_digest:
+            told = f"policy version {version} draws from other pools than {self.policy.version}"
+            self._tell(version, f"A shadow is not recorded: {told}.")
             return None
         return shadow
 
     def _tell(self, version: str, reason: str) -> None:
         self._refused()
+        self.problems.append(reason)
         log.error("policy refused", version=version, reason=reason)

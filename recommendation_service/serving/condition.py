@@ -54,8 +54,7 @@ class Condition:
         found += [problem for folder in folders if (problem := folder_problem(folder))]
         if (kept := read_held(settings.catalog_dir)) is not None:
             found.append(f"The newest catalog is held back: {kept.reason}.")
-        if self._serving.policy_problem:
-            found.append(self._serving.policy_problem)
+        found += self._serving.policy_problems
         agreed = self._clock.agreed
         if agreed is not None and agreed.problem is not None:
             found.append(f"The time is uncertain, and nothing is deleted for its age: {agreed.problem}.")

@@ -74,9 +74,13 @@ class Serving:
         return self._pipeline.policy if self._pipeline else self._policies.policy
 
     @property
-    def policy_problem(self) -> str:
-        """Why the current policy version is not served; empty where it is."""
-        return self._policies.problem
+    def policy_problems(self) -> list[str]:
+        """Why policy versions that are to be served, or to be shadows, are not."""
+        return self._policies.problems
+
+    def kept_policy(self, version: str) -> Policy | None:
+        """The policy of a feed that was served, where it is there still. Reads some files."""
+        return self.policy if version == self.policy.version else self._policies.kept(version)
 
     async def ready_pipeline(self) -> FeedPipeline:
         """Raises NotReady before the first catalog, and Overloaded while the worker stays far behind."""

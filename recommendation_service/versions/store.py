@@ -185,7 +185,7 @@ class VersionStore:
 
     def _remove_left_overs(self) -> None:
         """What processes left that were killed while they wrote."""
-        for pattern in (f"{TEMPORARY}*", f".{CURRENT}-*"):
+        for pattern in (f"{TEMPORARY}*", ".[A-Z]*-*"):  # versions, and files that name one
             for left_over in self.folder.glob(pattern):
                 pid = left_over.name.rpartition("-")[2]
                 if pid == str(os.getpid()) or not os.path.exists(f"/proc/{pid}"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
@@ -28,6 +30,7 @@ from tests.end_to_end.service import load_demo, sum_of_samples
 from tests.servers import wait_until
 
 PATIENCE_SECONDS = 60
+TOKEN = "an-administrators-token"
 START = datetime(2026, 11, 29, 10, tzinfo=UTC)
 
 
@@ -56,7 +59,7 @@ def store(data_dir: Path) -> PolicyStore:
 
 @pytest.fixture
 def client(data_dir: Path) -> Iterator[httpx.Client]:
-    with logs_left_alone(), served(make_app(data_dir)) as found:
+    with logs_left_alone(), served(make_app(data_dir, admin_token=SecretStr(TOKEN))) as found:
         yield found
 
 
@@ -175,6 +178,29 @@ def test_a_start_with_only_damaged_versions_serves_the_policy_that_ships(data_di
         assert "is damaged" in problems(client)[0]
 
 
+def test_a_feed_is_explained_by_its_own_policy_while_that_is_kept(
+    client: httpx.Client, data_dir: Path, store: PolicyStore
+) -> None:
+    publish(store, "A")
+    assert wait_until(lambda: letters(client) == {"A"}, PATIENCE_SECONDS)
+    body = client.post("/api/search/total", json={"N_VIDEOS": 6, "explain": True}).json()["body"]
+    kept = publish(store, "B")
+    assert wait_until(lambda: letters(client) == {"B"}, PATIENCE_SECONDS)
+
+    def explained() -> list[dict[str, Any]]:
+        answer = client.get(f"/api/explain/{body['request_id']}", headers={"Authorization": f"Bearer {TOKEN}"})
+        assert answer.status_code == 200, answer.text
+        return [item["why"] for item in answer.json()["body"]["items"]]
+
+    for why, then in zip(explained(), [item["why"] for item in body["items"]], strict=True):
+        assert why["slot"] == then["slot"]
+        assert why["score"] == pytest.approx(then["score"], rel=1e-3)
+    for version in store.versions():
+        if version != kept:
+            shutil.rmtree(store.folder / version)
+    assert all("score" not in why for why in explained())
+
+
 def test_where_policy_file_is_set_it_decides_alone(data_dir: Path, store: PolicyStore) -> None:
     (data_dir / "mine.toml").write_bytes(labelled("M"))
     publish(store, "A")
@@ -211,6 +237,8 @@ def test_a_shadow_is_taken_up_where_it_draws_from_the_same_pools(data_dir: Path,
     choice.take_up()
 
     assert [shadow.version for shadow in choice.shadows] == [bold]
+    (problem,) = choice.problems
+    assert f"{wide} draws from other pools" in problem
     assert len(refused) == 1
     assert not choice.is_changed()
     store.shadow([], deed(4))
@@ -226,7 +254,7 @@ def test_a_version_that_lacks_its_file_is_refused(data_dir: Path, store: PolicyS
     choice.take_up()
 
     assert choice.policy.version == load_policy().version
-    assert f"{version} is damaged: {POLICY} is missing" in choice.problem
+    assert f"{version} is damaged: {POLICY} is missing" in choice.problems[0]
 
 
 def test_the_catalog_of_the_policy_before_is_served_from_until_the_next_build(
