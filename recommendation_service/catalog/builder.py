@@ -128,9 +128,8 @@ def assemble_catalog(
     X[count:, 1] = recency[:, 1]
     terms = static_terms(X, age_days, policy.file)
     hand = np.zeros((len(tokens), len(KINDS)), np.float32)
-    for number, name in enumerate(KINDS):
-        kind = policy.file.kind(name)
-        hand[:, number] = static_hand_sum(terms, kind)
+    for name, kind in policy.file.kinds_in_use.items():
+        hand[:, KINDS.index(name)] = static_hand_sum(terms, kind)
     order_offsets, order_items = kind_orderings(hand, X[:, 12], age_days, count, policy.file)
     similar = next((n for n, k in enumerate(KINDS) if policy.arrays.weight_similarity[n] > 0), 0)
     token_offsets, token_items = token_lists(tokens[:count], absent, hand[:, similar])

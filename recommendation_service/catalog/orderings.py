@@ -21,11 +21,17 @@ from recommendation_service.policies.format import PolicyFile
 def kind_orderings(
     hand: Float32, gate: Float64, age_days: Float64, videos: int, policy: PolicyFile
 ) -> tuple[Int64, Int32]:
-    """For each kind the items that it may hold, best static sum first: offsets (K + 1,) and items."""
+    """For each kind the items that it may hold, best static sum first: offsets (K + 1,) and items.
+
+    Of a kind that the policy leaves out, none.
+    """
     offsets, orders = [0], []
-    is_video = np.arange(len(hand)) < videos
+    is_video, in_use = np.arange(len(hand)) < videos, policy.kinds_in_use
     for number, name in enumerate(KINDS):
-        kind = policy.kind(name)
+        kind = in_use.get(name)
+        if kind is None:
+            offsets.append(offsets[-1])
+            continue
         allowed = is_video if kind.item == "resume" else ~is_video
         if kind.gate:
             allowed = allowed & (gate > 0)

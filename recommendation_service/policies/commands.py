@@ -93,8 +93,6 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
     $ recs policy show
     $ recs policy show 20261129T101500.000000Z-5d41402abc4b2a76 --json
     """
-    from recommendation_service.model.kinds import KINDS
-
     settings, store = _store()
     version = store.named(version)
     policy, manifest = store.open(version), store.manifest(version)
@@ -110,7 +108,6 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
         f"{version}, {manifest['name']}{learned}, published {manifest['published_at']} by {manifest['by']}"
         + (", current" if version == store.current() else "")
     )
-    kinds = [(name, policy.file.kind(name)) for name in KINDS]
     print_rows(
         ("kind", "label", "item", "pool", "alpha", "temperature", "weights"),
         [
@@ -118,7 +115,7 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
                 *(name, kind.label, kind.item, f"{kind.pool}", f"{kind.alpha:g}", f"{kind.temperature:g}"),
                 ", ".join(f"{term} {weight:g}" for term, weight in kind.weights.items()),
             )
-            for name, kind in kinds
+            for name, kind in policy.file.kinds_in_use.items()
         ],
         right={3, 4, 5},
     )

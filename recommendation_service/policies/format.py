@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES
 from recommendation_service.model.features import STATIC_TERMS, USER_TERMS
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -119,11 +120,14 @@ class Kind(_Section):
 
 
 class Kinds(_Section):
-    VMP: Kind
-    AU: Kind
-    NU: Kind
-    FW: Kind
-    FLOW: Kind
+    """Those that the policy fills slots with: what it leaves out, no pattern may name. Their numbers stand in records,
+    so that they are the program's."""
+
+    VMP: Kind | None = None
+    AU: Kind | None = None
+    NU: Kind | None = None
+    FW: Kind | None = None
+    FLOW: Kind | None = None
 
 
 class PolicyFile(_Section):
@@ -141,9 +145,15 @@ class PolicyFile(_Section):
     terms: Terms
     kinds: Kinds
 
+    @property
+    def kinds_in_use(self) -> dict[str, Kind]:
+        """By name, in the order of their numbers."""
+        found = {name: getattr(self.kinds, name) for name in KINDS}
+        return {name: kind for name, kind in found.items() if kind is not None}
+
     def kind(self, name: str) -> Kind:
-        kind: Kind = getattr(self.kinds, name)
-        return kind
+        """Raises KeyError where the policy leaves it out."""
+        return self.kinds_in_use[name]
 
 
 def contradictions(content: dict[str, Any]) -> list[str]:
@@ -164,4 +174,10 @@ def contradictions(content: dict[str, Any]) -> list[str]:
             kind = kinds.get(name) if isinstance(kinds, dict) and isinstance(name, str) else None
             if isinstance(kind, dict) and kind.get("item") not in (None, item):
                 problems.append(f"feeds.{endpoint}: holds only {item}s, but names {name}")
+    if isinstance(kinds, dict) and isinstance(feeds, dict):
+        for endpoint in ENDPOINTS:
+            pattern = feeds.get(endpoint)
+            named = [name for name in pattern if name in KINDS] if isinstance(pattern, list) else []
+            left_out = [name for name in named if name not in kinds]
+            problems += [f"feeds.{endpoint}: names {name}, which kinds leaves out" for name in left_out]
     return list(dict.fromkeys(problems))

@@ -42,8 +42,9 @@ class Policy:
         """Changes when the parts change that a catalog is built with; its static features, hand-set
         sums and orderings then have to be computed anew."""
         file = self.file
-        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kind(name) for name in KINDS)]
-        text = msgspec.json.encode([part.model_dump(exclude={"alpha", "temperature", "pool"}) for part in parts])
+        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kinds_in_use.get(name) for name in KINDS)]
+        drawing = {"alpha", "temperature", "pool"}
+        text = msgspec.json.encode([part.model_dump(exclude=drawing) if part else None for part in parts])
         return hashlib.sha256(text).hexdigest()[:16]
 
     @property
@@ -51,12 +52,15 @@ class Policy:
         """The same for policies that draw from the same pools under the same limits, so that one's probability of
         what the other drew can be told: they differ in what was learned, and in how boldly and evenly they draw."""
         content = self.file.model_dump(exclude={"version", "prior"})
-        for kind in content["kinds"].values():
+        for kind in filter(None, content["kinds"].values()):
             del kind["alpha"], kind["temperature"]
         return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
     def label(self, kind: int) -> str:
-        return self.file.kind(KINDS[kind]).label
+        """A kind's name outside; of one that this policy leaves out, its own."""
+        name = KINDS[kind]
+        in_use = self.file.kinds_in_use
+        return in_use[name].label if name in in_use else name
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -113,7 +117,8 @@ def learned_problems(learned: Learned) -> list[str]:
 def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> PolicyArrays:
     """Every policy's are of the same types and layouts, and writable: to Numba anything else is another type, and a
     policy that is taken up would be compiled for."""
-    kinds = [file.kind(name) for name in KINDS]
+    in_use = file.kinds_in_use
+    kinds = [in_use.get(name) for name in KINDS]
     features, prior = file.features, file.prior
     if theta is None:
         theta = np.zeros((len(kinds), FEATURES))
@@ -126,14 +131,14 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
     weights = (features.match_skill, features.match_knowledge, features.match_tool, features.match_language)
 
     def user_weight(term: str) -> Float64:
-        return np.array([kind.weights.get(term, 0.0) for kind in kinds])
+        return np.array([kind.weights.get(term, 0.0) if kind else 0.0 for kind in kinds])
 
     return PolicyArrays(
         theta=np.array(theta, np.float64, order="C"),
         precision_root=np.ascontiguousarray(root_inverse.transpose(0, 2, 1)),
-        alpha=np.array([kind.alpha for kind in kinds]),
-        temperature=np.array([kind.temperature for kind in kinds]),
-        pool=np.array([kind.pool for kind in kinds]),
+        alpha=np.array([kind.alpha if kind else 0.0 for kind in kinds]),
+        temperature=np.array([kind.temperature if kind else 1.0 for kind in kinds]),
+        pool=np.array([kind.pool if kind else 0 for kind in kinds]),
         weight_similarity=user_weight("similarity"),
         weight_match=user_weight("match"),
         weight_network=user_weight("network"),
@@ -148,7 +153,7 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         ),
         pattern=np.array([pattern + [0] * (longest - len(pattern)) for pattern in patterns]),
         pattern_length=np.array([len(pattern) for pattern in patterns]),
-        kind_is_video=np.array([int(kind.item == "resume") for kind in kinds]),
+        kind_is_video=np.array([int(kind is not None and kind.item == "resume") for kind in kinds]),
         match_cap=features.match_cap / 100.0,
         reach_scale=features.reach_scale,
         hand_scale=features.hand_scale,

@@ -279,6 +279,28 @@ def test_some_feeds_are_timed_by_stage_and_are_no_different_for_it() -> None:
     assert [handled for name, _, handled in observed if name == "slate"] == [24, 24]
 
 
+@pytest.mark.parametrize("left_out", ["NU", "FW", "AU"])
+def test_one_kind_fewer_is_a_file(left_out: str) -> None:
+    """As if no pattern named the kind: what its section says, and its ordering in the catalog, count for nothing."""
+    shipped = load_policy().file
+    other = {"resume": "VMP", "challenge": "FLOW"}[shipped.kind(left_out).item]
+    patterns = {
+        f"feeds__{endpoint}": [other if kind == left_out else kind for kind in getattr(shipped.feeds, endpoint)]
+        for endpoint in ENDPOINTS
+    }
+    unnamed, fewer = Policy(policy_file(**patterns)), Policy(policy_file(**patterns, **{f"kinds__{left_out}": None}))
+    number = KINDS.index(left_out)
+    catalog = make_catalog(WORLD, fewer)
+    one, two = FeedPipeline(Generation(make_catalog(WORLD, unnamed), unnamed)), FeedPipeline(Generation(catalog, fewer))
+    for endpoint in ENDPOINTS:
+        for user_id in (*USERS[:5], ANONYMOUS):
+            request = request_for(user_id, endpoint, explain=True)
+            assert two.feed(request) == one.feed(request)
+    assert catalog.arrays.order_offsets[number] == catalog.arrays.order_offsets[number + 1]
+    assert fewer.label(number) == left_out
+    assert fewer.catalog_digest != unnamed.catalog_digest
+
+
 def test_a_feed_leaves_nothing_behind_for_the_next_one() -> None:
     """Whatever came before, a feed is the one that a fresh memory gives."""
     small_pools = {f"kinds__{kind}__pool": 6 for kind in KINDS}

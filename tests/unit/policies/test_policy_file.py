@@ -117,6 +117,11 @@ def test_a_cut_beyond_the_catalogs_places_is_named(name: str, places: int, tmp_p
     assert_each_is_named(problems, f"cuts.{name}")
 
 
+def test_a_pattern_may_not_name_a_kind_that_is_left_out(tmp_path: Path) -> None:
+    problems = problems_of(tmp_path, {"kinds.FW": None, "kinds.FLOW": None, "feeds.total": ["VMP", "FW"]})
+    assert_each_is_named(problems, "feeds.total: names FW, which kinds leaves out", "feeds.flow: names FLOW")
+
+
 def test_a_file_that_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     with pytest.raises(ConfigurationError, match=r"policy\.toml: No such file"):
