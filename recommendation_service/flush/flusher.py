@@ -196,7 +196,10 @@ class Flusher:
     def _remove_passed(self) -> None:
         """What all readers of the log have passed, and what others may not keep any longer."""
         most_bytes = int(self._settings.reader_log_share * (self._settings.event_log_megabytes << 20))
-        remove_passed(self._folder, self._pending.settled, most_bytes)
+        try:
+            remove_passed(self._folder, self._pending.settled, most_bytes)
+        except OSError as error:  # a full disk or another user's files: the flush is not to wait for a reader
+            log.error("segments of the log cannot be removed", reason=str(error))
 
     def _rest(self, seconds: float) -> None:
         """After a batch that took so long, while nobody waits for the flush: leave the machine to requests."""
@@ -275,8 +278,7 @@ class Flusher:
     def _write(self, records: list[Event], rest: Callable[[float], None] | None) -> Outcome:
         """Where there is more in the log and no rest, that is read meanwhile: the database is to wait for nothing.
 
-        Raises whatever else befell the reading. What was taken and not kept would count as flushed with the next
-        batch; so this process ends, and the one that follows reads from what was settled.
+        Raises whatever else befell the reading: then nothing was taken, and what was written is written again.
         """
         if rest is not None or not self._pending.may_read_ahead:
             return self._writer.write(records, rest)

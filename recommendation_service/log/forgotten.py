@@ -5,6 +5,7 @@ is before that is not to be used, what comes after it counts, whatever the clock
 the last of its segments.
 """
 
+import errno
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,14 +49,18 @@ def note_forgotten(folder: Path, user_id: int, moment: int, received_ms: int | N
 
 
 def read_forgotten(folder: Path) -> Forgotten:
+    """Raises OSError, also for a damaged file: nobody may go on without it."""
+    path = folder / FILE
     try:
-        content = json.loads((folder / FILE).read_bytes())
+        content = json.loads(path.read_bytes())
+        return {
+            int(user_id): Deletion(**entry) if isinstance(entry, dict) else Deletion(int(entry))
+            for user_id, entry in content.items()
+        }
     except FileNotFoundError:
         return {}
-    return {
-        int(user_id): Deletion(**entry) if isinstance(entry, dict) else Deletion(int(entry))
-        for user_id, entry in content.items()
-    }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise OSError(errno.EIO, f"it is no list of who is forgotten ({error})", str(path)) from error
 
 
 def drop_settled(folder: Path) -> None:

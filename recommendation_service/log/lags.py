@@ -34,42 +34,41 @@ class Lag(NamedTuple):
 
 def lags(folder: Path) -> list[Lag]:
     """Of all readers, ``flush`` first. Raises OSError."""
-    marks, problems = {}, {}
+    found = []
+    for name, (mark, problem, behind) in _behind(folder).items():
+        oldest_ms = _oldest_ms(folder, behind, mark)
+        missed = read_missed(folder, name) or mark.told
+        found.append(Lag(name, holder_of(folder, name), len(behind), sum(behind.values()), oldest_ms, missed, problem))
+    return found
+
+
+def holder_of_most(folder: Path) -> str:
+    """Whom a full log waits for, as the end of a sentence; empty: nobody in particular. Takes some milliseconds."""
+    with contextlib.suppress(OSError):
+        most = {name: sum(behind.values()) for name, (_, _, behind) in _behind(folder).items()}
+        name = max(most, key=lambda name: most[name])
+        if most[name]:
+            return f", most of it for the reader {name!r}, which is {most[name]:,} bytes behind"
+    return ""
+
+
+def _behind(folder: Path) -> dict[str, tuple[Mark, str | None, dict[str, int]]]:
+    """By reader: its mark, what is wrong with it, and the bytes of each segment that it has before it, oldest first."""
+    found: dict[str, tuple[Mark, str | None, dict[str, int]]] = {}
     for name in registered(folder):
         try:
-            marks[name] = read_mark(folder, name) or Mark()
+            found[name] = read_mark(folder, name) or Mark(), None, {}
         except MarkDamaged as damaged:
-            marks[name], problems[name] = Mark(), str(damaged)
+            found[name] = Mark(), str(damaged), {}
     try:
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.name.endswith(SUFFIX)}
     except FileNotFoundError:
         sizes = {}
-    behind: dict[str, dict[str, int]] = {name: {} for name in marks}
     for segment in sorted(sizes):
-        places = {name: mark.places.get(segment, UNREAD) for name, mark in marks.items()}
+        places = {name: mark.places.get(segment, UNREAD) for name, (mark, _, _) in found.items()}
         for name, count in _bytes_behind(folder / segment, sizes[segment], places):
-            behind[name][segment] = count
-    return [
-        Lag(
-            name,
-            holder_of(folder, name),
-            len(behind[name]),
-            sum(behind[name].values()),
-            _oldest_ms(folder, behind[name], mark),
-            read_missed(folder, name) or mark.told,
-            problems.get(name),
-        )
-        for name, mark in marks.items()
-    ]
-
-
-def holder_of_most(folder: Path) -> str:
-    """Whom a full log waits for, as the end of a sentence; empty: nobody in particular."""
-    with contextlib.suppress(OSError):
-        most = max(lags(folder), key=lambda lag: lag.bytes)
-        if most.bytes:
-            return f", most of it for the reader {most.reader!r}, which is {most.bytes:,} bytes behind"
-    return ""
+            found[name][2][segment] = count
+    return found
 
 
 def _bytes_behind(path: Path, size: int, places: dict[str, Place]) -> Iterable[tuple[str, int]]:
@@ -89,11 +88,20 @@ def _bytes_behind(path: Path, size: int, places: dict[str, Place]) -> Iterable[t
 
 def _oldest_ms(folder: Path, segments: Iterable[str], mark: Mark) -> int | None:
     """When the oldest record after a mark was accepted; of what cannot be read, when it was written."""
-    times = []
+    oldest: int | None = None
     for segment in segments:
+        if oldest is not None and _made_ms(segment) > oldest:
+            break  # nor is anything older in those that were made later
         with contextlib.suppress(OSError):  # it went just now, or is another user's
             found = scan(folder / segment, mark.places.get(segment, UNREAD).position, 1)
             records = take_apart(segment, found.payloads, found.begins).records
             written_ms = int((folder / segment).stat().st_mtime * 1000)
-            times.append(received_ms_of(records[0]) if records else written_ms)
-    return min(times, default=None)
+            first = received_ms_of(records[0]) if records else written_ms
+            oldest = first if oldest is None else min(oldest, first)
+    return oldest
+
+
+def _made_ms(segment: str) -> int:
+    """By its name, which begins with the nanoseconds since 1970; 0 where it does not."""
+    digits = segment.split("-", maxsplit=1)[0]
+    return int(digits) // 1_000_000 if digits.isdecimal() else 0

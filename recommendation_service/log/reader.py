@@ -79,10 +79,18 @@ class LogReader:
             self._note()
 
     def read(self, most: int = MOST_RECORDS, most_bytes: int = MOST_BYTES) -> Batch:
-        """What was not read yet, about so many records and bytes of them. Raises OSError; then nothing was taken."""
+        """What was not read yet, about so many records and bytes of them.
+
+        Raises OSError; the next call gives it then.
+        """
         missed = read_missed(self._folder, self.name) or self.settled.told
-        stretches = self._tail.read(most, most_bytes, besides=missed.gone)
-        self.forgotten = read_forgotten(self._folder)  # afterwards: whose order came meanwhile is in it
+        before = self._tail.places()
+        try:
+            stretches = self._tail.read(most, most_bytes, besides=missed.gone)
+            self.forgotten = read_forgotten(self._folder)  # afterwards: whose order came meanwhile is in it
+        except BaseException:  # else the next mark would cover what nobody was given
+            self._tail.go_back(before)
+            raise
         restarted, self._tail.restarted = self._tail.restarted, []
         return Batch(
             [stretch.without(self.forgotten) for stretch in stretches],

@@ -126,6 +126,11 @@ class LogTail:
                 stretches.append(stretch)
         return stretches
 
+    def go_back(self, places: Mapping[str, Place]) -> None:
+        """To such places, which ``places`` gave: what was read since is read again."""
+        self._from = {**self._from, **places}
+        self._segments.clear()
+
     def places(self) -> dict[str, Place]:
         """How far each segment was read by now."""
         return {name: segment.read for name, segment in self._segments.items()}
@@ -167,7 +172,8 @@ class LogTail:
                 return place
         except PermissionError:
             return place  # nor can it be read from there
-        self.restarted.append(path.name)
+        if path.name not in self.restarted:
+            self.restarted.append(path.name)
         return UNREAD
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.rows import event_id_of
-from recommendation_service.log import retention
+from recommendation_service.log import retention, tail
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.marks import FLUSH, Mark, Missed, Place, mark_path, read_mark, registered
 from recommendation_service.log.reader import Batch, LogReader, ReaderTaken
@@ -376,3 +376,34 @@ def test_nobody_is_given_what_was_there_of_a_user_who_was_to_be_forgotten(
         batch = reader.read()
         assert ids(batch) == ["b", "c"]
         assert [event_id_of(record) for stretch in batch.stretches for record in stretch.forgotten] == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"x": {}}', b'{"7": {"moment": 1, "other": 2}}'])
+def test_nobody_reads_on_without_the_list_of_who_is_forgotten(tmp_path: Path, learn: LogReader, content: bytes) -> None:
+    write(tmp_path, "1-1", "a")
+    (tmp_path / "forgotten.json").write_bytes(content)
+    with pytest.raises(OSError, match="no list of who is forgotten"):
+        learn.read()
+    (tmp_path / "forgotten.json").unlink()
+    assert ids(learn.read()) == ["a"], "it was not taken for read"
+
+
+def test_a_reading_that_fails_halfway_takes_nothing(
+    tmp_path: Path, learn: LogReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "1-1", "a")
+    write(tmp_path, "2-1", "b")
+    assert ids(learn.read(1)) == ["a"]
+    write(tmp_path, "3-1", "c")
+    take_apart = tail.take_apart
+
+    def run_out_of_memory(segment: str, payloads: list[bytes], begins: list[int]) -> tail.Stretch:
+        if segment.startswith("3"):
+            raise MemoryError
+        return take_apart(segment, payloads, begins)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tail, "take_apart", run_out_of_memory)
+        with pytest.raises(MemoryError):
+            learn.read()
+    assert ids(learn.read()) == ["b", "c"]
