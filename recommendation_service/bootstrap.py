@@ -37,6 +37,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
+from recommendation_service.log.decisions import DecisionWriter
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
 from recommendation_service.memory.memory_keeper import MemoryKeeper
@@ -47,6 +48,7 @@ from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.server.door import Door, bounds_from
 from recommendation_service.server.protocol import STATE_KEY as DOOR_KEY
 from recommendation_service.serving.condition import Condition
+from recommendation_service.serving.decisions import Decisions
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.first_start import after, make_source, take_up_or_compile
@@ -188,11 +190,14 @@ def _lifespan(
             work.append(make_source(serving, make, source))
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(_let_go, held)
-            event_log = None
+            event_log = decisions = None
             if settings.record_events:
                 event_log = EventLog(settings.events_dir, settings.event_log_megabytes << 20, now=clock.now)
                 stack.push_async_callback(event_log.close)
                 work.append(event_log.sync_often())
+                writer = DecisionWriter(settings.decisions_dir, settings.decision_megabytes << 20, clock.now)
+                stack.callback(writer.close)
+                decisions = Decisions(writer, settings.decision_share, metrics)
             keeper = MemoryKeeper(settings, metrics, serving.lifetimes, clock)
             stack.callback(keeper.close)
             group = GroupCommit(keeper.memory, event_log, Unrecorded(metrics))
@@ -214,7 +219,7 @@ def _lifespan(
             stack.push_async_callback(users.close)
             stream = EventStream(redis) if redis is not None else None
             worker = Worker(
-                Feeds(serving, users, seen, metrics, clock.now, records=event_log is not None),
+                Feeds(serving, users, seen, metrics, clock.now, decisions),
                 Feedback(serving, seen, event_log, stream, metrics),
                 Forgetting(seen, users, stream),
                 Condition(settings, store, clock, serving, keeper.memory),

@@ -20,6 +20,7 @@ from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
 from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.tables import make_writing_engine
+from recommendation_service.log.decisions import forget_decisions
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.item_keys import ITEM_TYPES, unpack
@@ -98,6 +99,7 @@ def add_administration(
         removed = await worker_of(request.scope).forgetting.forget(user_id)
         moment = removed.moment
         try:
+            decisions = await threads.run(lambda: forget_decisions(settings.decisions_dir, user_id))
             deleted = await threads.run(
                 lambda: with_database(lambda engine: forget_user(engine, folder, user_id, moment))
             )
@@ -114,7 +116,7 @@ def add_administration(
                 f"What the user has seen cannot be removed: {removed.failed}. All else was; ask again for that.",
                 retry_after_seconds=30,
             ) from removed.failed
-        body = {**removed.found, **deleted}
+        body = {**removed.found, **deleted, "decisions": decisions}
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
 

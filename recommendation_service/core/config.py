@@ -328,6 +328,19 @@ class Settings(BaseSettings):
     events_retention_days: int = Field(
         400, ge=1, le=36500, description="rows of recs_events are deleted after so long", json_schema_extra=Days
     )
+    decision_share: float = Field(
+        0.05, ge=0, le=1, description="of all feeds, which are recorded with what else they could have held"
+    )
+    decision_megabytes: int = Field(
+        1024,
+        ge=64,
+        le=1 << 20,
+        description="most that decisions may take of the disk; the oldest give way",
+        json_schema_extra={"unit": "MiB"},
+    )
+    decision_retention_days: int = Field(
+        30, ge=1, le=36500, description="decisions are deleted after so long", json_schema_extra=Days
+    )
     event_flusher: bool = Field(True, description="false: nothing here brings events into the database")
 
     # What a user has seen.
@@ -551,6 +564,10 @@ class Settings(BaseSettings):
     @property
     def events_dir(self) -> Path:
         return self.data_dir / "events"
+
+    @property
+    def decisions_dir(self) -> Path:
+        return self.data_dir / "decisions"
 
     @property
     def seen_dir(self) -> Path:

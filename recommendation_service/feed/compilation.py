@@ -22,6 +22,7 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
+from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import COLUMNS, EMPTY, CatalogArrays
 from recommendation_service.model.features import FEATURES
@@ -37,13 +38,17 @@ from recommendation_service.ranking.working_memory import make_working_memory
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
-NAMES = ("find", "remember", "merge", *(name for name, _ in STAGES), "rank")
+NAMES = ("find", "remember", "merge", *(name for name, _ in STAGES), "decision", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate 33 % of all, candidates 27 %,
 # user 21 %, and the others, of which "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
-    2: (("find", "remember", "merge", "slate", "features", "scores", "describe"), ("candidates", "user")),
-    3: (("slate",), ("find", "remember", "merge", "candidates"), ("user", "features", "scores", "describe")),
+    2: (("find", "remember", "merge", "slate", "features", "scores", "describe", "decision"), ("candidates", "user")),
+    3: (
+        ("slate",),
+        ("find", "remember", "merge", "candidates"),
+        ("user", "features", "scores", "describe", "decision"),
+    ),
 }
 
 
@@ -141,6 +146,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "remember": partial(remember_events, entries, 0, keys, *events, *limits),
         "merge": partial(merge_entries, entries[:1], entries[:1]),
         **{name: partial(stage, arrays, policy, request, memory) for name, stage in STAGES},
+        "decision": partial(pack_decision, arrays, policy, memory, make_decision_memory(arrays, policy)),
         "rank": partial(rank, arrays, policy, request, memory),
     }
 

@@ -13,6 +13,7 @@ from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.request import NO_IDS, FeedRequest
 from recommendation_service.feed.slate import RULES
+from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import hash_token
 from recommendation_service.model.kinds import ENDPOINTS
@@ -39,6 +40,7 @@ TIMED_EVERY = 64
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
+Wants = Callable[[FeedRequest, int], bool]  # whether the decision of a request with that seed is wanted
 
 
 class Slate(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +60,7 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     relaxed: list[str]  # names of the rules that gave way, in the order in which they do
     remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
     choices: tuple[Choice, ...]  # where the request wants an explanation; else none
+    decision: bytes  # what else the slots could have held, see slate_decision.py; empty where nobody wanted it
 
 
 class FeedPipeline:
@@ -83,13 +86,15 @@ class FeedPipeline:
         self._seen = self.memory.seen_entries.data.cast("B")
         self._remembered = self.memory.remembered.data.cast("B")
         self._packed = self.memory.packing.packed.data.cast("B")
+        self._decision = make_decision_memory(catalog.arrays, policy.arrays)
+        self._pack_decision = entry_for(pack_decision, catalog.arrays, policy.arrays, self.memory, self._decision)
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
 
     def feed(self, request: FeedRequest) -> bytes:
         """The body of the answer. Never fails for a valid request."""
         return self.render(self.rank(request))
 
-    def rank(self, request: FeedRequest, seen: bytes = b"") -> Slate:
+    def rank(self, request: FeedRequest, seen: bytes = b"", wants_decision: Wants | None = None) -> Slate:
         """``seen``: what is remembered of the user, as ranking/seen.py says."""
         memory, outsider = self.memory, request.outsider
         remembered = min(len(seen), len(self._seen))
@@ -122,7 +127,7 @@ class FeedPipeline:
             self._rank(self.catalog.arrays, self.policy.arrays, ranking_request, memory)
         else:
             self._rank_by_stages(ranking_request, self._observe_stage)
-        return self._slate(request, seed)
+        return self._slate(request, seed, with_decision=wants_decision is not None and wants_decision(request, seed))
 
     def _rank_by_stages(self, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
@@ -132,7 +137,7 @@ class FeedPipeline:
             observe(name, ended - started, self._handled(name))
             started = ended
 
-    def _slate(self, request: FeedRequest, seed: int) -> Slate:
+    def _slate(self, request: FeedRequest, seed: int, *, with_decision: bool) -> Slate:
         memory, counts = self.memory, self.memory.counts
         slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
         return Slate(
@@ -147,7 +152,13 @@ class FeedPipeline:
             [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
             tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),
+            self._decided() if with_decision else b"",
         )
+
+    def _decided(self) -> bytes:
+        """What else the slots that are in the memory could have held."""
+        length = self._pack_decision(self.catalog.arrays, self.policy.arrays, self.memory, self._decision)
+        return self._decision.packing.packed.data.cast("B")[:length].tobytes()
 
     def token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
         """Numbers of a profile's skills, knowledges, tools and languages; what no item here has is left out."""

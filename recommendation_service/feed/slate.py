@@ -255,11 +255,11 @@ def _allows(
         return False
     if broken & NOVELTY or memory.counts[FEED_SKILLS] < policy.novelty_after_skills:
         return True
-    return _brings_new_skill(catalog, memory, item)
+    return brings_new_skill(catalog, memory, item)
 
 
 @inlined
-def _brings_new_skill(catalog: CatalogArrays, memory: WorkingMemory, item: int) -> bool:
+def brings_new_skill(catalog: CatalogArrays, memory: WorkingMemory, item: int) -> bool:
     """A challenge always does, as far as the rule goes."""
     absent = len(memory.feed_skill) - 2
     return item >= catalog.videos or absent != _new_skill(item, catalog.tokens, catalog.skill_count, memory.feed_skill)
@@ -312,7 +312,7 @@ def _explore_all(
         if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
             continue
         rest += 1
-        if _brings_new_skill(catalog, memory, item):
+        if brings_new_skill(catalog, memory, item):
             novel += 1
         if _allows(catalog, policy, memory, slot, item, broken):
             found += 1

@@ -26,6 +26,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 WAIT_POLL_SECONDS = 0.05
 
 
+class What(StrEnum):
+    EVENTS = "events"
+    DECISIONS = "decisions"
+
+
 class Format(StrEnum):
     JSONL = "jsonl"
     PARQUET = "parquet"
@@ -234,16 +239,19 @@ def export(
     until: Annotated[datetime | None, typer.Option(help="Before this time, UTC.")] = None,
     event: Annotated[str | None, typer.Option(help="Only this event: feed, impression, view, …")] = None,
     user: Annotated[int | None, typer.Option(min=0, help="Only of this user.")] = None,
+    what: Annotated[What, typer.Option(help="events, from the database; or decisions, of this machine.")] = What.EVENTS,
     as_json: Annotated[bool, typer.Option("--json", help="Say on standard error how many, as JSON.")] = False,
 ) -> None:
-    """Events from the database: as JSON lines or Parquet, feeds with their slots.
+    """Events from the database: as JSON lines or Parquet, feeds with their slots. Or this machine's decisions.
 
     \b
     $ recs events export --since 2026-11-01 > events.jsonl
     $ recs events export --event feed --format parquet --output feeds.parquet
     $ recs events export --user 4711 | jq .
+    $ recs events export --what decisions --since 2026-11-01 > decisions.jsonl
     """
     from recommendation_service.core.database import make_engine
+    from recommendation_service.flush.decision_export import export_decisions
     from recommendation_service.flush.export import (
         Selection,
         read_events,
@@ -258,9 +266,15 @@ def export(
         raise typer.BadParameter(f"{event!r} is none of {', '.join((FEED, *EVENT_NAMES))}", param_hint="--event")
     if form is Format.PARQUET and output is None:
         raise typer.BadParameter("Parquet needs a file", param_hint="--output")
-    engine = make_engine(load_settings())
+    if what is What.DECISIONS and (event is not None or form is Format.PARQUET):
+        raise typer.BadParameter("Decisions are no events and have no table: JSON lines only", param_hint="--what")
+    settings = load_settings()
+    engine = make_engine(settings)
     try:
-        events = read_events(engine, Selection(_utc(since), _utc(until), event, user))
+        if what is What.DECISIONS:
+            events = export_decisions(settings.decisions_dir, _utc(since), _utc(until), user)
+        else:
+            events = read_events(engine, Selection(_utc(since), _utc(until), event, user))
         if output is None:
             count = write_json_lines(events, sys.stdout.buffer)
             sys.stdout.buffer.flush()
@@ -274,9 +288,9 @@ def export(
     finally:
         engine.dispose()
     if as_json:
-        typer.echo(json.dumps({"events": count}), err=True)
+        typer.echo(json.dumps({what.value: count}), err=True)
     elif output is not None:
-        typer.echo(f"{count:,} events in {output}", err=True)
+        typer.echo(f"{count:,} {what.value} in {output}", err=True)
 
 
 def migrate(

@@ -14,6 +14,7 @@ from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.pending import Fleet
 from recommendation_service.flush.rows import text_of
 from recommendation_service.flush.tables import delete_events, has_events
+from recommendation_service.log.decisions import delete_old, forget_decisions
 from recommendation_service.log.forgotten import drop_settled, read_forgotten
 from recommendation_service.log.records import now_ms
 from recommendation_service.log.retention import remove_unfinished
@@ -59,6 +60,7 @@ class Housekeeping:
         if self._clock() >= self._next_deletion and (self._watch is None or self._watch.may_delete()):
             self._next_deletion = self._clock() + PAUSE_SECONDS
             self._delete_old_rows()
+            self._delete_old_decisions()
 
     def _delete_old_rows(self) -> None:
         before = self._now_ms() - self._settings.events_retention_days * 86_400_000
@@ -74,6 +76,16 @@ class Housekeeping:
         if deleted >= MOST_DELETED:
             self._next_deletion = self._clock()
 
+    def _delete_old_decisions(self) -> None:
+        before = self._now_ms() - self._settings.decision_retention_days * 86_400_000
+        try:
+            deleted = delete_old(self._settings.decisions_dir, before)
+        except OSError as error:
+            log.error("old decisions could not be deleted", reason=str(error))
+            return
+        if deleted:
+            log.info("old decisions were deleted", files=deleted)
+
     def forget_with_the_fleet(self) -> None:
         """What another machine was told to forget has to go from here, too: log, rows and memory."""
         if self._fleet is None:
@@ -86,6 +98,7 @@ class Housekeeping:
                 told = read_forgotten(self._folder).get(user_id)
                 if told is None or told.moment != moment:  # else it was this machine that was told
                     forget_user(self._engine, self._folder, user_id, moment, received_ms)
+                    forget_decisions(self._settings.decisions_dir, user_id, received_ms)
                     if self._settings.seen_state:
                         forget_seen(self._settings, user_id, received_ms // 1000, self._now_ms() // 1000)
             except (SourceError, MemoryFailed, OSError) as error:

@@ -15,7 +15,8 @@ from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
-from recommendation_service.ranking.packed_slots import PackingMemory, make_packing_memory
+from recommendation_service.ranking.packed_columns import PackingMemory
+from recommendation_service.ranking.packed_slots import make_slot_packing
 from recommendation_service.ranking.randomness import State
 
 LARGEST_FEED = 100
@@ -194,7 +195,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_mean=np.zeros(LARGEST_FEED),
         slot_width=np.zeros(LARGEST_FEED),
         slot_score=np.zeros(LARGEST_FEED),
-        packing=make_packing_memory(LARGEST_FEED, FEATURES),
+        packing=make_slot_packing(LARGEST_FEED, FEATURES),
     )
 
 

@@ -5,7 +5,8 @@
 3. **Rank**, on one generation: a slate.
 4. **Bytes**, of the answer and of the record, taken from the slate before another request is ranked.
 5. **Commit.** What is about to be shown is remembered and recorded, together with the other feeds of this turn of the
-   event loop. Where somebody else has served the user meanwhile, nothing was, and it begins again at 2.
+   event loop. Where somebody else has served the user meanwhile, nothing was, and it begins again at 2. Of some feeds
+   all that they could have held is recorded, too.
 
 Before all of it, a request with an Idempotency-Key that was answered gets that answer.
 """
@@ -16,6 +17,7 @@ from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedFields, FeedRequest, Outsider
 from recommendation_service.memory.answers import Asked
 from recommendation_service.ranking.seen import session_number
+from recommendation_service.serving.decisions import Decisions
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.recording import record_of
 from recommendation_service.serving.seen_store import Answer, MadeFeed, SeenStore
@@ -33,19 +35,19 @@ class Feeds:
         store: SeenStore,
         metrics: Metrics,
         now: Callable[[], float],
-        *,
-        records: bool,
+        decisions: Decisions | None,
     ) -> None:
+        """``decisions``: None where feeds are not recorded."""
         self._serving = serving
         self._users = users
         self._store = store
-        self._records = records
+        self._decisions = decisions
         self._metrics = metrics
         self._now = now
 
     async def feed(self, endpoint: str, fields: FeedFields, request_id: str, asked: Asked | None = None) -> Answer:
         """Raises NotReady, Overloaded; OtherRequest for an Idempotency-Key that was used otherwise."""
-        pipeline = await self._serving.ready_pipeline()
+        pipeline, decisions = await self._serving.ready_pipeline(), self._decisions
         now, session = self._now(), session_number(fields.session_id)
         request = FeedRequest(
             endpoint,
@@ -68,15 +70,19 @@ class Feeds:
             request = request._replace(outsider=await self._facts(pipeline, fields.user_id))
         while True:
             seen = await visit.read()
-            slate = pipeline.rank(request, seen)
+            slate = pipeline.rank(request, seen, decisions.wants if decisions is not None else None)
+            decision = decisions.record_of(slate) if decisions is not None else None
             answer = await visit.commit(self._made(pipeline, slate))
             if answer is not None:
                 break
             self._metrics.feeds_ranked_again.inc()
         if answer.repeated:
             self._metrics.feeds_repeated.inc()
-        elif slate.relaxed:
+            return answer
+        if slate.relaxed:
             self._count_relaxed(slate)
+        if decisions is not None and decision is not None:
+            decisions.keep(decision)
         return answer
 
     async def _facts(self, pipeline: FeedPipeline, user_id: int) -> Outsider | None:
@@ -90,7 +96,7 @@ class Feeds:
 
     def _made(self, pipeline: FeedPipeline, slate: Slate) -> MadeFeed:
         """All that a feed leaves."""
-        record = record_of(slate) if self._records else None
+        record = record_of(slate) if self._decisions is not None else None
         return MadeFeed(pipeline.render(slate), slate.keys.tobytes(), slate.remembered, record)
 
     def _count_relaxed(self, slate: Slate) -> None:

@@ -135,6 +135,12 @@ class Metrics:
         self.feeds_unrecorded = Counter(
             "recs_feeds_unrecorded", "Feeds that could not be recorded", registry=self.registry
         )
+        self.decisions = Counter(
+            "recs_decisions", "Feeds recorded with what else they could have held", ["why"], registry=self.registry
+        )
+        self.decisions_unrecorded = Counter(
+            "recs_decisions_unrecorded", "Decisions that could not be recorded", ["reason"], registry=self.registry
+        )
         self.feeds_repeated = Counter(
             "recs_feeds_repeated", "Feeds answered again to the same Idempotency-Key", registry=self.registry
         )

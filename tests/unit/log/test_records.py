@@ -28,7 +28,7 @@ from recommendation_service.log.records import (
 from recommendation_service.model.item_keys import ITEM_TYPES, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import load_policy
-from recommendation_service.ranking.packed_slots import RELATIVE_ERROR
+from recommendation_service.ranking.packed_columns import RELATIVE_ERROR
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 from recommendation_service.serving.recording import record_of
 from tests.support.catalogs import Challenge, World, make_catalog

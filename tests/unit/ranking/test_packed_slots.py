@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommendation_service.model.features import FEATURES
+from recommendation_service.ranking.packed_columns import RELATIVE_ERROR
 from recommendation_service.ranking.packed_slots import (
-    RELATIVE_ERROR,
     Slots,
-    make_packing_memory,
+    make_slot_packing,
     pack_as_they_are,
     pack_shown,
     pack_slots,
@@ -21,7 +21,7 @@ from recommendation_service.ranking.packed_slots import (
 )
 from recommendation_service.ranking.working_memory import LARGEST_FEED
 
-MEMORY = make_packing_memory(LARGEST_FEED, FEATURES)
+MEMORY = make_slot_packing(LARGEST_FEED, FEATURES)
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 unhurried = settings(deadline=None)

@@ -1,0 +1,207 @@
+"""Decisions: what else a share of feeds could have held, in files that outlive the log's segments.
+
+A decision is appended by the worker that made the feed once the feed is shown, straight to a file of its own: it waits
+for no database, and no reader of the log carries it. A file is the worker's for a day or 16 MiB; the oldest go when all
+together take more than their limit, and when they are too old.
+
+    file   = records
+    record = "RECD" + length (4 bytes) + CRC-32 of the payload (4) + payload, little-endian
+
+What is to be forgotten is overwritten with zeros where it stands. That, a record cut short by the end of a process, and
+what a disk damages are told by the checksum, and passed over.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from recommendation_service.core.files import NOT_FOR_OTHERS, create, make_folder
+
+SUFFIX = ".decisions"
+FILE_BYTES = 16 << 20
+DAY_SECONDS = 86_400
+# A decision that is larger is not kept.
+MOST_BYTES = 45_000
+# After a failure the disk is left alone for so long.
+RETRY_SECONDS = 5.0
+
+_MAGIC = b"RECD"
+_HEADER = struct.Struct("<4sII")
+
+
+class DecisionRecord(msgspec.Struct, array_like=True, tag="decision1", frozen=True, gc=False):
+    """A feed that was shown, with what else each slot could have held."""
+
+    request_id: bytes  # 16 bytes, of the feed and of its record in the log
+    user_id: int
+    endpoint: int  # index into ENDPOINTS
+    happened_ms: int
+    size: int  # how many items were asked for
+    catalog_version: str
+    policy_version: str
+    seed: int
+    drawn: bool  # whether chance chose it; else a client asked for an explanation, and no estimate may count it
+    share: float  # of all feeds that chance chooses
+    packed: bytes  # see feed/slate_decision.py
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(DecisionRecord).decode
+
+
+class DecisionWriter:
+    """One worker's."""
+
+    def __init__(self, folder: Path, most_bytes: int, now: Callable[[], float] = time.time) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._now = now
+        self._descriptor: int | None = None
+        self._written = 0
+        self._day = 0
+        self._pause_until = 0.0
+
+    def append(self, record: DecisionRecord) -> None:
+        """Raises OSError where the disk takes it not; nothing of it is there then."""
+        payload = _encode(record)
+        content = _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
+        if time.monotonic() < self._pause_until:
+            raise OSError("the folder of decisions failed moments ago")
+        try:
+            descriptor = self._file_for(len(content), self._now())
+            if os.write(descriptor, content) < len(content):
+                raise OSError("the disk is full")
+        except OSError:
+            self._pause_until = time.monotonic() + RETRY_SECONDS
+            if self._descriptor is not None:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._descriptor, self._written)
+                self.close()
+            raise
+        self._written += len(content)
+
+    def _file_for(self, needed: int, now: float) -> int:
+        day = int(now // DAY_SECONDS)
+        if self._descriptor is not None and (self._written + needed > FILE_BYTES or day != self._day):
+            self.close()
+        if self._descriptor is None:
+            make_folder(self._folder)
+            _make_room(self._folder, self._most_bytes - FILE_BYTES)
+            path = self._folder / f"{int(now * 1e9):020d}-{os.getpid()}{SUFFIX}"
+            self._descriptor = create(path, os.O_WRONLY | os.O_APPEND | os.O_EXCL, most=NOT_FOR_OTHERS)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            self._written, self._day = 0, day
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def _make_room(folder: Path, most_bytes: int) -> None:
+    """Delete the oldest until the others take no more than that; none that is being written."""
+    files = _files(folder)
+    sizes = [_size(path) for path in files]
+    for path, size in zip(files, sizes, strict=True):
+        if sum(sizes) <= most_bytes:
+            return
+        if _remove(path):
+            sizes[sizes.index(size)] = 0
+
+
+def delete_old(folder: Path, before_ms: int) -> int:
+    """Delete what was last written before that, but for what is being written; how many files."""
+    return sum(_last_written_ms(path) < before_ms and _remove(path) for path in _files(folder))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _last_written_ms(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns // 1_000_000
+    except FileNotFoundError:
+        return 1 << 62
+
+
+def _remove(path: Path) -> bool:
+    """Whether it is gone: no process writes to it."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+    except (FileNotFoundError, BlockingIOError):
+        return False
+    return True
+
+
+def read_decisions(folder: Path) -> Iterator[DecisionRecord]:
+    """File by file, the oldest first. Raises OSError."""
+    for path in _files(folder):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            continue  # too old just now
+        for start, end, checksum in _records(content):
+            payload = content[start:end]
+            if zlib.crc32(payload) != checksum:
+                continue
+            try:
+                yield _decode(payload)
+            except msgspec.DecodeError:
+                continue  # of another release
+
+
+def forget_decisions(folder: Path, user_id: int, until_ms: int | None = None) -> int:
+    """Overwrite a user's decisions (of feeds up to ``until_ms``; None: all); how many. Raises OSError."""
+    forgotten = 0
+    for path in _files(folder):
+        try:
+            file = open(path, "r+b")  # noqa: SIM115
+        except FileNotFoundError:
+            continue
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                continue
+            with mmap.mmap(file.fileno(), size) as memory:
+                for start, end, _ in _records(memory):
+                    try:
+                        record = _decode(memory[start:end])
+                    except msgspec.DecodeError:
+                        continue  # forgotten before, or damaged
+                    if record.user_id == user_id and (until_ms is None or record.happened_ms <= until_ms):
+                        memory[start:end] = bytes(end - start)
+                        forgotten += 1
+                memory.flush()
+    return forgotten
+
+
+def _records(content: bytes | mmap.mmap) -> Iterator[tuple[int, int, int]]:
+    """Where each payload begins and ends, and its checksum."""
+    place = 0
+    while place + _HEADER.size <= len(content):
+        magic, length, checksum = _HEADER.unpack_from(content, place)
+        start, end = place + _HEADER.size, place + _HEADER.size + length
+        if magic != _MAGIC or end > len(content):
+            return
+        yield start, end, checksum
+        place = end

@@ -1,0 +1,117 @@
+"""A decision taken apart: what else each slot of a feed could have held, and how likely a policy makes the same feed.
+
+A policy's probability of a feed that was drawn slot by slot is the product of what it gives to each slot, given the
+slots before (docs/architecture.md). What a slot could hold given those before is recorded, so the record alone suffices
+for any policy with the same pools, kinds, patterns and limits: other θ, A, α and temperatures.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.ranking.packed_columns import CLOSE_STEP, Reader
+
+Floats = npt.NDArray[np.float64]
+FRACTION_BITS = 32
+
+
+class Pool(NamedTuple):
+    """The candidates of a kind: m of the decision's items."""
+
+    members: npt.NDArray[np.int64]  # (m,) places in ``items``
+    X: npt.NDArray[np.float32]  # (m, d)
+    below: Floats  # (m,) how far the score was below the pool's best, over the temperature
+
+
+class DecidedSlot(NamedTuple):
+    item: int  # its key
+    kind: int
+    pool: int  # whose pool it was drawn from; or slate.EXPLORATION, seen.SEEN_POOL
+    relaxed: int
+    propensity: float  # as it was served
+    chosen: int  # place among the pool's members; -1 where it is from no pool
+    eligible: npt.NDArray[np.bool_]  # (m,) which of the pool's members the slot could hold
+
+
+class Decision(NamedTuple):
+    items: npt.NDArray[np.int64]  # (u,) keys of all candidates
+    pools: list[Pool]  # of each kind
+    slots: list[DecidedSlot]
+
+
+def unpack_decision(packed: bytes | memoryview) -> Decision:
+    """Raises ValueError for what is none."""
+    reader = Reader(packed)
+    count = reader.take(16)
+    items = np.array(reader.integers(count), np.uint64).view(np.int64)
+    features = reader.take(8)
+    columns = [reader.floats(count, CLOSE_STEP) for _ in range(features - 1)]
+    X = np.array(columns, np.uint32).reshape(features - 1, count).view(np.float32).T
+    pools = [_unpack_pool(reader, X) for _ in range(reader.take(8))]
+    slots = [_unpack_slot(reader, items, pools) for _ in range(reader.take(8))]
+    reader.finish()
+    return Decision(items, pools, slots)
+
+
+def _unpack_pool(reader: Reader, X: npt.NDArray[np.float32]) -> Pool:
+    count = reader.take(16)
+    if count == 0:
+        return Pool(np.zeros(0, np.int64), np.zeros((0, X.shape[1] + 1), np.float32), np.zeros(0))
+    members = np.flatnonzero(reader.values(len(X), 1))
+    if len(members) != count:
+        raise ValueError("a pool has other members than it says")
+    own = np.array(reader.floats(count, 1), np.uint32).view(np.float32)
+    below = np.array(reader.integers(count), np.float64) / (1 << FRACTION_BITS)
+    return Pool(members, np.column_stack((X[members], own)), below)
+
+
+def _unpack_slot(reader: Reader, items: npt.NDArray[np.int64], pools: list[Pool]) -> DecidedSlot:
+    kind, pool, relaxed, key = reader.take(8), reader.take(8), reader.take(4), reader.take(64)
+    propensity = float(np.array(reader.take(64), np.uint64).view(np.float64))
+    item = key - (1 << 64) if key >> 63 else key
+    if pool >= len(pools):
+        return DecidedSlot(item, kind, pool, relaxed, propensity, -1, np.zeros(0, bool))
+    members = pools[pool].members
+    eligible = np.array(reader.values(len(members), 1), bool)
+    chosen = np.flatnonzero(items[members] == item)
+    if len(chosen) != 1 or not eligible[chosen[0]]:
+        raise ValueError("a slot holds what it could not hold")
+    return DecidedSlot(item, kind, pool, relaxed, propensity, int(chosen[0]), eligible)
+
+
+def recorded_propensities(decision: Decision) -> Floats:
+    """(n,) of each slot, from the weights that are recorded."""
+    return _propensities(decision, [pool.below for pool in decision.pools])
+
+
+def propensities_under(
+    decision: Decision, theta: Floats, precision_root: Floats, alpha: Floats, temperature: Floats
+) -> Floats:
+    """(n,) of each slot under another policy, whose arrays are as ``PolicyArrays`` has them.
+
+    Exploration, and what was seen before, is drawn without regard to scores: these keep their propensity.
+    """
+    below = []
+    for kind, pool in enumerate(decision.pools):
+        X = pool.X.astype(np.float64)
+        scores = X @ theta[kind] + alpha[kind] * np.linalg.norm(X @ precision_root[kind], axis=1)
+        scores[~np.isfinite(scores)] = -np.inf
+        best = scores.max(initial=-np.inf)
+        below.append((best - scores) / temperature[kind] if best > -np.inf else np.zeros(len(scores)))
+    return _propensities(decision, below)
+
+
+def _propensities(decision: Decision, below: Sequence[Floats]) -> Floats:
+    slots = decision.slots
+    return np.array([_share(slot, below[slot.pool]) if slot.chosen >= 0 else slot.propensity for slot in slots])
+
+
+def _share(slot: DecidedSlot, below: Floats) -> float:
+    """Of the chosen one in the softmax over what the slot could hold."""
+    left = below[slot.eligible]
+    least = left.min()
+    if least == np.inf:
+        return 1.0 / len(left)
+    return float(np.exp(least - below[slot.chosen]) / np.exp(least - left).sum())

@@ -1,0 +1,303 @@
+"""Columns of numbers in few bits: put together by kernels, taken apart by Python.
+
+Of a column of integers the least value is written, and of each value how far it is above that, in as many bits as the
+largest needs. A column of floats is taken for the integers that the bits of its float32 are: so what is rounded is
+rounded relative to itself, whatever the range. Zeros are a bit each, and few different values are written once. A
+column with what the rounding is not made for (a negative number, one beyond 2¹²⁶, infinity, no number) is float32 as
+it is.
+
+The bits are those of docs/events.md, the lowest of the first byte first.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.model.columns import HASH_FACTOR
+from recommendation_service.ranking.compiled import compiled, inlined
+
+Word = np.uint64
+Stream = tuple[np.uint64, np.uint64, np.uint64]
+Words = npt.NDArray[np.uint32]
+
+# A float32 has 2²³ steps an octave. A feature is rounded to so many of them: by half of that, and by the rounding to
+# float32, it is off. A propensity is not rounded further.
+STEP = 832
+RELATIVE_ERROR = 5e-5
+# Of a decision's candidates, features are kept more closely: scores are computed from them.
+CLOSE_STEP = 8
+CLOSE_RELATIVE_ERROR = 6e-7
+# How a column of floats is rounded.
+EXACTLY, IN_STEPS, CLOSELY = 0, 1, 2
+
+# The two bits that a column of floats begins with.
+ALL_ZERO, WITHOUT_ZEROS, WITH_ZEROS, AS_IT_IS = 0, 1, 2, 3
+_NOT_AS_STEPS = 0x7E800000  # 2¹²⁶ as float32: from here on, and with a sign, the next step may be no number
+
+# Bits of what says how long a value is.
+_INTEGER_WIDTH, _FLOAT_WIDTH = 7, 5
+# A column of so few different values has them once, and of each slot which it is.
+MOST_CHOICES = 16
+_CHOICES_WIDTH = 4
+# How much of the least value is written: more where it stands for all.
+_BASE_OF_ONE, _BASE_OF_SEVERAL = 24, 16
+
+
+class PackingMemory(NamedTuple):
+    """Of columns of up to R rows, of which C floats are looked at together."""
+
+    integers: npt.NDArray[np.uint64]  # (R,) a column
+    choices: npt.NDArray[np.uint64]  # (MOST_CHOICES,) its different values
+    floats: Words  # (R, C) float32, bit by bit
+    bounds: Words  # (3, C) of each column: what is below the least that is not 0; the largest; how many are 0
+    packed: Words  # room for the longest
+
+
+def make_packing_memory(rows: int, columns: int, words: int) -> PackingMemory:
+    return PackingMemory(
+        integers=np.zeros(rows, np.uint64),
+        choices=np.zeros(MOST_CHOICES, np.uint64),
+        floats=np.zeros((rows, columns), np.uint32),
+        bounds=np.zeros((3, columns), np.uint32),
+        packed=np.zeros(words, np.uint32),
+    )
+
+
+@compiled
+def put_integers(memory: PackingMemory, stream: Stream, n: np.uint64) -> Stream:
+    """The column in ``memory.integers``."""
+    packed, integers = memory.packed, memory.integers
+    least, most = Word(0xFFFFFFFFFFFFFFFF), Word(0)
+    for i in range(n):
+        least, most = min(least, integers[i]), max(most, integers[i])
+    least = min(least, most)
+    width, least_width = _bit_length(most - least), _bit_length(least)
+    stream = put(packed, stream, width | least_width << Word(_INTEGER_WIDTH), Word(2 * _INTEGER_WIDTH))
+    stream = put_long(packed, stream, least, least_width)
+    for i in range(n):
+        stream = put_long(packed, stream, integers[i] - least, width)
+    return stream
+
+
+@inlined
+def begin() -> Stream:
+    return Word(0), Word(0), Word(0)
+
+
+@inlined
+def finish(packed: Words, stream: Stream) -> int:
+    """How many bytes were put."""
+    held, bits, at = stream
+    packed[at] = held & Word(0xFFFFFFFF)
+    return int(at * Word(4) + (bits + Word(7)) // Word(8))
+
+
+@compiled
+def look_at_floats(memory: PackingMemory, n: np.uint64, columns: np.uint64) -> None:
+    """What ``put_floats`` wants to know of the first columns of ``memory.floats``; row by row, as they lie there."""
+    floats, bounds = memory.floats, memory.bounds
+    bounds[0, :], bounds[1, :], bounds[2, :] = 0xFFFFFFFF, 0, 0
+    for i in range(n):
+        for column in range(columns):
+            word = floats[i, column]
+            bounds[0, column] = min(bounds[0, column], np.uint32(word - np.uint32(1)))  # of a 0 the largest number
+            bounds[1, column] = max(bounds[1, column], word)
+            bounds[2, column] += np.uint32(word == np.uint32(0))
+
+
+@compiled
+def put_floats(
+    memory: PackingMemory,
+    stream: Stream,
+    n: np.uint64,
+    column: np.uint64,
+    form: int,
+) -> Stream:
+    packed, floats, bounds, above = memory.packed, memory.floats, memory.bounds, memory.integers
+    zeros = Word(bounds[2, column])
+    if zeros == n:
+        return put(packed, stream, Word(ALL_ZERO), Word(2))
+    if bounds[1, column] >= _NOT_AS_STEPS:
+        stream = put(packed, stream, Word(AS_IT_IS), Word(2))
+        for i in range(n):
+            stream = put(packed, stream, Word(floats[i, column]), Word(32))
+        return stream
+    least, most = Word(bounds[0, column]) + Word(1), Word(bounds[1, column])
+    base_width = Word(_BASE_OF_ONE)
+    base = least >> (Word(32) - base_width)
+    width = _bit_length(_steps(most - (base << (Word(32) - base_width)), form))
+    if width > Word(0):
+        base_width = Word(_BASE_OF_SEVERAL)
+        base = least >> (Word(32) - base_width)
+        width = _bit_length(_steps(most - (base << (Word(32) - base_width)), form))
+    stream = put(packed, stream, Word(WITH_ZEROS if zeros > Word(0) else WITHOUT_ZEROS) | width << Word(2), Word(7))
+    stream = put(packed, stream, base, base_width)
+    base <<= Word(32) - base_width
+    present = Word(0)
+    for i in range(n):
+        if zeros > Word(0):
+            stream = put(packed, stream, Word(floats[i, column] == np.uint32(0)), Word(1))
+        above[present] = _steps(Word(floats[i, column]) - base, form)
+        present += Word(floats[i, column] != np.uint32(0))
+    if width == Word(0):
+        return stream
+    choices = _find_choices(above, present, memory.choices)
+    which = _bit_length(choices - Word(1))
+    if choices == Word(0) or Word(_CHOICES_WIDTH) + choices * width + present * which >= present * width:
+        stream = put(packed, stream, Word(0), Word(1))
+        for i in range(present):
+            stream = put(packed, stream, above[i], width)
+        return stream
+    stream = put(packed, stream, Word(1) | choices - Word(1) << Word(1), Word(1 + _CHOICES_WIDTH))
+    for place in range(choices):
+        stream = put(packed, stream, memory.choices[place], width)
+    for i in range(present):
+        choice = Word(0)
+        while memory.choices[choice] != above[i]:
+            choice += Word(1)
+        stream = put(packed, stream, choice, which)
+    return stream
+
+
+@inlined
+def _find_choices(values: npt.NDArray[np.uint64], count: np.uint64, choices: npt.NDArray[np.uint64]) -> np.uint64:
+    """How many different values there are, in ``choices``; 0: too many. Most columns are told by a look at each value:
+    different ones rarely share one of 64 places."""
+    places = Word(0)
+    for i in range(count):
+        places |= Word(1) << (values[i] * HASH_FACTOR >> Word(58))
+    if _ones(places) > Word(MOST_CHOICES - 4):
+        return Word(0)
+    found = Word(0)
+    for i in range(count):
+        choice = Word(0)
+        while choice < found and choices[choice] != values[i]:
+            choice += Word(1)
+        if choice == found:
+            if found == Word(MOST_CHOICES):
+                return Word(0)
+            choices[found] = values[i]
+            found += Word(1)
+    return found
+
+
+@inlined
+def _ones(places: np.uint64) -> np.uint64:
+    ones = Word(0)
+    while places > Word(0):
+        places &= places - Word(1)
+        ones += Word(1)
+    return ones
+
+
+@inlined
+def _steps(above: np.uint64, form: int) -> np.uint64:
+    if form == EXACTLY:
+        return above
+    if form == CLOSELY:
+        return (above + Word(CLOSE_STEP // 2)) // Word(CLOSE_STEP)
+    return (above + Word(STEP // 2)) // Word(STEP)
+
+
+@inlined
+def put_long(packed: Words, stream: Stream, value: np.uint64, width: np.uint64) -> Stream:
+    if width <= Word(32):
+        return put(packed, stream, value, width)
+    stream = put(packed, stream, value & Word(0xFFFFFFFF), Word(32))
+    return put(packed, stream, value >> Word(32), width - Word(32))
+
+
+@inlined
+def put(packed: Words, stream: Stream, value: np.uint64, width: np.uint64) -> Stream:
+    """Up to 32 bits. A stream is what the word being filled holds, how many bits that are, and the word's place."""
+    held, bits, at = stream
+    held |= value << bits
+    bits += width
+    packed[at] = held & Word(0xFFFFFFFF)
+    full = bits >> Word(5)
+    return held >> (full << Word(5)), bits & Word(31), at + full
+
+
+@inlined
+def _bit_length(value: np.uint64) -> np.uint64:
+    length = Word(0)
+    while value > Word(0):
+        value >>= Word(1)
+        length += Word(1)
+    return length
+
+
+class Writer:
+    def __init__(self) -> None:
+        self._bits = 0
+        self._length = 0
+
+    def put(self, value: int, width: int) -> None:
+        self._bits |= value << self._length
+        self._length += width
+
+    def integers(self, values: Sequence[int]) -> None:
+        least, most = min(values, default=0), max(values, default=0)
+        width = (most - least).bit_length()
+        self.put(width, _INTEGER_WIDTH)
+        self.put(least.bit_length(), _INTEGER_WIDTH)
+        self.put(least, least.bit_length())
+        for value in values:
+            self.put(value - least, width)
+
+    def finish(self) -> bytes:
+        return self._bits.to_bytes((self._length + 7) // 8, "little")
+
+
+class Reader:
+    def __init__(self, packed: bytes | memoryview) -> None:
+        self._bits = int.from_bytes(packed, "little")
+        self._length = 8 * len(packed)
+        self.place = 0
+
+    def take(self, width: int) -> int:
+        """Raises ValueError where there is no more."""
+        if self.place + width > self._length:
+            raise ValueError("it is cut short")
+        value = self._bits >> self.place & (1 << width) - 1
+        self.place += width
+        return value
+
+    def integers(self, count: int) -> list[int]:
+        width, least_width = self.take(_INTEGER_WIDTH), self.take(_INTEGER_WIDTH)
+        least = self.take(least_width)
+        return [least + above for above in self.values(count, width)]
+
+    def values(self, count: int, width: int) -> list[int]:
+        together, mask = self.take(count * width), (1 << width) - 1
+        return [together >> place & mask for place in range(0, count * width, width)] if width else [0] * count
+
+    def floats(self, count: int, step: int) -> list[int]:
+        """As the bits of float32."""
+        form = self.take(2)
+        if form == ALL_ZERO:
+            return [0] * count
+        if form == AS_IT_IS:
+            return self.values(count, 32)
+        width = self.take(_FLOAT_WIDTH)
+        base_width = _BASE_OF_SEVERAL if width else _BASE_OF_ONE
+        base = self.take(base_width) << 32 - base_width
+        is_zero = self.values(count, 1) if form == WITH_ZEROS else [0] * count
+        present = count - sum(is_zero)
+        if width and self.take(1):
+            choices = self.values(self.take(_CHOICES_WIDTH) + 1, width)
+            above = [choices[which] for which in self.values(present, (len(choices) - 1).bit_length())]
+        else:
+            above = self.values(present, width)
+        values = iter(above)
+        return [0 if zero else base + step * next(values) for zero in is_zero]
+
+    def rest(self) -> bytes:
+        return (self._bits >> self.place).to_bytes((self._length - self.place + 7) // 8, "little")
+
+    def finish(self) -> None:
+        """Raises ValueError where more is there than fills up a byte, or two where the beginning was written anew."""
+        if self._length - self.place >= 16:
+            raise ValueError("it is longer than what it holds")

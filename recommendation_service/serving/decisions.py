@@ -1,0 +1,84 @@
+"""Which of a worker's feeds are recorded as decisions, and their recording once they are shown."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from recommendation_service.feed.pipeline import Slate
+from recommendation_service.feed.request import FeedRequest
+from recommendation_service.log.decisions import MOST_BYTES, DecisionRecord, DecisionWriter
+from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+# A worker records a decision for an explanation so often at most: what clients ask for must not fill the disk.
+EXPLAINED_EVERY_SECONDS = 1.0
+
+_64_BITS = (1 << 64) - 1
+_STREAM = 0xD1B54A32D192ED03  # keeps the draw apart from those of the feed, which have the same seed
+
+
+def is_drawn(seed: int, share: float) -> bool:
+    """Whether chance chooses the feed of that seed, by a draw that the feed does not make: SplitMix64's first word of
+    another stream. A feed's seed is a hash with FEED_SEED and a number that the service draws; no client chooses it."""
+    word = (seed ^ _STREAM) + 0x9E3779B97F4A7C15 & _64_BITS
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & _64_BITS
+    return (word ^ word >> 31) < share * (1 << 64)
+
+
+class Decisions:
+    """One worker's."""
+
+    def __init__(
+        self, writer: DecisionWriter, share: float, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._writer = writer
+        self._share = share
+        self._metrics = metrics
+        self._clock = clock
+        self._next_explained = 0.0
+        self._warned = 0.0
+
+    def wants(self, request: FeedRequest, seed: int) -> bool:
+        if is_drawn(seed, self._share):
+            return True
+        if not request.explain or self._clock() < self._next_explained:
+            return False
+        self._next_explained = self._clock() + EXPLAINED_EVERY_SECONDS
+        return True
+
+    def record_of(self, slate: Slate) -> DecisionRecord | None:
+        if not slate.decision:
+            return None
+        if len(slate.decision) > MOST_BYTES:
+            self._metrics.decisions_unrecorded.labels("size").inc()
+            return None
+        request = slate.request
+        return DecisionRecord(
+            bytes.fromhex(request.request_id),
+            request.user_id,
+            ENDPOINTS.index(request.endpoint),
+            request.happened_ms,
+            request.size,
+            slate.catalog_version,
+            slate.policy_version,
+            slate.seed,
+            is_drawn(slate.seed, self._share),
+            self._share,
+            slate.decision,
+        )
+
+    def keep(self, record: DecisionRecord) -> None:
+        """Of a feed that is about to be shown. A disk that takes it not is counted, and the feed goes on."""
+        try:
+            self._writer.append(record)
+        except OSError as error:
+            self._metrics.decisions_unrecorded.labels("disk").inc()
+            if self._clock() > self._warned:
+                self._warned = self._clock() + 10.0
+                log.error("decisions are not recorded", reason=str(error))
+        else:
+            self._metrics.decisions.labels("drawn" if record.drawn else "explain").inc()
