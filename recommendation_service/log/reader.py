@@ -8,6 +8,7 @@ each record once.
 import contextlib
 import fcntl
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -37,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 MOST_RECORDS = 10_000
 MOST_BYTES = 16 << 20
+# Who only looks whether a name is taken (holder_of) holds its lock for a moment.
+TAKE_SECONDS, TRY_SECONDS = 0.3, 0.02
 
 
 class ReaderTaken(SourceError):
@@ -150,6 +153,7 @@ class LogReader:
 def _take(folder: Path, name: str) -> int:
     """The descriptor of the reader's lock. Raises ReaderTaken, OSError."""
     path = lock_path(folder, name)
+    until = time.monotonic() + TAKE_SECONDS
     while True:
         make_folder(folder)
         descriptor = open_lock(path)
@@ -157,6 +161,9 @@ def _take(folder: Path, name: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
+            if time.monotonic() < until:
+                time.sleep(TRY_SECONDS)
+                continue
             raise ReaderTaken(
                 f"The reader {name!r} of {folder} is taken by {holder_of(folder, name) or 'another process'}: one "
                 "process reads under a name at a time. Wait for its end, or take another name."

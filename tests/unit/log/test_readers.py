@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.rows import event_id_of
 from recommendation_service.log import retention, tail
 from recommendation_service.log.forgotten import note_forgotten
-from recommendation_service.log.marks import FLUSH, Mark, Missed, Place, mark_path, read_mark, registered
+from recommendation_service.log.marks import FLUSH, Mark, Missed, Place, lock_path, mark_path, read_mark, registered
 from recommendation_service.log.reader import Batch, LogReader, ReaderTaken
 from recommendation_service.log.records import StreamedRecord, encode
 from recommendation_service.log.retention import DAMAGED_FOLDER, remove_passed
@@ -407,3 +409,13 @@ def test_a_reading_that_fails_halfway_takes_nothing(
         with pytest.raises(MemoryError):
             learn.read()
     assert ids(learn.read()) == ["b", "c"]
+
+
+def test_a_name_that_is_only_looked_at_is_not_taken(tmp_path: Path, learn: LogReader) -> None:
+    learn.close()
+    with open(lock_path(tmp_path, "learn"), "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        looking = threading.Timer(0.05, fcntl.flock, (lock, fcntl.LOCK_UN))
+        looking.start()
+        LogReader(tmp_path, "learn").close()
+        looking.join()
