@@ -215,7 +215,8 @@ def _lifespan(
                 machine = seen = MachineStore(group, past, metrics)
                 if redis is not None:
                     seen = FleetStore(machine, FleetMemory(redis, max(serving.lifetimes)))
-            users = Users(UserReader(replicas.connect, settings, clock.now), settings, metrics, redis)
+            reader_of_users = UserReader(replicas.connect, settings, clock.now)
+            users = Users(reader_of_users, settings, metrics, redis)
             stack.push_async_callback(users.close)
             stream = EventStream(redis) if redis is not None else None
             worker = Worker(
@@ -223,6 +224,8 @@ def _lifespan(
                 Feedback(serving, seen, event_log, stream, metrics),
                 Forgetting(seen, users, stream),
                 Condition(settings, store, clock, serving, keeper.memory),
+                seen,
+                reader_of_users,
             )
             work += [after(source, supervisor.run()) for supervisor in serving.supervisors.values()]
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])

@@ -118,22 +118,29 @@ def feed(
         str | None,
         typer.Option(help="The same one gives the same feed on the same catalog. Default: a new one."),
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(help="A policy file, or a version of `recs policy list`. Default: the policy that serves."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a user's feed here, from the current catalog, and show why each item is in it.
+    """Make a user's feed here, from the current catalog, and show why each item is in it. Nothing of it is recorded,
+    remembered or counted.
 
     \b
     $ recs feed 4711
     $ recs feed 0 --endpoint discover --size 10
     $ recs feed 4711 --request-id 1f0c… --json
+    $ recs feed 4711 --policy bolder.toml
     """
     from recommendation_service.api.schemas import read_feed_body
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.feed.generation import Generation
-    from recommendation_service.feed.pipeline import FeedPipeline
     from recommendation_service.feed.request import FeedRequest
     from recommendation_service.model.kinds import ENDPOINTS
     from recommendation_service.policies.choice import PolicyChoice
+    from recommendation_service.policies.policy import load_policy
+    from recommendation_service.serving.preview import Preview, policy_version
 
     if endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"{endpoint!r} is not one of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
@@ -147,13 +154,17 @@ def feed(
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
     _load_kernels()
-    pipeline = FeedPipeline(Generation(store.open(version), PolicyChoice(settings).policy), settings.feed_seed)
+    if policy is None:
+        tried = PolicyChoice(settings).policy
+    else:
+        tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
+    preview = Preview(Generation(store.open(version), tried), settings)
     request = FeedRequest(endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True)
-    body = pipeline.feed(request)
+    body = preview.feed(request)
     if as_json:
         typer.echo(body.decode())
         return
-    _print_feed(json.loads(body)["body"], user, version, known=pipeline.user_row(user) >= 0)
+    _print_feed(json.loads(body)["body"], user, version, known=preview.knows(user))
 
 
 def _print_feed(body: dict[str, Any], user: int, version: str, *, known: bool) -> None:

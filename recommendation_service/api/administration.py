@@ -1,36 +1,44 @@
 """What administrators ask about one feed and one user: why its items were there, and to be forgotten."""
 
 import functools
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Path, Query, Request
 from sqlalchemy.engine import Engine
 from starlette.responses import Response
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
-from recommendation_service.api.schemas import LARGEST_ID
+from recommendation_service.api.schemas import DEFAULT_ITEMS, LARGEST_ID, LONGEST_SESSION_ID, MOST_ITEMS
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
-from recommendation_service.core.errors import NotFound, ServiceError, SourceError
+from recommendation_service.core.errors import InvalidRequest, NotFound, PolicyError, ServiceError, SourceError
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
+from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.request import FeedRequest
 from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.decisions import forget_decisions
 from recommendation_service.log.records import FeedRecord, endpoint_name
+from recommendation_service.memory.entries import as_entries
+from recommendation_service.memory.user_memory import MemoryFailed
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.places import find
+from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.generation import Serving
+from recommendation_service.serving.preview import Preview, policy_version
 from recommendation_service.serving.worker import worker_of
 
 T = TypeVar("T")
 
+NAME = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$"
 _ADMINISTRATOR: dict[str, Any] = {"security": [{"administrator": []}]}
 
 
@@ -82,6 +90,61 @@ def add_administration(
             raise NotFound("No feed of that request_id is recorded.")
         policy = await threads.run(lambda: serving.kept_policy(record.policy_version))
         body = explained(record, serving, policy)
+        return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
+
+    @app.get(
+        f"{prefix}/users/{{user_id}}/preview",
+        include_in_schema=False,  # no part of the contract with clients: docs/http.md describes it
+    )
+    async def preview(
+        request: Request,
+        user_id: Annotated[int, Path(ge=0, le=LARGEST_ID)],
+        endpoint: Literal["total", "discover", "flow"] = "total",
+        size: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = DEFAULT_ITEMS,
+        session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
+        request_id: Annotated[str | None, Query(pattern=NAME)] = None,
+        policy: Annotated[str | None, Query(pattern=NAME)] = None,
+    ) -> Response:
+        """Explained, and without what this machine remembers of the user (0: anonymous). `policy`: a version of `recs
+        policy`, where it is not the one that serves. The same `request_id` gives the same feed again. Nothing of it is
+        recorded, remembered or counted. Administrators only."""
+        access.check_administrator(request.scope)
+        catalog, served, worker = await serving.ready_catalog(), serving.policy, worker_of(request.scope)
+        session = session_number(session_id)
+        try:
+            seen = worker.store.peek(user_id, session)
+        except MemoryFailed as error:
+            raise FolderFailed(f"What the user has seen cannot be read: {error}.", retry_after_seconds=30) from error
+        wanted = FeedRequest(
+            endpoint,
+            user_id,
+            size,
+            request_id or secrets.token_hex(16),
+            explain=True,
+            now=int(serving.clock.now()),
+            session=session,
+        )
+
+        def make() -> tuple[str, bytes]:
+            tried = policy_version(settings, policy) if policy is not None else served
+            made = Preview(Generation(catalog, tried), settings)
+            facts = worker.reader.read(user_id) if user_id and not made.knows(user_id) else None
+            return tried.version, made.feed(wanted, seen, facts)
+
+        try:
+            version, feed = await threads.run(make)
+        except PolicyError as error:
+            details = [{"field": "policy", "problem": str(error)}]
+            raise InvalidRequest("The request has invalid fields.", details) from error
+        except SourceError as error:
+            raise DatabaseFailed(str(error), retry_after_seconds=5) from error
+        body = {
+            "user_id": user_id,
+            "catalog": catalog.version,
+            "policy": version,
+            "remembered_items": len(as_entries(seen)),
+            "feed": msgspec.json.decode(feed)["body"],
+        }
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
     @app.delete(

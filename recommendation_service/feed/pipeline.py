@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.request import NO_IDS, FeedRequest
+from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
 from recommendation_service.feed.slate import RULES
 from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.feed.stages import STAGES, rank
@@ -160,8 +160,14 @@ class FeedPipeline:
         length = self._pack_decision(self.catalog.arrays, self.policy.arrays, self.memory, self._decision)
         return self._decision.packing.packed.data.cast("B")[:length].tobytes()
 
-    def token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
-        """Numbers of a profile's skills, knowledges, tools and languages; what no item here has is left out."""
+    def outsider(
+        self, history: Int64, network: Int64, connections: int, attributes: Sequence[Sequence[str]]
+    ) -> Outsider:
+        """A user who is not in the catalog. ``attributes``: the profile's skills, knowledges, tools and languages as
+        they are compared; what no item here has is left out."""
+        return Outsider(history, network, connections, self._token_numbers(attributes))
+
+    def _token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
         arrays = self.catalog.arrays
         numbers = []
         for kind, texts in enumerate(attributes):

@@ -92,7 +92,7 @@ class Feeds:
             facts = await self._users.facts(user_id)
         if facts is None:
             return None
-        return Outsider(facts.history, facts.network, facts.connections, pipeline.token_numbers(facts.attributes))
+        return pipeline.outsider(*facts)
 
     def _made(self, pipeline: FeedPipeline, slate: Slate) -> MadeFeed:
         """All that a feed leaves."""

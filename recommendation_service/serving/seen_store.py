@@ -131,7 +131,11 @@ class MachineStore:
 
     def peek(self, user_id: int, session: int) -> bytes:
         key = user_key(user_id, session)
-        return self.group.read(key) if key is not None else b""
+        if key is None:
+            return b""
+        if self.group.memory is None:
+            raise MemoryFailed("there is no memory of what users have seen")
+        return self.group.read(key)
 
     async def note(self, key: bytes, after: After) -> bool:
         try:

@@ -9,6 +9,8 @@ from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.forgetting import Forgetting
+from recommendation_service.serving.seen_store import SeenStore
+from recommendation_service.sources.users import UserReader
 
 STATE_KEY = "worker"  # of the lifespan's state, which each request's scope has
 
@@ -19,6 +21,8 @@ class Worker:
     feedback: Feedback
     forgetting: Forgetting
     condition: Condition
+    store: SeenStore
+    reader: UserReader
 
 
 def worker_of(scope: Scope) -> Worker:

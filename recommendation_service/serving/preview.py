@@ -1,0 +1,33 @@
+"""A feed as a user would get it, under any policy, of which nothing stays: not recorded, remembered or counted."""
+
+from recommendation_service.core.config import Settings
+from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.request import FeedRequest
+from recommendation_service.memory.user_memory import lifetimes_of
+from recommendation_service.policies.policy import Policy
+from recommendation_service.policies.store import PolicyStore
+from recommendation_service.sources.users import UserFacts
+
+
+class Preview:
+    """Of one generation, beside whatever serves: it has a working memory of its own, so any thread may make one."""
+
+    def __init__(self, generation: Generation, settings: Settings) -> None:
+        self._pipeline = FeedPipeline(generation, settings.feed_seed, lifetimes=lifetimes_of(settings))
+
+    def knows(self, user_id: int) -> bool:
+        """Whether the user is in the catalog."""
+        return self._pipeline.user_row(user_id) >= 0
+
+    def feed(self, request: FeedRequest, seen: bytes = b"", facts: UserFacts | None = None) -> bytes:
+        """The body of the answer. ``seen``: what is remembered of the user; ``facts``: of one who is not in the
+        catalog."""
+        if facts is not None:
+            request = request._replace(outsider=self._pipeline.outsider(*facts))
+        return self._pipeline.render(self._pipeline.rank(request, seen))
+
+
+def policy_version(settings: Settings, version: str) -> Policy:
+    """A version that `recs policy` keeps. Raises PolicyError."""
+    return PolicyStore(settings.policy_dir, settings.policy_keep).open(version)

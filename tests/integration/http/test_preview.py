@@ -1,0 +1,124 @@
+"""A preview is what the user would get, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from recommendation_service import cli
+from recommendation_service.policies import policy
+from recommendation_service.policies.journal import Deed
+from recommendation_service.sources.users import UserReader
+from tests.support.http_contract import MakeClient, ask, body_of, error_of
+
+DEED = Deed(datetime(2026, 1, 1, tzinfo=UTC), "somebody", "to try it")
+ADMINISTRATOR = {"Authorization": "Bearer preview-token"}
+# Of the calls themselves, of the machine, and of what this application does at its own pace.
+OF_ANY_CALL = re.compile(
+    r"# |recs_requests?_|recs_cpu_|recs_process|process_|python_|recs_connections|recs_clock|recs_memory_bytes"
+    r"|recs_events_\w+_seconds"
+)
+
+
+def other_policy() -> bytes:
+    """The policy that ships, with one kind for all slots of discover."""
+    shipped = Path(policy.__file__).with_name("starting.toml").read_text("utf-8")
+    return re.sub(r"(?m)^discover = .*$", 'discover = ["NU"]', shipped).encode()
+
+
+@pytest.fixture
+def client(make_client: MakeClient) -> httpx.Client:
+    return make_client(admin_token="preview-token", feed_seed=7, event_flusher=False)
+
+
+def previewed(client: httpx.Client, user: int, **parameters: Any) -> dict[str, Any]:
+    answer = client.get(f"/api/users/{user}/preview", params=parameters, headers=ADMINISTRATOR)
+    return body_of(answer, 200)
+
+
+def left_behind(client: httpx.Client, data_dir: Path, user: int) -> set[str]:
+    """What metrics count, what the log has, and what is remembered of the user."""
+    metrics = {line for line in client.get("/metrics").text.splitlines() if not OF_ANY_CALL.match(line)}
+    log = {f"{path}: {hash(path.read_bytes())}" for path in (data_dir / "events").glob("*.segment")}
+    return metrics | log | {f"remembered: {previewed(client, user)['remembered_items']}"}
+
+
+def items_of(feed: dict[str, Any]) -> set[tuple[str, int]]:
+    return {(item["type"], item["id"]) for item in feed["items"]}
+
+
+def test_a_preview_records_remembers_and_counts_nothing(client: httpx.Client, data_dir: Path, user: int) -> None:
+    shown = items_of(ask(client, "total", SELF_ID=user, N_VIDEOS=20))
+    before = left_behind(client, data_dir, user)
+    feeds = [
+        previewed(client, user, size=20),
+        previewed(client, user, size=20),
+        previewed(client, 0, endpoint="discover", session_id="a session"),
+    ]
+    assert left_behind(client, data_dir, user) ^ before == set()
+    ask(client, "total", SELF_ID=user)
+    found = left_behind(client, data_dir, user) - before
+    assert any(line.startswith("remembered") for line in found)
+    assert any(".segment: " in line for line in found)
+    for body in feeds[:2]:
+        assert body["remembered_items"] >= 20
+        assert items_of(body["feed"]).isdisjoint(shown), "what was shown stays away from it, as from a feed"
+        assert all(item["why"]["propensity"] > 0 for item in body["feed"]["items"])
+    assert feeds[0]["feed"]["mix_ids"] != feeds[1]["feed"]["mix_ids"], "each is drawn anew"
+    assert len(feeds[2]["feed"]["resume_ids"]) == 24
+
+
+def test_a_preview_with_the_request_id_of_a_feed_is_that_feed(client: httpx.Client) -> None:
+    feed = ask(client, "flow", N_VIDEOS=12)
+    body = previewed(client, 0, endpoint="flow", size=12, request_id=feed["request_id"])
+    assert body["feed"]["challenge_ids"] == feed["challenge_ids"]
+    assert body["feed"]["request_id"] == feed["request_id"]
+    assert body["catalog"] == client.get("/ready").json()["catalog"]
+
+
+def test_of_a_user_who_is_not_in_the_catalog_the_tables_are_asked(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(UserReader, "read", lambda _, user: asked.append(user))
+    assert len(previewed(client, 2**40)["feed"]["items"]) == 24
+    assert previewed(client, 0)["user_id"] == 0
+    assert asked == [2**40]
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"endpoint": "all"}, {"size": 0}, {"size": 101}, {"request_id": "a b"}], ids=str
+)
+def test_what_is_no_preview_is_refused(client: httpx.Client, parameters: dict[str, Any]) -> None:
+    answer = client.get("/api/users/1/preview", params=parameters, headers=ADMINISTRATOR)
+    assert [detail["field"] for detail in error_of(answer, 422, "invalid_request")["details"]] == list(parameters)
+
+
+def test_a_preview_is_for_administrators(client: httpx.Client) -> None:
+    error_of(client.get("/api/users/1/preview"), 401, "unauthorized")
+    error_of(client.get("/api/users/1/preview", headers={"Authorization": "Bearer another"}), 403, "forbidden")
+
+
+def test_a_policy_file_is_tried_by_the_command(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", str(data_dir))
+    other, wrong = tmp_path / "other.toml", tmp_path / "wrong.toml"
+    other.write_bytes(other_policy())
+    wrong.write_text("version = 1", "utf-8")
+    configured = structlog.get_config()
+    try:
+        made = CliRunner().invoke(cli.app, ["feed", "0", "--endpoint", "discover", "--policy", str(other), "--json"])
+        assert made.exit_code == 0, made.output
+        assert {item["why"]["slot"] for item in json.loads(made.stdout)["body"]["items"]} == {"NU"}
+        refused = CliRunner().invoke(cli.app, ["feed", "0", "--policy", str(wrong)])
+        assert refused.exit_code != 0
+        assert str(wrong) in str(refused.exception)
+    finally:
+        structlog.configure(**configured)
