@@ -11,4 +11,4 @@ class Generation(NamedTuple):
 
     catalog: Catalog
     policy: Policy
-    shadows: tuple[Policy, ...] = ()  # policies of the same pools, whose probabilities are recorded beside
+    shadows: tuple[Policy, ...] = ()  # policies of the same pools, loaded beside

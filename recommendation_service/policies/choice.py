@@ -77,10 +77,10 @@ class PolicyChoice:
 
     def _shadow(self, version: str) -> Policy | None:
         """One that would draw from other pools than the policy that is served cannot be weighed beside it."""
-        shadow = self._opened(version, "A shadow is not recorded")
+        shadow = self._opened(version, "A shadow is not loaded")
         if shadow is not None and shadow.pools_digest != self.policy.pools_digest:
             told = f"policy version {version} draws from other pools than {self.policy.version}"
-            self._tell(version, f"A shadow is not recorded: {told}.")
+            self._tell(version, f"A shadow is not loaded: {told}.")
             return None
         return shadow
 

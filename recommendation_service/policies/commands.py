@@ -255,7 +255,7 @@ def shadow(
     by: By = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have the probabilities that these versions give recorded beside what is served; without a version, of none.
+    """Load these versions beside what is served; without a version, none. Nothing records their probabilities yet.
 
     \b
     $ recs policy shadow 20261129T101500.000000Z-5d41402abc4b2a76

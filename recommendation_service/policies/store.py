@@ -1,7 +1,7 @@
 """Policy versions on disk: the policy file, and what was learned; which one is served, and who decided that.
 
 CURRENT names the version to serve, and while there is a PINNED, that one is served whatever CURRENT names. SHADOWS
-names those whose probabilities are recorded beside. Every change is made under one lock, compared with what the
+names those that are loaded beside. Every change is made under one lock, compared with what the
 caller took for the current version, and written down first.
 """
 
@@ -50,7 +50,7 @@ class PolicyStore(VersionStore):
         return self.pointer(PINNED)
 
     def shadows(self) -> tuple[str, ...]:
-        """Versions whose probabilities are recorded beside what is served."""
+        """Versions that are loaded beside what is served."""
         try:
             return tuple((self.folder / SHADOWS).read_text("ascii").split()[:MOST_SHADOWS])
         except (OSError, UnicodeDecodeError):
@@ -185,7 +185,7 @@ class PolicyStore(VersionStore):
         return version
 
     def shadow(self, versions: Sequence[str], deed: Deed) -> None:
-        """Have the probabilities of these versions recorded beside what is served; of none: no more."""
+        """Have these versions loaded beside what is served; none: no more."""
         if len(versions) > MOST_SHADOWS:
             raise PolicyError(f"At most {MOST_SHADOWS} shadows can be kept, but {len(versions)} were named.")
         with self._changing(None) as before:
