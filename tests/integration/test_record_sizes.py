@@ -35,7 +35,7 @@ from tests.unit.sources.operator_database import NOW, POLICY, OperatorDatabase
 
 SCALE = 0.1
 FEEDS = 300  # of each endpoint
-ROWS = 1_500
+ROWS = 5_000
 MOST_BYTES_IN_THE_LOG = 1_000
 MOST_BYTES_IN_RECS_EVENTS = 1_600
 AGE_DAYS = 20.0  # of every item, as far as explanations go
