@@ -155,7 +155,7 @@ def feed(
     version = store.named()
     _load_kernels()
     if policy is None:
-        tried = PolicyChoice(settings).policy
+        tried = PolicyChoice(settings).take_up().policy
     else:
         tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
     preview = Preview(Generation(store.open(version), tried), settings)

@@ -16,7 +16,7 @@ from recommendation_service.api.documentation import answers
 from recommendation_service.api.schemas import DEFAULT_ITEMS, LARGEST_ID, LONGEST_SESSION_ID, MOST_ITEMS
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
-from recommendation_service.core.errors import InvalidRequest, NotFound, PolicyError, ServiceError, SourceError
+from recommendation_service.core.errors import NotFound, PolicyError, ServiceError, SourceError
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.request import FeedRequest
@@ -94,7 +94,10 @@ def add_administration(
 
     @app.get(
         f"{prefix}/users/{{user_id}}/preview",
-        include_in_schema=False,  # no part of the contract with clients: docs/http.md describes it
+        summary="The feed that a user would get now, of which nothing stays",
+        tags=["operations"],
+        responses=answers(401, 403, 404, 422, 503),
+        openapi_extra=_ADMINISTRATOR,
     )
     async def preview(
         request: Request,
@@ -134,8 +137,7 @@ def add_administration(
         try:
             version, feed = await threads.run(make)
         except PolicyError as error:
-            details = [{"field": "policy", "problem": str(error)}]
-            raise InvalidRequest("The request has invalid fields.", details) from error
+            raise NotFound(f"The policy cannot be tried: {error}.") from error
         except SourceError as error:
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         body = {

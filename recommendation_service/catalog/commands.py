@@ -59,7 +59,7 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     from recommendation_service.sources.reader import Source
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
-    policy = PolicyChoice(settings).policy
+    policy = PolicyChoice(settings).take_up().policy
     engine = make_engine(settings)
     check(settings, engine)
     source = Source(engine, settings)

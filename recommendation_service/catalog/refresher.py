@@ -212,7 +212,7 @@ def main() -> int:
     try:
         settings = load_settings()
         configure_logging(settings)
-        policies = PolicyChoice(settings)
+        policies = PolicyChoice(settings).take_up()
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

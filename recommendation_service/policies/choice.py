@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import structlog
 
@@ -18,8 +19,8 @@ Shadows = tuple[Policy, ...]
 class PolicyChoice:
     """Follows the store for whoever serves, or builds with, a policy.
 
-    ``policy`` and ``shadows`` are what was last taken up: a version that cannot be served changes nothing, and
-    ``problems`` says why.
+    ``policy`` and ``shadows`` are what was last taken up, before that POLICY_FILE or the one that ships: nothing of
+    DATA_DIR is read until then. A version that cannot be served changes nothing, and ``problems`` says why.
     """
 
     def __init__(self, settings: Settings, refused: Callable[[], None] = lambda: None) -> None:
@@ -28,22 +29,24 @@ class PolicyChoice:
         self._file: Path | None = settings.policy_file
         self._refused = refused
         self.problems: list[str] = []
-        self._looked_at: tuple[str | None, tuple[str, ...]] = (None, ())
-        self.policy = self._at_start()
+        self._looked_at: tuple[str | None, tuple[str, ...]] | None = None
+        self.policy = load_policy(self._file)
         self.shadows: Shadows = ()
-        self.take_up()
 
     def is_changed(self) -> bool:
         """Whether other versions are named than when they were last taken up: a read of some bytes."""
         return self._named() != self._looked_at
 
-    def take_up(self) -> None:
+    def take_up(self) -> Self:
         """Open what is named. Reads some files: call it off the event loop."""
+        is_first = self._looked_at is None
         version, shadows = self._looked_at = self._named()
         self.problems = []
-        if version not in (None, self.policy.version):
-            self.policy = self._opened(version, "The current policy is not served") or self.policy
+        if version is not None and version != self.policy.version:
+            opened = self._opened(version, "The current policy is not served")
+            self.policy = opened or (self._served_before() if is_first else None) or self.policy
         self.shadows = tuple(shadow for name in shadows if (shadow := self._shadow(name)) is not None)
+        return self
 
     def kept(self, version: str) -> Policy | None:
         """A version that is not served any more, where it is still on disk and whole."""
@@ -56,17 +59,9 @@ class PolicyChoice:
         """The version to serve, and the shadows. None: what is served stays."""
         return (None, ()) if self._file is not None else (self._store.current(), self._store.shadows())
 
-    def _at_start(self) -> Policy:
-        """Where the current version cannot be served, the latest whole one that was served before it, or the one
-        that ships."""
-        version, _ = self._named()
-        if version is not None:
-            for tried in (version, *self._store.served_before()):
-                try:
-                    return self._store.open(tried)
-                except PolicyError:
-                    continue  # the current one's problem is told where it is taken up
-        return load_policy(self._file)
+    def _served_before(self) -> Policy | None:
+        """The latest whole version that was served before the current one, for a start where that is damaged."""
+        return next((policy for version in self._store.served_before() if (policy := self.kept(version))), None)
 
     def _opened(self, version: str, otherwise: str) -> Policy | None:
         try:

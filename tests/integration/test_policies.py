@@ -229,7 +229,7 @@ def test_a_shadow_is_taken_up_where_it_draws_from_the_same_pools(data_dir: Path,
     publish(store, "A")
     bold = store.publish(labelled("A").replace(b"alpha = ", b"alpha = 1"), None, deed(1), aside=True)
     wide = store.publish(labelled("A").replace(b"creator_window = ", b"creator_window = 1"), None, deed(2), aside=True)
-    choice = PolicyChoice(Settings(data_dir=data_dir), lambda: refused.append(None))
+    choice = PolicyChoice(Settings(data_dir=data_dir), lambda: refused.append(None)).take_up()
     assert choice.shadows == ()
 
     store.shadow([bold, wide], deed(3))
@@ -247,7 +247,7 @@ def test_a_shadow_is_taken_up_where_it_draws_from_the_same_pools(data_dir: Path,
 
 
 def test_a_version_that_lacks_its_file_is_refused(data_dir: Path, store: PolicyStore) -> None:
-    choice = PolicyChoice(Settings(data_dir=data_dir))
+    choice = PolicyChoice(Settings(data_dir=data_dir)).take_up()
     version = publish(store, "A")
     (store.folder / version / POLICY).unlink()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.policies import policy
 from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.store import PolicyStore
 from recommendation_service.sources.users import UserReader
-from tests.support.http_contract import MakeClient, ask, body_of, error_of
+from tests.end_to_end.in_process import logs_left_alone, make_app, served
+from tests.support.http_contract import ask, body_of, error_of
 
 DEED = Deed(datetime(2026, 1, 1, tzinfo=UTC), "somebody", "to try it")
 ADMINISTRATOR = {"Authorization": "Bearer preview-token"}
@@ -34,9 +38,21 @@ def other_policy() -> bytes:
     return re.sub(r"(?m)^discover = .*$", 'discover = ["NU"]', shipped).encode()
 
 
-@pytest.fixture
-def client(make_client: MakeClient) -> httpx.Client:
-    return make_client(admin_token="preview-token", feed_seed=7, event_flusher=False)
+@pytest.fixture(scope="module")
+def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DATA_DIR of its own: one process opens the memory of users once, and a policy is published here."""
+    folder = tmp_path_factory.mktemp("preview") / "data"
+    folder.mkdir()
+    shutil.copytree(data_dir / "catalogs", folder / "catalogs")
+    shutil.copy(data_dir / "interacpedia.sqlite", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[httpx.Client]:
+    app = make_app(folder, admin_token="preview-token", feed_seed=7, event_flusher=False)
+    with logs_left_alone(), served(app) as client:
+        yield client
 
 
 def previewed(client: httpx.Client, user: int, **parameters: Any) -> dict[str, Any]:
@@ -44,10 +60,10 @@ def previewed(client: httpx.Client, user: int, **parameters: Any) -> dict[str, A
     return body_of(answer, 200)
 
 
-def left_behind(client: httpx.Client, data_dir: Path, user: int) -> set[str]:
+def left_behind(client: httpx.Client, folder: Path, user: int) -> set[str]:
     """What metrics count, what the log has, and what is remembered of the user."""
     metrics = {line for line in client.get("/metrics").text.splitlines() if not OF_ANY_CALL.match(line)}
-    log = {f"{path}: {hash(path.read_bytes())}" for path in (data_dir / "events").glob("*.segment")}
+    log = {f"{path}: {hash(path.read_bytes())}" for path in (folder / "events").glob("*.segment")}
     return metrics | log | {f"remembered: {previewed(client, user)['remembered_items']}"}
 
 
@@ -55,17 +71,17 @@ def items_of(feed: dict[str, Any]) -> set[tuple[str, int]]:
     return {(item["type"], item["id"]) for item in feed["items"]}
 
 
-def test_a_preview_records_remembers_and_counts_nothing(client: httpx.Client, data_dir: Path, user: int) -> None:
+def test_a_preview_records_remembers_and_counts_nothing(client: httpx.Client, folder: Path, user: int) -> None:
     shown = items_of(ask(client, "total", SELF_ID=user, N_VIDEOS=20))
-    before = left_behind(client, data_dir, user)
+    before = left_behind(client, folder, user)
     feeds = [
         previewed(client, user, size=20),
         previewed(client, user, size=20),
         previewed(client, 0, endpoint="discover", session_id="a session"),
     ]
-    assert left_behind(client, data_dir, user) ^ before == set()
+    assert left_behind(client, folder, user) ^ before == set()
     ask(client, "total", SELF_ID=user)
-    found = left_behind(client, data_dir, user) - before
+    found = left_behind(client, folder, user) - before
     assert any(line.startswith("remembered") for line in found)
     assert any(".segment: " in line for line in found)
     for body in feeds[:2]:
@@ -92,6 +108,16 @@ def test_of_a_user_who_is_not_in_the_catalog_the_tables_are_asked(
     assert len(previewed(client, 2**40)["feed"]["items"]) == 24
     assert previewed(client, 0)["user_id"] == 0
     assert asked == [2**40]
+
+
+def test_a_policy_version_that_is_only_kept_is_tried(client: httpx.Client, folder: Path) -> None:
+    version = PolicyStore(folder / "policies", 3).publish(other_policy(), None, DEED, aside=True)
+    body = previewed(client, 0, endpoint="discover", policy=version)
+    assert body["policy"] == version
+    assert {item["why"]["slot"] for item in body["feed"]["items"]} == {"NU"}
+    assert previewed(client, 0)["policy"] != version
+    answer = client.get("/api/users/0/preview", params={"policy": "none-such"}, headers=ADMINISTRATOR)
+    assert "none-such does not exist" in error_of(answer, 404, "not_found")["message"]
 
 
 @pytest.mark.parametrize(
