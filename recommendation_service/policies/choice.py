@@ -80,6 +80,6 @@ class PolicyChoice:
         return shadow
 
     def _tell(self, version: str, reason: str) -> None:
-        self._refused()
         self.problems.append(reason)
+        self._refused()
         log.error("policy refused", version=version, reason=reason)

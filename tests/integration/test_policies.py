@@ -109,7 +109,7 @@ def test_a_policy_is_taken_up_without_a_compilation(client: httpx.Client, store:
     publish(store, "A", Learned(theta, np.broadcast_to(np.eye(FEATURES) * 3, (len(KINDS), FEATURES, FEATURES))))
 
     assert wait_until(lambda: letters(client) == {"A"}, PATIENCE_SECONDS)
-    assert metric(client, "recs_policy_swaps_total") == 1
+    assert wait_until(lambda: metric(client, "recs_policy_swaps_total") == 1, PATIENCE_SECONDS)
     assert 'recs_catalog_info{policy="policy-A"} 1.0' in client.get("/metrics").text
     assert len(rank.signatures) == compiled  # type: ignore[attr-defined]
 
