@@ -46,8 +46,10 @@ def _in_log(folder: Path, raw: bytes) -> tuple[FeedRecord | None, bool]:
             found = scan(path)
         except (FileNotFoundError, PermissionError, ValueError):
             continue  # flushed just now, another user's, or made just now and empty
-        near = [(payload, begin) for payload, begin in zip(found.payloads, found.begins, strict=True) if raw in payload]
-        stretch = take_apart(path.name, *map(list, zip(*near, strict=True))).without(read_forgotten(folder))
+        # The bytes may stand elsewhere than in a payload, too: zeros do.
+        near = [place for place, payload in enumerate(found.payloads) if raw in payload]
+        payloads, begins = ([values[place] for place in near] for values in (found.payloads, found.begins))
+        stretch = take_apart(path.name, payloads, begins).without(read_forgotten(folder))
         for records, is_forgotten in ((stretch.records, False), (stretch.forgotten, True)):
             record = next((record for record in records if _is_of(record, raw)), None)
             if isinstance(record, FeedRecord):
