@@ -48,7 +48,7 @@ def _in_log(folder: Path, raw: bytes) -> tuple[FeedRecord | None, bool]:
             continue  # flushed just now, another user's, or made just now and empty
         # The bytes may stand elsewhere than in a payload, too: zeros do.
         near = [place for place, payload in enumerate(found.payloads) if raw in payload]
-        payloads, begins = ([values[place] for place in near] for values in (found.payloads, found.begins))
+        payloads, begins = [found.payloads[place] for place in near], [found.begins[place] for place in near]
         stretch = take_apart(path.name, payloads, begins).without(read_forgotten(folder))
         for records, is_forgotten in ((stretch.records, False), (stretch.forgotten, True)):
             record = next((record for record in records if _is_of(record, raw)), None)
