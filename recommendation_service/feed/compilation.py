@@ -1,6 +1,6 @@
 """Compiling all kernels, on a catalog of nothing: at a first start, or when an image is built.
 
-It takes a processor the better part of a minute, so several processes share it (``compile_apart``), and each kernel
+It takes a processor half a minute and more, so several processes share it (``compile_apart``), and each kernel
 that is done leaves a file by which everybody can see how far it is.
 
     python -m recommendation_service.feed.compilation [KERNEL…]
@@ -39,15 +39,18 @@ Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
 NAMES = ("find", "remember", "merge", *(name for name, _ in STAGES), "decision", "rank")
-# Which process compiles what, by how many there are: about as much to do for each (slate 33 % of all, candidates 27 %,
-# user 21 %, and the others, of which "rank", all stages in one, has to come last and is left to the end).
+# Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
+# take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
-    2: (("find", "remember", "merge", "slate", "features", "scores", "describe", "decision"), ("candidates", "user")),
+    2: (
+        ("find", "remember", "merge", "slate", "describe", "features", "scores"),
+        ("candidates", "user", "decision"),
+    ),
     3: (
-        ("slate",),
-        ("find", "remember", "merge", "candidates"),
-        ("user", "features", "scores", "describe", "decision"),
+        ("slate", "describe"),
+        ("candidates", "decision"),
+        ("find", "remember", "merge", "user", "features", "scores"),
     ),
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES, CatalogArrays, Float64, Int32
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.features import match_of, similarity_of
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
@@ -133,7 +133,7 @@ def _search(
     return place + size
 
 
-@compiled
+@part
 def _search_inverted_lists(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int) -> int:
     """Offer the heads of the inverted lists of the user's most frequent skills, and of their pairs."""
     strongest = memory.strongest
@@ -166,7 +166,7 @@ def _search_inverted_lists(catalog: CatalogArrays, policy: PolicyArrays, memory:
     return size
 
 
-@compiled
+@part
 def _offer(
     catalog: CatalogArrays,
     policy: PolicyArrays,

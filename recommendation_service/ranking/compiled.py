@@ -100,6 +100,9 @@ _config: Any = numba.config
 _config.CACHE_LOCATOR_CLASSES = f"{__name__}.{KernelLocator.__name__},UserWideCacheLocator"
 _jit: Any = numba.njit  # its stub does not know _nrt
 _typeof: Any = numba.typeof
+# Numba gives each function a way in from Python and one from C, parts that are inlined too. They take tuples of eighty
+# arrays to pieces, and were more than half of what there was to compile: only what Python calls has a way in from it.
+_MACHINE_CODE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -109,16 +112,21 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     Kernels neither make arrays nor keep them, so Numba's counting of references is off: with it, each
     use of an array took two atomic operations, and a feed four times as long.
     """
-    return cast("Callable[P, R]", _jit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function))
+    return cast("Callable[P, R]", _jit(cache=True, **_MACHINE_CODE)(function))
+
+
+def part(function: Callable[P, R]) -> Callable[P, R]:
+    """A part of kernels that is called and not inlined, since several need it or it is large. Not for Python."""
+    return cast("Callable[P, R]", _jit(cache=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
-    """A part of kernels, always inlined into its callers.
+    """A part of kernels, always inlined into its callers. Not for Python.
 
     A tuple of arrays is handed to a function as hundreds of words, seven for each array; a call inside a
     loop would cost more than what it computes.
     """
-    return cast("Callable[P, R]", _jit(forceinline=True, nogil=True, error_model="numpy", _nrt=False)(function))
+    return cast("Callable[P, R]", _jit(forceinline=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
 
 
 def entry_for(function: Callable[P, R], *arguments: Any) -> Callable[P, R]:

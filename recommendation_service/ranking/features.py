@@ -4,7 +4,7 @@ from recommendation_service.model.columns import SKILL_PLACES, TOKEN_PLACES, Byt
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     HAS_TOKENS,
@@ -46,7 +46,7 @@ def match_of(item: int, item_tokens: Int32, match_weight: Float64, cap: float) -
     return min(cap, even + odd)
 
 
-@compiled
+@part
 def write_features(
     catalog: CatalogArrays,
     policy: PolicyArrays,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.columns import HASH_FACTOR
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.compiled import inlined, part
 
 Word = np.uint64
 Stream = tuple[np.uint64, np.uint64, np.uint64]
@@ -65,7 +65,7 @@ def make_packing_memory(rows: int, columns: int, words: int) -> PackingMemory:
     )
 
 
-@compiled
+@part
 def put_integers(memory: PackingMemory, stream: Stream, n: np.uint64) -> Stream:
     """The column in ``memory.integers``."""
     packed, integers = memory.packed, memory.integers
@@ -94,7 +94,7 @@ def finish(packed: Words, stream: Stream) -> int:
     return int(at * Word(4) + (bits + Word(7)) // Word(8))
 
 
-@compiled
+@part
 def look_at_floats(memory: PackingMemory, n: np.uint64, columns: np.uint64) -> None:
     """What ``put_floats`` wants to know of the first columns of ``memory.floats``; row by row, as they lie there."""
     floats, bounds = memory.floats, memory.bounds
@@ -107,7 +107,7 @@ def look_at_floats(memory: PackingMemory, n: np.uint64, columns: np.uint64) -> N
             bounds[2, column] += np.uint32(word == np.uint32(0))
 
 
-@compiled
+@part
 def put_floats(
     memory: PackingMemory,
     stream: Stream,
