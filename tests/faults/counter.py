@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recommendation_service.log.lags import lags
 from recommendation_service.log.marks import Mark
 from recommendation_service.log.reader import Batch, LogReader
 from recommendation_service.log.records import FeedbackRecord
@@ -35,6 +37,43 @@ class Counted:
     events: Counter[str] = field(default_factory=Counter)  # event_id: records in the log
     feeds: Counter[str] = field(default_factory=Counter)  # request_id: the same
     told: list[str] = field(default_factory=list)  # that it missed something, or was given it again
+
+
+class SecondReader:
+    """The program, which is started and killed. ``folder``: of its own, on a disk that nobody fills."""
+
+    def __init__(self, folder: Path, events_dir: Path) -> None:
+        self._events_dir = events_dir
+        self._counts, self._log = folder / "counted.sqlite", folder / "counter.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", MODULE, str(self._events_dir), str(self._counts)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=Path(__file__).parents[2],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def is_at_the_end(self) -> bool:
+        """Whether it has counted all that is in the log."""
+        return {lag.reader: lag.bytes for lag in lags(self._events_dir)}.get(NAME) == 0
+
+    def counted(self) -> Counted:
+        return read_counted(self._counts)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
 
 
 def main() -> None:

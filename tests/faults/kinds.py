@@ -155,22 +155,22 @@ def _service_killed(scene: Scene, rng: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _second_reader_killed(scene: Scene, rng: random.Random) -> Iterator[None]:
     """A program that counts what is in the log, and keeps its mark with its counts."""
-    scene.kill_counter()
+    scene.second_reader.kill()
     try:
         yield
     finally:
-        scene.start_counter()
+        scene.second_reader.start()
 
 
 @contextlib.contextmanager
 def _all_killed(scene: Scene, rng: random.Random) -> Iterator[None]:
     """And started again in any order."""
-    for kill in rng.sample([scene.kill_service, scene.kill_counter, scene.redis.kill, scene.mariadb.kill], 4):
+    for kill in rng.sample([scene.kill_service, scene.second_reader.kill, scene.redis.kill, scene.mariadb.kill], 4):
         kill()
     try:
         yield
     finally:
-        starts = [scene.start_service, scene.start_counter, scene.redis.start, scene.mariadb.start]
+        starts = [scene.start_service, scene.second_reader.start, scene.redis.start, scene.mariadb.start]
         for start in rng.sample(starts, 4):
             start()
         scene.wait_until_ready()

@@ -7,12 +7,16 @@ acknowledged may be in the database, but once at most; what was in an answer tha
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import sqlalchemy
+from sqlalchemy.engine import Engine
 
 from tests.faults.counter import Counted
 
@@ -74,6 +78,23 @@ class Found:
     eternal_keys: list[str] = field(default_factory=list)  # of Redis, without a time to live
 
 
+def found_in(engine: Engine) -> Found:
+    """What the two tables have."""
+    found = Found()
+    with engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.text("SELECT event = 'feed', event_id, request_id FROM recs_events"))
+        for is_feed, event_id, request_id in rows:
+            (found.feeds if is_feed else found.events)[request_id if is_feed else event_id] += 1
+        written_here = "SELECT properties FROM activity_log WHERE properties LIKE '{\"event\"\\:%'"
+        for properties in connection.execute(sqlalchemy.text(written_here)).scalars():
+            event: dict[str, Any] = json.loads(properties)
+            if event["event"] == "feed":
+                found.feed_activities[event["request_id"]] += 1
+            else:
+                found.activities[event["event_id"]] += 1
+    return found
+
+
 class Ledger:
     """Written to by all clients at once."""
 
@@ -118,10 +139,11 @@ class Ledger:
             gave_way = "seen" in relaxed
             self.seen_gave_way += gave_way
             shown = self._shown[user]
-            if not gave_way:
-                again = Counter(shown[item] for item in items if item in shown)
-                for (earlier, when), count in again.items():
-                    self.repeats.append(Repeat(user, earlier, request_id, count, now, now - when))
+            if gave_way:
+                return  # it may be here before the feed that it repeats, which would then look like the repetition
+            again = Counter(shown[item] for item in items if item in shown)
+            for (earlier, when), count in again.items():
+                self.repeats.append(Repeat(user, earlier, request_id, count, now, now - when))
             shown.update(dict.fromkeys(items, (request_id, now)))
 
     def answer_again(self, key: str, *, is_same: bool) -> None:

@@ -16,9 +16,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import pymysql
 import redis
 import sqlalchemy
 
@@ -28,9 +27,9 @@ from recommendation_service.flush.flusher_status import FlusherStatus, read_stat
 from recommendation_service.log.lags import lags
 from recommendation_service.log.retention import DAMAGED_FOLDER
 from recommendation_service.log.segments import SUFFIX
-from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, REPOSITORY, Service, command_of, recs
-from tests.faults import counter
-from tests.faults.ledger import Found, Span
+from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, Service, command_of, recs
+from tests.faults.counter import SecondReader
+from tests.faults.ledger import Found, Span, found_in
 from tests.servers import LOOPBACK, PrivateMariaDB, PrivateRedis, free_port, wait_until
 
 DATABASE = "interacpedia"
@@ -59,7 +58,7 @@ class Scene:
         self._disk_megabytes = disk_megabytes
         self._password = secrets.token_hex(12)
         self._service: Service | None = None
-        self._counter: subprocess.Popen[bytes] | None = None
+        self.second_reader = SecondReader(folder, self.events_dir)
         self._since: float | None = time.monotonic()  # when it went down, or began to come up
 
     @property
@@ -110,7 +109,7 @@ class Scene:
             self.redis.start()
             self._fill_database()
             self.start_service()
-            self.start_counter()
+            self.second_reader.start()
             self.wait_until_whole()
         except BaseException:
             self.close()
@@ -125,7 +124,7 @@ class Scene:
             for pid in self._service.pids:
                 _send(pid, signal.SIGCONT)
             self._service.__exit__()
-        self.kill_counter()
+        self.second_reader.kill()
         self.redis.stop()
         self.mariadb.kill()  # nobody comes back to its data
         if self.has_own_disk:
@@ -215,32 +214,14 @@ class Scene:
 
     # The second reader of the log.
 
-    def start_counter(self) -> None:
-        command = [sys.executable, "-m", counter.MODULE, str(self.events_dir), str(self._counts)]
-        with (self.folder / "counter.log").open("ab") as log:
-            self._counter = subprocess.Popen(
-                command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def kill_counter(self) -> None:
-        if self._counter is not None:
-            self._counter.kill()
-            self._counter.wait()
-
-    @property
-    def _counts(self) -> Path:
-        """Not on the disk that is filled: what it keeps there has to be kept."""
-        return self.folder / "counted.sqlite"
-
     def wait_until_counted(self) -> None:
         """Until the second reader has all that is in the log, and so no segment is left that no worker writes to."""
 
         def is_at_the_end() -> bool:
-            behind = {lag.reader: lag.bytes for lag in lags(self.events_dir)}
-            return behind.get(counter.NAME) == 0 and self._dead_segments() == 0
+            return self.second_reader.is_at_the_end() and self._dead_segments() == 0
 
         if not wait_until(is_at_the_end, PATIENCE_SECONDS):
-            raise AssertionError(f"not counted: {lags(self.events_dir)}\n{(self.folder / 'counter.log').read_text()}")
+            raise AssertionError(f"not counted: {lags(self.events_dir)}\n{self.second_reader.log}")
 
     def _dead_segments(self) -> int:
         return sum(not _is_locked(path) for path in self.events_dir.glob(f"*{SUFFIX}"))
@@ -267,27 +248,14 @@ class Scene:
     # What there is in the end.
 
     def found(self) -> Found:
-        found = Found(dead_letters=len(DeadLetters(self.events_dir).all()))
-        connection = pymysql.connect(
-            host=LOOPBACK,
-            port=self.mariadb.port,
-            user=self.mariadb.user,
-            password=self.mariadb.password,
-            database=DATABASE,
-            read_timeout=STATEMENT_SECONDS,
-        )
-        with contextlib.closing(connection), connection.cursor() as cursor:
-            cursor.execute("SELECT event = 'feed', event_id, request_id FROM recs_events")
-            for is_feed, event_id, request_id in cursor.fetchall():
-                (found.feeds if is_feed else found.events)[request_id if is_feed else event_id] += 1
-            cursor.execute("SELECT properties FROM activity_log WHERE properties LIKE '{\"event\":%'")
-            for (properties,) in cursor.fetchall():
-                event: dict[str, Any] = json.loads(properties)
-                if event["event"] == "feed":
-                    found.feed_activities[event["request_id"]] += 1
-                else:
-                    found.activities[event["event_id"]] += 1
-        found.counted = counter.read_counted(self._counts)
+        address = self.mariadb.url(DATABASE)
+        engine = sqlalchemy.create_engine(address, connect_args={"read_timeout": STATEMENT_SECONDS})
+        try:
+            found = found_in(engine)
+        finally:
+            engine.dispose()
+        found.dead_letters = len(DeadLetters(self.events_dir).all())
+        found.counted = self.second_reader.counted()
         found.dead_segments = self._dead_segments()
         found.damaged_segments = sum(1 for _ in (self.events_dir / DAMAGED_FOLDER).glob("*"))
         with contextlib.closing(

@@ -95,6 +95,15 @@ def test_a_feed_that_repeats_another_is_named_unless_it_says_that_seen_gave_way(
     assert problem.startswith("feeds that repeat another: 2 (1 items of feed first in feed fifth of user 7")
 
 
+def test_a_feed_that_says_that_seen_gave_way_may_come_before_the_feed_that_it_repeats() -> None:
+    ledger, found = a_good_day()
+    ledger.show(7, "later", [("resume", "5")], ["seen"])
+    ledger.show(7, "late", [("resume", "5")], [])
+    for feed in ("later", "late"):
+        found.feeds[feed] = found.feed_activities[feed] = found.counted.feeds[feed] = 1
+    assert problems(ledger, found) == []
+
+
 def test_other_bytes_under_one_key_are_named() -> None:
     ledger, found = a_good_day()
     ledger.answer_again("a key", is_same=True)
