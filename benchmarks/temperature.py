@@ -33,7 +33,7 @@ def todays_feed(pipeline: FeedPipeline, endpoint: str, rng: np.random.Generator)
     ordered: dict[int, list[int]] = {}
     for kind, name in enumerate(KINDS):
         pool = slice(int(memory.pool_offsets[kind]), int(memory.pool_offsets[kind + 1]))
-        items, X = memory.pool_items[pool].copy(), memory.X[pool].copy()
+        items, X = memory.pool_items[pool].copy(), memory.X.T[pool].copy()
         hand = X[:, 17] * pipeline.policy.file.features.hand_scale
         if len(items) == 0:
             continue

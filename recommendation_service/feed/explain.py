@@ -53,7 +53,7 @@ def choice_of(memory: WorkingMemory, slot: int) -> Choice:
         int(memory.slot_pool[slot]),
         int(memory.slot_relaxed[slot]),
         float(memory.slot_propensity[slot]),
-        memory.slot_X[slot].copy(),
+        memory.slot_X[:, slot].copy(),
     )
 
 

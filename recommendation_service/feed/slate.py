@@ -19,7 +19,6 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
-from recommendation_service.ranking.linucb import predict
 from recommendation_service.ranking.packed_slots import pack_slots
 from recommendation_service.ranking.places import key_at
 from recommendation_service.ranking.randomness import below, uniform
@@ -81,16 +80,11 @@ def assemble(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
 
 @compiled
 def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
-    """Stage 6: features and score of what was chosen, for explanations and for learning, packed for the record of the
-    feed; and what to remember."""
+    """Stage 6: features of what was chosen, for explanations and for learning, packed for the record of the feed; and
+    what to remember."""
     slots, kinds, X = memory.counts[SLOTS], memory.slot_kind, memory.slot_X
-    mean, width, score = memory.slot_mean, memory.slot_width, memory.slot_score
     write_features(catalog, policy, memory, memory.slot_item, kinds, 0, slots, X)
     for slot in range(slots):
-        kind = kinds[slot]
-        theta, root = policy.theta[kind], policy.precision_root[kind]
-        predict(X, slot, slot + 1, theta, root, mean, width, memory.projected)
-        score[slot] = mean[slot] + policy.alpha[kind] * width[slot]
         item = memory.slot_item[slot]
         memory.slot_number[slot] = catalog.item_id[item]
         memory.slot_key[slot] = key_at(catalog, item)

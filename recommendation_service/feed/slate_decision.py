@@ -79,7 +79,7 @@ def pack_decision(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingM
     stream = put(packing.packed, stream, Word(FEATURES), Word(8))
     for feature in range(FEATURES - 1):
         for i in range(different):
-            packing.floats[i, 0] = np.float32(memory.X[decision.rows[i], feature]).view(np.uint32)
+            packing.floats[i, 0] = np.float32(memory.X[feature, decision.rows[i]]).view(np.uint32)
         look_at_floats(packing, Word(different), Word(1))
         stream = put_floats(packing, stream, Word(different), Word(0), CLOSELY)
     stream = put(packing.packed, stream, Word(len(KINDS)), Word(8))
@@ -129,7 +129,7 @@ def _put_pool(
         c = candidate[i]
         stream = put(packing.packed, stream, Word(c >= 0), Word(1))
         if c >= 0:
-            packing.floats[members, 0] = np.float32(memory.X[c, FEATURES - 1]).view(np.uint32)
+            packing.floats[members, 0] = np.float32(memory.X[FEATURES - 1, c]).view(np.uint32)
             members += 1
     look_at_floats(packing, Word(members), Word(1))
     stream = put_floats(packing, stream, Word(members), Word(0), EXACTLY)

@@ -57,8 +57,8 @@ def write_features(
     end: int,
     X: Float64,
 ) -> None:
-    """The 18 features of items[start:end] for the user in memory, each in the row of its place in
-    ``X`` (n, 18); ``kinds`` says whose hand-set sum feature 17 is.
+    """The 18 features of items[start:end] for the user in memory, each in the column of its place in
+    ``X`` (18, n); ``kinds`` says whose hand-set sum feature 17 is.
 
     The arrays are taken out of their tuples first: inside a loop each use would count references.
     """
@@ -71,10 +71,10 @@ def write_features(
     has_tokens = memory.counts[HAS_TOKENS] > 0
     without_history, without_skills = policy.similarity[2], policy.similarity[3]
     reach = memory.reach[0]
-    for row in range(start, end):
-        item, kind = items[row], kinds[row]
+    for place in range(start, end):
+        item, kind = items[place], kinds[place]
         for i in range(FEATURES):
-            X[row, i] = static[item, i]
+            X[i, place] = static[item, i]
         similarity, match, same_city = 0.0, 0.0, 0.0
         if item < videos:
             similarity = similarity_of(
@@ -83,12 +83,12 @@ def write_features(
             match = match_of(item, tokens, match_weight, cap)
             same_city = float(user_city[city[item]])
         network = float(in_network[creator[item]])
-        X[row, 5] = similarity
-        X[row, 6] = match
-        X[row, 7] = same_city
-        X[row, 8] = network
-        X[row, 13] = reach
-        X[row, 17] = (
+        X[5, place] = similarity
+        X[6, place] = match
+        X[7, place] = same_city
+        X[8, place] = network
+        X[13, place] = reach
+        X[17, place] = (
             hand[item, kind]
             + weight_similarity[kind] * similarity
             + weight_match[kind] * match

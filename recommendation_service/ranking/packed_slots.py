@@ -58,9 +58,9 @@ def pack_slots(
     slots: int,
     memory: PackingMemory,
 ) -> int:
-    """The first ``slots`` of each column; the number of bytes that ``memory.packed`` then has of them."""
+    """The first ``slots`` of each column, each row of ``X`` (d, S) too; how many bytes ``memory.packed`` then has."""
     packed, integers, floats = memory.packed, memory.integers, memory.floats
-    n, d = Word(slots), Word(X.shape[1])
+    n, d = Word(slots), Word(X.shape[0])
     stream = put(packed, begin(), n, Word(8))
     for column in range(4):
         for i in range(n):
@@ -76,7 +76,7 @@ def pack_slots(
     stream = put(packed, stream, d, Word(8))
     for i in range(n):
         for feature in range(d):
-            floats[i, feature] = np.float32(X[i, feature]).view(np.uint32)
+            floats[i, feature] = np.float32(X[feature, i]).view(np.uint32)
         floats[i, d] = np.float32(propensities[i]).view(np.uint32)
     look_at_floats(memory, n, d + Word(1))
     stream = put_floats(memory, stream, n, d, EXACTLY)

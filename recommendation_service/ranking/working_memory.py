@@ -94,10 +94,10 @@ class WorkingMemory(NamedTuple):
     pool_kinds: Bytes  # (P,)
     heap_scores: npt.NDArray[np.float64]  # (largest pool,)
     heap_items: npt.NDArray[np.int32]
-    X: npt.NDArray[np.float64]  # (P, d) features of the candidates
+    X: npt.NDArray[np.float64]  # (d, P) features of the candidates: what goes through all of them adds up side by side
     mean: npt.NDArray[np.float64]  # (P,) θᵀx
     width: npt.NDArray[np.float64]  # (P,) √(xᵀA⁻¹x)
-    projected: npt.NDArray[np.float64]  # (d,) R⁻¹x of one candidate
+    projected: npt.NDArray[np.float64]  # (P,) one entry of R⁻¹x of each candidate
     score: npt.NDArray[np.float64]  # (P,)
     weight: npt.NDArray[np.float64]  # (P,) softmax numerators
     # The slate.
@@ -120,10 +120,7 @@ class WorkingMemory(NamedTuple):
     slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
     slot_relaxed: Bytes  # (S,) bits of the rules that gave way
     slot_propensity: npt.NDArray[np.float64]  # (S,)
-    slot_X: npt.NDArray[np.float64]  # (S, d)
-    slot_mean: npt.NDArray[np.float64]  # (S,)
-    slot_width: npt.NDArray[np.float64]  # (S,)
-    slot_score: npt.NDArray[np.float64]  # (S,)
+    slot_X: npt.NDArray[np.float64]  # (d, S)
     packing: PackingMemory
 
 
@@ -167,10 +164,10 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         pool_kinds=np.zeros(candidates, np.uint8),
         heap_scores=np.zeros(largest),
         heap_items=np.zeros(largest, np.int32),
-        X=np.zeros((candidates, FEATURES)),
+        X=np.zeros((FEATURES, candidates)),
         mean=np.zeros(candidates),
         width=np.zeros(candidates),
-        projected=np.zeros(FEATURES),
+        projected=np.zeros(candidates),
         score=np.zeros(candidates),
         weight=np.zeros(candidates),
         candidate_creator=np.zeros(candidates, np.int32),
@@ -191,10 +188,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_pool=np.zeros(LARGEST_FEED, np.uint8),
         slot_relaxed=np.zeros(LARGEST_FEED, np.uint8),
         slot_propensity=np.zeros(LARGEST_FEED),
-        slot_X=np.zeros((LARGEST_FEED, FEATURES)),
-        slot_mean=np.zeros(LARGEST_FEED),
-        slot_width=np.zeros(LARGEST_FEED),
-        slot_score=np.zeros(LARGEST_FEED),
+        slot_X=np.zeros((FEATURES, LARGEST_FEED)),
         packing=make_slot_packing(LARGEST_FEED, FEATURES),
     )
 

@@ -68,11 +68,17 @@ def slots_of(pipeline: FeedPipeline, world: World) -> list[Slot]:
             pool=_pool_name(int(memory.slot_pool[slot])),
             relaxed=frozenset(rule for bit, rule in enumerate(RULES) if memory.slot_relaxed[slot] >> bit & 1),
             propensity=float(memory.slot_propensity[slot]),
-            features=memory.slot_X[slot].copy(),
-            score=float(memory.slot_score[slot]),
+            features=memory.slot_X[:, slot].copy(),
+            score=_score(pipeline, int(memory.slot_kind[slot]), memory.slot_X[:, slot]),
         )
         for slot in range(memory.counts[SLOTS])
     ]
+
+
+def _score(pipeline: FeedPipeline, kind: int, x: Floats) -> float:
+    policy = pipeline.policy.arrays
+    with np.errstate(invalid="ignore"):  # a policy of a test may have weights that are none
+        return float(policy.theta[kind] @ x + policy.alpha[kind] * np.linalg.norm(x @ policy.precision_root[kind]))
 
 
 def _pool_name(pool: int) -> str:
@@ -94,7 +100,7 @@ def pool_of(pipeline: FeedPipeline, world: World, kind: str) -> list[Item]:
 def candidate_features(pipeline: FeedPipeline, kind: str) -> Floats:
     """Rows in the order of ``pool_of``."""
     places = pool_places(pipeline, kind)
-    return pipeline.memory.X[places.start : places.stop].copy()
+    return pipeline.memory.X[:, places.start : places.stop].T.copy()
 
 
 def candidate_scores(pipeline: FeedPipeline, kind: str) -> Floats:

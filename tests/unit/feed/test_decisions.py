@@ -151,7 +151,7 @@ def test_candidates_have_their_features(pipeline: FeedPipeline) -> None:
         start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
         rows = memory.pool_items[start:end]
         keys = (arrays.item_id[rows] << 1 | (rows >= arrays.videos)).tolist()
-        exact = dict(zip(keys, memory.X[start:end], strict=True))
+        exact = dict(zip(keys, memory.X.T[start:end], strict=True))
         for key, x in zip(decision.items[pool.members].tolist(), pool.X, strict=True):
             assert x == pytest.approx(exact[key], rel=CLOSE_RELATIVE_ERROR, abs=0)
 

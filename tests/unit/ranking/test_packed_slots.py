@@ -67,7 +67,7 @@ def packed(slots: Slots, X: npt.NDArray[np.float64]) -> bytes:
         slots.pools,
         slots.relaxed,
         slots.propensities.astype(np.float64),
-        np.ascontiguousarray(X),
+        np.ascontiguousarray(X.T),
         len(slots.items),
         MEMORY,
     )
