@@ -31,6 +31,7 @@ from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.flush import commands as events_commands
 from recommendation_service.flush import data_commands, reader_commands
+from recommendation_service.learning import commands as learning_commands
 from recommendation_service.policies import commands as policy_commands
 from recommendation_service.serve import serve
 
@@ -49,6 +50,7 @@ events_commands.app.command()(reader_commands.follow)
 app.add_typer(data_commands.app, name="data")
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)
+app.command()(learning_commands.learn)
 app.command()(serve)
 
 INSTALLATION = Path(__file__).resolve().parents[1]

@@ -343,6 +343,25 @@ class Settings(BaseSettings):
     )
     event_flusher: bool = Field(True, description="false: nothing here brings events into the database")
 
+    # Learning from what people do.
+    learner: Literal["off", "store", "shadow"] = Field(
+        "off",
+        description="store: what is learned becomes policy versions; shadow: the newest is loaded beside, too",
+    )
+    learning_file: Path | None = Field(
+        None, description="what each event is worth, and how fast the past is forgotten; unset: the one that ships"
+    )
+    learn_publish_seconds: int = Field(
+        900,
+        ge=1,
+        le=86400,
+        description="a version is published so often, if anything was learned",
+        json_schema_extra=Seconds,
+    )
+    learn_pending_feeds: int = Field(
+        200_000, ge=100, le=100_000_000, description="feeds that are waited for, for what people do with them"
+    )
+
     # What a user has seen.
     seen_state: bool = Field(True, description="false: feeds do not remember what they showed")
     session_ttl_seconds: int = Field(
@@ -568,6 +587,10 @@ class Settings(BaseSettings):
     @property
     def decisions_dir(self) -> Path:
         return self.data_dir / "decisions"
+
+    @property
+    def learning_dir(self) -> Path:
+        return self.data_dir / "learning"
 
     @property
     def seen_dir(self) -> Path:

@@ -19,7 +19,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 # What the service makes in DATA_DIR, and no person does.
-MADE = ("catalogs", "events", "decisions", "seen", "database", "metrics", "place.json", "place.lock")
+MADE = ("catalogs", "events", "decisions", "learning", "seen", "database", "metrics", "place.json", "place.lock")
+SIZED = ("catalogs", "policies", "events", "decisions", "learning", "seen")
 
 
 @app.command()
@@ -62,7 +63,7 @@ def show(as_json: AsJson = False) -> None:
         "problem": problem,
         "held_by": holder_of(folder) or None,
         "redis_space": space_of(settings, owner),
-        "bytes": {name: _bytes(folder / name) for name in ("catalogs", "policies", "events", "decisions", "seen")},
+        "bytes": {name: _bytes(folder / name) for name in SIZED},
         "events_wait": _events_wait(settings.events_dir),
         "dead_letters": _dead_letters(settings.events_dir),
     }

@@ -17,7 +17,7 @@ from recommendation_service.core.output import print_rows
 if TYPE_CHECKING:
     # What only prints its help loads no arrays.
     from recommendation_service.policies.journal import Deed, Entry
-    from recommendation_service.policies.policy import Learned
+    from recommendation_service.policies.policy import Learned, Policy
     from recommendation_service.policies.store import PolicyStore
 
 app = typer.Typer(no_args_is_help=True, help="Policy versions: what feeds are ranked by.")
@@ -53,7 +53,7 @@ def list_versions(as_json: AsJson = False) -> None:
         except PolicyError as error:
             rows.append({**row, "problem": str(error)})
             continue
-        described = {name: manifest.get(name) for name in ("name", "published_at", "by")}
+        described = {name: manifest.get(name) for name in ("name", "published_at", "by", "why")}
         rows.append({**row, **described, "learned": "theta.npy" in manifest["files"]})
     journal = store.journal.entries()
     if as_json:
@@ -63,7 +63,7 @@ def list_versions(as_json: AsJson = False) -> None:
     if not rows:
         typer.echo(f"No policy version in {store.folder}: `recs policy publish` makes one.")
     else:
-        print_rows(("version", "", "name", "learned", "by"), [_listed(row, pinned) for row in rows])
+        print_rows(("version", "", "name", "learned", "by", "why"), [_listed(row, pinned) for row in rows])
     for row in rows:
         if "problem" in row:
             typer.echo(f"{row['version']}: {row['problem']}")
@@ -75,8 +75,9 @@ def _listed(row: dict[str, Any], pinned: str | None) -> tuple[str, ...]:
     marks = ["pinned" if row["version"] == pinned else "current"] if row["current"] else []
     marks += ["shadow"] if row["shadow"] else []
     if "problem" in row:
-        return (row["version"], ", ".join([*marks, "damaged"]), "", "", "")
-    return (row["version"], ", ".join(marks), row["name"], "yes" if row["learned"] else "no", row["by"])
+        return (row["version"], ", ".join([*marks, "damaged"]), "", "", "", "")
+    learned = "yes" if row["learned"] else "no"
+    return (row["version"], ", ".join(marks), row["name"], learned, row["by"], row["why"] or "")
 
 
 def _print_changes(entries: "list[Entry]") -> None:
@@ -121,6 +122,49 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
     )
     _print_changes(changes[::-1])
     _warn_of_file(settings)
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(metavar="A", help="A version, or `ships`: the policy that ships.")],
+    after: Annotated[str | None, typer.Argument(metavar="[B]", help="Default: the current one.")] = None,
+    most: Annotated[int, typer.Option(min=1, help="So many weights, the most moved first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What B has otherwise than A: the weights that were learned, by how much they moved, and the policy file's values.
+
+    \b
+    $ recs policy diff ships 20261129T101500.000000Z-5d41402abc4b2a76
+    $ recs policy diff 20261129T101500.000000Z-5d41402abc4b2a76 --json
+    """
+    from recommendation_service.policies.differences import changed_values, moves
+
+    _, store = _store()
+    one, other = _opened(store, before), _opened(store, after)
+    moved, values = moves(one, other), changed_values(one, other)
+    if as_json:
+        found = {"before": one.version, "after": other.version}
+        weights = [{**move._asdict(), "by": move.by} for move in moved]
+        typer.echo(json.dumps({**found, "weights": weights, "file": [value._asdict() for value in values]}))
+        return
+    typer.echo(f"From {one.version} to {other.version}:")
+    if not moved and not values:
+        typer.echo("nothing differs.")
+    for move in moved[:most]:
+        typer.echo(
+            f"{move.kind}: {move.feature} counts {abs(move.by):.2f} {'more' if move.by > 0 else 'less'}, "
+            f"{move.after:.2f} instead of {move.before:.2f}"
+        )
+    if len(moved) > most:
+        typer.echo(f"and {len(moved) - most} weights that moved less (--most)")
+    for value in values:
+        typer.echo(f"{value.name}: {value.after} instead of {value.before}")
+
+
+def _opened(store: "PolicyStore", version: str | None) -> "Policy":
+    from recommendation_service.policies.policy import load_policy
+
+    return load_policy() if version == "ships" else store.open(store.named(version))
 
 
 @app.command()

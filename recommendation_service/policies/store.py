@@ -26,6 +26,7 @@ PINNED = "PINNED"
 SHADOWS = "SHADOWS"
 NO_VERSION = "none"  # what is expected where the store has no current version
 MOST_SHADOWS = 4
+BY_LEARNER = "recs learn"  # who published what was learned; any other is a person's
 POLICY = "policy.toml"
 _THETA, _PRECISION = "theta", "A"
 
@@ -140,6 +141,7 @@ class PolicyStore(VersionStore):
             return {
                 "published_at": deed.moment.isoformat(),
                 "by": deed.who,
+                "why": deed.why,
                 "name": policy.file.version,
                 "kinds": list(KINDS),
                 "features": list(FEATURE_NAMES),
@@ -245,5 +247,16 @@ class PolicyStore(VersionStore):
                 return entry.before
         return None
 
+    def is_learners(self, version: str) -> bool:
+        """Whether the learner published it, and no person did."""
+        try:
+            return self.manifest(version).get("by") == BY_LEARNER
+        except PolicyError:
+            return False
+
     def _remove_old(self, new: str) -> None:
-        self.remove_old({new, self.pointer(CURRENT), self._before(self.current()), *self.shadows()})
+        """Of what people published, and of what was learned, the newest each: the learner crowds nobody out."""
+        held = {new, self.pointer(CURRENT), self._before(self.current()), *self.shadows()}
+        versions, learners = self.versions(), self.is_learners(new)
+        alike = [version for version in versions if self.is_learners(version) == learners]
+        self.remove_old({*held, *(set(versions) - set(alike[: -self._keep]))})

@@ -56,7 +56,16 @@ FLUSHER = LeasedProcess(
     most_connections=4,  # its batches
 )
 
-LEASED = (REFRESHER, FLUSHER)
+LEARNER = LeasedProcess(
+    name="learner",
+    module="recommendation_service.learning.process",
+    folder=lambda settings: settings.learning_dir,
+    is_wanted=lambda settings: settings.learner != "off" and settings.record_events,
+    request_file="learn.request",
+    answer="learn_token",
+)
+
+LEASED = (REFRESHER, FLUSHER, LEARNER)
 
 
 def pool_share(settings: Settings, name: str) -> PoolShare:

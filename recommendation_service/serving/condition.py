@@ -10,6 +10,7 @@ from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem
 from recommendation_service.flush.flusher_status import read_status
+from recommendation_service.learning.status import read_status as read_learner_status
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.lags import lags
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
@@ -64,6 +65,9 @@ class Condition:
                 f"{status.unreadable_segments} segments of {settings.events_dir} cannot be read by the flusher's user: "
                 "their events wait."
             )
+        learner = read_learner_status(settings.learning_dir) if settings.learner != "off" else None
+        if learner is not None and learner.error is not None:
+            found.append(f"Nothing is learned, or not published: {learner.error}")
         return found
 
     def facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
@@ -94,6 +98,7 @@ class Condition:
             yield "recs_mysql_index_reads_total", "Rows read through an index", labels, float(reads)
         yield from self._memory_facts()
         yield from self._flusher_facts()
+        yield from self._learner_facts()
         yield from self._clock_facts()
         if catalog is None:
             return
@@ -117,6 +122,25 @@ class Condition:
         for entry in report["set_aside"]:
             column = {"column": entry["column"], "reason": entry["reason"]}
             yield "recs_catalog_set_aside", "Rows and values set aside", column, float(entry["count"])
+
+    def _learner_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """As the learner last told."""
+        status = read_learner_status(self._settings.learning_dir)
+        if status is None:
+            return
+        totals = status.totals
+        yield "recs_learn_pending_feeds", "Feeds that may still bring rewards", {}, float(status.pending_feeds)
+        if totals.version_ms is not None:
+            help_text = "When the last version was published"
+            yield "recs_learn_published_timestamp_seconds", help_text, {}, totals.version_ms / 1000
+        for kind, count in totals.slots.items():
+            yield "recs_learn_slots_total", "Shown items that were learned from", {"kind": kind}, float(count)
+        for event, sources in totals.events.items():
+            for source, count in sources.items():
+                labels = {"event": event, "source": source}
+                yield "recs_learn_events_total", "Events that were brought together with a feed", labels, float(count)
+        for reason, count in totals.left.items():
+            yield "recs_learn_left_total", "What taught nothing", {"reason": reason}, float(count)
 
     def _clock_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """What the refresher and the flusher found out about the time."""

@@ -1,4 +1,4 @@
-"""A third leased process is one entry of the registry: the service keeps it, shows it, asks it, minds its lock."""
+"""Another leased process is one entry of the registry: the service keeps it, shows it, asks it, minds its lock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recommendation_service.processes.requests import answered, ask, asked
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.servers import wait_until
-from tests.support.leased_process import LEARNER
+from tests.support.leased_process import IDLER
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'interacpedia.sqlite'}")
     (tmp_path / "interacpedia.sqlite").touch()
     # Before the flusher, so that whatever lets the flusher start would have started it.
-    monkeypatch.setattr(registry, "LEASED", (LEARNER, *LEASED))
+    monkeypatch.setattr(registry, "LEASED", (IDLER, *LEASED))
     return tmp_path
 
 
@@ -45,43 +45,43 @@ def runs(client: httpx.Client, process: LeasedProcess) -> bool:
     return f'recs_processes{{process="{process.name}"}} 1.0\n' in client.get("/metrics").text
 
 
-def pid_of_learner(folder: Path) -> int:
+def pid_of_idler(folder: Path) -> int:
     try:
-        return int(json.loads((folder / LEARNER.status_file).read_bytes())["pid"])
+        return int(json.loads((folder / IDLER.status_file).read_bytes())["pid"])
     except OSError:
         return 0
 
 
 def test_an_entry_is_supervised_shown_and_asked(client: httpx.Client, data_dir: Path) -> None:
-    folder = data_dir / "learner"
-    assert wait_until(lambda: pid_of_learner(folder) > 0, PATIENCE_SECONDS)
-    assert runs(client, LEARNER)
-    assert is_taken(LEARNER, folder)
+    folder = data_dir / "idler"
+    assert wait_until(lambda: pid_of_idler(folder) > 0, PATIENCE_SECONDS)
+    assert runs(client, IDLER)
+    assert is_taken(IDLER, folder)
 
-    token = ask(LEARNER, folder)
-    assert wait_until(lambda: answered(LEARNER, folder) >= token, PATIENCE_SECONDS)
+    token = ask(IDLER, folder)
+    assert wait_until(lambda: answered(IDLER, folder) >= token, PATIENCE_SECONDS)
 
-    first = pid_of_learner(folder)
+    first = pid_of_idler(folder)
     os.kill(first, signal.SIGKILL)
-    assert wait_until(lambda: pid_of_learner(folder) != first, PATIENCE_SECONDS)
+    assert wait_until(lambda: pid_of_idler(folder) != first, PATIENCE_SECONDS)
 
 
 def test_its_lock_is_respected(data_dir: Path) -> None:
-    folder = data_dir / "learner"
+    folder = data_dir / "idler"
     with logs_left_alone(), ExitStack() as holding:
-        assert holding.enter_context(open_lease(LEARNER, folder)).take()
+        assert holding.enter_context(open_lease(IDLER, folder)).take()
         with served(make_app(data_dir)) as client:
             assert wait_until(lambda: runs(client, FLUSHER), PATIENCE_SECONDS)
-            assert not runs(client, LEARNER)
+            assert not runs(client, IDLER)
             holding.close()
-            assert wait_until(lambda: runs(client, LEARNER), PATIENCE_SECONDS)
-    assert not is_taken(LEARNER, folder)
+            assert wait_until(lambda: runs(client, IDLER), PATIENCE_SECONDS)
+    assert not is_taken(IDLER, folder)
 
 
 def test_it_has_its_share_of_the_connections(data_dir: Path) -> None:
     settings = Settings(data_dir=data_dir, gunicorn_workers=8)
-    shares = {name: pool_share(settings, name).connections for name in ("learner", "refresher", "flusher", "worker")}
-    assert shares == {"learner": 3, "refresher": 2, "flusher": 4, "worker": 1}
+    shares = {name: pool_share(settings, name).connections for name in ("idler", "refresher", "flusher", "worker")}
+    assert shares == {"idler": 3, "refresher": 2, "flusher": 4, "worker": 1}
 
 
 @pytest.mark.parametrize("process", LEASED, ids=lambda process: process.name)

@@ -15,22 +15,20 @@ from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import LeasedProcess
 from recommendation_service.processes.requests import asked
 
-LEARNER = LeasedProcess(
-    name="learner",
+IDLER = LeasedProcess(
+    name="idler",
     module="tests.support.leased_process",
-    folder=lambda settings: settings.data_dir / "learner",
+    folder=lambda settings: settings.data_dir / "idler",
     is_wanted=lambda _settings: True,
-    request_file="learn.request",
-    answer="learn_token",
+    request_file="idle.request",
+    answer="idle_token",
     most_connections=3,
 )
 
 if __name__ == "__main__":
     end_with_parent()
-    folder = Path(os.environ["DATA_DIR"]) / "learner"
+    folder = Path(os.environ["DATA_DIR"]) / "idler"
     make_folder(folder)
     while True:
-        write_whole(
-            folder / LEARNER.status_file, json.dumps({"pid": os.getpid(), LEARNER.answer: asked(LEARNER, folder)})
-        )
+        write_whole(folder / IDLER.status_file, json.dumps({"pid": os.getpid(), IDLER.answer: asked(IDLER, folder)}))
         time.sleep(0.01)

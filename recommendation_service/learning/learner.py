@@ -1,0 +1,148 @@
+"""The learner: from the log to policy versions. One for each DATA_DIR (processes/registry.py).
+
+Each step reads some of the log, and keeps what follows from it together with how far it was read (ledger.py).
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import ConfigurationError, PolicyError, SourceError
+from recommendation_service.core.place import problem_of
+from recommendation_service.learning.format import LearningFile
+from recommendation_service.learning.intake import Intake
+from recommendation_service.learning.ledger import Ledger
+from recommendation_service.learning.publishing import Publisher
+from recommendation_service.learning.status import LearnerStatus, Totals, read_status
+from recommendation_service.learning.sums import Sums
+from recommendation_service.log.marks import LEARN
+from recommendation_service.log.reader import LogReader
+from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.processes.registry import LEARNER
+from recommendation_service.processes.requests import asked
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+REQUEST_POLL_SECONDS = 0.2
+# After a step the learner does nothing for so many times as long as it took: requests come first.
+REST = 3.0
+# While it cannot work, it says why, and tries again after so long.
+RETRY_SECONDS = 15.0
+
+
+class Learner:
+    """``now``: seconds since 1970. Raises SourceError (LedgerRefused, ReaderTaken), OSError; then nothing is held."""
+
+    def __init__(self, settings: Settings, file: LearningFile, now: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._now = now
+        self.ledger = Ledger(settings.learning_dir, Sums(KINDS, FEATURE_NAMES, file.half_life_seconds), now())
+        try:
+            self._reader = LogReader(settings.events_dir, LEARN, since=self.ledger.mark)
+        except BaseException:
+            self.ledger.close()
+            raise
+        self._intake = Intake(self.ledger, self.totals, file, self._now_ms)
+        self._publisher = Publisher(settings, file)
+        self.status = read_status(settings.learning_dir) or LearnerStatus()
+        self.status.totals, self.status.error = self.totals, None
+
+    @property
+    def totals(self) -> Totals:
+        return self.ledger.totals
+
+    def step(self) -> bool:
+        """Read some, keep what follows; whether there is more to do at once. Raises SourceError, OSError."""
+        if (wrong := problem_of(self._settings)) is not None:
+            raise SourceError(wrong)
+        batch = self._reader.read()
+        if batch.missed is not None:
+            log.error("records of the log were deleted before they were learned from", records=batch.missed.records)
+            self.totals.leave("missed", batch.missed.records)
+        with self.ledger.step():
+            self.ledger.forget({user: deletion.moment for user, deletion in self._reader.forgotten.items()})
+            self._intake.take(batch)
+            more = batch.has_more
+            if not more:
+                self._intake.match()
+                more = self._intake.settle()
+                self._intake.drop_old(self._settings.learn_pending_feeds)
+            self.ledger.keep(batch.mark)
+        self._reader.settle(batch.mark)
+        return more
+
+    def publish(self) -> bool:
+        """Publish what was learned since the last version; whether anything was.
+
+        Raises PolicyError, ConfigurationError, OSError.
+        """
+        totals = self.totals
+        if totals.all_slots == totals.version_slots:
+            return False
+        now = self._now()
+        sums = self.ledger.sums.at(now)
+        published = self._publisher.publish(sums, totals.all_slots, totals.version, now)
+        totals.version, totals.version_ms, totals.version_slots = published.version, self._now_ms(), totals.all_slots
+        with self.ledger.step():
+            self.ledger.keep(self.ledger.mark)
+        log.info("a policy version was learned", version=published.version, moved=published.words)
+        return True
+
+    def learn_all(self) -> None:
+        """All that the log has, and a version of it. Raises as ``step`` and ``publish`` do."""
+        while self.step():
+            pass
+        self.publish()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until asked to stop. Raises SourceError, OSError where it cannot go on."""
+        while not stop.is_set():
+            began = time.monotonic()
+            token = self._requested()
+            more = self.step()
+            if not more and (token is not None or self._is_due()):
+                self._publish()
+                self.status.learn_token = token or self.status.learn_token
+            self.tell()
+            self._wait(stop, REST * (time.monotonic() - began) + (0.0 if more else LOOK_SECONDS))
+
+    def _publish(self) -> None:
+        try:
+            self.publish()
+            self.status.error = None
+        except (PolicyError, ConfigurationError) as error:
+            if str(error) != self.status.error:
+                log.error("what was learned is not published", reason=str(error))
+            self.status.error = str(error)
+
+    def _is_due(self) -> bool:
+        since = self.totals.version_ms
+        return since is None or not 0 <= self._now_ms() - since < 1000 * self._settings.learn_publish_seconds
+
+    def _requested(self) -> str | None:
+        token = asked(LEARNER, self._settings.learning_dir)
+        return token if token > (self.status.learn_token or "") else None
+
+    def _wait(self, stop: threading.Event, seconds: float) -> None:
+        """Returns early where somebody waits, or the end is."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and self._requested() is None:
+            if stop.wait(min(left, REQUEST_POLL_SECONDS)):
+                return
+
+    def tell(self) -> None:
+        """Write the status."""
+        self.status.pending_feeds = self.ledger.pending_feeds()
+        self.status.write(self._settings.learning_dir, self._now_ms())
+
+    def _now_ms(self) -> int:
+        return int(self._now() * 1000)
+
+    def close(self) -> None:
+        self._reader.close()
+        self.ledger.close()

@@ -1,0 +1,79 @@
+"""What was learned becomes a policy version: kept, and as a shadow at most loaded; only a person serves one."""
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import PolicyError
+from recommendation_service.learning.format import LearningFile
+from recommendation_service.learning.posterior import Model, posterior
+from recommendation_service.learning.sums import Floats
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.differences import in_words, moves
+from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.policy import Policy, parse_policy, read_policy_file
+from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, POLICY, PolicyStore
+
+TOLD_MOVES = 4
+
+
+class Published(NamedTuple):
+    version: str
+    words: str
+
+
+class Publisher:
+    """Versions have the policy file that is served at that moment, and what was learned about its prior."""
+
+    def __init__(self, settings: Settings, file: LearningFile) -> None:
+        self._settings = settings
+        self._file = file
+        self._store = PolicyStore(settings.policy_dir, settings.policy_keep)
+
+    def publish(self, sums: Floats, slots: int, before: str | None, now: float) -> Published:
+        """``sums``: as they are now, of so many slots; ``before``: what was published last, with which it is compared.
+
+        Raises PolicyError, ConfigurationError.
+        """
+        content = self._served()
+        prior = Policy(parse_policy(content, "policy file"))
+        learned = posterior(sums, model_of(prior, self._file))
+        after = Policy(prior.file, *learned)
+        words = in_words(moves(self._opened(before) or prior, after), TOLD_MOVES)
+        why = f"learned from {slots:,} shown items: {words}"
+        deed = Deed(datetime.fromtimestamp(now, UTC), BY_LEARNER, why)
+        version = self._store.publish(content, learned, deed, aside=True)
+        if self._settings.learner == "shadow":
+            self._show_beside(version, deed)
+        return Published(version, words)
+
+    def _served(self) -> bytes:
+        """The policy file that feeds are ranked by. Raises PolicyError, ConfigurationError."""
+        version = None if self._settings.policy_file is not None else self._store.current()
+        if version is None:
+            return read_policy_file(self._settings.policy_file)
+        self._store.open(version)
+        return (self._store.folder / version / POLICY).read_bytes()
+
+    def _opened(self, version: str | None) -> Policy | None:
+        try:
+            return self._store.open(version) if version is not None else None
+        except PolicyError:
+            return None
+
+    def _show_beside(self, version: str, deed: Deed) -> None:
+        """In the place of the learner's own that was a shadow; people's stay."""
+        people = [name for name in self._store.shadows() if not self._store.is_learners(name)]
+        if len(people) < MOST_SHADOWS:
+            self._store.shadow([*people, version], deed)
+
+
+def model_of(prior: Policy, file: LearningFile) -> Model:
+    return Model(
+        prior.arrays.theta.copy(),
+        prior.file.prior.precision,
+        np.array([file.points[kind] for kind in KINDS]),
+        file.noise,
+    )

@@ -1,0 +1,69 @@
+"""What one policy has learned beside another, in words."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy
+
+# Smaller moves of a weight are none to a reader.
+LEAST = 0.005
+
+
+class Value(NamedTuple):
+    """Of the policy file."""
+
+    name: str
+    before: object
+    after: object
+
+
+class Move(NamedTuple):
+    """A weight of a kind that another policy has otherwise."""
+
+    kind: str
+    feature: str
+    before: float
+    after: float
+
+    @property
+    def by(self) -> float:
+        return self.after - self.before
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.feature} {self.by:+.2f}"
+
+
+def moves(before: Policy, after: Policy) -> list[Move]:
+    """The largest first."""
+    found = [
+        Move(kind, feature, float(before.arrays.theta[k, f]), float(after.arrays.theta[k, f]))
+        for k, kind in enumerate(KINDS)
+        for f, feature in enumerate(FEATURE_NAMES)
+    ]
+    return sorted((move for move in found if abs(move.by) >= LEAST), key=lambda move: -abs(move.by))
+
+
+def in_words(found: Sequence[Move], most: int) -> str:
+    """The largest moves in one line."""
+    more = f", and {len(found) - most} more" if len(found) > most else ""
+    return (", ".join(map(str, found[:most])) or "no weight moved") + more
+
+
+def changed_values(before: Policy, after: Policy) -> list[Value]:
+    """Of the policy files, in their order; None: the other has it not."""
+    one, other = _flat(before.file.model_dump()), _flat(after.file.model_dump())
+    names = [*one, *(name for name in other if name not in one)]
+    return [
+        Value(name, one.get(name), other.get(name))
+        for name in names
+        if name != "version" and one.get(name) != other.get(name)
+    ]
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
