@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
+import numpy as np
 import pytest
 
 from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.model.features import FEATURES
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import read_policy_file
+from recommendation_service.ranking.compiled import kernel_folder
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, recs
+from tests.servers import LOOPBACK
 
 WORKERS = 2
+# Of a feed at most. The kernels take half a minute to compile, and what a busy machine puts between is less.
+SLOW_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +136,141 @@ def test_a_pinned_policy_is_served_after_a_new_start_too(service: Service, tmp_p
         second.wait_until_ready()
         assert letter(second) == "F"
     command(service, "unpin", "--why", "the fair is over")
+
+
+@dataclass
+class Load:
+    """A steady one of feeds, over kept connections, until the block ends."""
+
+    service: Service
+    seconds: list[float] = field(default_factory=list)  # that each answer took
+    letters: list[str] = field(default_factory=list)  # what it was made by, in the order of the answers
+    failures: list[str] = field(default_factory=list)
+    _over: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> Self:
+        self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(2 * WORKERS)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS)
+
+    def wait_for(self, answers: int) -> None:
+        """Until so many more have come."""
+        enough = len(self.seconds) + answers
+        self.service.wait_until(lambda: len(self.seconds) >= enough)
+
+    def _client(self, number: int) -> None:
+        connection = http.client.HTTPConnection(LOOPBACK, self.service.client.base_url.port, timeout=PATIENCE_SECONDS)
+        body = json.dumps({"SELF_ID": number, "N_VIDEOS": 12, "explain": True})
+        while not self._over.wait(0.02):
+            began = time.monotonic()
+            try:
+                connection.request("POST", "/api/search/total", body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                content = answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+                continue
+            self.seconds.append(time.monotonic() - began)
+            if answer.status == 200:
+                items = json.loads(content)["body"]["items"]
+                self.letters.append("".join({item["why"]["slot"].partition("-")[0] for item in items}))
+            else:
+                self.failures.append(f"{answer.status} {content[:200]!r}")
+        connection.close()
+
+
+def taken_up(service: Service, version: str) -> list[float]:
+    """When each worker had taken up a policy, by its log; seconds since 1970."""
+    lines = [line for line in service.log.splitlines() if '"policy taken up"' in line and version in line]
+    return [datetime.fromisoformat(json.loads(line)["timestamp"]).timestamp() for line in lines]
+
+
+def test_under_load_a_policy_is_served_within_a_second_by_every_worker_and_nothing_is_compiled(
+    service: Service, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(1)
+    root = draw.normal(size=(len(KINDS), FEATURES, FEATURES))
+    np.save(tmp_path / "theta.npy", draw.normal(size=(len(KINDS), FEATURES)))
+    np.save(tmp_path / "A.npy", np.eye(FEATURES) + root @ root.transpose(0, 2, 1))
+    learned = ["--theta", str(tmp_path / "theta.npy"), "--A", str(tmp_path / "A.npy")]
+    kernels = set(kernel_folder().rglob("*.nb?"))
+    assert kernels
+    ready = command(service, "publish", policy(service, "P"), "--aside")["version"]
+
+    took = []
+    with Load(service) as load:
+        load.wait_for(100)
+        for name, arguments in (
+            ("P", ["promote", ready, "--why", "to see"]),
+            ("Q", ["publish", policy(service, "Q"), *learned]),
+            ("R", ["publish", policy(service, "R")]),
+        ):
+            command(service, *arguments)
+            current = service.data_dir / "policies" / "CURRENT"
+            version, named = current.read_text().strip(), current.stat().st_mtime
+            service.wait_until(lambda version=version: len(taken_up(service, version)) == WORKERS)  # type: ignore[misc]
+            took.append(max(taken_up(service, version)) - named)
+            load.wait_for(4 * WORKERS)  # what was on its way may be of the policy before
+            answered = len(load.letters)
+            load.wait_for(50)
+            assert set(load.letters[answered:]) == {name}
+
+    assert load.failures == []
+    assert max(load.seconds) < SLOW_SECONDS
+    assert min(took) < 1.0, took  # the least: a machine may be busy for a while, and a slower look is so each time
+    assert set(kernel_folder().rglob("*.nb?")) == kernels
+
+
+DIES_BETWEEN = """
+import os, signal
+exec(open("gunicorn.conf.py").read())
+reserve = post_fork
+
+def post_fork(server, worker):
+    reserve(server, worker)
+    if worker.age > 2:
+        return
+    from recommendation_service.serving.generation import Serving
+    new_catalog = Serving._new_catalog
+
+    def dies(serving):
+        if serving._pipeline is not None and serving._policies.policy is not serving._pipeline.policy:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return new_catalog(serving)
+
+    Serving._new_catalog = dies
+"""
+
+
+def test_a_worker_that_dies_between_taking_up_policy_and_catalog_is_followed_by_one_that_serves_both(
+    service: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("interacpedia.sqlite", "catalogs", "policies"):
+        (tmp_path / "data" / name).symlink_to(service.data_dir / name)
+    (tmp_path / "dies.conf.py").write_text(DIES_BETWEEN)
+    settings = {"CATALOG_REFRESHER": "false"}  # the other service's builds
+    with Service.gunicorn(tmp_path, WORKERS, settings, str(tmp_path / "dies.conf.py")) as dying:
+        dying.wait_until_ready()
+        dying.wait_until(lambda: len(dying.workers) == WORKERS)
+        before = dying.workers
+
+        version = command(service, "publish", policy(service, "T", fresh_days=6.5))["version"]
+
+        dying.wait_until(lambda: len(dying.workers) == WORKERS and not before & dying.workers)
+        assert is_everywhere(dying, "T")
+        digest = command(service, "show", version)["catalog_digest"]
+        catalogs = CatalogStore(service.data_dir / "catalogs", keep=3)
+        dying.wait_until(lambda: catalogs.manifest(dying.catalog())["policy_digest"] == digest)
+        assert dying.log.count("was sent SIGKILL") == WORKERS
+        assert dying.metric("recs_policy_refused_total") == 0
+        assert "Traceback" not in dying.log
 
 
 def test_what_cannot_be_published_is_one_sentence(service: Service, tmp_path: Path) -> None:
