@@ -27,7 +27,7 @@ from recommendation_service.api.schemas import (
 )
 from recommendation_service.catalog.items import ChallengeItem, ResumeItem
 from recommendation_service.feed.explain import Why
-from recommendation_service.feed.pipeline import IDS_FIELD
+from recommendation_service.feed.pipeline import IDS_FIELDS
 from recommendation_service.model.kinds import ENDPOINTS
 
 PAGE = "/docs"
@@ -282,7 +282,7 @@ def _feed_request() -> dict[str, Any]:
 def _feed_answer(endpoint: str) -> dict[str, Any]:
     items = [{"$ref": f"#/components/schemas/{name}"} for name in ITEM_TYPES[endpoint]]
     body = {
-        IDS_FIELD[endpoint].decode(): {
+        IDS_FIELDS[endpoint]: {
             "type": "array",
             "items": {"type": "string"},
             "description": "the items' ids, in feed order",

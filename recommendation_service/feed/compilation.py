@@ -22,6 +22,7 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
+from recommendation_service.feed.slate_body import join_items
 from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import COLUMNS, EMPTY, CatalogArrays
@@ -38,19 +39,19 @@ from recommendation_service.ranking.working_memory import make_working_memory
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
-NAMES = ("find", "remember", "merge", *(name for name, _ in STAGES), "decision", "rank")
+NAMES = ("find", "remember", "merge", "body", *(name for name, _ in STAGES), "decision", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
 # take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
-        ("find", "remember", "merge", "slate", "describe", "features", "scores"),
+        ("find", "remember", "merge", "body", "slate", "describe", "features", "scores"),
         ("candidates", "user", "decision"),
     ),
     3: (
         ("slate", "describe"),
         ("candidates", "decision"),
-        ("find", "remember", "merge", "user", "features", "scores"),
+        ("find", "remember", "merge", "body", "user", "features", "scores"),
     ),
 }
 
@@ -144,10 +145,13 @@ def _calls() -> dict[str, Callable[[], Any]]:
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
     events = (np.ones(1, np.uint8), np.zeros(1, np.int32), np.zeros(1, np.uint8), 0)
     limits = (memory.lifetimes, memory.live_sessions, memory.remembered)
+    blob = np.asarray(memoryview(b" "))
+    body = (blob, arrays.creator_offsets, memory.slot_item[:0], memory.slot_number[:0], 0, np.zeros(64, np.uint8))
     return {
         "find": partial(find, arrays.user_id, 1, 0, 0),
         "remember": partial(remember_events, entries, 0, keys, *events, *limits),
         "merge": partial(merge_entries, entries[:1], entries[:1]),
+        "body": partial(join_items, *body),
         **{name: partial(stage, arrays, policy, request, memory) for name, stage in STAGES},
         "decision": partial(pack_decision, arrays, policy, memory, make_decision_memory(arrays, policy)),
         "rank": partial(rank, arrays, policy, request, memory),

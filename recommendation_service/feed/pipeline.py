@@ -13,6 +13,7 @@ from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
 from recommendation_service.feed.slate import RULES
+from recommendation_service.feed.slate_body import join_items
 from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import hash_token
@@ -28,11 +29,12 @@ from recommendation_service.ranking.working_memory import (
     SCANNED,
     SLOTS,
     TOUCHED_ITEMS,
-    WorkingMemory,
     make_working_memory,
 )
 
-IDS_FIELD = {"total": b"mix_ids", "discover": b"resume_ids", "flow": b"challenge_ids"}
+IDS_FIELDS = {"total": "mix_ids", "discover": "resume_ids", "flow": "challenge_ids"}
+_HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
+BODY_BYTES = 1 << 16  # room for an answer to begin with
 
 # Every so many feeds the stages are run one by one and timed; together they are one call.
 TIMED_EVERY = 64
@@ -46,7 +48,7 @@ Wants = Callable[[FeedRequest, int], bool]  # whether the decision of a request 
 class Slate(msgspec.Struct, frozen=True, gc=False):
     """A feed that was ranked: what is in its n slots, and what it leaves.
 
-    ``items`` and ``keys`` are views, which hold until the pipeline's next feed; the rest is the slate's own.
+    ``items``, ``keys`` and ``numbers`` are views, which hold until the pipeline's next feed; the rest is its own.
     """
 
     request: FeedRequest
@@ -55,7 +57,7 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     seed: int
     items: Int32  # (n,) the catalog's rows
     keys: Int64  # (n,) the items as the log, the memory and the fleet name them
-    numbers: list[int]  # the operator's numbers of the items
+    numbers: Int64  # (n,) the operator's numbers of the items
     packed: bytes  # as a record has the slots, see ranking/packed_slots.py
     relaxed: list[str]  # names of the rules that gave way, in the order in which they do
     remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
@@ -76,8 +78,8 @@ class FeedPipeline:
         self.generation = generation
         catalog, policy, _ = generation
         self.catalog, self.policy = catalog, policy
-        self.memory: WorkingMemory = make_working_memory(catalog.arrays, policy.arrays)
-        self.memory.lifetimes[:] = lifetimes
+        memory = self.memory = make_working_memory(catalog.arrays, policy.arrays)
+        memory.lifetimes[:] = lifetimes
         self._seed = seed
         self._observe_stage = observe_stage
         self._feeds = 0
@@ -88,6 +90,11 @@ class FeedPipeline:
         self._packed = self.memory.packing.packed.data.cast("B")
         self._decision = make_decision_memory(catalog.arrays, policy.arrays)
         self._pack_decision = entry_for(pack_decision, catalog.arrays, policy.arrays, self.memory, self._decision)
+        self._item_bytes = np.asarray(catalog.item_bytes)
+        self._body = np.empty(BODY_BYTES, np.uint8)
+        self._join = entry_for(
+            join_items, self._item_bytes, catalog.item_offsets, memory.slot_item, memory.slot_number, 0, self._body
+        )
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
 
     def feed(self, request: FeedRequest) -> bytes:
@@ -147,7 +154,7 @@ class FeedPipeline:
             seed,
             memory.slot_item[:slots],
             memory.slot_key[:slots],
-            memory.slot_number[:slots].tolist(),
+            memory.slot_number[:slots],
             bytes(self._packed[: int(counts[PACKED])]),
             [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
@@ -197,28 +204,30 @@ class FeedPipeline:
 
     def render(self, slate: Slate) -> bytes:
         """Join the ready-made items to the answer."""
-        catalog, items, request = self.catalog, slate.items, slate.request
-        starts, ends = catalog.item_offsets[items], catalog.item_offsets[items + 1]
-        blob = catalog.item_bytes
-        bodies: list[memoryview | bytes] = [
-            blob[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        ]
+        request, head = slate.request, _HEADS[slate.request.endpoint]
+        relaxed = ",".join([f'"{rule}"' for rule in slate.relaxed]) if slate.relaxed else ""
+        tail = f'],"request_id":"{request.request_id}","relaxed":[{relaxed}]}}}}'.encode()
         if request.explain:
-            bodies = [
-                b"%b,%b}" % (bytes(body[:-1]), b'"why":' + explained(catalog, self.policy, item, choice, position))
-                for position, (body, item, choice) in enumerate(zip(bodies, items.tolist(), slate.choices, strict=True))
-            ]
-        ids = '","'.join(map(str, slate.numbers))
-        relaxed = ",".join(f'"{rule}"' for rule in slate.relaxed)
-        return b"".join(
-            (
-                b'{"statusCode":200,"body":{"',
-                IDS_FIELD[request.endpoint],
-                f'":["{ids}"],"items":['.encode() if slate.numbers else b'":[],"items":[',
-                b",".join(bodies),
-                f'],"request_id":"{request.request_id}","relaxed":[{relaxed}]}}}}'.encode(),
-            )
-        )
+            return b"".join((head, self._explained(slate), tail))
+        start, items, numbers = len(head), slate.items, slate.numbers
+        end = self._join(self._item_bytes, self.catalog.item_offsets, items, numbers, start, self._body)
+        if end < 0 or end + len(tail) > len(self._body):
+            self._body = np.empty(2 * (abs(end) + len(tail)), np.uint8)
+            end = self._join(self._item_bytes, self.catalog.item_offsets, items, numbers, start, self._body)
+        body = self._body.data
+        body[:start] = head
+        body[end : end + len(tail)] = tail
+        return body[: end + len(tail)].tobytes()
+
+    def _explained(self, slate: Slate) -> bytes:
+        """The numbers, and the items with the reason for each."""
+        catalog = self.catalog
+        bodies = [
+            b'%b,"why":%b}' % (catalog.item_json(item)[:-1], explained(catalog, self.policy, item, choice, position))
+            for position, (item, choice) in enumerate(zip(slate.items.tolist(), slate.choices, strict=True))
+        ]
+        numbers = ",".join([f'"{number}"' for number in slate.numbers.tolist()])
+        return b'%b],"items":[%b' % (numbers.encode(), b",".join(bodies))
 
 
 def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:

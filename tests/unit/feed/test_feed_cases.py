@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.pipeline import IDS_FIELD, TIMED_EVERY, FeedPipeline, feed_seed
+from recommendation_service.feed.pipeline import IDS_FIELDS, TIMED_EVERY, FeedPipeline, feed_seed
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.features import FEATURE_NAMES, FEATURES
@@ -105,7 +105,7 @@ def test_who_has_seen_everything_and_excludes_some_never_gets_those(endpoint: st
 @EVERY_ENDPOINT
 def test_who_excludes_everything_gets_an_empty_feed(endpoint: str) -> None:
     body = body_of(pipeline_of(), request_for(USERS[3], endpoint, excluded=range(1, 1000)))
-    assert (body[IDS_FIELD[endpoint].decode()], body["items"], body["relaxed"]) == ([], [], [])
+    assert (body[IDS_FIELDS[endpoint]], body["items"], body["relaxed"]) == ([], [], [])
 
 
 # What there is.
@@ -115,7 +115,7 @@ def test_who_excludes_everything_gets_an_empty_feed(endpoint: str) -> None:
 @pytest.mark.parametrize("user_id", [ANONYMOUS, UNKNOWN, 9])
 def test_an_empty_catalog_gives_an_empty_feed(user_id: int, endpoint: str, tmp_path: Path) -> None:
     world = World(users=[User(9, (Interaction(1),), skills=("a",))], connections=[(9, 10)])
-    ids = IDS_FIELD[endpoint].decode()
+    ids = IDS_FIELDS[endpoint]
     for catalog in (in_memory(build(world)), published(build(world), tmp_path)):
         body = body_of(FeedPipeline(Generation(catalog, load_policy())), request_for(user_id, endpoint, explain=True))
         assert body == {ids: [], "items": [], "request_id": "request", "relaxed": []}

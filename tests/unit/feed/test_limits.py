@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.pipeline import IDS_FIELD, FeedPipeline
+from recommendation_service.feed.pipeline import IDS_FIELDS, FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import (
@@ -196,7 +196,7 @@ def the_answer_names_the_rules_that_gave_way_lightest_first(feed: Feed) -> None:
     broken = set().union(*(slot.relaxed for slot in feed.slots))
     assert feed.answer["relaxed"] == [rule for rule in ORDER if rule in broken]
     assert feed.answer["request_id"] == feed.request.request_id
-    assert feed.answer[IDS_FIELD[feed.request.endpoint].decode()] == [str(slot.item.id) for slot in feed.slots]
+    assert feed.answer[IDS_FIELDS[feed.request.endpoint]] == [str(slot.item.id) for slot in feed.slots]
     assert [(item["type"], item["id"]) for item in feed.answer["items"]] == [slot.item.key for slot in feed.slots]
 
 
