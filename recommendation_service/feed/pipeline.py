@@ -89,6 +89,7 @@ class FeedPipeline:
         self._remembered = self.memory.remembered.data.cast("B")
         self._packed = self.memory.packing.packed.data.cast("B")
         self._decision = make_decision_memory(catalog.arrays, policy.arrays)
+        self._decided_bytes = self._decision.packing.packed.data.cast("B")
         self._pack_decision = entry_for(pack_decision, catalog.arrays, policy.arrays, self.memory, self._decision)
         self._item_bytes = np.asarray(catalog.item_bytes)
         self._body = np.empty(BODY_BYTES, np.uint8)
@@ -165,7 +166,7 @@ class FeedPipeline:
     def _decided(self) -> bytes:
         """What else the slots that are in the memory could have held."""
         length = self._pack_decision(self.catalog.arrays, self.policy.arrays, self.memory, self._decision)
-        return self._decision.packing.packed.data.cast("B")[:length].tobytes()
+        return bytes(self._decided_bytes[:length])
 
     def outsider(
         self, history: Int64, network: Int64, connections: int, attributes: Sequence[Sequence[str]]

@@ -136,20 +136,17 @@ def _fill(
         return NOTHING  # the rule is not yet in force, so breaking it opens nothing
     if broken & SEEN_RULE:
         return _longest_ago(catalog, policy, request, memory, slot, own_type, broken)
-    if broken & KIND == 0:
-        item = _draw_from_pool(catalog, policy, memory, slot, kind, broken)
-        if item == NOTHING:
-            item = _explore(catalog, policy, memory, slot, own_type, broken)
-        return item
-    for other in range(len(KINDS)):
-        if other != kind:
-            item = _draw_from_pool(catalog, policy, memory, slot, other, broken)
+    # Its own pool and type, or all others; each of the two is called at one place, as that is its machine code again.
+    others = broken & KIND != 0
+    for pool in range(len(KINDS)):
+        if (pool != kind) == others:
+            item = _draw_from_pool(catalog, policy, memory, slot, pool, broken)
             if item != NOTHING:
                 return item
-    other_type = 1 - own_type
-    if _endpoint_has_type(policy, request, other_type):
-        return _explore(catalog, policy, memory, slot, other_type, broken)
-    return NOTHING
+    item_type = 1 - own_type if others else own_type
+    if others and not _endpoint_has_type(policy, request, item_type):
+        return NOTHING
+    return _explore(catalog, policy, memory, slot, item_type, broken)
 
 
 @inlined
@@ -181,7 +178,7 @@ def _draw_from_pool(
     blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else slot
     flags, creator_last, watched = memory.flags, memory.creator_last, memory.watched_skill
     items, creators, weights = memory.pool_items, memory.candidate_creator, memory.weight
-    feed_skill, cumulative, eligible = memory.feed_skill, memory.cumulative, memory.eligible
+    feed_skill, cumulative, eligible = memory.feed_skill, memory.cumulative, memory.eligible[slot]
     tokens, skill_count = catalog.tokens, catalog.skill_count
     absent = len(feed_skill) - 2
     found, total = 0, 0.0
@@ -207,7 +204,7 @@ def _draw_from_pool(
     if found == 0:
         return NOTHING
     if not total > 1e-280:
-        total = _reweigh(memory, start, end, policy.temperature[pool])
+        total = _reweigh(memory, eligible, start, end, policy.temperature[pool])
     target = uniform(memory.random) * total
     low, high = start, end - 1
     while low < high:
@@ -225,10 +222,10 @@ def _draw_from_pool(
 
 
 @inlined
-def _reweigh(memory: WorkingMemory, start: int, end: int, temperature: float) -> float:
+def _reweigh(memory: WorkingMemory, eligible: Bytes, start: int, end: int, temperature: float) -> float:
     """All eligible items are so far below the pool's best that their weights vanish: weigh them against
     the best of themselves; where no score is a number, evenly."""
-    scores, eligible, cumulative = memory.score, memory.eligible, memory.cumulative
+    scores, cumulative = memory.score, memory.cumulative
     best = -np.inf
     for c in range(start, end):
         if eligible[c]:
@@ -249,11 +246,11 @@ def _allows(
         return False
     if broken & NOVELTY or memory.counts[FEED_SKILLS] < policy.novelty_after_skills:
         return True
-    return brings_new_skill(catalog, memory, item)
+    return _brings_new_skill(catalog, memory, item)
 
 
 @inlined
-def brings_new_skill(catalog: CatalogArrays, memory: WorkingMemory, item: int) -> bool:
+def _brings_new_skill(catalog: CatalogArrays, memory: WorkingMemory, item: int) -> bool:
     """A challenge always does, as far as the rule goes."""
     absent = len(memory.feed_skill) - 2
     return item >= catalog.videos or absent != _new_skill(item, catalog.tokens, catalog.skill_count, memory.feed_skill)
@@ -306,7 +303,7 @@ def _explore_all(
         if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
             continue
         rest += 1
-        if brings_new_skill(catalog, memory, item):
+        if _brings_new_skill(catalog, memory, item):
             novel += 1
         if _allows(catalog, policy, memory, slot, item, broken):
             found += 1

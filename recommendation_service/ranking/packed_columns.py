@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.model.columns import HASH_FACTOR
+from recommendation_service.model.columns import HASH_FACTOR, Bytes
 from recommendation_service.ranking.compiled import inlined, part
 
 Word = np.uint64
@@ -46,12 +46,12 @@ _BASE_OF_ONE, _BASE_OF_SEVERAL = 24, 16
 
 
 class PackingMemory(NamedTuple):
-    """Of columns of up to R rows, of which C floats are looked at together."""
+    """Of C columns of up to R rows."""
 
     integers: npt.NDArray[np.uint64]  # (R,) a column
     choices: npt.NDArray[np.uint64]  # (MOST_CHOICES,) its different values
-    floats: Words  # (R, C) float32, bit by bit
-    bounds: Words  # (3, C) of each column: what is below the least that is not 0; the largest; how many are 0
+    bits: Bytes  # (R,) a column of 0 and 1
+    floats: Words  # (C, R) float32, bit by bit; column by column, as the machine looks at several rows at once
     packed: Words  # room for the longest
 
 
@@ -59,8 +59,8 @@ def make_packing_memory(rows: int, columns: int, words: int) -> PackingMemory:
     return PackingMemory(
         integers=np.zeros(rows, np.uint64),
         choices=np.zeros(MOST_CHOICES, np.uint64),
-        floats=np.zeros((rows, columns), np.uint32),
-        bounds=np.zeros((3, columns), np.uint32),
+        bits=np.zeros(rows, np.uint8),
+        floats=np.zeros((columns, rows), np.uint32),
         packed=np.zeros(words, np.uint32),
     )
 
@@ -95,36 +95,23 @@ def finish(packed: Words, stream: Stream) -> int:
 
 
 @part
-def look_at_floats(memory: PackingMemory, n: np.uint64, columns: np.uint64) -> None:
-    """What ``put_floats`` wants to know of the first columns of ``memory.floats``; row by row, as they lie there."""
-    floats, bounds = memory.floats, memory.bounds
-    bounds[0, :], bounds[1, :], bounds[2, :] = 0xFFFFFFFF, 0, 0
+def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.uint64, form: int) -> Stream:
+    """A column of ``memory.floats``."""
+    packed, words, above = memory.packed, memory.floats[column], memory.integers
+    below, largest, zero = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(0)
     for i in range(n):
-        for column in range(columns):
-            word = floats[i, column]
-            bounds[0, column] = min(bounds[0, column], np.uint32(word - np.uint32(1)))  # of a 0 the largest number
-            bounds[1, column] = max(bounds[1, column], word)
-            bounds[2, column] += np.uint32(word == np.uint32(0))
-
-
-@part
-def put_floats(
-    memory: PackingMemory,
-    stream: Stream,
-    n: np.uint64,
-    column: np.uint64,
-    form: int,
-) -> Stream:
-    packed, floats, bounds, above = memory.packed, memory.floats, memory.bounds, memory.integers
-    zeros = Word(bounds[2, column])
+        below = min(below, np.uint32(words[i] - np.uint32(1)))  # of a 0 the largest number
+        largest = max(largest, words[i])
+        zero = np.uint32(zero + np.uint32(words[i] == np.uint32(0)))
+    zeros = Word(zero)
     if zeros == n:
         return put(packed, stream, Word(ALL_ZERO), Word(2))
-    if bounds[1, column] >= _NOT_AS_STEPS:
+    if largest >= _NOT_AS_STEPS:
         stream = put(packed, stream, Word(AS_IT_IS), Word(2))
         for i in range(n):
-            stream = put(packed, stream, Word(floats[i, column]), Word(32))
+            stream = put(packed, stream, Word(words[i]), Word(32))
         return stream
-    least, most = Word(bounds[0, column]) + Word(1), Word(bounds[1, column])
+    least, most = Word(below) + Word(1), Word(largest)
     base_width = Word(_BASE_OF_ONE)
     base = least >> (Word(32) - base_width)
     width = _bit_length(_steps(most - (base << (Word(32) - base_width)), form))
@@ -135,14 +122,21 @@ def put_floats(
     stream = put(packed, stream, Word(WITH_ZEROS if zeros > Word(0) else WITHOUT_ZEROS) | width << Word(2), Word(7))
     stream = put(packed, stream, base, base_width)
     base <<= Word(32) - base_width
-    present = Word(0)
-    for i in range(n):
-        if zeros > Word(0):
-            stream = put(packed, stream, Word(floats[i, column] == np.uint32(0)), Word(1))
-        above[present] = _steps(Word(floats[i, column]) - base, form)
-        present += Word(floats[i, column] != np.uint32(0))
+    present = n
+    if zeros > Word(0):
+        present = Word(0)
+        for i in range(n):
+            memory.bits[i] = words[i] == np.uint32(0)
+            above[present] = Word(words[i]) - base
+            present += Word(words[i] != np.uint32(0))
+        stream = put_bits(memory, stream, n)
+    else:
+        for i in range(n):
+            above[i] = Word(words[i]) - base
     if width == Word(0):
         return stream
+    for i in range(present):
+        above[i] = _steps(above[i], form)
     choices = _find_choices(above, present, memory.choices)
     which = _bit_length(choices - Word(1))
     if choices == Word(0) or Word(_CHOICES_WIDTH) + choices * width + present * which >= present * width:
@@ -162,14 +156,27 @@ def put_floats(
 
 
 @inlined
+def put_bits(memory: PackingMemory, stream: Stream, n: np.uint64) -> Stream:
+    """The column in ``memory.bits``, 32 rows at once."""
+    bits = memory.bits
+    for start in range(Word(0), n, Word(32)):
+        some, word = min(Word(32), n - start), Word(0)
+        for i in range(some):
+            word |= Word(bits[start + i]) << i
+        stream = put(memory.packed, stream, word, some)
+    return stream
+
+
+@inlined
 def _find_choices(values: npt.NDArray[np.uint64], count: np.uint64, choices: npt.NDArray[np.uint64]) -> np.uint64:
     """How many different values there are, in ``choices``; 0: too many. Most columns are told by a look at each value:
     different ones rarely share one of 64 places."""
     places = Word(0)
-    for i in range(count):
-        places |= Word(1) << (values[i] * HASH_FACTOR >> Word(58))
-    if _ones(places) > Word(MOST_CHOICES - 4):
-        return Word(0)
+    for start in range(Word(0), count, Word(32)):
+        for i in range(start, min(start + Word(32), count)):
+            places |= Word(1) << (values[i] * HASH_FACTOR >> Word(58))
+        if _ones(places) > Word(MOST_CHOICES - 4):
+            return Word(0)
     found = Word(0)
     for i in range(count):
         choice = Word(0)

@@ -23,7 +23,6 @@ from recommendation_service.ranking.packed_columns import (
     Writer,
     begin,
     finish,
-    look_at_floats,
     make_packing_memory,
     put,
     put_floats,
@@ -75,12 +74,11 @@ def pack_slots(
         stream = put_integers(memory, stream, n)
     stream = put(packed, stream, d, Word(8))
     for i in range(n):
-        for feature in range(d):
-            floats[i, feature] = np.float32(X[feature, i]).view(np.uint32)
-        floats[i, d] = np.float32(propensities[i]).view(np.uint32)
-    look_at_floats(memory, n, d + Word(1))
+        floats[d, i] = np.float32(propensities[i]).view(np.uint32)
     stream = put_floats(memory, stream, n, d, EXACTLY)
     for feature in range(d):
+        for i in range(n):
+            floats[feature, i] = np.float32(X[feature, i]).view(np.uint32)
         stream = put_floats(memory, stream, n, Word(feature), IN_STEPS)
     return finish(packed, stream)
 

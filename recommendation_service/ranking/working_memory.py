@@ -103,7 +103,7 @@ class WorkingMemory(NamedTuple):
     # The slate.
     candidate_creator: npt.NDArray[np.int32]  # (P,)
     watched_skill: npt.NDArray[np.int32]  # (P,) a skill of the candidate that was new when last looked at
-    eligible: Bytes  # (P,) whether the slot being filled may hold the candidate
+    eligible: Bytes  # (S, P) whether the slot could hold the candidate; of the pool that it was drawn from
     cumulative: npt.NDArray[np.float64]  # (P,) running sums of the eligible candidates' weights
     explore_eligible: npt.NDArray[np.int32]  # (E,)
     explore: npt.NDArray[np.int32]  # (2, E) samples of videos and of challenges
@@ -172,7 +172,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         weight=np.zeros(candidates),
         candidate_creator=np.zeros(candidates, np.int32),
         watched_skill=np.zeros(candidates, np.int32),
-        eligible=np.zeros(candidates, np.uint8),
+        eligible=np.zeros((LARGEST_FEED, candidates), np.uint8),
         cumulative=np.zeros(candidates),
         explore_eligible=np.zeros(policy.exploration_size, np.int32),
         explore=np.zeros((2, policy.exploration_size), np.int32),

@@ -16,17 +16,17 @@ log = structlog.get_logger(__name__)
 # A worker records a decision for an explanation so often at most: what clients ask for must not fill the disk.
 EXPLAINED_EVERY_SECONDS = 1.0
 
-_64_BITS = (1 << 64) - 1
-_STREAM = 0xD1B54A32D192ED03  # keeps the draw apart from those of the feed, which have the same seed
+_SEEDS = 1 << 63  # how many there are
 
 
 def is_drawn(seed: int, share: float) -> bool:
-    """Whether chance chooses the feed of that seed, by a draw that the feed does not make: SplitMix64's first word of
-    another stream. A feed's seed is a hash with FEED_SEED and a number that the service draws; no client chooses it."""
-    word = (seed ^ _STREAM) + 0x9E3779B97F4A7C15 & _64_BITS
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _64_BITS
-    word = (word ^ word >> 27) * 0x94D049BB133111EB & _64_BITS
-    return (word ^ word >> 31) < share * (1 << 64)
+    """Whether chance chooses the feed of that seed.
+
+    A seed is a hash with FEED_SEED and a number that the service draws, so it is evenly distributed and no client
+    chooses it. The feed's own draws, SplitMix64's, are independent of it: that gives unrelated numbers even to seeds
+    that are next to each other.
+    """
+    return seed < share * _SEEDS
 
 
 class Decisions:

@@ -3,6 +3,8 @@ policy that did not serve, without catalog, database or user."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -177,3 +179,17 @@ def test_chance_draws_its_share_apart_from_the_feeds_own_draws() -> None:
     assert not any(is_drawn(seed, 0.0) for seed in seeds)
     assert all(is_drawn(seed, 1.0) for seed in seeds)
     assert drawn == [is_drawn(seed, 0.05) for seed in seeds]
+
+
+def test_feeds_that_chance_draws_are_like_the_others(pipeline: FeedPipeline) -> None:
+    """The draw is from the feed's seed, as its own draws are: these must not be others for it."""
+    drawn, others = Counter[int](), Counter[int]()
+    for number in range(3000):
+        slate = pipeline.rank(request_for(FIRST_USER, "total", 1, f"{number:032x}"))
+        (drawn if is_drawn(slate.seed, 0.2) else others)[int(slate.keys[0])] += 1
+    seen = [item for item, count in others.items() if count >= 15]
+    expected = np.array([others[item] / others.total() * drawn.total() for item in seen])
+    found = np.array([drawn[item] for item in seen])
+    chi = float((((found - expected) ** 2) / expected).sum())
+    assert len(seen) >= 4
+    assert chi < len(seen) + 5 * np.sqrt(2 * len(seen))
