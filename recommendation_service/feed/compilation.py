@@ -34,23 +34,24 @@ from recommendation_service.ranking.compiled import kernel_folder
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import merge_entries, remember_events
+from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.working_memory import make_working_memory
 
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
-NAMES = ("find", "remember", "merge", "body", *(name for name, _ in STAGES), "decision", "rank")
+NAMES = ("find", "remember", "merge", "body", *(name for name, _ in STAGES), "decision", "shadows", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
 # take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
         ("find", "remember", "merge", "body", "slate", "describe", "features", "scores"),
-        ("candidates", "user", "decision"),
+        ("candidates", "user", "decision", "shadows"),
     ),
     3: (
         ("slate", "describe"),
-        ("candidates", "decision"),
+        ("candidates", "decision", "shadows"),
         ("find", "remember", "merge", "body", "user", "features", "scores"),
     ),
 }
@@ -142,6 +143,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
     arrays, policy = _empty_catalog(), load_policy().arrays
     memory = make_working_memory(arrays, policy)
     request = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, np.zeros(0, np.int64))
+    shadows = stack_shadows([policy])
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
     events = (np.ones(1, np.uint8), np.zeros(1, np.int32), np.zeros(1, np.uint8), 0)
     limits = (memory.lifetimes, memory.live_sessions, memory.remembered)
@@ -154,6 +156,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "body": partial(join_items, *body),
         **{name: partial(stage, arrays, policy, request, memory) for name, stage in STAGES},
         "decision": partial(pack_decision, arrays, policy, memory, make_decision_memory(arrays, policy)),
+        "shadows": partial(weigh_shadows, memory, shadows, make_shadow_memory(shadows, len(memory.pool_items))),
         "rank": partial(rank, arrays, policy, request, memory),
     }
 

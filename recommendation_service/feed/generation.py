@@ -11,4 +11,4 @@ class Generation(NamedTuple):
 
     catalog: Catalog
     policy: Policy
-    shadows: tuple[Policy, ...] = ()  # policies of the same pools, loaded beside
+    shadows: tuple[Policy, ...] = ()  # of the same pools; what they would have drawn is recorded

@@ -18,10 +18,12 @@ from recommendation_service.feed.slate_decision import make_decision_memory, pac
 from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import hash_token
 from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
+from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.working_memory import (
     PACKED,
     RELAXED,
@@ -42,6 +44,7 @@ TIMED_EVERY = 64
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 ObserveStage = Callable[[str, float, int], None]  # stage, seconds, items handled
+ShadowPropensities = tuple[tuple[str, bytes], ...]
 Wants = Callable[[FeedRequest, int], bool]  # whether the decision of a request with that seed is wanted
 
 
@@ -63,6 +66,7 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
     choices: tuple[Choice, ...]  # where the request wants an explanation; else none
     decision: bytes  # what else the slots could have held, see slate_decision.py; empty where nobody wanted it
+    shadows: ShadowPropensities  # of each shadow its version, and its propensities: n float32
 
 
 class FeedPipeline:
@@ -76,7 +80,7 @@ class FeedPipeline:
         lifetimes: Lifetimes = Lifetimes(),  # noqa: B008
     ) -> None:
         self.generation = generation
-        catalog, policy, _ = generation
+        catalog, policy, shadows = generation
         self.catalog, self.policy = catalog, policy
         memory = self.memory = make_working_memory(catalog.arrays, policy.arrays)
         memory.lifetimes[:] = lifetimes
@@ -96,6 +100,7 @@ class FeedPipeline:
         self._join = entry_for(
             join_items, self._item_bytes, catalog.item_offsets, memory.slot_item, memory.slot_number, 0, self._body
         )
+        self._weigh_shadows = self._weigher(shadows) if shadows else None
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
 
     def feed(self, request: FeedRequest) -> bytes:
@@ -161,12 +166,26 @@ class FeedPipeline:
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
             tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),
             self._decided() if with_decision else b"",
+            self._weigh_shadows(slots) if self._weigh_shadows is not None else (),
         )
 
     def _decided(self) -> bytes:
         """What else the slots that are in the memory could have held."""
         length = self._pack_decision(self.catalog.arrays, self.policy.arrays, self.memory, self._decision)
         return bytes(self._decided_bytes[:length])
+
+    def _weigher(self, policies: tuple[Policy, ...]) -> Callable[[int], ShadowPropensities]:
+        """What gives the shadows' propensities of so many slots that are in the memory."""
+        memory, arrays = self.memory, stack_shadows([policy.arrays for policy in policies])
+        scratch = make_shadow_memory(arrays, len(memory.pool_items))
+        weigh = entry_for(weigh_shadows, memory, arrays, scratch)
+        rows = [(policy.version, row.data.cast("B")) for policy, row in zip(policies, scratch.propensity, strict=True)]
+
+        def weighed(slots: int) -> ShadowPropensities:
+            weigh(memory, arrays, scratch)
+            return tuple((version, bytes(row[: 4 * slots])) for version, row in rows)
+
+        return weighed
 
     def outsider(
         self, history: Int64, network: Int64, connections: int, attributes: Sequence[Sequence[str]]

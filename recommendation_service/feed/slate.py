@@ -10,15 +10,12 @@ a number of each set of broken rules, with the later rule the heavier bit; sets 
 order, so a feed never breaks a heavier rule where breaking lighter ones would do.
 """
 
-from math import exp
-
-import numpy as np
-
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
+from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, weight_against
 from recommendation_service.ranking.packed_slots import pack_slots
 from recommendation_service.ranking.places import key_at
 from recommendation_service.ranking.randomness import below, uniform
@@ -177,7 +174,7 @@ def _draw_from_pool(
     novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
     blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else slot
     flags, creator_last, watched = memory.flags, memory.creator_last, memory.watched_skill
-    items, creators, weights = memory.pool_items, memory.candidate_creator, memory.weight
+    items, creators, weights = memory.pool_items, memory.candidate_creator, memory.scoring.weight
     feed_skill, cumulative, eligible = memory.feed_skill, memory.cumulative, memory.eligible[slot]
     tokens, skill_count = catalog.tokens, catalog.skill_count
     absent = len(feed_skill) - 2
@@ -203,8 +200,14 @@ def _draw_from_pool(
         cumulative[c] = total
     if found == 0:
         return NOTHING
-    if not total > 1e-280:
-        total = _reweigh(memory, eligible, start, end, policy.temperature[pool])
+    scores, temperature, best = memory.scoring.score, policy.temperature[pool], 0.0
+    vanish = not total > VANISHING
+    if vanish:
+        best, total = best_of_eligible(scores, eligible, start, end), 0.0
+        for c in range(start, end):
+            if eligible[c]:
+                total += weight_against(scores[c], best, temperature)
+            cumulative[c] = total
     target = uniform(memory.random) * total
     low, high = start, end - 1
     while low < high:
@@ -215,27 +218,11 @@ def _draw_from_pool(
             low = middle + 1
     while eligible[low] == 0:  # the target was rounded up to the total: the last eligible item is meant
         low -= 1
-    before = cumulative[low - 1] if low > start else 0.0
-    memory.slot_propensity[slot] = (cumulative[low] - before) / total
+    weight = weight_against(scores[low], best, temperature) if vanish else weights[low]
+    memory.slot_propensity[slot] = weight / total
     memory.slot_pool[slot] = pool
+    memory.slot_candidate[slot] = low
     return items[low]
-
-
-@inlined
-def _reweigh(memory: WorkingMemory, eligible: Bytes, start: int, end: int, temperature: float) -> float:
-    """All eligible items are so far below the pool's best that their weights vanish: weigh them against
-    the best of themselves; where no score is a number, evenly."""
-    scores, cumulative = memory.score, memory.cumulative
-    best = -np.inf
-    for c in range(start, end):
-        if eligible[c]:
-            best = max(best, scores[c])
-    total = 0.0
-    for c in range(start, end):
-        if eligible[c]:
-            total += 1.0 if best == -np.inf else exp((scores[c] - best) / temperature)
-        cumulative[c] = total
-    return total
 
 
 @inlined

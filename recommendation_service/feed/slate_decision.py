@@ -109,7 +109,7 @@ def _put_pool(
 ) -> Stream:
     """Which of the candidates are in a kind's pool, their last feature, which is the kind's own, and their weights."""
     packing, candidate, ordered = decision.packing, decision.candidate, decision.ordered
-    own, scores = packing.floats[FEATURES - 1], memory.score
+    own, scores = packing.floats[FEATURES - 1], memory.scoring.score
     start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
     stream = put(packing.packed, stream, Word(end - start), Word(16))
     if start == end:

@@ -40,7 +40,7 @@ _COLUMNS = (
 )
 _LONG_INTEGERS = ("user_id", "item_id")
 _SHORT_INTEGERS = ("position", "flags")
-_FEED_FIELDS = ("catalog", "policy", "seed", "slots")
+_FEED_FIELDS = ("catalog", "policy", "seed", "slots", "shadows")
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,10 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
             )
             for item_type, number in (unpack(key),)
         ],
+        "shadows": [
+            {"policy": shadow.policy_version, "propensities": shadow.values().tolist()} for shadow in feed.shadows
+        ]
+        or None,
     }
 
 
@@ -191,6 +195,7 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         **dict.fromkeys(("happened_at", "received_at"), moment),
         **dict.fromkeys(("catalog", "policy", "seed"), pa.string()),
         "slots": pa.list_(slot),
+        "shadows": pa.list_(pa.struct([("policy", pa.string()), ("propensities", pa.list_(pa.float32()))])),
     }
     schema = pa.schema([(name, types[name]) for name in (*_COLUMNS, *_FEED_FIELDS)], metadata={"pandas": _for_pandas()})
     count = 0

@@ -18,6 +18,7 @@ from recommendation_service.core.local_time import offsets_between
 from recommendation_service.log.records import (
     FeedbackRecord,
     FeedRecord,
+    ShadowRecord,
     decode,
     endpoint_name,
 )
@@ -43,10 +44,13 @@ COLUMNS_OF_FEED = (
 )
 
 # What recs_events.slots begins with: of a feed the seed and, as packed_slots.py packs them, the columns that
-# ``properties`` does not have; or, as older releases wrote it, zlib of the whole record.
+# ``properties`` does not have; where there were shadows, between them how long these are, and they in MessagePack; or,
+# as older releases wrote it, zlib of the whole record.
 _SLOTS_VERSION = b"\x02"
+_SHADOWED_VERSION = b"\x03"
 _RECORD_VERSION = b"\x01"
 _SEED_BYTES = 8
+_LENGTH_BYTES = 2
 # What marks the type of an item in recs_events.properties, by the type's number.
 _MARKS = ("", "c")
 
@@ -234,9 +238,31 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
         happened,
         happened,
         _json(properties),
-        _SLOTS_VERSION + record.seed.to_bytes(_SEED_BYTES, "little") + others,
+        _slots_of(record, others),
         flush_id,
     )
+
+
+def _slots_of(record: FeedRecord, others: bytes) -> bytes:
+    seed = record.seed.to_bytes(_SEED_BYTES, "little")
+    if not record.shadows:
+        return _SLOTS_VERSION + seed + others
+    shadows = msgspec.msgpack.encode(record.shadows)
+    return _SHADOWED_VERSION + seed + len(shadows).to_bytes(_LENGTH_BYTES, "little") + shadows + others
+
+
+def _taken_apart(slots: bytes) -> tuple[int, tuple[ShadowRecord, ...], bytes]:
+    """Seed, shadows, and the columns that ``properties`` does not have. Raises ValueError, DecodeError."""
+    version, place = slots[:1], 1 + _SEED_BYTES
+    if version not in (_SLOTS_VERSION, _SHADOWED_VERSION):
+        raise ValueError(f"slots of version {version!r}")
+    seed = int.from_bytes(slots[1:place], "little")
+    shadows: tuple[ShadowRecord, ...] = ()
+    if version == _SHADOWED_VERSION:
+        start = place + _LENGTH_BYTES
+        place = start + int.from_bytes(slots[place:start], "little")
+        shadows = _decode_shadows(slots[start:place])
+    return seed, shadows, slots[place:]
 
 
 class _FeedProperties(msgspec.Struct):
@@ -258,6 +284,7 @@ class _FeedProperties(msgspec.Struct):
 
 
 _decode_properties = msgspec.json.Decoder(_FeedProperties).decode
+_decode_shadows = msgspec.msgpack.Decoder(tuple[ShadowRecord, ...]).decode
 
 
 def shown_of_row(properties: str, slots: bytes) -> list[tuple[int, int]]:
@@ -275,9 +302,8 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
     slots = row["slots"]
     if slots[:1] == _RECORD_VERSION:
         return _older(slots)
-    if slots[:1] != _SLOTS_VERSION:
-        raise ValueError(f"slots of version {slots[:1]!r}")
     try:
+        seed, shadows, others = _taken_apart(slots)
         properties = _decode_properties(row["properties"])
         shown = properties.shown()
         return FeedRecord(
@@ -289,8 +315,9 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             _milliseconds(row["happened_at"]),
             properties.catalog,
             properties.policy,
-            int.from_bytes(slots[1 : 1 + _SEED_BYTES], "little"),
-            pack_shown([item for item, _ in shown], [kind for _, kind in shown], slots[1 + _SEED_BYTES :]),
+            seed,
+            pack_shown([item for item, _ in shown], [kind for _, kind in shown], others),
+            shadows,
         )
     except (msgspec.DecodeError, TypeError) as error:
         raise ValueError(str(error)) from None

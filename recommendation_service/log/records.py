@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.ranking.packed_slots import Slots, pack_as_they_are, unpack_shown, unpack_slots
@@ -51,6 +52,17 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="event1", frozen=True,
     flags: int = 0  # Flag
 
 
+class ShadowRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How likely a policy that did not serve was to fill each slot of a feed as it was filled."""
+
+    policy_version: str
+    propensities: bytes  # n float32, little-endian; given the slots before, as those that were served
+
+    def values(self) -> npt.NDArray[np.float32]:
+        """(n,)."""
+        return np.frombuffer(self.propensities, "<f4")
+
+
 class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=False):
     """A feed: what determined it, and its slots."""
 
@@ -64,6 +76,7 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=F
     policy_version: str
     seed: int  # 63 bits: with the versions and the user's memory, it gives the feed again
     packed: bytes  # the slots, see packed_slots.py
+    shadows: tuple[ShadowRecord, ...] = ()  # of an older release, and without any, it ends before them
 
     @property
     def size(self) -> int:
@@ -155,6 +168,7 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
     policy_version: str
     seed: int
     packed: bytes
+    shadows: Sequence[tuple[str, bytes]] = ()  # what a ShadowRecord holds
 
 
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
@@ -174,6 +188,7 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
                 feed.policy_version,
                 feed.seed,
                 feed.packed,
+                *((feed.shadows,) if feed.shadows else ()),
             )
         )
         for place, feed in enumerate(feeds)

@@ -299,7 +299,7 @@ def shadow(
     by: By = None,
     as_json: AsJson = False,
 ) -> None:
-    """Load these versions beside what is served; without a version, none. Nothing records their probabilities yet.
+    """Record with each feed how likely these versions were to make it; without a version, none are.
 
     \b
     $ recs policy shadow 20261129T101500.000000Z-5d41402abc4b2a76

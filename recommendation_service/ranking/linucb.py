@@ -9,29 +9,27 @@ from math import isfinite, sqrt
 
 import numpy as np
 
-from recommendation_service.model.columns import CatalogArrays, Float64
+from recommendation_service.model.columns import Bytes, CatalogArrays, Float64
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.request import RankingRequest
-from recommendation_service.ranking.working_memory import WorkingMemory
+from recommendation_service.ranking.working_memory import Scoring, WorkingMemory
 
 LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # together ln 2; the first has 21 bits to spare
+VANISHING = 1e-280  # weights of less in all are weighed anew, see ``weight_against``
 ROUNDING = 1.5 * 2.0**52  # what is added to it is rounded to a whole number
 
 
 @inlined
-def predict(
-    X: Float64, start: int, theta: Float64, precision_root: Float64, mean: Float64, width: Float64, projected: Float64
-) -> None:
-    """For each column x of ``X`` (d, P) from ``start`` on, as many as ``mean`` has room for: mean = θᵀx and
-    width = √(xᵀA⁻¹x) = ‖R⁻¹x‖ with A = RRᵀ.
+def predict(X: Float64, start: int, end: int, theta: Float64, precision_root: Float64, scoring: Scoring) -> None:
+    """For columns x of ``X`` (d, P) from start to end: mean = θᵀx and width = √(xᵀA⁻¹x) = ‖R⁻¹x‖ with A = RRᵀ.
 
-    ``precision_root`` is (R⁻¹)ᵀ, upper triangular. All columns are gone through once for each of its entries, which the
-    machine does for several at a time; a diagonal one, as before any feedback, has only d.
+    ``precision_root`` is (R⁻¹)ᵀ, upper triangular. All columns are gone through once for four of its entries, which the
+    machine does for several columns at a time; of a diagonal one, as before any feedback, all but d are passed over.
     """
-    end = start + len(mean)
+    mean, width, projected = scoring.mean[start:end], scoring.width[start:end], scoring.projected[start:end]
     mean[:] = 0.0
     width[:] = 0.0
     for i in range(len(theta)):
@@ -40,12 +38,22 @@ def predict(
             mean[c] += weight * x[c]
     for j in range(len(theta)):
         projected[:] = 0.0
-        for i in range(j + 1):
-            entry = precision_root[i, j]
-            if entry != 0.0:
-                x = X[i, start:end]
+        i = 0
+        while i <= j:
+            if i + 3 <= j and precision_root[i, j] != 0.0:
+                x0, x1, x2, x3 = X[i, start:end], X[i + 1, start:end], X[i + 2, start:end], X[i + 3, start:end]
+                entry0, entry1 = precision_root[i, j], precision_root[i + 1, j]
+                entry2, entry3 = precision_root[i + 2, j], precision_root[i + 3, j]
                 for c in range(len(mean)):
-                    projected[c] += entry * x[c]
+                    projected[c] = projected[c] + entry0 * x0[c] + entry1 * x1[c] + entry2 * x2[c] + entry3 * x3[c]
+                i += 4
+            else:
+                entry = precision_root[i, j]
+                if entry != 0.0:
+                    x = X[i, start:end]
+                    for c in range(len(mean)):
+                        projected[c] += entry * x[c]
+                i += 1
         for c in range(len(mean)):
             width[c] += projected[c] * projected[c]
     for c in range(len(mean)):
@@ -76,29 +84,58 @@ def exp_of_negative(x: float) -> float:
     return total * power if x > -700.0 else 0.0
 
 
+@part
+def score_pool(
+    X: Float64,
+    start: int,
+    end: int,
+    theta: Float64,
+    precision_root: Float64,
+    alpha: float,
+    temperature: float,
+    scoring: Scoring,
+) -> None:
+    """Scores of a pool's candidates, which are columns start to end of ``X``, and their softmax numerators
+    exp((score − best)/temperature)."""
+    predict(X, start, end, theta, precision_root, scoring)
+    mean, width = scoring.mean[start:end], scoring.width[start:end]
+    scores, weights = scoring.score[start:end], scoring.weight[start:end]
+    best = -np.inf
+    for c in range(len(scores)):
+        score = mean[c] + alpha * width[c]
+        scores[c] = score if isfinite(score) else -np.inf
+        best = max(best, scores[c])
+    if best == -np.inf:
+        weights[:] = 0.0
+        return
+    for c in range(len(scores)):
+        weights[c] = exp_of_negative((scores[c] - best) / temperature)
+
+
 @compiled
 def score_candidates(
     catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory
 ) -> None:
-    """Scores of all candidates, and their softmax numerators exp((score − best)/temperature).
-
-    A score that is not a number has weight 0: it sinks.
-    """
+    """Stage 4: of all candidates. A score that is not a number has weight 0: it sinks."""
     for kind in range(len(KINDS)):
         start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
-        if start == end:
-            continue
-        alpha, temperature = policy.alpha[kind], policy.temperature[kind]
-        mean, width, scores = memory.mean[start:end], memory.width[start:end], memory.score[start:end]
-        weights, projected = memory.weight[start:end], memory.projected[start:end]
-        predict(memory.X, start, policy.theta[kind], policy.precision_root[kind], mean, width, projected)
-        best = -np.inf
-        for c in range(len(scores)):
-            score = mean[c] + alpha * width[c]
-            scores[c] = score if isfinite(score) else -np.inf
+        if start < end:
+            theta, root = policy.theta[kind], policy.precision_root[kind]
+            score_pool(memory.X, start, end, theta, root, policy.alpha[kind], policy.temperature[kind], memory.scoring)
+
+
+@inlined
+def best_of_eligible(scores: Float64, eligible: Bytes, start: int, end: int) -> float:
+    """-∞ where no score is a number."""
+    best = -np.inf
+    for c in range(start, end):
+        if eligible[c]:
             best = max(best, scores[c])
-        if best == -np.inf:
-            weights[:] = 0.0
-            continue
-        for c in range(len(scores)):
-            weights[c] = exp_of_negative((scores[c] - best) / temperature)
+    return best
+
+
+@inlined
+def weight_against(score: float, best: float, temperature: float) -> float:
+    """The softmax numerator among candidates whose weights all vanish beside the pool's best: against the best of
+    themselves; where no score is a number, evenly."""
+    return 1.0 if best == -np.inf else exp_of_negative((score - best) / temperature)

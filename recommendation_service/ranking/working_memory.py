@@ -52,6 +52,20 @@ PACKED = 13  # bytes of ``packing.packed``: the slots as a record has them
 COUNTS = 14
 
 
+class Scoring(NamedTuple):
+    """Scores of P candidates under one policy, and what they are made of."""
+
+    mean: npt.NDArray[np.float64]  # (P,) θᵀx
+    width: npt.NDArray[np.float64]  # (P,) √(xᵀA⁻¹x)
+    projected: npt.NDArray[np.float64]  # (P,) one entry of R⁻¹x of each candidate
+    score: npt.NDArray[np.float64]  # (P,) what is not a number is -∞
+    weight: npt.NDArray[np.float64]  # (P,) softmax numerators
+
+
+def make_scoring(candidates: int) -> Scoring:
+    return Scoring(*(np.zeros(candidates) for _ in Scoring._fields))
+
+
 class WorkingMemory(NamedTuple):
     """S = 100 slots, P = candidates of all pools together, E = exploration sample."""
 
@@ -95,11 +109,7 @@ class WorkingMemory(NamedTuple):
     heap_scores: npt.NDArray[np.float64]  # (largest pool,)
     heap_items: npt.NDArray[np.int32]
     X: npt.NDArray[np.float64]  # (d, P) features of the candidates: what goes through all of them adds up side by side
-    mean: npt.NDArray[np.float64]  # (P,) θᵀx
-    width: npt.NDArray[np.float64]  # (P,) √(xᵀA⁻¹x)
-    projected: npt.NDArray[np.float64]  # (P,) one entry of R⁻¹x of each candidate
-    score: npt.NDArray[np.float64]  # (P,)
-    weight: npt.NDArray[np.float64]  # (P,) softmax numerators
+    scoring: Scoring
     # The slate.
     candidate_creator: npt.NDArray[np.int32]  # (P,)
     watched_skill: npt.NDArray[np.int32]  # (P,) a skill of the candidate that was new when last looked at
@@ -118,6 +128,7 @@ class WorkingMemory(NamedTuple):
     slot_key: npt.NDArray[np.int64]  # (S,) the items' keys
     slot_kind: Bytes  # (S,) the kind that the pattern asks for
     slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
+    slot_candidate: npt.NDArray[np.int32]  # (S,) the place of what was drawn from a pool
     slot_relaxed: Bytes  # (S,) bits of the rules that gave way
     slot_propensity: npt.NDArray[np.float64]  # (S,)
     slot_X: npt.NDArray[np.float64]  # (d, S)
@@ -165,11 +176,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         heap_scores=np.zeros(largest),
         heap_items=np.zeros(largest, np.int32),
         X=np.zeros((FEATURES, candidates)),
-        mean=np.zeros(candidates),
-        width=np.zeros(candidates),
-        projected=np.zeros(candidates),
-        score=np.zeros(candidates),
-        weight=np.zeros(candidates),
+        scoring=make_scoring(candidates),
         candidate_creator=np.zeros(candidates, np.int32),
         watched_skill=np.zeros(candidates, np.int32),
         eligible=np.zeros((LARGEST_FEED, candidates), np.uint8),
@@ -186,6 +193,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_key=np.zeros(LARGEST_FEED, np.int64),
         slot_kind=np.zeros(LARGEST_FEED, np.uint8),
         slot_pool=np.zeros(LARGEST_FEED, np.uint8),
+        slot_candidate=np.zeros(LARGEST_FEED, np.int32),
         slot_relaxed=np.zeros(LARGEST_FEED, np.uint8),
         slot_propensity=np.zeros(LARGEST_FEED),
         slot_X=np.zeros((FEATURES, LARGEST_FEED)),

@@ -24,6 +24,7 @@ def record_of(slate: Slate) -> UnwrittenFeed:
         slate.policy_version,
         slate.seed,
         slate.packed,
+        slate.shadows,
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ import pytest
 from recommendation_service.core.config import Settings
 from recommendation_service.feed.compilation import compile_apart
 from recommendation_service.log.decisions import MOST_BYTES, DecisionRecord, read_decisions
+from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.policy import read_policy_file
+from recommendation_service.policies.store import PolicyStore
 from recommendation_service.ranking.decisions import recorded_propensities, unpack_decision
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, recs, sum_of_samples
@@ -74,6 +78,34 @@ def test_feeds_that_chance_chooses_have_decisions_until_their_user_is_forgotten(
         assert answer.json()["body"]["decisions"] == 2
         assert recorded(folder, 11) == []
         assert len(recorded(folder, 12)) == 1
+
+
+def followed(folder: Path, reader: str, user: int) -> list[dict[str, Any]]:
+    """A user's feeds in the log, as somebody who reads it for the first time finds them."""
+    lines = recs(*("events", "follow", reader, "--once"), folder=folder).stdout.splitlines()
+    return [event for event in map(json.loads, lines) if (event["event"], event["user_id"]) == ("feed", user)]
+
+
+def test_feeds_are_recorded_with_their_shadows_until_their_user_is_forgotten(folder: Path) -> None:
+    store, deed = PolicyStore(folder / "data" / "policies", keep=10), Deed(datetime.now(UTC), "ana@desk", "to see")
+    same = store.publish(read_policy_file(), None, deed, aside=True)
+    bold = store.publish(read_policy_file().replace(b"alpha = ", b"alpha = 1"), None, deed, aside=True)
+    store.shadow([same, bold], deed)
+    try:
+        with serving(folder) as client:
+            shown = [ask(client, user) for user in (51, 52)]
+            (mine,) = followed(folder, "before", 51)
+            assert mine["request_id"] == shown[0]["request_id"]
+            assert [shadow["policy"] for shadow in mine["shadows"]] == [same, bold]
+            served_with = [slot["propensity"] for slot in mine["slots"]]
+            assert mine["shadows"][0]["propensities"] == served_with
+            assert mine["shadows"][1]["propensities"] != served_with
+            assert len(mine["shadows"][1]["propensities"]) == 24
+            client.delete("/api/users/51", headers={"Authorization": f"Bearer {TOKEN}"})
+            assert followed(folder, "after", 51) == []
+            assert len(followed(folder, "later", 52)) == 1
+    finally:
+        store.shadow([], deed)
 
 
 def test_what_clients_ask_to_explain_is_marked_and_limited(folder: Path) -> None:

@@ -106,7 +106,7 @@ def candidate_features(pipeline: FeedPipeline, kind: str) -> Floats:
 def candidate_scores(pipeline: FeedPipeline, kind: str) -> Floats:
     """In the order of ``pool_of``."""
     places = pool_places(pipeline, kind)
-    return pipeline.memory.score[places.start : places.stop].copy()
+    return pipeline.memory.scoring.score[places.start : places.stop].copy()
 
 
 def exploration_sample(pipeline: FeedPipeline, world: World, item_type: ItemType) -> list[Item] | None:

@@ -131,7 +131,7 @@ def _as_it_would_draw(theirs: FeedPipeline, decision: Decision) -> Floats:
         rows = memory.pool_items[start:end]
         keys = arrays.item_id[rows] << 1 | (rows >= arrays.videos)
         eligible = set(decision.items[decision.pools[slot.pool].members[slot.eligible]].tolist())
-        scores = memory.score[start:end] / theirs.policy.arrays.temperature[slot.pool]
+        scores = memory.scoring.score[start:end] / theirs.policy.arrays.temperature[slot.pool]
         weights = {int(key): np.exp(score - scores.max()) for key, score in zip(keys, scores, strict=True)}
         assert eligible <= weights.keys()
         found.append(weights[slot.item] / sum(weights[key] for key in eligible))

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymysql.converters import escape_string
 
+from recommendation_service.flush.export import event_of_record
 from recommendation_service.flush.literals import feedback_literals, quote_plain, row_literals
 from recommendation_service.flush.rows import (
     FEED_COLUMNS,
@@ -26,7 +28,7 @@ from recommendation_service.flush.rows import (
     shown_of_row,
     text_of,
 )
-from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, FeedRecord, decode, encode
+from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, FeedRecord, ShadowRecord, decode, encode
 from tests.support.events import feed, feedback
 from tests.support.older_records import AS_READ, IN_ITS_ROW
 
@@ -159,6 +161,30 @@ def test_a_feed_is_read_from_its_row_as_it_was_recorded(size: int, session_id: s
     assert msgspec.structs.replace(read, packed=shown.packed) == shown
     row = row_of(shown)
     assert shown_of_row(row["properties"], row["slots"]) == list(shown.shown())
+
+
+SHADOWS = (ShadowRecord("20261129T101500.000000Z-5d41402abc4b2a76", np.float32([0.5, 0.25, 0.0]).tobytes()),) * 4
+
+
+@pytest.mark.parametrize("session_id", [None, '«é» "items":"9 VMP"}'])
+def test_a_feed_comes_back_from_its_row_with_its_shadows(session_id: str | None) -> None:
+    shown = feed(3, session_id=session_id, shadows=SHADOWS)
+    read = feed_of_row(row_of(shown))
+    assert msgspec.structs.replace(read, packed=shown.packed) == shown
+    assert [column.tolist() for column in read.slots()] == [column.tolist() for column in shown.slots()]
+    assert row_of(shown)["properties"] == row_of(feed(3, session_id=session_id))["properties"]
+    assert (
+        event_of_record(shown)["shadows"]
+        == [{"policy": SHADOWS[0].policy_version, "propensities": [0.5, 0.25, 0.0]}] * 4
+    )
+    assert event_of_record(feed(3))["shadows"] is None
+
+
+@pytest.mark.parametrize("cut", [1, 9, 10, 11, 30])
+def test_a_row_whose_shadows_are_cut_is_refused(cut: int) -> None:
+    row = row_of(feed(3, shadows=SHADOWS[:1]))
+    with pytest.raises(ValueError, match=r"."):
+        feed_of_row(row | {"slots": row["slots"][:cut]}).slots()
 
 
 def test_a_feeds_row_says_in_words_what_was_shown() -> None:

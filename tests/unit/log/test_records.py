@@ -19,6 +19,7 @@ from recommendation_service.log.records import (
     STATE_OF,
     FeedbackRecord,
     FeedRecord,
+    ShadowRecord,
     decode,
     encode,
     encode_feeds,
@@ -27,7 +28,7 @@ from recommendation_service.log.records import (
 )
 from recommendation_service.model.item_keys import ITEM_TYPES, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
-from recommendation_service.policies.policy import load_policy
+from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.packed_columns import RELATIVE_ERROR
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 from recommendation_service.serving.recording import record_of
@@ -64,7 +65,7 @@ class Recorded:
         [written] = encode_feeds([unwritten])
         read = decode(written)
         assert isinstance(read, FeedRecord)
-        assert encode(read) == written
+        assert decode(encode(read)) == read
         return read
 
 
@@ -134,6 +135,39 @@ def test_a_feeds_record_has_just_what_the_feed_was_made_of(
         recorded.pipeline.catalog.version,
         recorded.pipeline.policy.version,
     )
+
+
+def test_a_record_has_the_shadows_propensities(recorded: Recorded) -> None:
+    policy = load_policy()
+    shadow = Policy(policy.file, version="20261129T101500.000000Z-5d41402abc4b2a76")
+    pipeline = FeedPipeline(Generation(make_catalog(WORLD, policy), policy, (shadow,) * 4), seed=11)
+    record = recorded.record(request_for(FIRST_USER, "total", 24, REQUEST_ID), pipeline)
+    served = record.slots().propensities.tolist()
+    assert [found.policy_version for found in record.shadows] == [shadow.version] * 4
+    assert [found.values().tolist() for found in record.shadows] == [served] * 4
+    assert [len(found.propensities) for found in record.shadows] == [4 * 24] * 4
+
+
+class FeedOfTheReleaseBefore(msgspec.Struct, array_like=True, tag="feed2"):
+    event_id: bytes
+    request_id: bytes
+    user_id: int
+    session_id: str | None
+    endpoint: int
+    happened_ms: int
+    catalog_version: str
+    policy_version: str
+    seed: int
+    packed: bytes
+
+
+def test_records_without_shadows_are_read_and_a_release_before_reads_those_with_them() -> None:
+    before = FeedOfTheReleaseBefore(bytes(16), bytes(16), 7, None, 0, 1, "c", "p", 5, b"\x00")
+    read = decode(msgspec.msgpack.encode(before))
+    assert isinstance(read, FeedRecord)
+    assert (read.seed, read.shadows) == (5, ())
+    shadowed = msgspec.structs.replace(read, shadows=(ShadowRecord("p", b"abcd"),))
+    assert msgspec.msgpack.decode(encode(shadowed), type=FeedOfTheReleaseBefore) == before
 
 
 def test_a_record_gives_its_feed_again(recorded: Recorded) -> None:

@@ -1,0 +1,141 @@
+"""Shadows: how likely policies that do not serve were to fill each slot as it was filled.
+
+A shadow draws from the pools of the policy that serves, under its limits, with weights of its own. What each slot could
+hold given the slots before it depends on what was chosen and on no score, so a shadow's probability of the choice is
+the share of its weight in what the slate noted as eligible. Exploration, and what was seen before, is drawn without
+regard to scores: there all policies have the propensity that was served.
+
+What ranking/decisions.py computes of a recorded decision, this computes of every feed.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recommendation_service.model.columns import Bytes, Float32, Float64, Int64
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.policy_arrays import PolicyArrays
+from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, score_pool, weight_against
+from recommendation_service.ranking.working_memory import (
+    LARGEST_FEED,
+    SLOTS,
+    Scoring,
+    WorkingMemory,
+    make_scoring,
+)
+
+# So many slots of one pool are gone through side by side: a sum alone would wait for each of its additions.
+TOGETHER = 4
+
+
+class ShadowArrays(NamedTuple):
+    """N policies of K kinds and d features; as PolicyArrays has them."""
+
+    theta: Float64  # (N, K, d)
+    precision_root: Float64  # (N, K, d, d)
+    alpha: Float64  # (N, K)
+    temperature: Float64  # (N, K)
+
+
+class ShadowMemory(NamedTuple):
+    scoring: Scoring
+    slots: Int64  # (LARGEST_FEED + TOGETHER,) of one pool
+    totals: Float64  # (LARGEST_FEED + TOGETHER,) of their eligible candidates' weights
+    propensity: Float32  # (N, LARGEST_FEED)
+
+
+def stack_shadows(policies: Sequence[PolicyArrays]) -> ShadowArrays:
+    """Of one policy or more."""
+    return ShadowArrays(*(np.stack([getattr(policy, name) for policy in policies]) for name in ShadowArrays._fields))
+
+
+def make_shadow_memory(shadows: ShadowArrays, candidates: int) -> ShadowMemory:
+    return ShadowMemory(
+        scoring=make_scoring(candidates),
+        slots=np.zeros(LARGEST_FEED + TOGETHER, np.int64),
+        totals=np.zeros(LARGEST_FEED + TOGETHER),
+        propensity=np.zeros((len(shadows.alpha), LARGEST_FEED), np.float32),
+    )
+
+
+@compiled
+def weigh_shadows(memory: WorkingMemory, shadows: ShadowArrays, shadow: ShadowMemory) -> None:
+    """``shadow.propensity`` of each policy and slot of the feed that is in ``memory``."""
+    policies, filled = len(shadows.alpha), memory.counts[SLOTS]
+    for slot in range(filled):
+        if memory.slot_pool[slot] >= len(KINDS):
+            for n in range(policies):
+                shadow.propensity[n, slot] = memory.slot_propensity[slot]
+    for pool in range(len(KINDS)):
+        count = 0
+        for slot in range(filled):
+            if memory.slot_pool[slot] == pool:
+                shadow.slots[count] = slot
+                count += 1
+        if count == 0:
+            continue
+        start, end = memory.pool_offsets[pool], memory.pool_offsets[pool + 1]
+        for n in range(policies):
+            temperature = shadows.temperature[n, pool]
+            score_pool(
+                memory.X,
+                start,
+                end,
+                shadows.theta[n, pool],
+                shadows.precision_root[n, pool],
+                shadows.alpha[n, pool],
+                temperature,
+                shadow.scoring,
+            )
+            _add_up(memory.eligible, shadow, start, end, count)
+            for i in range(count):
+                slot = shadow.slots[i]
+                shadow.propensity[n, slot] = _share(
+                    shadow.scoring,
+                    memory.eligible[slot],
+                    start,
+                    end,
+                    memory.slot_candidate[slot],
+                    shadow.totals[i],
+                    temperature,
+                )
+
+
+@inlined
+def _add_up(eligible: Bytes, shadow: ShadowMemory, start: int, end: int, count: int) -> None:
+    """``shadow.totals`` of the first ``count`` of ``shadow.slots``, added in the order in which the slate adds: so that
+    a shadow with the weights of the policy that serves has its propensities."""
+    slots, totals, weights = shadow.slots, shadow.totals, shadow.scoring.weight
+    for i in range(count, count + TOGETHER):
+        slots[i] = slots[0]
+    for i in range(0, count, TOGETHER):
+        may0, may1, may2, may3 = (
+            eligible[slots[i]],
+            eligible[slots[i + 1]],
+            eligible[slots[i + 2]],
+            eligible[slots[i + 3]],
+        )
+        total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
+        for c in range(start, end):
+            weight = weights[c]
+            total0 += weight if may0[c] else 0.0
+            total1 += weight if may1[c] else 0.0
+            total2 += weight if may2[c] else 0.0
+            total3 += weight if may3[c] else 0.0
+        totals[i], totals[i + 1], totals[i + 2], totals[i + 3] = total0, total1, total2, total3
+
+
+@inlined
+def _share(
+    scoring: Scoring, eligible: Bytes, start: int, end: int, chosen: int, total: float, temperature: float
+) -> float:
+    """The softmax's share of the chosen candidate, as the slate takes it."""
+    if total > VANISHING:
+        return scoring.weight[chosen] / total
+    best, total = best_of_eligible(scoring.score, eligible, start, end), 0.0
+    for c in range(start, end):
+        if eligible[c]:
+            total += weight_against(scoring.score[c], best, temperature)
+    return weight_against(scoring.score[chosen], best, temperature) / total
