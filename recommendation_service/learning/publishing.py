@@ -4,17 +4,22 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
+import structlog
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.posterior import Model, posterior
 from recommendation_service.learning.sums import Floats
+from recommendation_service.learning.variety import recorded_slots, temperatures
+from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import in_words, moves
 from recommendation_service.policies.journal import Deed
-from recommendation_service.policies.policy import Policy, parse_policy, read_policy_file
+from recommendation_service.policies.policy import Learned, Policy, parse_policy, read_policy_file
 from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, POLICY, PolicyStore
+
+log = structlog.get_logger(__name__)
 
 TOLD_MOVES = 4
 
@@ -40,6 +45,7 @@ class Publisher:
         content = self._served()
         prior = Policy(parse_policy(content, "policy file"))
         learned = posterior(sums, model_of(prior, self._file))
+        learned = self._as_varied(prior, learned)
         after = Policy(prior.file, *learned)
         words = in_words(moves(self._opened(before) or prior, after), TOLD_MOVES)
         why = f"learned from {slots:,} shown items: {words}"
@@ -48,6 +54,15 @@ class Publisher:
         if self._settings.learner == "shadow":
             self._show_beside(version, deed)
         return Published(version, words)
+
+    def _as_varied(self, prior: Policy, learned: Learned) -> Learned:
+        """Where decisions cannot be read, temperatures are those of the file."""
+        try:
+            slots = recorded_slots(self._settings.decisions_dir, len(FEATURE_NAMES))
+        except OSError as error:
+            log.warning("decisions cannot be read", reason=str(error))
+            return learned
+        return learned._replace(temperature=temperatures(prior, Policy(prior.file, *learned), slots))
 
     def _served(self) -> bytes:
         """The policy file that feeds are ranked by. Raises PolicyError, ConfigurationError."""

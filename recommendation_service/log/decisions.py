@@ -156,18 +156,31 @@ def _remove(path: Path) -> bool:
 def read_decisions(folder: Path) -> Iterator[DecisionRecord]:
     """File by file, the oldest first. Raises OSError."""
     for path in _files(folder):
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            continue  # too old just now
-        for start, end, checksum in _records(content):
-            payload = content[start:end]
-            if zlib.crc32(payload) != checksum:
-                continue
-            try:
-                yield _decode(payload)
-            except msgspec.DecodeError:
-                continue  # of another release
+        yield from _in_file(path)
+
+
+def latest_decisions(folder: Path, most: int) -> list[DecisionRecord]:
+    """So many of the newest, in no order between files. Raises OSError."""
+    found: list[DecisionRecord] = []
+    for path in reversed(_files(folder)):
+        if len(found) == most:
+            break
+        found += _in_file(path, most - len(found))
+    return found
+
+
+def _in_file(path: Path, most: int | None = None) -> Iterator[DecisionRecord]:
+    """All, or the last so many."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return  # too old just now
+    for start, end, checksum in list(_records(content))[-most if most else None :]:
+        payload = content[start:end]
+        if zlib.crc32(payload) != checksum:
+            continue
+        with contextlib.suppress(msgspec.DecodeError):  # of another release
+            yield _decode(payload)
 
 
 def forget_decisions(folder: Path, user_id: int, until_ms: int | None = None) -> int:

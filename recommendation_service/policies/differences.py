@@ -52,14 +52,21 @@ def in_words(found: Sequence[Move], most: int) -> str:
 
 
 def changed_values(before: Policy, after: Policy) -> list[Value]:
-    """Of the policy files, in their order; None: the other has it not."""
-    one, other = _flat(before.file.model_dump()), _flat(after.file.model_dump())
+    """Of the policy files, in their order, and the temperatures that were learned; None: the other has it not."""
+    one, other = _values(before), _values(after)
     names = [*one, *(name for name in other if name not in one)]
     return [
         Value(name, one.get(name), other.get(name))
         for name in names
         if name != "version" and one.get(name) != other.get(name)
     ]
+
+
+def _values(policy: Policy) -> dict[str, Any]:
+    values = _flat(policy.file.model_dump())
+    for kind in policy.file.kinds_in_use:
+        values[f"kinds.{kind}.temperature"] = round(float(policy.arrays.temperature[KINDS.index(kind)]), 6)
+    return values
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,18 +24,29 @@ class Learned(NamedTuple):
 
     theta: Float64  # (K, d) posterior mean
     A: Float64  # (K, d, d) posterior precision, symmetric and positive definite
+    temperature: Float64 | None = None  # (K,) of the draws; None: the file's
 
 
 class Policy:
     """A policy version: the file, and the arrays that the kernels read."""
 
     def __init__(
-        self, file: PolicyFile, theta: Float64 | None = None, A: Float64 | None = None, version: str | None = None
+        self,
+        file: PolicyFile,
+        theta: Float64 | None = None,
+        A: Float64 | None = None,
+        temperature: Float64 | None = None,
+        version: str | None = None,
     ) -> None:
-        """``theta``, ``A``: what was learned, else the prior. ``version``: of the store, else the file's own."""
+        """``theta``, ``A``, ``temperature``: what was learned, else the prior and the file's.
+
+        ``version``: of the store, else the file's own.
+        """
         self.file = file
         self.version = version or file.version
         self.arrays = _arrays(file, theta, A)
+        if temperature is not None:
+            self.arrays = self.arrays._replace(temperature=np.array(temperature, np.float64, order="C"))
 
     @property
     def catalog_digest(self) -> str:
@@ -99,13 +110,18 @@ def learned_problems(learned: Learned) -> list[str]:
     """Why a kernel must not read these arrays; empty where it may."""
     kinds, d = len(KINDS), FEATURES
     problems = []
-    for name, array, shape in (("theta", learned.theta, (kinds, d)), ("A", learned.A, (kinds, d, d))):
+    arrays = [("theta", learned.theta, (kinds, d)), ("A", learned.A, (kinds, d, d))]
+    if learned.temperature is not None:
+        arrays.append(("temperature", learned.temperature, (kinds,)))
+    for name, array, shape in arrays:
         if array.shape != shape or array.dtype.kind not in "fiu":
             problems.append(f"{name} must be numbers of shape {shape}, but is {array.dtype} of shape {array.shape}")
         elif not np.isfinite(array).all():
             problems.append(f"{name} must be finite, but {np.count_nonzero(~np.isfinite(array))} numbers are not")
     if problems:
         return problems
+    if learned.temperature is not None and (learned.temperature <= 0).any():
+        problems.append("temperature must be more than 0")
     for kind, A in zip(KINDS, np.asarray(learned.A, np.float64), strict=True):
         if not np.allclose(A, A.T, rtol=1e-9, atol=0.0):
             problems.append(f"A of {kind} must be symmetric")

@@ -28,7 +28,7 @@ NO_VERSION = "none"  # what is expected where the store has no current version
 MOST_SHADOWS = 4
 BY_LEARNER = "recs learn"  # who published what was learned; any other is a person's
 POLICY = "policy.toml"
-_THETA, _PRECISION = "theta", "A"
+_THETA, _PRECISION, _TEMPERATURE = "theta", "A", "temperature"
 
 
 class PolicyStore(VersionStore):
@@ -72,7 +72,8 @@ class PolicyStore(VersionStore):
             file = parse_policy((folder / POLICY).read_bytes(), f"policy version {version}")
             if f"{_THETA}.npy" not in files:
                 return Policy(file, version=version)
-            learned = Learned(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in (_THETA, _PRECISION)))
+            names = [name for name in (_THETA, _PRECISION, _TEMPERATURE) if f"{name}.npy" in files]
+            learned = Learned(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in names))
             if problems := learned_problems(learned):
                 raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
             return Policy(file, *learned, version)
@@ -138,6 +139,8 @@ class PolicyStore(VersionStore):
             if learned is not None:
                 new.save(_THETA, np.asarray(learned.theta, np.float64))
                 new.save(_PRECISION, np.asarray(learned.A, np.float64))
+                if learned.temperature is not None:
+                    new.save(_TEMPERATURE, np.asarray(learned.temperature, np.float64))
             return {
                 "published_at": deed.moment.isoformat(),
                 "by": deed.who,

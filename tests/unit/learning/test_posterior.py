@@ -34,7 +34,7 @@ def test_the_posterior_is_that_of_the_textbook_with_a_level_of_its_own() -> None
     kinds, X, rewards, times = observations(2, 400, 60)
     sums = empty()
     sums.add(np.zeros_like(kinds), X, rewards, times, np.ones(len(times)))
-    theta, A = posterior(sums.at(NOW), MODEL)
+    theta, A, _ = posterior(sums.at(NOW), MODEL)
 
     weights = np.exp2((times - NOW) / (30 * DAY))
     points, noise = MODEL.points[0], MODEL.points[0] * MODEL.noise

@@ -1,0 +1,86 @@
+"""How evenly a kind's items are drawn: a policy that was learned must not draw more evenly than the one it is of.
+
+The starting policy's widths are wide, and part of what sets its items apart. As they shrink, the same temperature would
+draw ever more evenly, and what was learned would be lost in the draw. So a temperature is lowered to where the draws of
+the slots whose decisions were recorded are as even as before; it is never raised.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.log.decisions import latest_decisions
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.policy import Policy
+from recommendation_service.ranking.decisions import unpack_decision
+
+Floats = npt.NDArray[np.float64]
+
+DECISIONS = 40  # that are looked at
+LEAST_SLOTS, MOST_SLOTS = 20, 80  # of a kind
+STEPS = 30  # of the search; each halves what is uncertain
+LEAST_SHARE = 1e-3  # of the temperature that a policy file gives
+
+
+def evenness(scores: Sequence[Floats], temperature: float) -> float:
+    """Mean entropy of the draws for so many slots, in nats."""
+    entropies = []
+    for pool in scores:
+        weights = np.exp((pool - pool.max()) / temperature)
+        shares = weights / weights.sum()
+        entropies.append(-float(np.sum(shares * np.log(np.maximum(shares, 1e-300)))))
+    return float(np.mean(entropies))
+
+
+def as_varied(before: Sequence[Floats], after: Sequence[Floats], temperature: float) -> float:
+    """The temperature, or the highest below it, at which draws by ``after`` are not more even than by ``before``; each
+    the scores of what the same slots could hold."""
+    if not before:
+        return temperature
+    wanted = evenness(before, temperature)
+    if evenness(after, temperature) <= wanted:
+        return temperature
+    low, high = np.log(LEAST_SHARE * temperature), np.log(temperature)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if evenness(after, float(np.exp(middle))) > wanted:
+            high = middle
+        else:
+            low = middle
+    return float(np.exp(low))
+
+
+def temperatures(before: Policy, after: Policy, slots: Sequence[Sequence[Floats]]) -> Floats:
+    """(K,) of a learned policy; ``slots``: by kind, of each slot the features of what it could hold (m, d). Fewer than
+    LEAST_SLOTS say nothing, and the temperature stays."""
+    found = before.arrays.temperature.copy()
+    for kind, some in enumerate(slots):
+        if len(some) >= LEAST_SLOTS:
+            one, other = ([_scores(policy, kind, X) for X in some] for policy in (before, after))
+            found[kind] = as_varied(one, other, float(found[kind]))
+    return found
+
+
+def recorded_slots(folder: Path, features: int) -> list[list[Floats]]:
+    """By kind, of the latest decisions: what each slot could hold that was drawn from its pool. Raises OSError."""
+    found: list[list[Floats]] = [[] for _ in KINDS]
+    for record in latest_decisions(folder, DECISIONS):
+        try:
+            decision = unpack_decision(record.packed)
+        except ValueError:
+            continue  # of another release
+        for slot in decision.slots:
+            if slot.chosen < 0 or slot.pool >= len(KINDS) or len(found[slot.pool]) >= MOST_SLOTS:
+                continue
+            X = decision.pools[slot.pool].X[slot.eligible].astype(np.float64)
+            if len(X) > 1 and X.shape[1] == features and np.isfinite(X).all():
+                found[slot.pool].append(X)
+    return found
+
+
+def _scores(policy: Policy, kind: int, X: Floats) -> Floats:
+    arrays = policy.arrays
+    widths = np.linalg.norm(X @ arrays.precision_root[kind], axis=1)
+    return np.asarray(X @ arrays.theta[kind] + arrays.alpha[kind] * widths)
