@@ -8,7 +8,6 @@ a handshake costs.
 import contextlib
 import ssl
 import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -45,26 +44,30 @@ class TlsSocket(ssl.SSLSocket):
     """
 
     def read(self, *arguments: Any, **options: Any) -> Any:
-        with _errors_left_to_nobody():
+        try:
             return super().read(*arguments, **options)
+        except OSError:
+            _leave_no_error()
+            raise
 
     def send(self, *arguments: Any, **options: Any) -> int:
-        with _errors_left_to_nobody():
+        try:
             return super().send(*arguments, **options)
+        except OSError:
+            _leave_no_error()
+            raise
 
     def do_handshake(self, *arguments: Any, **options: Any) -> None:
-        with _errors_left_to_nobody():
+        try:
             super().do_handshake(*arguments, **options)
+        except OSError:
+            _leave_no_error()
+            raise
 
 
-@contextlib.contextmanager
-def _errors_left_to_nobody() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        with contextlib.suppress(ssl.SSLError):
-            _context_of_no_use().set_ciphers("none")  # which is refused, and empties the queue
-        raise
+def _leave_no_error() -> None:
+    with contextlib.suppress(ssl.SSLError):
+        _context_of_no_use().set_ciphers("none")  # which is refused, and empties the queue
 
 
 @cache
@@ -180,6 +183,7 @@ def _open(dialect: Any, arguments: list[Any], parameters: dict[str, Any], tls: T
         options["password"] = options["password"].encode()  # as every other client; PyMySQL's own is Latin-1
     while True:
         connection = dialect.connect(*arguments, **options, defer_connect=True)
+        connection.set_character_set = _said_by_sqlalchemy
         if tls.context is not None and not tls.is_required:
             # As PyMySQL does where it makes the context: TLS where the server offers it.
             connection._ssl_required = False
@@ -198,6 +202,10 @@ def _open(dialect: Any, arguments: list[Any], parameters: dict[str, Any], tls: T
         if isinstance(connection._sock, ssl.SSLSocket) and isinstance(tls.context, TlsContext):
             tls.context.keep(server, connection._sock)
         return connection
+
+
+def _said_by_sqlalchemy(*_: Any) -> None:
+    """SET NAMES, with which PyMySQL would begin, is also the first thing that SQLAlchemy says: once is enough."""
 
 
 def _words(error: Exception, where: str) -> tuple[int, str] | None:

@@ -129,6 +129,18 @@ def test_without_pooling_each_use_has_a_connection_of_its_own_and_no_more_are_op
     engine.dispose()
 
 
+def test_a_connection_says_no_more_than_it_must_before_its_first_use(mariadb_url: URL) -> None:
+    engine = make_engine(settings_for(mariadb_url, mysql_use_pooling=False))
+    with engine.connect():
+        pass  # at its first connection SQLAlchemy asks what server it is
+    with engine.connect() as connection:
+        questions = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Questions'").one()[1]
+        said = tuple(connection.exec_driver_sql("SELECT @@autocommit, @@character_set_client, @@sql_mode").one())
+    assert said == (0, "utf8mb4", "")
+    assert int(questions) <= 3  # its session, its character set, and this question
+    engine.dispose()
+
+
 def test_connections_that_the_server_closed_are_replaced_before_they_are_used(
     mariadb: PrivateMariaDB, engine: Engine, numbers: WorkerNumbers
 ) -> None:
