@@ -233,26 +233,27 @@ def _offer(
 
 @inlined
 def _sift_up(scores: Float64, items: Int32, place: int) -> None:
+    score, item = scores[place], items[place]
     while place > 0:
         parent = (place - 1) >> 1
-        if scores[parent] <= scores[place]:
+        if scores[parent] <= score:
             break
-        scores[parent], scores[place] = scores[place], scores[parent]
-        items[parent], items[place] = items[place], items[parent]
+        scores[place], items[place] = scores[parent], items[parent]
         place = parent
+    scores[place], items[place] = score, item
 
 
 @inlined
 def _sift_down(scores: Float64, items: Int32, size: int) -> None:
-    place = 0
-    while True:
-        child = 2 * place + 1
-        if child >= size:
+    """Which of two children is the smaller is anybody's guess, so it is added and not branched on."""
+    score, item = scores[0], items[0]
+    place, child = 0, 1
+    while child < size:
+        if child + 1 < size:
+            child += int(scores[child + 1] < scores[child])
+        if score <= scores[child]:
             break
-        if child + 1 < size and scores[child + 1] < scores[child]:
-            child += 1
-        if scores[place] <= scores[child]:
-            break
-        scores[place], scores[child] = scores[child], scores[place]
-        items[place], items[child] = items[child], items[place]
+        scores[place], items[place] = scores[child], items[child]
         place = child
+        child = 2 * place + 1
+    scores[place], items[place] = score, item
