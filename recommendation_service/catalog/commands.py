@@ -11,6 +11,7 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.output import print_rows
+from recommendation_service.versions.commands import tell_what_is_wrong
 
 app = typer.Typer(no_args_is_help=True, help="Catalog versions: what feeds are served from.")
 
@@ -136,17 +137,7 @@ def verify(version: Version = None, as_json: AsJson = False) -> None:
     $ recs catalog verify
     """
     store = _store()
-    version = store.named(version)
-    problems = store.verify(version)
-    if as_json:
-        typer.echo(json.dumps({"version": version, "problems": problems}, ensure_ascii=False))
-    elif problems:
-        for problem in problems:
-            typer.echo(f"{version}: {problem}", err=True)
-    else:
-        typer.echo(f"{version}: every file is whole")
-    if problems:
-        raise typer.Exit(1)
+    tell_what_is_wrong(store, store.named(version), as_json=as_json)
 
 
 @app.command()

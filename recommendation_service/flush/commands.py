@@ -50,7 +50,7 @@ def status(as_json: AsJson = False) -> None:
     from recommendation_service.flush.flusher_status import FlusherStatus, read_status
     from recommendation_service.flush.reader_commands import lags_as_json, said_of
     from recommendation_service.log.event_log import folder_bytes
-    from recommendation_service.log.lags import lags
+    from recommendation_service.log.lags import LogLags
     from recommendation_service.processes.leases import is_taken
     from recommendation_service.processes.registry import FLUSHER
 
@@ -64,7 +64,7 @@ def status(as_json: AsJson = False) -> None:
             "flusher_runs": is_taken(FLUSHER, folder),
             "log_bytes": folder_bytes(folder) if folder.is_dir() else 0,
             "dead_letters_kept": len(DeadLetters(folder).all()),
-            "readers": lags_as_json(lags(folder), now),
+            "readers": lags_as_json(LogLags(folder).read(), now),
         }
     except OSError as error:
         problem = problem or f"{error.filename or folder} cannot be read: {error.strerror}."
@@ -147,6 +147,7 @@ def _flush_here(settings: Settings) -> bool:
         flusher = Flusher(settings, engine)
         whole = flusher.flush_all()
         flusher.tell()
+        flusher.close()
         engine.dispose()
         if not whole:
             raise SourceError(flusher.status.error or "Not all events could be flushed.")

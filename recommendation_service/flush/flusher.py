@@ -34,6 +34,7 @@ from recommendation_service.flush.pending import Fleet, Pending
 from recommendation_service.flush.rows import Event
 from recommendation_service.flush.tables import make_writing_engine, untransactional_tables
 from recommendation_service.log.event_log import folder_bytes
+from recommendation_service.log.reader import ReaderTaken
 from recommendation_service.log.records import encode, now_ms
 from recommendation_service.log.retention import remove_passed
 from recommendation_service.log.stream import FlusherStream, rescue_after_seconds
@@ -66,7 +67,7 @@ class Flusher:
     """Decides when to flush, flushes, and says how it went.
 
     ``clock``: seconds that only go on; ``now_ms``: milliseconds since 1970; ``watch``: says whether these
-    are certain, None: the caller does.
+    are certain, None: the caller does. Raises ReaderTaken: there is one at a time.
     """
 
     def __init__(
@@ -98,6 +99,10 @@ class Flusher:
         self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms, watch=watch)
         self.status = read_status(self._folder) or FlusherStatus()
         self.status.error = None
+
+    def close(self) -> None:
+        """Another may flush."""
+        self._pending.close()
 
     def run(self) -> None:
         """Until asked to stop; then what can be flushed within seconds is."""
@@ -371,14 +376,16 @@ def main() -> int:
         start_replay(settings, clock.now, stop)
     share = pool_share(settings, FLUSHER.name)
     engine = make_writing_engine(settings, share, numbers=process_numbers(settings, FLUSHER))
-    Flusher(
-        settings,
-        engine,
-        fleet=fleet,
-        stop=stop,
-        now_ms=clock.now_ms,
-        watch=ClockWatch(clock, engine, settings.clock_wait_seconds),
-    ).run()
+    watch = ClockWatch(clock, engine, settings.clock_wait_seconds)
+    try:
+        flusher = Flusher(settings, engine, fleet=fleet, stop=stop, now_ms=clock.now_ms, watch=watch)
+    except ReaderTaken as taken:  # by no flusher: those wait for the lease
+        log.error("events wait in the log", reason=str(taken))
+        status = read_status(settings.events_dir) or FlusherStatus()
+        status.error = str(taken)
+        status.write(settings.events_dir, clock.now_ms())
+        return 1
+    flusher.run()
     return 0
 
 

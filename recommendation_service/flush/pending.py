@@ -70,6 +70,10 @@ class Pending:
         self.most_of_a_user = 0
         self.has_more = False  # the log may have more than was taken up
 
+    def close(self) -> None:
+        """Another may read as ``flush``."""
+        self._reader.close()
+
     def read(self) -> int:
         """Take up what the log has beyond what is pending; how many records."""
         most = self._most - len(self.records) - sum(len(stretch.records) for stretch in self._ahead)

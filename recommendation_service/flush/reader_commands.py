@@ -33,11 +33,11 @@ def list_readers(as_json: AsJson = False) -> None:
     $ recs events readers list
     $ recs events readers list --json | jq '.[] | select(.behind_seconds > 3600)'
     """
-    from recommendation_service.log.lags import lags
+    from recommendation_service.log.lags import LogLags
 
     settings = load_settings()
     now = Clock(settings.data_dir, settings.clock_tolerance_seconds).now()
-    found = lags_as_json(lags(settings.events_dir), now)
+    found = lags_as_json(LogLags(settings.events_dir).read(), now)
     if as_json:
         typer.echo(json.dumps(found))
         return

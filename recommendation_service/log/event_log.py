@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from recommendation_service.core.files import make_folder
-from recommendation_service.log.lags import holder_of_most
+from recommendation_service.log.lags import LogLags
 from recommendation_service.log.segments import FILE_HEADER, SUFFIX, SegmentWriter, record_bytes
 
 log = structlog.get_logger(__name__)
@@ -57,6 +57,7 @@ class EventLog:
         self._held = ""  # for whom it is kept then
         self._look_again = 0.0
         self._unsynced: list[SegmentWriter] = []  # appended to since the last sync, oldest first
+        self._lags = LogLags(folder)
         self._syncing: list[SegmentWriter] = []  # what the sync that is under way covers
         self._new_files = False  # since then a segment was made: the folder is to be synced as well
         self._waiting: asyncio.Future[None] | None = None  # of those whose records the next sync covers
@@ -94,7 +95,7 @@ class EventLog:
             except OSError as error:
                 raise self._failed(error) from error
             self._crowded = used + wanted > self._limit * (1 - KEPT_FOR_FEEDBACK)
-            self._held = holder_of_most(self._folder) if self._crowded else ""
+            self._held = self._lags.holder_of_most() if self._crowded else ""
         if self._crowded:
             left = f"the backlog of events leaves of {self._limit >> 20} MiB what is kept for feedback"
             raise LogFull(f"{left}{self._held}")
@@ -165,7 +166,7 @@ class EventLog:
             make_folder(self._folder)
             used = folder_bytes(self._folder)
             if used + self._segment_bytes > self._limit:
-                held = holder_of_most(self._folder)
+                held = self._lags.holder_of_most()
                 raise LogFull(f"the backlog of events has reached its limit of {self._limit >> 20} MiB{held}")
             path = self._folder / f"{int(self._now() * 1e9):020d}-{os.getpid()}{SUFFIX}"
             self._segment = SegmentWriter(path, self._segment_bytes)

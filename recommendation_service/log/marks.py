@@ -151,7 +151,7 @@ def write_missed(folder: Path, name: str, missed: Missed) -> None:
 
 
 def lock_path(folder: Path, name: str) -> Path:
-    """The file whose lock the process holds that reads under the name; ``flush`` goes with the flusher's own."""
+    """The file whose lock the process holds that reads under the name."""
     return folder / FOLDER / f"{name}{_LOCK}"
 
 

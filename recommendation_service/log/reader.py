@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import os
 import time
+import weakref
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -55,10 +57,9 @@ class Batch(NamedTuple):
 
 
 class LogReader:
-    """One process's. It is registered from now on, and stays so when it is closed.
+    """The only one under its name until it is closed or nobody has it any more; registered from now on, and after that.
 
-    ``since``: the reader's own mark, instead of what it settled last. Of ``flush`` whoever holds the flusher's lock
-    (supervision.py) has the only one.
+    ``since``: the reader's own mark, instead of what it settled last.
     """
 
     def __init__(self, folder: Path, name: str, since: Mark | None = None) -> None:
@@ -67,7 +68,7 @@ class LogReader:
         self.name = name
         self.forgotten: Forgotten = {}  # as of the last reading
         self._folder = folder
-        self._lock = None if name == FLUSH else _take(folder, name)
+        self._let_go = self._take()
         self._noted: Mark | None = None  # what is on the disk
         restarted: list[str] = []
         try:
@@ -134,14 +135,22 @@ class LogReader:
         return len(self._tail.unreadable)
 
     def close(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._let_go()
 
     def strike_off(self) -> None:
         """Close it, and keep nothing for it any more. Raises OSError."""
         strike_off(self._folder, self.name)
         self.close()
+
+    def _take(self) -> Callable[[], object]:
+        """Take the reader's lock; what lets it go. Raises ReaderTaken, OSError."""
+        try:
+            return weakref.finalize(self, os.close, _take(self._folder, self.name))
+        except OSError:
+            if self.name != FLUSH:
+                raise
+            # A disk without room for the file, which the flush is to make. It runs under the flusher's lock as well.
+            return lambda: None
 
     def __enter__(self) -> Self:
         return self

@@ -32,6 +32,10 @@ SUFFIX = ".segment"
 UNFINISHED = ".unfinished"
 
 
+# A segment is zeros from its last record on, and no record has so many of them one after the other.
+_PROBE = 1 << 14
+
+
 class SegmentFull(Exception):
     """The record does not fit any more."""
 
@@ -115,6 +119,21 @@ def written_bytes(path: Path) -> int:
         return 0  # flushed just now
 
 
+def end_of_records(path: Path) -> int:
+    """Where the last record ends, found by halves; of a half-written one, up to where. Raises OSError."""
+    with open(path, "rb") as file:
+        low, high = 0, -(-os.fstat(file.fileno()).st_size // _PROBE)  # from ``high`` on is nothing
+        while high - low > 1:
+            middle = (low + high) // 2
+            is_written = bool(os.pread(file.fileno(), _PROBE, middle * _PROBE).strip(b"\0"))
+            low, high = (middle, high) if is_written else (low, middle)
+        begin = max(0, (low - 1) * _PROBE)  # the last record may begin before what its end is in
+        written = os.pread(file.fileno(), 2 * _PROBE, begin)
+    end = len(written.rstrip(b"\0"))
+    last = _record(written, max(0, written.rfind(MAGIC, 0, end)))
+    return max(len(FILE_HEADER), begin + (last[1] if last else end + -end % 8))
+
+
 def scan(path: Path, start: int = 0, most: int = 100_000) -> Scan:
     """Records of a segment from ``start`` on, at most ``most``. Raises FileNotFoundError.
 
@@ -177,7 +196,7 @@ def _scan(memory: mmap.mmap, position: int, most: int, *, complete: bool) -> Sca
     return Scan(payloads, begins, position, damaged, torn=False, finished=False)
 
 
-def _record(memory: mmap.mmap, position: int) -> tuple[bytes, int] | None:
+def _record(memory: mmap.mmap | bytes, position: int) -> tuple[bytes, int] | None:
     """Payload and end of the record at a position, if a whole one is there."""
     body = position + HEADER_BYTES
     if body > len(memory):

@@ -25,22 +25,25 @@ class ProcessSupervisor:
 
     def __init__(self, process: LeasedProcess, folder: Path, environment: Mapping[str, str]) -> None:
         self._process = process
-        self._folder = folder
+        self.folder = folder
         self._environment = environment
         self.problem = ""  # why no such process can run, for /ready
 
+    @property
+    def name(self) -> str:
+        return self._process.name
+
     async def run(self) -> None:
         """Until cancelled; the process ends with the worker that started it, and another worker starts one."""
-        name = self._process.name
         while True:
             try:
-                with open_lease(self._process, self._folder) as lease:
+                with open_lease(self._process, self.folder) as lease:
                     await self._wait_for(lease)
                     await self._keep_alive(lease)
             except OSError as error:
-                reason = f"the folder {self._folder} of the {name} cannot be used: {error.strerror}"
+                reason = f"the folder {self.folder} of the {self.name} cannot be used: {error.strerror}"
                 if reason != self.problem:
-                    log.error(f"no {name}", reason=reason)
+                    log.error(f"no {self.name}", reason=reason)
                 self.problem = reason
             await asyncio.sleep(SUPERVISE_SECONDS)
 
@@ -73,5 +76,5 @@ class ProcessSupervisor:
                 with contextlib.suppress(asyncio.TimeoutError, ProcessLookupError):
                     await asyncio.wait_for(process.wait(), STOP_SECONDS)
                 raise
-            log.error(f"{self._process.name} ended, starting another", exit_code=code)
+            log.error(f"{self.name} ended, starting another", exit_code=code)
             await asyncio.sleep(SUPERVISE_SECONDS)

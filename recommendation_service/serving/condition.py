@@ -12,7 +12,7 @@ from recommendation_service.core.files import folder_problem
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.learning.status import read_status as read_learner_status
 from recommendation_service.log.event_log import folder_bytes
-from recommendation_service.log.lags import lags
+from recommendation_service.log.lags import LogLags
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.serving.generation import Serving, blacklist_report, refresher_status
 
@@ -28,7 +28,7 @@ _SERVER_METRICS = {
 
 
 class Condition:
-    """One worker's, whichever is asked. What is on the disk is read anew each time."""
+    """One worker's, whichever is asked. What is on the disk and may have changed is read anew each time."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Condition:
         self._clock = clock
         self._serving = serving
         self._memory = memory
+        self._lags = LogLags(settings.events_dir)
 
     def problems(self) -> list[str]:
         """What an operator has to mend though feeds are served: sentences for /ready, counted in /metrics."""
@@ -53,6 +54,9 @@ class Condition:
         folders = (settings.data_dir, settings.policy_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
         found = [str(held)] if held else []
         found += [problem for folder in folders if (problem := folder_problem(folder))]
+        for process in self._serving.supervisors.values():
+            if process.problem and not folder_problem(process.folder):
+                found.append(f"There is no {process.name}: {process.problem}.")
         if (kept := read_held(settings.catalog_dir)) is not None:
             found.append(f"The newest catalog is held back: {kept.reason}.")
         found += self._serving.policy_problems
@@ -172,7 +176,7 @@ class Condition:
     def _reader_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Of who reads the log. Raises OSError."""
         now = self._clock.now()
-        for lag in lags(self._settings.events_dir):
+        for lag in self._lags.read():
             labels = {"reader": lag.reader}
             seconds = 0.0 if lag.oldest_ms is None else max(0.0, now - lag.oldest_ms / 1000)
             yield "recs_events_reader_behind_bytes", "What a reader of the log has before it", labels, float(lag.bytes)

@@ -182,6 +182,8 @@ class Metrics:
         self.master = master_of(self.folder) if self.folder else None
         self.processes = _ProcessCollector(self.master)
         self.registry.register(self.processes)
+        for reason in ("disk", "size"):
+            self.decisions_unrecorded.labels(reason)
         for state in ("served", "acted"):
             self.seen_evicted.labels(state)
         for endpoint in FEEDS:

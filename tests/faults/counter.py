@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recommendation_service.log.lags import lags
+from recommendation_service.log.lags import LogLags
 from recommendation_service.log.marks import Mark
 from recommendation_service.log.reader import Batch, LogReader
 from recommendation_service.log.records import FeedbackRecord
@@ -66,7 +66,7 @@ class SecondReader:
 
     def is_at_the_end(self) -> bool:
         """Whether it has counted all that is in the log."""
-        return {lag.reader: lag.bytes for lag in lags(self._events_dir)}.get(NAME) == 0
+        return {lag.reader: lag.bytes for lag in LogLags(self._events_dir).read()}.get(NAME) == 0
 
     def counted(self) -> Counted:
         return read_counted(self._counts)

@@ -24,7 +24,7 @@ import sqlalchemy
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.flusher_status import FlusherStatus, read_status
-from recommendation_service.log.lags import lags
+from recommendation_service.log.lags import LogLags
 from recommendation_service.log.retention import DAMAGED_FOLDER
 from recommendation_service.log.segments import SUFFIX
 from tests.end_to_end.service import PATIENCE_SECONDS, REFRESHER, Service, command_of, recs
@@ -221,7 +221,7 @@ class Scene:
             return self.second_reader.is_at_the_end() and self._dead_segments() == 0
 
         if not wait_until(is_at_the_end, PATIENCE_SECONDS):
-            raise AssertionError(f"not counted: {lags(self.events_dir)}\n{self.second_reader.log}")
+            raise AssertionError(f"not counted: {LogLags(self.events_dir).read()}\n{self.second_reader.log}")
 
     def _dead_segments(self) -> int:
         return sum(not _is_locked(path) for path in self.events_dir.glob(f"*{SUFFIX}"))

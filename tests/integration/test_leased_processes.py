@@ -12,7 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from recommendation_service.bootstrap import create_app
 from recommendation_service.core.config import Settings
 from recommendation_service.processes import registry
 from recommendation_service.processes.leases import is_taken, open_lease
@@ -22,6 +24,7 @@ from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.servers import wait_until
 from tests.support.leased_process import IDLER
+from tests.support.old_data_dir import unpacked
 
 
 @pytest.fixture
@@ -76,6 +79,24 @@ def test_its_lock_is_respected(data_dir: Path) -> None:
             holding.close()
             assert wait_until(lambda: runs(client, IDLER), PATIENCE_SECONDS)
     assert not is_taken(IDLER, folder)
+
+
+@pytest.mark.parametrize("process", LEASED, ids=lambda process: process.name)
+def test_ready_names_each_that_cannot_run(tmp_path: Path, process: LeasedProcess) -> None:
+    old = unpacked(tmp_path)  # with a catalog, so that feeds are served
+    settings = Settings(data_dir=old.data_dir, database_url=SecretStr(f"sqlite:///{old.database}"), learner="shadow")
+    lock = process.folder(settings) / process.lock_file
+    lock.mkdir(parents=True)  # nobody can open it, the administrator neither
+
+    def problems() -> list[str]:
+        found: list[str] = client.get("/ready").json().get("problems", [])
+        return [problem for problem in found if problem.startswith("There is no")]
+
+    with logs_left_alone(), served(create_app(settings)) as client:
+        said = f"the folder {lock.parent} of the {process.name} cannot be used: Is a directory"
+        assert wait_until(lambda: problems() == [f"There is no {process.name}: {said}."], PATIENCE_SECONDS)
+        lock.rmdir()
+        assert wait_until(lambda: problems() == [], PATIENCE_SECONDS)
 
 
 def test_it_has_its_share_of_the_connections(data_dir: Path) -> None:

@@ -303,6 +303,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "EventsWaiting": (">", 3600),
         "ReaderBehind": (">", 3600),
         "ReaderCutOff": (">", 0),
+        "DecisionsUnrecorded": (">", 0),
         "DeadLetters": (">", 0),
         "Problems": (">", 0),
     }

@@ -146,6 +146,7 @@ def use(data: Path, event_id: str) -> None:
     flusher.step()
     assert flusher.flush_all(), flusher.status.error
     flusher.tell()
+    flusher.close()
     forget_user(engine, events, 99)
     engine.dispose()
     assert read_forgotten(events)

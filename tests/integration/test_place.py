@@ -176,6 +176,7 @@ def test_events_of_one_database_do_not_reach_another(tmp_path: Path) -> None:
         flusher.step()
         assert not flusher.flush_all()
         flusher.tell()
+        flusher.close()
         assert "belongs to the database shop.sqlite" in (flusher.status.error or "")
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT COUNT(*) FROM activity_log").scalar_one() == 0

@@ -63,6 +63,7 @@ def test_events_are_in_both_tables_once_and_feeds_as_they_were_shown(
     for _ in range(2):
         flusher = Flusher(settings, engine)
         assert flusher.flush_all(), flusher.status.error
+        flusher.close()
         found = list(read_events(engine, Selection()))
         events = Counter(event["event_id"] for event in found if event["event"] != "feed")
         assert events == Counter({event["event_id"]: 1 for event in old.events})

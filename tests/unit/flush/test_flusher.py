@@ -136,8 +136,10 @@ def test_a_flusher_that_loses_what_it_read_ahead_ends_and_the_next_one_reads_it_
         return decode(payload)
 
     monkeypatch.setattr(tail, "decode", run_out_of_memory)
+    flusher = Flusher(settings, engine)
     with pytest.raises(MemoryError):
-        Flusher(settings, engine).flush_all()
+        flusher.flush_all()
+    flusher.close()
     assert count(engine) == 10
     assert Flusher(settings, engine).flush_all()
     assert count(engine) == 25
@@ -189,10 +191,13 @@ def test_another_flusher_goes_on_where_the_last_one_was(settings: Settings, engi
     settings.events_dir.mkdir(parents=True)
     writer = SegmentWriter(settings.events_dir / f"1-1{SUFFIX}", 1 << 16)
     writer.append(encode(feedback()))
-    assert Flusher(settings, engine).flush_all()
+    first = Flusher(settings, engine)
+    assert first.flush_all()
+    first.close()
     writer.append(encode(feedback()))
     second = Flusher(settings, engine)
     assert second.read() == 1
+    second.close()
     # Without its notes, everything is flushed again and found to be there.
     mark_path(settings.events_dir, FLUSH).unlink()
     third = Flusher(settings, engine)
@@ -364,6 +369,7 @@ def test_what_comes_after_a_deletion_counts_and_what_was_there_does_not_whatever
     assert event_ids(engine) == ["after"]
     assert flusher.status.forgotten == 3
     writer.close()
+    flusher.close()
     assert Flusher(settings, engine).flush_all()
     assert event_ids(engine) == ["after"]
 
@@ -423,7 +429,7 @@ def test_who_was_forgotten_is_remembered_only_as_long_as_a_segment_is_older(sett
     assert set(read_forgotten(settings.events_dir)) == {7}
     writer.close()
     assert flusher.flush_all()
-    Flusher(settings, engine).flush_all()
+    flusher.close()
     later: Any = Flusher(settings, engine)
     assert later.flush_all()
     later.step()

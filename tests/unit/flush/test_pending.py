@@ -40,6 +40,7 @@ def test_what_was_read_ahead_is_not_settled_with_what_was_pending(tmp_path: Path
     pending.settle()
     pending.keep([])
     # Killed now, another goes on after the ten.
+    pending.close()
     another = waiting(tmp_path, most=100)
     another.read()
     assert ids(another) == IDS[10:]

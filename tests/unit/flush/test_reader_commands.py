@@ -19,7 +19,7 @@ from recommendation_service.flush.export import Selection, read_events
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.tables import make_writing_engine
-from recommendation_service.log.lags import lags
+from recommendation_service.log.lags import LogLags
 from recommendation_service.log.marks import FLUSH, mark_path
 from recommendation_service.log.reader import LogReader
 from recommendation_service.log.records import encode, now_ms
@@ -148,6 +148,6 @@ def test_a_reader_ahead_of_the_flush_is_at_the_end(settings: Settings) -> None:
     writer.append(encode(feedback()))
     with LogReader(settings.events_dir, "ahead") as ahead:
         ahead.settle(ahead.read().mark)
-        flush, mine = lags(settings.events_dir)
+        flush, mine = LogLags(settings.events_dir).read()
         assert (flush.bytes, mine.bytes) == (writer.position - 16, 0)
     writer.close()

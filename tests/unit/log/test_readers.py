@@ -16,7 +16,17 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.rows import event_id_of
 from recommendation_service.log import retention, tail
 from recommendation_service.log.forgotten import note_forgotten
-from recommendation_service.log.marks import FLUSH, Mark, Missed, Place, lock_path, mark_path, read_mark, registered
+from recommendation_service.log.marks import (
+    FLUSH,
+    OWN,
+    Mark,
+    Missed,
+    Place,
+    lock_path,
+    mark_path,
+    read_mark,
+    registered,
+)
 from recommendation_service.log.reader import Batch, LogReader, ReaderTaken
 from recommendation_service.log.records import StreamedRecord, encode
 from recommendation_service.log.retention import DAMAGED_FOLDER, remove_passed
@@ -154,6 +164,7 @@ def test_positions_of_an_earlier_release_are_those_of_flush(tmp_path: Path) -> N
     batch = flush.read()
     assert (ids(batch), batch.restarted) == (["b"], [])
     flush.settle(batch.mark)
+    flush.close()
     assert LogReader(tmp_path, FLUSH).read().stretches == []  # its own note is the later one
     with LogReader(tmp_path, "learn") as learn:
         assert ids(learn.read()) == ["a", "b"]
@@ -206,6 +217,7 @@ def test_a_lost_position_costs_no_record_and_who_it_is_lost_to_is_told(
     tmp_path: Path, name: str, change: Any, flush: LogReader
 ) -> None:
     path = write(tmp_path, "1-1", "a", "b", "c")
+    flush.close()
     reader = LogReader(tmp_path, name)
     reader.settle(reader.read(2).mark)
     reader.close()
@@ -296,6 +308,7 @@ def test_a_flusher_that_is_killed_between_telling_and_removing_tells_it_once_and
     assert ids(batch) == ["b"]
     assert batch.missed is not None
     assert batch.missed.segments == 1
+    flush.close()
     remove_passed(tmp_path, LogReader(tmp_path, FLUSH).settled.places, SIZE)
     assert segments(tmp_path) == ["2-1"]
     assert learn.read().missed == batch.missed
@@ -350,13 +363,18 @@ def test_damaged_notes_of_what_was_missed_tell_nothing_twice(
 # Who reads.
 
 
-def test_a_name_is_taken_by_one_process_at_a_time_and_the_other_is_told_by_whom(
-    tmp_path: Path, learn: LogReader
-) -> None:
-    with pytest.raises(ReaderTaken, match=rf"The reader 'learn' of .* is taken by process {os.getpid()} since 20"):
-        LogReader(tmp_path, "learn")
-    learn.close()
-    LogReader(tmp_path, "learn").close()
+@pytest.mark.parametrize("name", [*OWN, "mine"])
+def test_a_name_is_taken_by_one_process_at_a_time_and_the_other_is_told_by_whom(tmp_path: Path, name: str) -> None:
+    reader = LogReader(tmp_path, name)
+    with pytest.raises(ReaderTaken, match=rf"The reader '{name}' of .* is taken by process {os.getpid()} since 20"):
+        LogReader(tmp_path, name)
+    reader.close()
+    LogReader(tmp_path, name).close()
+
+
+def test_a_reader_that_nobody_has_any_more_holds_its_name_no_longer(tmp_path: Path) -> None:
+    LogReader(tmp_path, "mine")
+    LogReader(tmp_path, "mine").close()
 
 
 @pytest.mark.parametrize("name", ["", "Learn", "../x", "-x", "a b", "a" * 41, "a.json"])
