@@ -3,14 +3,17 @@
 make bench                       all of it, in some minutes
 make bench ARGS=--quick          without the large catalogs, with shorter runs
 make bench ARGS='--json'         the figures for a script
+make bench ARGS='--beside v1.0'  feeds with everything on, here and at that commit in turn; nothing else
 """
 
 import argparse
 import json
 import logging
 import platform
+import shlex
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -22,6 +25,7 @@ from rich.table import Table
 from sqlalchemy.engine import URL
 
 from benchmarks.agreement import measure_agreement
+from benchmarks.beside import measure_beside, print_beside
 from benchmarks.database import demo_database, measure_queries
 from benchmarks.events import measure_flush
 from benchmarks.feedback import FIRST_PAGES, measure_feedback
@@ -53,7 +57,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller catalogs only, shorter runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--beside", metavar="COMMIT", help="compare with that commit, and measure nothing else")
+    parser.add_argument("--rounds", type=int, default=9, help="of --beside: pairs of runs (default: 9)")
+    parser.add_argument("--seconds", type=int, default=3, help="of --beside: of each run (default: 3)")
     options = parser.parse_args()
+    if options.rounds < 1 or options.seconds < 1:
+        parser.error("--rounds and --seconds must be at least 1")
     # Of the service's log only what a person must know, and never among the figures.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -63,6 +72,8 @@ def main() -> int:
     rows: list[Row] = []
     folder = Path(tempfile.mkdtemp(prefix="recs-bench-"))
     try:
+        if options.beside:
+            return _beside(options, folder, console)
         with console.status("Compiling the ranking") as status:
             compile_kernels()
             for videos in (2_200, 20_000) if options.quick else (2_200, 20_000, 200_000, 1_000_000):
@@ -90,6 +101,23 @@ def main() -> int:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1) + "\n")
     else:
         _print(rows)
+    return 0
+
+
+def _beside(options: argparse.Namespace, folder: Path, console: Console) -> int:
+    with console.status(f"Measuring beside {options.beside}"):
+        try:
+            rows = measure_beside(options.beside, folder, options.rounds, options.seconds)
+        except subprocess.CalledProcessError as error:
+            console.print(
+                f"error: {shlex.join(map(str, error.cmd))} failed: --beside takes a commit of this repository"
+            )
+
+            return 1
+    if options.json:
+        sys.stdout.write(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1) + "\n")
+    else:
+        print_beside(rows, options.beside, options.rounds)
     return 0
 
 

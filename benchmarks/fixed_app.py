@@ -5,7 +5,7 @@ import os
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recommendation_service.api.feeds import read_body
+from recommendation_service.api.bodies import read_body
 from recommendation_service.bootstrap import create_app
 
 app = create_app()
@@ -15,8 +15,8 @@ _BODY = b'{"statusCode":200,"body":"' + b"x" * (int(os.environ.get("FIXED_BODY_B
 class _Fixed:
     """Plain ASGI like the feeds, and on the same short cut: it reads the body and answers."""
 
-    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-        await read_body(scope, receive)
+    async def __call__(self, _scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+        await read_body(receive, ())
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": _BODY})

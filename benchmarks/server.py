@@ -82,8 +82,10 @@ def running_service(
     fixed_body_bytes: int = 16384,
     settings: Mapping[str, str] | None = None,
     core: int | None = None,
+    tree: Path | None = None,
 ) -> Iterator[Service]:
-    """Started as an operator starts it, on a free port; stopped afterwards. ``core``: on that one alone."""
+    """Started as an operator starts it, on a free port; stopped afterwards. ``core``: on that one alone. ``tree``: the
+    service of that checkout, and none of the bench's own routes."""
     port = free_port()
     environment = {
         **os.environ,
@@ -94,12 +96,14 @@ def running_service(
         "FIXED_BODY_BYTES": str(fixed_body_bytes),
         **(settings or {}),
     }
+    application = "api.server:app" if tree else "benchmarks.fixed_app:app"
+    program = [sys.executable if tree in (None, ROOT) else str(tree / ".venv/bin/python")]
     log_file = folder / f"gunicorn-{port}.log"
     started = time.perf_counter()
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*only_on(core), sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "benchmarks.fixed_app:app"],
-            cwd=ROOT,
+            [*only_on(core), *program, "-m", "gunicorn", "-c", "gunicorn.conf.py", application],
+            cwd=tree or ROOT,
             env=environment,
             stdout=log,
             stderr=log,
@@ -115,7 +119,7 @@ def running_service(
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Path) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the service ended:\n{log_file.read_text()[-2000:]}")
@@ -125,7 +129,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log_file: Pat
                     return
         except OSError:
             time.sleep(0.01)
-    raise RuntimeError(f"the service was not ready within 180 s:\n{log_file.read_text()[-2000:]}")
+    raise RuntimeError(f"the service was not ready within 300 s:\n{log_file.read_text()[-2000:]}")
 
 
 def only_on(core: int | None) -> list[str]:

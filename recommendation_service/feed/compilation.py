@@ -147,7 +147,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
     events = (np.ones(1, np.uint8), np.zeros(1, np.int32), np.zeros(1, np.uint8), 0)
     limits = (memory.lifetimes, memory.live_sessions, memory.remembered)
-    blob = np.asarray(memoryview(b" "))
+    blob = np.frombuffer(b" ", np.uint8)
     body = (blob, arrays.creator_offsets, memory.slot_item[:0], memory.slot_number[:0], 0, np.zeros(64, np.uint8))
     return {
         "find": partial(find, arrays.user_id, 1, 0, 0),
