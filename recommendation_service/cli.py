@@ -12,8 +12,6 @@ from typing import Annotated, Any
 
 import structlog
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recommendation_service import __version__
@@ -29,6 +27,7 @@ from recommendation_service.core.errors import (
 from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
+from recommendation_service.evaluation import commands as evaluation_commands
 from recommendation_service.flush import commands as events_commands
 from recommendation_service.flush import data_commands, reader_commands
 from recommendation_service.learning import commands as learning_commands
@@ -44,6 +43,7 @@ app = typer.Typer(
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(demo_commands.app, name="demo")
+app.add_typer(evaluation_commands.app, name="evaluate")
 app.add_typer(events_commands.app, name="events")
 events_commands.app.add_typer(reader_commands.app, name="readers")
 events_commands.app.command()(reader_commands.follow)
@@ -93,23 +93,6 @@ def _say_where() -> None:
         )
 
 
-def _load_kernels() -> None:
-    """Importing reads the machine code; the first time on a machine it is compiled, which takes a while."""
-    from recommendation_service.feed.compilation import compile_apart, kernels_are_compiled
-
-    if not kernels_are_compiled():
-        console = Console(stderr=True)
-        with Progress(
-            TextColumn("Compiling the ranking for this machine (once)"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        ) as bars:
-            task = bars.add_task("ranking")
-            compile_apart(lambda done, of: bars.update(task, completed=done, total=of))
-
-
 @app.command()
 def feed(
     user: Annotated[int, typer.Argument(min=0, max=2**63 - 1, help="The user's number; 0 is anonymous.")],
@@ -138,6 +121,7 @@ def feed(
     from recommendation_service.api.schemas import read_feed_body
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.feed.generation import Generation
+    from recommendation_service.feed.loading import load_kernels
     from recommendation_service.feed.request import FeedRequest
     from recommendation_service.model.kinds import ENDPOINTS
     from recommendation_service.policies.choice import PolicyChoice
@@ -155,7 +139,7 @@ def feed(
     settings = load_settings()
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
-    _load_kernels()
+    load_kernels()
     if policy is None:
         tried = PolicyChoice(settings).take_up().policy
     else:

@@ -1,7 +1,6 @@
 """`recs demo …`: fill a database to try the service on."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,6 +21,7 @@ from recommendation_service.demo.loading import Progress as ProgressCallback
 from recommendation_service.demo.movielens import load_movielens
 from recommendation_service.demo.schema import metadata
 from recommendation_service.demo.sizes import sizes_at
+from recommendation_service.demo.wheel import wheel_folder
 
 app = typer.Typer(no_args_is_help=True, help="Data to try the service on.")
 
@@ -38,12 +38,6 @@ class Source(StrEnum):
 @app.callback()
 def demo() -> None:
     """Data to try the service on."""
-
-
-def _wheel_folder() -> Path:
-    """The user's cache, where a download may stay without anyone having to tidy it."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "recs"
 
 
 @app.command()
@@ -92,7 +86,7 @@ def load(
     try:
         with progress_bars(console) as progress:
             if source is Source.MOVIELENS:
-                folder = cache_folder or _wheel_folder()
+                folder = cache_folder or wheel_folder()
                 report = load_movielens(
                     engine,
                     wheel_folder=folder,

@@ -1,6 +1,7 @@
 """Fetching the one wheel that holds MovieLens-100K, and reading it with nothing installed or imported."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,12 @@ WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407
 LICENCE_PATH = "recbole-1.2.1.dist-info/LICENSE"
 _DATA_PATH = "recbole/dataset_example/ml-100k/ml-100k.{part}"
 _PIP_TIMEOUT_SECONDS = 300
+
+
+def wheel_folder() -> Path:
+    """The user's cache, where a download may stay without anyone having to tidy it."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "recs"
 
 
 def fetch_wheel(folder: Path, *, sha256: str = WHEEL_SHA256) -> Path:

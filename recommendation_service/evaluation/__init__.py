@@ -1,0 +1,1 @@
+"""How well feeds are ordered, replayed on a log: `recs evaluate`."""

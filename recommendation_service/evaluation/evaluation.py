@@ -1,0 +1,85 @@
+"""A whole evaluation: plans, hyperparameters, answers, figures."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from recommendation_service.core.config import load_settings
+from recommendation_service.evaluation.interaction_log import InteractionLog
+from recommendation_service.evaluation.methods import (
+    baselines_by_name,
+    tuned,
+    validation_plan,
+)
+from recommendation_service.evaluation.protocol import PREQUENTIAL, Method, Plan, last_item, prequential
+from recommendation_service.evaluation.replay import replay
+from recommendation_service.evaluation.service import ReplayedOperator, ServiceReplay, ranking_alone
+from recommendation_service.evaluation.summary import FULL_PATTERN, SERVICE, Summaries, Summary
+from recommendation_service.policies.policy import Policy
+
+Told = Callable[[str, float], None]  # what is being done, and the share of all that is done
+# So many threads in every product and inverse: with more, sums depend on the machine, and so do some lists.
+BLAS_THREADS = 1
+
+
+class Evaluation:
+    def __init__(
+        self, log: InteractionLog, policy: Policy, protocols: Sequence[str], names: Sequence[str], seed: int
+    ) -> None:
+        """Raises EvaluationError where the log is too short."""
+        self._log, self._policy, self._seed = log, policy, seed
+        self._plans = [
+            prequential(log, seed) if protocol == PREQUENTIAL else last_item(log, seed) for protocol in protocols
+        ]
+        self._validation = validation_plan(log, seed)
+        # The service first, since the others are compared with it.
+        self._names = sorted(dict.fromkeys(names), key=lambda name: name != SERVICE)
+        self._baselines = {name: each for name, each in baselines_by_name(seed).items() if name in self._names}
+        trials = sum(each.trials for each in self._baselines.values())
+        self._questions = self._validation.baskets * trials
+        self._questions += sum(plan.baskets for plan in self._plans) * len(self._names)
+        self._asked = 0
+
+    def run(self, told: Told = lambda _what, _done: None) -> list[tuple[Plan, list[Summary]]]:
+        results: list[tuple[Plan, list[Summary]]] = []
+        with threadpool_limits(BLAS_THREADS), tempfile.TemporaryDirectory(prefix="recs-replay-") as folder:
+            chosen = {}
+            for name, baseline in self._baselines.items():
+                expected = self._asked + baseline.trials * self._validation.baskets
+                chosen[name] = tuned(baseline, self._validation, self._advance(f"choosing for {name}", told))
+                self._asked = expected
+            for number, plan in enumerate(self._plans):
+                operator = self._operator(Path(folder) / str(number))
+                summaries = Summaries(plan, self._log, self._seed)
+                found = []
+                for name in self._names:
+                    method, hyperparameters = self._method(name, operator, chosen)
+                    answers = replay(plan, method, self._advance(f"{plan.protocol}: {name}", told))
+                    found.append(summaries.of(answers, hyperparameters))
+                results.append((plan, found))
+        return results
+
+    def _operator(self, folder: Path) -> ReplayedOperator | None:
+        if not {SERVICE, FULL_PATTERN} & set(self._names):
+            return None
+        folder.mkdir()
+        return ReplayedOperator(self._log, load_settings(), self._policy, folder)
+
+    def _method(
+        self, name: str, operator: ReplayedOperator | None, chosen: dict[str, dict[str, Any]]
+    ) -> tuple[Method, dict[str, Any]]:
+        if operator is not None and name in (SERVICE, FULL_PATTERN):
+            policy = ranking_alone(self._policy) if name == SERVICE else self._policy
+            return ServiceReplay(name, operator, policy), {"policy": policy.version}
+        return self._baselines[name].make(**chosen[name]), chosen[name]
+
+    def _advance(self, what: str, told: Told) -> Callable[[int], None]:
+        def advance(asked: int) -> None:
+            self._asked += asked
+            told(what, self._asked / max(1, self._questions))
+
+        told(what, self._asked / max(1, self._questions))
+        return advance
