@@ -27,7 +27,7 @@ from tests.servers import find_program
 from tests.support.certificates import make_certificate
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("test_sources.py", "test_user_reader.py", "test_flush.py", "test_past.py", "test_doctor.py")
+FILES = ("test_sources.py", "test_user_reader.py", "flush", "test_past.py", "test_doctor.py")
 
 
 @dataclass(frozen=True)
