@@ -7,7 +7,7 @@ import numpy.typing as npt
 import structlog
 
 from recommendation_service.learning.format import LearningFile
-from recommendation_service.learning.ledger import Event, Feed, Ledger, Owed
+from recommendation_service.learning.ledger import Added, Event, Feed, Ledger, Owed
 from recommendation_service.learning.rewards import observed, rewards_of
 from recommendation_service.learning.status import Totals
 from recommendation_service.log.marks import UNREAD
@@ -103,12 +103,13 @@ class Intake:
         return request if self._add(request, event, BY_REQUEST) else None
 
     def _add(self, request: bytes, event: Event, source: str) -> bool:
-        is_new = self._ledger.add_event(request, event, source)
-        if is_new:
+        """Whether the feed's rewards may be others now."""
+        added = self._ledger.add_event(request, event, source)
+        if added is Added.NEW:
             self._totals.count_event(event.name, source)
         else:
             self._totals.leave("again")
-        return is_new
+        return added is not Added.NOTHING
 
     def match(self) -> None:
         """Find the feeds of events that name none: the user's latest before it that showed the item. Every segment

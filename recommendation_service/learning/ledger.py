@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +88,14 @@ class Event(NamedTuple):
     shows: bool
     happened_ms: int
     received_ms: int
+
+
+class Added(Enum):
+    """What became of an event."""
+
+    NEW = 1
+    EARLIER = 2  # it took the place of one that was later
+    NOTHING = 3
 
 
 class Owed(NamedTuple):
@@ -197,12 +206,14 @@ class Ledger:
             ((*feed, feed.happened_ms + settle_ms) for feed in feeds),
         )
 
-    def add_event(self, request: bytes, event: Event, source: str) -> bool:
-        """Whether it is new: each event of an item of a feed counts once, the first."""
-        done = self._database.execute(
-            "INSERT OR IGNORE INTO happenings VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (request, *event, source)
-        )
-        return done.rowcount > 0
+    def add_event(self, request: bytes, event: Event, source: str) -> Added:
+        """Each event of an item of a feed counts once: the first by its own time, in whatever order they come."""
+        run, key = self._database.execute, (request, event.item, event.name)
+        known = run("SELECT happened, reward FROM happenings WHERE (request, item, event) = (?, ?, ?)", key).fetchone()
+        if known is not None and known <= (event.happened_ms, event.reward):
+            return Added.NOTHING
+        run("INSERT OR REPLACE INTO happenings VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (request, *event, source))
+        return Added.NEW if known is None else Added.EARLIER
 
     def add_unmatched(self, user_id: int, session_id: str | None, event: Event) -> None:
         self._database.execute("INSERT INTO unmatched VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (user_id, session_id, *event))

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import random
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from recommendation_service.core.config import Settings
 from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.learner import Learner
+from recommendation_service.learning.ledger import FILE as FILE_NAME
+from recommendation_service.learning.ledger import LedgerRefused, put_aside
+from recommendation_service.log.forgotten import note_forgotten
+from recommendation_service.log.marks import Place
+from recommendation_service.log.reader import ReaderTaken
 from recommendation_service.log.records import FeedRecord, Record
+from recommendation_service.log.retention import remove_passed
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.policy import read_policy_file
 from recommendation_service.policies.store import BY_LEARNER, PolicyStore
+from recommendation_service.ranking.packed_slots import pack_as_they_are
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
+from tests.support.older_records import AS_READ, IN_THE_LOG
 
 FILE = load_learning()
 SETTLED_MS = HAPPENED_MS + FILE.settle_ms + 1
@@ -96,3 +113,330 @@ def test_a_version_is_published_that_nobody_serves(world: World) -> None:
     assert "learned from 2 shown items: AU" in store.manifest(version)["why"]
     assert not learner.publish(), "nothing was learned since"
     learner.close()
+
+
+def feeds_and_feedback(seed: int) -> list[Record]:
+    """Feeds of some users, and feedback of every kind, some of it twice, late, or without the feed's name."""
+    draw = random.Random(seed)
+    records: list[Record] = []
+    for number in range(8):
+        user, moment = draw.randint(1, 3), HAPPENED_MS + 1_000 * number
+        served = feed(draw.randint(2, 9), user_id=user, happened_ms=moment)
+        records.append(served)
+        for _ in range(draw.randint(0, 6)):
+            event = draw.choice(["impression", "view", "match", "rating", "skip", "hide", "like"])
+            at = moment + draw.choice([1_000, 60_000, 3_000_000, 90_000_000])
+            fields = {"user_id": user, "value": 5.0, "happened_ms": at, "received_ms": at + 1}
+            records += [shown(served, draw.randrange(served.size), event, **fields)] * draw.choice([1, 1, 2])
+    return records
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_in_whatever_order_it_comes_and_however_often_the_learner_dies_the_sums_are_the_same(
+    seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It dies after each step, sometimes before the reader's own mark was written: then that is behind the sums."""
+    records = feeds_and_feedback(seed)
+    at_once = World(tmp_path_factory.mktemp("at-once"))
+    at_once.write(records)
+    at_once.now_ms += 100_000_000
+    expected = at_once.learn()
+
+    draw = random.Random(seed)
+    world = World(tmp_path_factory.mktemp("in-pieces"))
+    world.now_ms += 100_000_000
+    draw.shuffle(records)
+    while records:
+        some = [records.pop() for _ in range(min(len(records), draw.randint(1, 8)))]
+        world.write(some)
+        if records:  # what is missing would else be found to be missing for ever
+            world.now_ms, now_ms = HAPPENED_MS + 9_000, world.now_ms
+        mark = world.settings.events_dir / "readers" / "learn.json"
+        before = mark.read_bytes() if mark.exists() else None
+        learner = world.learn()
+        if before is not None and draw.random() < 0.5:
+            mark.write_bytes(before)
+        if records:
+            world.now_ms = now_ms
+
+    assert sums_of(learner) == pytest.approx(sums_of(expected), rel=1e-12, abs=1e-9)
+    assert learner.totals.slots == expected.totals.slots
+
+
+def test_what_comes_late_replaces_the_default(world: World) -> None:
+    served = feed(6)
+    world.write([served, shown(served, 0)])
+    learner = world.learn()
+    assert (count(learner, AU), reward(learner, AU)) == (pytest.approx(1), 0)
+
+    at = HAPPENED_MS + 20 * 3_600_000
+    world.now_ms = at + 1_000
+    world.write([shown(served, 0, "match", happened_ms=at, received_ms=at + 500)])
+    learner = world.learn()
+
+    assert (count(learner, AU), reward(learner, AU)) == (pytest.approx(1), pytest.approx(1))
+    assert learner.totals.slots == {"AU": 1}
+
+
+def test_what_comes_after_its_hours_counts_for_nothing(world: World) -> None:
+    served = feed(6)
+    at = HAPPENED_MS + 25 * 3_600_000
+    world.now_ms = at + 1_000
+    world.write([served, shown(served, 0), shown(served, 0, "match", happened_ms=at, received_ms=at + 500)])
+    learner = world.learn()
+    assert reward(learner, AU) == 0
+    assert learner.totals.left == {"late": 1}
+
+
+def test_nothing_is_settled_before_its_time_or_before_the_log_is_read_to_its_end(world: World) -> None:
+    served = feed(6)
+    world.now_ms = HAPPENED_MS + FILE.settle_ms - 1
+    world.write([served, shown(served, 0)])
+    assert not sums_of(world.learn()).any()
+    world.now_ms += 1
+    assert count(world.learn(), AU) == pytest.approx(1)
+
+
+def test_without_impressions_what_stands_before_the_last_that_was_acted_on_was_seen(world: World) -> None:
+    served = feed(9)
+    world.write([served, shown(served, 4, "match")])
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 4, "FW": 1}
+    assert reward(learner, AU) == pytest.approx(1)
+
+
+def test_with_impressions_only_those_were_seen_and_what_was_acted_on(world: World) -> None:
+    served = feed(9)
+    world.write([served, shown(served, 0), shown(served, 4, "match")])
+    assert world.learn().totals.slots == {"AU": 2}
+
+
+def test_feedback_without_the_feeds_name_is_found_by_user_and_item(world: World) -> None:
+    earlier, other, latest = feed(6), feed(6, user_id=8), feed(6, happened_ms=HAPPENED_MS + 100)
+    world.write([shown(latest, 1, "match", request_id=None)])  # of another worker, whose segment is older
+    world.write([earlier, other, latest])
+    world.now_ms += 100
+    learner = world.learn()
+    assert learner.totals.events == {"match": {"user": 1}}
+    assert learner.totals.slots == {"AU": 2}
+
+
+def test_of_anonymous_people_the_session_says_whose_it_was(world: World) -> None:
+    mine, other = feed(6, user_id=0, session_id="mine"), feed(6, user_id=0, session_id="other")
+    named = {"user_id": 0, "request_id": None}
+    world.write([mine, other, shown(mine, 0, "match", session_id="mine", **named), shown(mine, 0, "match", **named)])
+    learner = world.learn()
+    assert learner.totals.events == {"match": {"user": 1}}
+    assert learner.totals.left == {"no_feed": 1}
+
+
+def test_rewards_for_unknown_feeds_are_counted_once_nothing_can_come_of_them(world: World) -> None:
+    unknown = feed(3)
+    world.write([shown(unknown, 0, "match"), shown(unknown, 0, "match", request_id="not one of ours")])
+    assert world.learn().totals.left == {"no_feed": 1}
+    world.now_ms += FILE.longest_ms
+    assert world.learn().totals.left == {"no_feed": 2}
+
+
+def test_each_event_of_an_item_counts_once_the_first_by_its_time(world: World) -> None:
+    served = feed(6)
+    first = shown(served, 0, "rating", value=5.0)
+    world.write([served, shown(served, 0, "rating", value=1.0, happened_ms=HAPPENED_MS + 5_900), first, first])
+    learner = world.learn()
+    assert reward(learner, AU) == pytest.approx(0.6)
+    assert learner.totals.left == {"again": 2}
+
+
+def test_feeds_of_other_features_and_of_other_kinds_pools_teach_nothing(world: World) -> None:
+    fewer = feed(3)
+    slots = fewer.slots()
+    fewer = feed(3, packed=pack_as_they_are(slots._replace(features=slots.features[:, :17])))
+    standing_in = feed(3, packed=pack_as_they_are(slots._replace(pools=np.array([0, 1, 3], np.uint8))))
+    world.write([fewer, standing_in, *(shown(one, place) for one in (fewer, standing_in) for place in range(3))])
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 1, "FW": 1}
+    assert learner.totals.left == {"dimensions": 1}
+
+
+def test_a_feed_of_an_older_release_teaches_as_well_as_one_of_today(world: World) -> None:
+    world.write([IN_THE_LOG, shown(AS_READ, 0, user_id=4711, happened_ms=AS_READ.happened_ms)])
+    world.now_ms = AS_READ.happened_ms + FILE.settle_ms
+    assert world.learn().totals.slots == {"VMP": 1}
+
+
+def test_records_of_another_release_and_a_record_that_ends_in_its_middle_are_passed_over(world: World) -> None:
+    served = feed(6)
+    path = world.write([served, b"\x91\xa6event9", shown(served, 0), shown(served, 1)])
+    content = bytearray(path.read_bytes())
+    last = content.rindex(b"RECS")
+    content[last + 40 :] = bytes(len(content) - last - 40)
+    path.write_bytes(content)
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 1}
+    assert learner.totals.left == {"undecodable": 1}
+
+
+def test_a_segment_that_is_read_anew_counts_once(world: World) -> None:
+    """As its place is not one that a reader can have come to, it is given from its beginning."""
+    served = feed(6)
+    path = world.write([served, shown(served, 0), shown(served, 1)])
+    before = world.learn()
+    place = before.ledger.mark.places[path.name].position
+    os.truncate(path, place - 8)
+    more = feed(6)
+    world.write([more, shown(more, 0)])
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 3}
+    assert "again" not in learner.totals.left
+
+
+def test_a_feed_of_the_future_does_not_age_all_others(world: World) -> None:
+    served, ahead = feed(6), feed(6, happened_ms=HAPPENED_MS + 10 * 365 * 86_400_000)
+    world.write([served, ahead, shown(served, 0), shown(ahead, 0)])
+    world.learn()
+    world.now_ms += FILE.settle_ms
+    learner = world.learn()
+    assert count(learner, AU) == pytest.approx(2, rel=0.01)
+    assert learner.totals.left == {"clock": 1}
+
+
+def test_what_is_owed_to_a_forgotten_user_is_dropped_and_what_comes_after_counts(world: World) -> None:
+    world.now_ms = HAPPENED_MS + 10_000
+    served = feed(6)
+    world.write([served, shown(served, 0)])
+    world.learn()
+    note_forgotten(world.settings.events_dir, 7, HAPPENED_MS + 20_000)
+    later = feed(6, happened_ms=HAPPENED_MS + 30_000)
+    world.write([later, shown(later, 1)])
+    world.now_ms = later.happened_ms + FILE.settle_ms
+    for _ in range(2):  # and a start anew forgets nobody again
+        assert world.learn().totals.slots == {"AU": 1}
+
+
+def test_beyond_the_most_feeds_the_oldest_give_way(tmp_path: Path) -> None:
+    world = World(tmp_path, learn_pending_feeds=100)
+    world.write([feed(2, happened_ms=HAPPENED_MS + number) for number in range(130)])
+    learner = world.learn()
+    assert learner.totals.left == {"crowded": 30}
+
+
+def test_a_reader_that_was_cut_off_goes_on(world: World) -> None:
+    served = feed(6)
+    path = world.write([served, shown(served, 0)])
+    world.learner().close()
+    remove_passed(world.settings.events_dir, {path.name: Place(path.stat().st_size, finished=True)}, 0)
+    more = feed(6)
+    world.write([more, shown(more, 0)])
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 1}
+    assert learner.totals.left == {"missed": 2}
+
+
+# What was learned, damaged or of another release.
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for place in range(4096, len(content), 512):
+        content[place : place + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+def of_another_layout(path: Path) -> None:
+    change(path, "layout", "99")
+
+
+def with_other_features(path: Path) -> None:
+    change(path, "sums", lambda text: text.replace("recency", "moon_phase"))
+
+
+def with_wrong_sums(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        [[total]] = database.execute("SELECT value FROM known WHERE name = 'total'")
+        database.execute("UPDATE known SET value = ? WHERE name = 'total'", (bytes(8) + total[8:-1] + b"x",))
+
+
+def change(path: Path, name: str, to: Any) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        [[value]] = database.execute("SELECT value FROM known WHERE name = ?", (name,))
+        new = to(bytes(value).decode()) if callable(to) else to
+        database.execute("UPDATE known SET value = ? WHERE name = ?", (new.encode(), name))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (damage, "cannot be used"),
+        (lambda path: path.write_bytes(b"no database"), "cannot be used"),
+        (of_another_layout, "its layout is 99, and this one's 1"),
+        (with_other_features, "moon_phase, which this release does not have"),
+        (with_wrong_sums, "do not match their checksum"),
+    ],
+)
+def test_what_cannot_be_trusted_is_refused_kept_and_begun_anew_when_somebody_says_so(
+    world: World, spoil: Any, said: str
+) -> None:
+    served = feed(6)
+    world.write([served, shown(served, 0)])
+    world.learn()
+    path = world.settings.learning_dir / FILE_NAME
+    spoil(path)
+    spoilt = path.read_bytes()
+
+    for _ in range(2):
+        with pytest.raises(LedgerRefused, match=said):
+            world.learner()
+    assert path.read_bytes() == spoilt
+
+    kept = put_aside(world.settings.learning_dir, datetime.now(UTC))
+    assert kept is not None
+    assert kept.read_bytes() == spoilt
+    assert world.learn().totals.slots == {"AU": 1}, "what the log still has is learned again"
+
+
+def test_one_learner_learns_at_a_time(world: World) -> None:
+    learner = world.learner()
+    with pytest.raises(ReaderTaken, match="learn"):
+        world.learner()
+    learner.close()
+    world.learner().close()
+
+
+# What is published.
+
+
+def test_a_version_is_of_the_file_that_is_served_and_the_only_shadow_of_the_learners(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.settings = Settings(data_dir=tmp_path, learner="shadow", policy_keep=2)
+    store = PolicyStore(world.settings.policy_dir, 2)
+    people = Deed(datetime.now(UTC), "ana", "bolder")
+    own = store.publish(read_policy_file().replace(b"alpha = 1.3", b"alpha = 2.5"), None, people)
+    store.shadow([own], people)
+    versions = []
+    for number in range(4):
+        served = feed(6, happened_ms=HAPPENED_MS + number)
+        world.write([served, shown(served, 0, "match")])
+        world.now_ms += 1
+        learner = world.learner()
+        learner.learn_all()
+        learner.close()
+        versions.append(learner.totals.version)
+
+    assert store.current() == own
+    assert store.shadows() == (own, versions[-1])
+    assert set(store.versions()) == {own, *versions[-2:]}, "the learner crowds out no version of people"
+    policy = store.open(str(versions[-1]))
+    assert policy.file.kind("AU").alpha == 2.5
+    assert policy.pools_digest == store.open(own).pools_digest
+
+
+def test_another_half_life_is_taken_up_with_what_was_learned(world: World) -> None:
+    served = feed(6)
+    world.write([served, shown(served, 0)])
+    world.learn()
+    world.file = FILE.model_copy(update={"half_life_days": 3.0})
+    learner = world.learn()
+    assert learner.ledger.sums.half_life_seconds == 3 * 86_400
+    assert learner.totals.slots == {"AU": 1}
+    assert learner.ledger.sums.at(world.now_ms / 1000)[AU, -2, -2] == pytest.approx(1, rel=0.01)
