@@ -15,14 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.core.config import Settings
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.flusher import Flusher
+from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.rows import Event, event_id_of
+from recommendation_service.log.marks import FLUSH
+from recommendation_service.log.reader import LogReader
 from recommendation_service.log.records import encode
 from recommendation_service.log.segments import SUFFIX, SegmentFull, SegmentWriter
 from recommendation_service.processes.registry import FLUSHER
@@ -34,7 +37,9 @@ from tests.support.flushed import (
     PATIENCE_SECONDS,
     assert_each_is_there_once,
     counted,
+    prepared,
     rows,
+    settings_for,
 )
 
 ODD = "«o'Higgins» \"\\ 🌱\n\x00%s :x"
@@ -199,6 +204,25 @@ def test_dead_letters_are_listed_and_go_through_when_the_reason_is_gone(
 
 
 # The process.
+
+
+def test_beside_another_that_reads_as_flush_nothing_is_flushed_and_it_is_named(tmp_path: Path) -> None:
+    """A program of the operator's under that name, say: flushers wait for each other."""
+    (tmp_path / "interacpedia.sqlite").touch()
+    settings = settings_for(URL.create("sqlite", database=str(tmp_path / "interacpedia.sqlite")), tmp_path)
+    write_segment(settings.events_dir, [feedback()])
+    assert settings.database_url is not None
+    environment = {"DATABASE_URL": settings.database_url.get_secret_value()}
+    said = f"is taken by process {os.getpid()}"
+    with prepared(settings) as engine, LogReader(settings.events_dir, FLUSH):
+        done = recs("events", "flush", folder=tmp_path, settings=environment)
+        assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+        with running_flusher(settings, tmp_path) as process:
+            assert process.wait(PATIENCE_SECONDS) == 1
+        status = read_status(settings.events_dir)
+        assert status is not None
+        assert said in str(status.error)
+        assert rows(engine, "SELECT id FROM recs_events") == []
 
 
 @contextmanager

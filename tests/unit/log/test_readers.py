@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.rows import event_id_of
+from recommendation_service.log import reader as reader_module
 from recommendation_service.log import retention, tail
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.marks import (
@@ -370,6 +372,20 @@ def test_a_name_is_taken_by_one_process_at_a_time_and_the_other_is_told_by_whom(
         LogReader(tmp_path, name)
     reader.close()
     LogReader(tmp_path, name).close()
+
+
+def test_on_a_disk_without_room_for_a_lock_the_flush_makes_room_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "1-1", "a")
+
+    def full(path: Path) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(reader_module, "open_lock", full)
+    assert ids(LogReader(tmp_path, FLUSH).read()) == ["a"]
+    with pytest.raises(OSError, match="No space left"):
+        LogReader(tmp_path, "mine")
 
 
 def test_a_reader_that_nobody_has_any_more_holds_its_name_no_longer(tmp_path: Path) -> None:
