@@ -302,6 +302,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "MemoryOfUsersFull": (">", 0),
         "EventsWaiting": (">", 3600),
         "ReaderBehind": (">", 3600),
+        "LearnerBehind": (">", 1800),
         "ReaderCutOff": (">", 0),
         "DecisionsUnrecorded": (">", 0),
         "DeadLetters": (">", 0),
@@ -345,6 +346,7 @@ def service(database: PrivateMariaDB, tmp_path_factory: pytest.TempPathFactory) 
         "MYSQL_USER": USER,
         "MYSQL_PASSWORD": PASSWORD,
         "MYSQL_DB": DATABASE,
+        "LEARNER": "store",
     }
     with Service.gunicorn(tmp_path_factory.mktemp("service"), 2, settings) as service:
         service.wait_until_ready()
