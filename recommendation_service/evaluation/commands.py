@@ -133,7 +133,7 @@ def _evaluate(
     *,
     as_json: bool,
 ) -> None:
-    from recommendation_service.evaluation.evaluation import Evaluation
+    from recommendation_service.evaluation.evaluation import MOST_ITEMS, Evaluation
     from recommendation_service.evaluation.report import print_summaries
     from recommendation_service.feed.loading import load_kernels
 
@@ -144,6 +144,8 @@ def _evaluate(
         if log.notice:
             console.print(log.notice, markup=False, highlight=False)
         evaluation = Evaluation(log, _policy(policy), protocols, names, seed)
+        if evaluation.left_out:
+            console.print(f"Left out, for more than {MOST_ITEMS:,} items: {', '.join(evaluation.left_out)}.")
         with _bar(console) as advance:
             results = evaluation.run(advance)
     except (EvaluationError, DemoError) as error:

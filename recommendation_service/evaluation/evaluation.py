@@ -23,6 +23,9 @@ from recommendation_service.policies.policy import Policy
 Told = Callable[[str, float], None]  # what is being done, and the share of all that is done
 # So many threads in every product and inverse: with more, sums depend on the machine, and so do some lists.
 BLAS_THREADS = 1
+# Of the closed forms, which need several matrices of the square of it.
+MOST_ITEMS = 10_000
+CLOSED_FORMS = ("ease", "slist")
 
 
 class Evaluation:
@@ -35,8 +38,10 @@ class Evaluation:
             prequential(log, seed) if protocol == PREQUENTIAL else last_item(log, seed) for protocol in protocols
         ]
         self._validation = validation_plan(log, seed)
+        self.left_out = [name for name in names if name in CLOSED_FORMS and log.items > MOST_ITEMS]
         # The service first, since the others are compared with it.
-        self._names = sorted(dict.fromkeys(names), key=lambda name: name != SERVICE)
+        asked = [name for name in dict.fromkeys(names) if name not in self.left_out]
+        self._names = sorted(asked, key=lambda name: name != SERVICE)
         self._baselines = {name: each for name, each in baselines_by_name(seed).items() if name in self._names}
         trials = sum(each.trials for each in self._baselines.values())
         self._questions = self._validation.baskets * trials
@@ -53,13 +58,14 @@ class Evaluation:
                 self._asked = expected
             for number, plan in enumerate(self._plans):
                 operator = self._operator(Path(folder) / str(number))
+                methods = [self._method(name, operator, chosen) for name in self._names]
+                answers = replay(
+                    plan, [method for method, _ in methods], self._advance(f"asking, {plan.protocol}", told)
+                )
                 summaries = Summaries(plan, self._log, self._seed)
-                found = []
-                for name in self._names:
-                    method, hyperparameters = self._method(name, operator, chosen)
-                    answers = replay(plan, method, self._advance(f"{plan.protocol}: {name}", told))
-                    found.append(summaries.of(answers, hyperparameters))
-                results.append((plan, found))
+                results.append(
+                    (plan, [summaries.of(each, given) for each, (_, given) in zip(answers, methods, strict=True)])
+                )
         return results
 
     def _operator(self, folder: Path) -> ReplayedOperator | None:

@@ -80,10 +80,13 @@ def tuned(baseline: Baseline, plan: Plan, advance: Advance = lambda _: None) -> 
 
 
 def _ndcg(plan: Plan, method: Method, advance: Advance) -> float:
-    lists = replay(plan, method, advance).lists[:, :10]
+    (answers,) = replay(plan, [method], advance)
     baskets = [basket for stretch in plan.stretches for basket in stretch.baskets]
     gains = 1.0 / np.log2(np.arange(2, 12))
     return float(
-        sum((np.isin(row, basket.taken) * gains[: len(row)]).sum() for row, basket in zip(lists, baskets, strict=True))
+        sum(
+            (np.isin(row, basket.taken) * gains[: len(row)]).sum()
+            for row, basket in zip(answers.lists[:, :10], baskets, strict=True)
+        )
         / plan.taken
     )

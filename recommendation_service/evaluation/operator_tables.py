@@ -40,6 +40,7 @@ class OperatorTables:
         self._item_written = np.zeros(log.items, bool)
         self._user_written = np.zeros(log.users, bool)
         self._viewed: set[tuple[int, int]] = set()
+        self._told_until = -1
         order = np.argsort(log.user, kind="stable")
         self._of_user = np.split(order, np.searchsorted(log.user[order], np.arange(1, log.users)))
         schema.metadata.create_all(engine)
@@ -48,14 +49,21 @@ class OperatorTables:
                 connection.exec_driver_sql(f"CREATE INDEX replay_{table} ON {table} ({column})")
 
     def tell_until(self, moment: int) -> None:
-        """All that was before ``moment``."""
+        """All that was before ``moment``, which is never before what was told already: tables cannot unlearn."""
+        self._go_on_to(moment)
         self._write_items(np.flatnonzero((self._log.created < moment) & ~self._item_written))
         self._write_events(np.arange(np.searchsorted(self._log.when, moment)))
 
     def tell_of_user(self, user: int, moment: int) -> None:
-        """All that one user did before ``moment``."""
+        """All that one user did before ``moment``, likewise."""
+        self._go_on_to(moment)
         events = self._of_user[user]
         self._write_events(events[self._log.when[events] < moment])
+
+    def _go_on_to(self, moment: int) -> None:
+        if moment < self._told_until:
+            raise RuntimeError("the replay goes back in time: the tables hold what is not known yet")
+        self._told_until = moment
 
     def _write_items(self, items: Int64) -> None:
         log = self._log

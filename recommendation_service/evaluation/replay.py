@@ -1,7 +1,7 @@
 """Ask every method every question of a plan."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,22 +23,29 @@ class Answers:
     rank_seconds: float
 
 
-def replay(plan: Plan, method: Method, advance: Advance = lambda _: None) -> Answers:
-    lists = np.full((plan.baskets, LIST_LENGTH), NOTHING)
-    row, fitting, ranking = 0, 0.0, 0.0
+def replay(plan: Plan, methods: Sequence[Method], advance: Advance = lambda _: None) -> list[Answers]:
+    """All methods side by side, a question after the other, so that what they share is never ahead of a question."""
+    lists = [np.full((plan.baskets, LIST_LENGTH), NOTHING) for _ in methods]
+    fitting, ranking = [0.0] * len(methods), [0.0] * len(methods)
+    row = 0
     for stretch in plan.stretches:
-        started = time.perf_counter()
-        method.fit(stretch.past)
-        fitted = time.perf_counter()
+        for number, method in enumerate(methods):
+            started = time.perf_counter()
+            method.fit(stretch.past)
+            fitting[number] += time.perf_counter() - started
         for basket in stretch.baskets:
-            answer = method.rank(basket.question)
-            lists[row, : len(answer)] = answer
+            for number, method in enumerate(methods):
+                started = time.perf_counter()
+                answer = method.rank(basket.question)
+                ranking[number] += time.perf_counter() - started
+                lists[number][row, : len(answer)] = answer
             row += 1
-        ranking += time.perf_counter() - fitted
-        fitting += fitted - started
-        _check(method.name, stretch, lists[row - len(stretch.baskets) : row])
-        advance(len(stretch.baskets))
-    return Answers(method.name, lists, fitting, ranking)
+        for method, answers in zip(methods, lists, strict=True):
+            _check(method.name, stretch, answers[row - len(stretch.baskets) : row])
+        advance(len(stretch.baskets) * len(methods))
+    return [
+        Answers(method.name, lists[number], fitting[number], ranking[number]) for number, method in enumerate(methods)
+    ]
 
 
 def _check(name: str, stretch: Stretch, lists: Int64) -> None:

@@ -8,7 +8,7 @@ from recommendation_service.core.output import print_rows
 from recommendation_service.evaluation.intervals import Estimate
 from recommendation_service.evaluation.measures import MEASURES
 from recommendation_service.evaluation.protocol import LAST_ITEM, PREQUENTIAL, Plan
-from recommendation_service.evaluation.summary import HISTORIES, Summary
+from recommendation_service.evaluation.summary import AGES_DAYS, HISTORIES, Summary
 
 HEADINGS = {
     "ndcg_10": "NDCG@10",
@@ -41,29 +41,27 @@ def print_summaries(plan: Plan, summaries: Sequence[Summary]) -> None:
     ]
     headings = ["method", "NDCG@10", "less service", *(HEADINGS[name] for name in MEASURES if name != "ndcg_10")]
     print_rows(headings, rows, title=title_of(plan), right=range(1, len(headings)))
-    _print_histories(summaries)
+    _print_groups(summaries, "NDCG@10 by how many items the user had had (consumptions)", list(HISTORIES), "ndcg_10")
+    _print_groups(summaries, "Hit@10 by the same", list(HISTORIES), "hit_10")
+    _print_groups(summaries, "NDCG@10 by the item's age", list(AGES_DAYS), "ndcg_10")
 
 
 def title_of(plan: Plan) -> str:
     left_out = (
         f", {plan.unknown_items:,} of items that were not there at the refit left out" if plan.unknown_items else ""
     )
-    return f"{TITLES[plan.protocol]}. {plan.taken:,} consumptions in {plan.baskets:,} baskets{left_out}"
+    asked = f"{plan.taken:,} consumptions in {plan.baskets:,} baskets (of a user and second){left_out}"
+    return f"{TITLES[plan.protocol]}. {asked}"
 
 
-def _print_histories(summaries: Sequence[Summary]) -> None:
+def _print_groups(summaries: Sequence[Summary], title: str, groups: Sequence[str], measure: str) -> None:
     rows = [
-        (
-            summary.name,
-            *(_plain(summary.by_history[group][name]) for group in HISTORIES for name in ("ndcg_10", "hit_10")),
-        )
+        (summary.name, *(_plain((summary.by_history | summary.by_item_age)[group][measure]) for group in groups))
         for summary in summaries
     ]
-    headings = [
-        "method",
-        *(f"{HEADINGS[name]}, {group.replace('_', ' ')}" for group in HISTORIES for name in ("ndcg_10", "hit_10")),
-    ]
-    print_rows(headings, rows, title="By how many items the user had had", right=range(1, len(headings)))
+    sizes = summaries[0].sizes
+    headings = ["method", *(f"{group.replace('_', ' ')} ({sizes[group]:,})" for group in groups)]
+    print_rows(headings, rows, title=title, right=range(1, len(headings)))
 
 
 def _plain(estimate: Estimate) -> str:

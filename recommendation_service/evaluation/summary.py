@@ -1,6 +1,6 @@
 """All figures of one method under one protocol, as the table, the chart and `--json` have them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,21 @@ class Summary:
     by_item_age: dict[str, dict[str, Estimate]]
     differences: dict[str, Estimate]  # to the service; empty for itself, and where it was left out
     sizes: dict[str, int]  # of the groups, in consumptions
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
+    hyperparameters: dict[str, Any]
+    seconds: float
+    baskets: int  # questions; all events of a user in one second are one basket
+    consumptions: int  # that were asked for
+    unknown_items: int  # consumptions that were not, of items that were not there at the refit
+    seed: int  # of the order within a second, and of all draws
 
     def as_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "protocol": self.protocol,
+            "baskets": self.baskets,
+            "consumptions": self.consumptions,
+            "unknown_items": self.unknown_items,
+            "seed": self.seed,
             **{measure: _number(estimate.value) for measure, estimate in self.estimates.items()},
             "intervals": {measure: _interval(estimate) for measure, estimate in self.estimates.items()},
             "difference_to_service": {measure: _whole(estimate) for measure, estimate in self.differences.items()},
@@ -66,7 +74,7 @@ class Summaries:
     """Of all methods of one plan. The service first: the others are compared with it."""
 
     def __init__(self, plan: Plan, log: InteractionLog, seed: int) -> None:
-        self._plan, self._log = plan, log
+        self._plan, self._log, self._seed = plan, log, seed
         self._asked: Asked = asked_of(plan, log)
         self._bootstrap = Bootstrap(self._asked.basket_user, seed)
         self._service: dict[str, Any] | None = None
@@ -105,6 +113,10 @@ class Summaries:
             sizes=sizes,
             hyperparameters=hyperparameters,
             seconds=answers.fit_seconds + answers.rank_seconds,
+            baskets=self._plan.baskets,
+            consumptions=self._plan.taken,
+            unknown_items=self._plan.unknown_items,
+            seed=self._seed,
         )
 
     def _of_group(self, measured: Measured, chosen: Any) -> dict[str, Estimate]:

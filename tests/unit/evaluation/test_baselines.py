@@ -41,7 +41,7 @@ def second_halves(plan: Plan) -> Plan:
 def test_who_has_one_of_a_pair_is_given_the_other_first(name: str) -> None:
     plan = second_halves(prequential(PAIRS, 0))
     method = baselines_by_name(0)[name].make(**({"factors": 16} if name == "als" else {}))
-    found = measure(plan, PAIRS, replay(plan, method)).values["ndcg_10"]
+    found = measure(plan, PAIRS, replay(plan, [method])[0]).values["ndcg_10"]
     assert found.mean() == pytest.approx(1.0, abs=0.1 if name == "als" else 1e-9)
 
 
@@ -49,7 +49,7 @@ def test_slist_knows_what_comes_next_where_order_is_all_there_is() -> None:
     log = sequences(users=60, items=12, length=6)
     plan = last_item(log, 0)
     first = {
-        method.name: measure(plan, log, replay(plan, method)).values["ndcg_10"].mean()
+        method.name: measure(plan, log, replay(plan, [method])[0]).values["ndcg_10"].mean()
         for method in (SLIST(position=1.0, recency=0.5, age_days=1000.0, regularization=1.0), EASE(), Popularity())
     }
     assert first["slist"] == 1.0
@@ -62,7 +62,7 @@ def test_popularity_with_decay_follows_what_is_taken_now() -> None:
         [(user, 1, 0) for user in range(20)] + [(100 + user, 2, 50) for user in range(9)] + [(999, 1, 51), (999, 2, 52)]
     )
     plan = prequential(log, 0, 0.95)
-    firsts = [replay(plan, method).lists[0, 0] for method in (Popularity(), PopularityDecayed(7.0))]
+    firsts = [replay(plan, [method])[0].lists[0, 0] for method in (Popularity(), PopularityDecayed(7.0))]
     assert [log.titles[item] for item in firsts] == ["1", "2"]
 
 
@@ -110,7 +110,7 @@ def test_slist_in_closed_form_and_grown_day_by_day_is_that_of_the_paper() -> Non
 @pytest.mark.parametrize("name", ALL)
 def test_the_same_seed_gives_the_same_lists(name: str) -> None:
     plan = prequential(PAIRS, 0)
-    once, again = (replay(plan, baselines_by_name(0)[name].make()).lists for _ in range(2))
+    once, again = (replay(plan, [baselines_by_name(0)[name].make()])[0].lists for _ in range(2))
     assert (once == again).all()
 
 

@@ -106,7 +106,7 @@ class Cheat:
 def test_a_method_that_breaks_the_rules_has_no_figures(kind: str) -> None:
     log = log_of([(user, user % 5, user / 10) for user in range(40)] + [(1, 3, 9), (1, 4, 9.1), (1, 99, 9.2)])
     with pytest.raises(RuntimeError, match="cheat gave an item"):
-        replay(prequential(log, 0, 0.95), Cheat(kind))
+        replay(prequential(log, 0, 0.95), [Cheat(kind)])
 
 
 def test_a_log_that_is_too_short_is_refused() -> None:
