@@ -37,6 +37,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
+from recommendation_service.learning.format import load_learning
 from recommendation_service.log.decisions import DecisionWriter
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
@@ -97,13 +98,15 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     """The application. Nothing is opened or connected before its lifespan begins.
 
     ``make``: makes the database, where it has yet to be made; called in a thread once the lifespan has begun.
-    Raises ConfigurationError with every problem of settings and policy.
+    Raises ConfigurationError with every problem of settings, policy and learning file.
     """
     settings = settings or load_settings()
     configure_logging(settings)
     metrics = Metrics()
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER
     policies = PolicyChoice(settings, metrics.policy_refused.inc)
+    if settings.learner != "off":
+        load_learning(settings.learning_file)  # so that what is wrong with it is told at the start
     access = Access(settings)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from recommendation_service.bootstrap import create_app
+from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.learning.format import SHIPPED, load_learning
 from recommendation_service.log.records import EVENT_NAMES
@@ -81,3 +83,11 @@ def test_what_is_wrong_is_said(tmp_path: Path, before: str, after: str, said: st
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file"):
         load_learning(tmp_path / "missing.toml")
+
+
+def test_a_service_with_a_wrong_learning_file_does_not_start(tmp_path: Path) -> None:
+    file = tmp_path / "learning.toml"
+    file.write_text("version = 'mine'")
+    with pytest.raises(ConfigurationError, match="half_life_days"):
+        create_app(Settings(data_dir=tmp_path, learner="store", learning_file=file))
+    create_app(Settings(data_dir=tmp_path, learning_file=file))  # nobody learns

@@ -18,6 +18,7 @@ import pytest
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.differences import changed_values, in_words, moves
 from recommendation_service.policies.journal import Deed, Journal
 from recommendation_service.policies.policy import Learned, load_policy, read_policy_file
 from recommendation_service.policies.store import POLICY, PolicyStore
@@ -89,6 +90,33 @@ def test_a_file_that_is_wrong_is_not_published_and_every_problem_is_named(store:
     assert store.versions() == []
 
 
+def test_temperatures_that_were_learned_are_drawn_by_and_told(store: PolicyStore) -> None:
+    before = store.open(publish(store, 1))
+    version = store.publish(SHIPPED, learned()._replace(temperature=np.full(len(KINDS), 0.1)), deed(2), aside=True)
+    after = store.open(version)
+    assert after.arrays.temperature.tolist() == [0.1] * len(KINDS)
+    assert after.pools_digest == before.pools_digest
+    told = {value.name: (value.before, value.after) for value in changed_values(before, after)}
+    assert told["kinds.AU.temperature"] == (0.15, 0.1)
+    assert store.open(store.publish(SHIPPED, learned(), deed(3), aside=True)).arrays.temperature.tolist() == (
+        before.arrays.temperature.tolist()
+    )
+
+
+def test_what_one_version_has_otherwise_than_another_is_said_the_most_moved_first(store: PolicyStore) -> None:
+    model = learned()
+    before = store.open(store.publish(SHIPPED, model, deed(1)))
+    theta = model.theta.copy()
+    theta[1, 6] += 0.5
+    theta[0, 2] -= 2.0
+    theta[3, 3] += 0.001
+    after = store.open(store.publish(SHIPPED, model._replace(theta=theta), deed(2)))
+    assert in_words(moves(before, after), 4) == "VMP quality -2.00, AU attribute_match +0.50"
+    assert in_words(moves(before, after), 1) == "VMP quality -2.00, and 1 more"
+    assert in_words(moves(before, before), 4) == "no weight moved"
+    assert changed_values(before, after) == []
+
+
 def asymmetric(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     changed = A.copy()
     changed[2, 0, 1] += 1
@@ -103,6 +131,8 @@ def asymmetric(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         (lambda model: model._replace(theta=model.theta * np.nan), r"theta must be finite, but 90 numbers are not"),
         (lambda model: model._replace(A=model.A[:, :-1]), r"A must be numbers of shape \(5, 18, 18\)"),
         (lambda model: model._replace(A=asymmetric(model.A)), r"A of NU must be symmetric"),
+        (lambda model: model._replace(temperature=np.zeros(len(KINDS))), r"temperature must be more than 0"),
+        (lambda model: model._replace(temperature=np.ones(2)), r"temperature must be numbers of shape \(5,\)"),
         (lambda model: model._replace(A=-model.A), r"A of VMP must be positive definite; A of AU"),
     ],
 )
