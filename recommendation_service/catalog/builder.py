@@ -16,6 +16,7 @@ from recommendation_service.catalog.report import BlacklistReport, BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
 from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.features import FEATURES
 from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
@@ -40,6 +41,7 @@ class BuiltCatalog:
     built_at: datetime
     policy_version: str
     policy_digest: str
+    added_features: list[str]  # Policy.added_features of the policy that it was built with
     item_time_zone: str  # of the times in ``item_bodies``: Z, which they bear, or one that they do not bear
 
 
@@ -119,13 +121,14 @@ def assemble_catalog(
 
     created = np.array([*videos.created, *challenges.created], np.float64)
     age_days = (seconds - created) / DAY_SECONDS
-    X = np.zeros((len(tokens), 18))
+    X = np.zeros((len(tokens), len(policy.feature_names)))
     X[:count] = item_features(
         _statistics(tables.engagement, video_ids, age_days[:count], tokens[:count], absent, report),
         policy.file,
     )
     recency = item_features(_only_age(age_days[count:]), policy.file)
     X[count:, 1] = recency[:, 1]
+    X[count:, FEATURES:] = recency[:, FEATURES:]
     terms = static_terms(X, age_days, policy.file)
     hand = np.zeros((len(tokens), len(KINDS)), np.float32)
     for name, kind in policy.file.kinds_in_use.items():
@@ -197,6 +200,7 @@ def assemble_catalog(
         built_at=now,
         policy_version=policy.version,
         policy_digest=policy.catalog_digest,
+        added_features=policy.added_features,
         item_time_zone=settings.item_time_zone,
     )
 

@@ -223,5 +223,6 @@ def without(
         built_at=datetime.fromisoformat(current.manifest["built_at"]) + timedelta(microseconds=1),
         policy_version=current.manifest["policy_version"],
         policy_digest=current.manifest["policy_digest"],
+        added_features=current.added_features,
         item_time_zone=item_time_zone,
     )

@@ -22,12 +22,13 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
     if item < start:
         what = "challenge" if item_type == CHALLENGE else "video"
         raise CatalogError(f"There is no {what} {number} in catalog {catalog.version}: see the rules of eligibility.")
+    feature_names = (*FEATURE_NAMES, *(added.split(" = ")[0] for added in catalog.added_features))
     return {
         "item": msgspec.json.decode(catalog.item_json(item)),
         "created": datetime.fromtimestamp(float(arrays.created[item]), UTC).isoformat(),
         "city": names["cities"][int(arrays.city[item])],
         "tokens": [names["tokens"][token] for token in arrays.tokens[item] if token < len(names["tokens"])],
-        "features": dict(zip(FEATURE_NAMES, arrays.features[item].tolist(), strict=True)),
+        "features": dict(zip(feature_names, arrays.features[item].tolist(), strict=True)),
         "static_sums": dict(zip(KINDS, arrays.hand[item].tolist(), strict=True)),
     }
 

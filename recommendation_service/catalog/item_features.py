@@ -27,10 +27,11 @@ class ItemStatistics(NamedTuple):
 
 
 def item_features(items: ItemStatistics, policy: PolicyFile) -> Float64:
-    """Features of the item alone: (n, 18); places 5–8, 13 and 17 stay 0 until a user asks."""
+    """Features of the item alone: (n, d); places 5–8, 13 and 17 stay 0 until a user asks, and of those that the policy
+    adds it is the item's part."""
     c = policy.features
     log_views, log_matches = np.log1p(items.views), np.log1p(items.matches)
-    X = np.zeros((len(items.age_days), FEATURES))
+    X = np.zeros((len(items.age_days), len(policy.feature_names)))
     X[:, 0] = (
         c.engagement_views * _scaled(log_views)
         + c.engagement_rating * items.average / c.rating_scale
@@ -58,6 +59,8 @@ def item_features(items: ItemStatistics, policy: PolicyFile) -> Float64:
     X[:, 14] = items.ratings / (items.ratings.max(initial=0.0) + 1.0)
     X[:, 15] = items.saves / (items.saves.max(initial=0.0) + 1.0)
     X[:, 16] = items.exhibitions / (items.exhibitions.max(initial=0.0) + 1.0)
+    for place, added in enumerate(policy.added_features, FEATURES):
+        X[:, place] = getattr(items, added.column) / added.scale
     return X
 
 

@@ -16,6 +16,7 @@ from recommendation_service.catalog.item_forms import is_of_form, item_form, ref
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import locked
 from recommendation_service.model.columns import COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
+from recommendation_service.model.features import FEATURES
 from recommendation_service.versions.store import NewVersion, VersionStore
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ class Catalog:
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
+
+    @property
+    def added_features(self) -> list[str]:
+        """The features beside the 18, as Policy.added_features says; one that an earlier release built has none."""
+        added: list[str] = self.manifest.get("added_features", [])
+        return added
+
+    def lacks(self, wanted: list[str]) -> list[str]:
+        """Of the features that a policy adds, those that are not where it looks for them."""
+        return [one for place, one in enumerate(wanted) if self.added_features[place : place + 1] != [one]]
 
     @property
     def built_at(self) -> float:
@@ -96,6 +107,7 @@ class CatalogStore(VersionStore):
                 "built_at": built.built_at.isoformat(),
                 "policy_version": built.policy_version,
                 "policy_digest": built.policy_digest,
+                "added_features": built.added_features,
                 "fingerprint": fingerprint,
                 "items": item_form(built.item_time_zone),
                 "sizes": {name: getattr(built.arrays, name) for name in SIZES},
@@ -121,7 +133,10 @@ class CatalogStore(VersionStore):
             offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
             if not is_of_form(manifest, self._item_time_zone):
                 offsets, items = reformed(offsets, items, manifest, self._item_time_zone)
-            return Catalog(version, manifest, arrays, offsets, items)
+            catalog = Catalog(version, manifest, arrays, offsets, items)
+            if arrays.features.shape[1] != FEATURES + len(catalog.added_features):
+                raise ValueError(f"features has {arrays.features.shape[1]} columns")
+            return catalog
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CatalogError(f"catalog version {version} cannot be read: {error}") from error
 

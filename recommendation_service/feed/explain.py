@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.slate import EXPLORATION, RULES
-from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.features import names_of
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_terms
@@ -29,7 +29,7 @@ class Why(msgspec.Struct):
     expected: float  # θᵀx
     bonus: float  # α √(xᵀA⁻¹x)
     terms: dict[str, float]  # the hand-set sum by term, each weight × value
-    features: dict[str, float]  # the 18 features
+    features: dict[str, float]
     relaxed: list[str]  # rules that gave way for this item
 
 
@@ -43,7 +43,7 @@ class Choice(NamedTuple):
     pool: int
     relaxed: int  # bits of RULES
     propensity: float
-    x: npt.NDArray[Any]  # (18,)
+    x: npt.NDArray[Any]  # (d,)
 
 
 def choice_of(memory: WorkingMemory, slot: int) -> Choice:
@@ -64,10 +64,15 @@ def explained(catalog: Catalog, policy: Policy, item: int, choice: Choice, posit
 
 
 def why(policy: Policy, choice: Choice, position: int, age_days: float | None) -> Why:
-    """``age_days``: of the item when the feed was made; None where that is not known any more: then without terms."""
+    """``policy``: that of the feed, or else one of any features, whose scores are none of the feed's.
+
+    ``age_days``: of the item when the feed was made; None where that is not known any more: then without terms.
+    """
     kind, x = choice.kind, choice.x.astype(np.float64)
-    expected = float(policy.arrays.theta[kind] @ x)
-    bonus = float(policy.arrays.alpha[kind] * np.linalg.norm(x @ policy.arrays.precision_root[kind]))
+    common = min(len(x), len(policy.feature_names))
+    expected = float(policy.arrays.theta[kind, :common] @ x[:common])
+    root = policy.arrays.precision_root[kind, :common, :common]
+    bonus = float(policy.arrays.alpha[kind] * np.linalg.norm(x[:common] @ root))
     return Why(
         position=position,
         slot=policy.label(kind),
@@ -77,7 +82,7 @@ def why(policy: Policy, choice: Choice, position: int, age_days: float | None) -
         expected=expected,
         bonus=bonus,
         terms=hand_terms(policy, x, kind, age_days) if age_days is not None else {},
-        features=dict(zip(FEATURE_NAMES, x.tolist(), strict=True)),
+        features=dict(zip(names_of(len(x), policy.feature_names), x.tolist(), strict=True)),
         relaxed=[rule for bit, rule in enumerate(RULES) if choice.relaxed >> bit & 1],
     )
 

@@ -12,3 +12,14 @@ class Generation(NamedTuple):
     catalog: Catalog
     policy: Policy
     shadows: tuple[Policy, ...] = ()  # of the same pools; what they would have drawn is recorded
+
+
+def misfit(catalog: Catalog, policy: Policy) -> str:
+    """Why no feed can be made from these two; empty where it can."""
+    lacking = catalog.lacks(policy.added_features)
+    if not lacking:
+        return ""
+    return (
+        f"policy version {policy.version} cannot be served from catalog {catalog.version}, which lacks "
+        f"{', '.join(lacking)}: one that is built with this policy has it"
+    )

@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.core.errors import PolicyError
 from recommendation_service.feed.explain import Choice, choice_of, explained
-from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
 from recommendation_service.feed.slate import RULES
 from recommendation_service.feed.slate_body import join_items
@@ -79,6 +80,9 @@ class FeedPipeline:
         observe_stage: ObserveStage | None = None,
         lifetimes: Lifetimes = Lifetimes(),  # noqa: B008
     ) -> None:
+        """Raises PolicyError where the catalog lacks features that the policy adds."""
+        if reason := misfit(generation.catalog, generation.policy):
+            raise PolicyError(reason)
         self.generation = generation
         catalog, policy, shadows = generation
         self.catalog, self.policy = catalog, policy

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import CatalogArrays, Int32
-from recommendation_service.model.features import FEATURES
+from recommendation_service.model.features import HAND_SET
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
@@ -51,14 +51,14 @@ class DecisionMemory(NamedTuple):
 
 
 def make_decision_memory(catalog: CatalogArrays, policy: PolicyArrays) -> DecisionMemory:
-    candidates = int(policy.pool.sum())
+    candidates, features = int(policy.pool.sum()), policy.theta.shape[1]
     return DecisionMemory(
         place=np.zeros(len(catalog.item_id), np.int32),
         rows=np.zeros(candidates, np.int32),
         candidate=np.zeros(candidates, np.int32),
         ordered=np.zeros(candidates, np.int32),
         packing=make_packing_memory(
-            candidates, FEATURES, 64 + candidates * (FEATURES + 6) + LARGEST_FEED * (8 + candidates // 32)
+            candidates, features, 64 + candidates * (features + 6) + LARGEST_FEED * (8 + candidates // 32)
         ),
     )
 
@@ -72,11 +72,12 @@ def pack_decision(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingM
     for i in range(different):
         packing.integers[i] = Word(key_at(catalog, memory.pool_items[rows[i]]))
     stream = put_integers(packing, stream, Word(different))
-    stream = put(packing.packed, stream, Word(FEATURES), Word(8))
-    for feature in range(FEATURES - 1):
-        for i in range(different):
-            floats[feature, i] = np.float32(X[feature, rows[i]]).view(np.uint32)
-        stream = put_floats(packing, stream, Word(different), Word(feature), CLOSELY)
+    stream = put(packing.packed, stream, Word(len(X)), Word(8))
+    for feature in range(len(X)):
+        if feature != HAND_SET:
+            for i in range(different):
+                floats[feature, i] = np.float32(X[feature, rows[i]]).view(np.uint32)
+            stream = put_floats(packing, stream, Word(different), Word(feature), CLOSELY)
     stream = put(packing.packed, stream, Word(len(KINDS)), Word(8))
     for kind in range(len(KINDS)):
         stream = _put_pool(policy, memory, decision, stream, kind, different)
@@ -107,9 +108,9 @@ def _put_pool(
     kind: int,
     different: int,
 ) -> Stream:
-    """Which of the candidates are in a kind's pool, their last feature, which is the kind's own, and their weights."""
+    """Which of the candidates are in a kind's pool, their hand-set sum, which is the kind's own, and their weights."""
     packing, candidate, ordered = decision.packing, decision.candidate, decision.ordered
-    own, scores = packing.floats[FEATURES - 1], memory.scoring.score
+    own, scores = packing.floats[HAND_SET], memory.scoring.score
     start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
     stream = put(packing.packed, stream, Word(end - start), Word(16))
     if start == end:
@@ -127,8 +128,8 @@ def _put_pool(
             members += 1
     stream = put_bits(packing, stream, Word(different))
     for i in range(end - start):
-        own[i] = np.float32(memory.X[FEATURES - 1, ordered[start + i]]).view(np.uint32)
-    stream = put_floats(packing, stream, Word(end - start), Word(FEATURES - 1), EXACTLY)
+        own[i] = np.float32(memory.X[HAND_SET, ordered[start + i]]).view(np.uint32)
+    stream = put_floats(packing, stream, Word(end - start), Word(HAND_SET), EXACTLY)
     for i in range(end - start):
         below = 0.0 if best == -np.inf else (best - scores[ordered[start + i]]) / policy.temperature[kind]
         packing.integers[i] = Word(min(below, FARTHEST) * 2.0**FRACTION_BITS + 0.5)

@@ -9,7 +9,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
-from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.features import names_of
 from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.decisions import DecidedSlot, Pool, unpack_decision
@@ -47,7 +47,7 @@ def _as_dict(record: DecisionRecord, happened: datetime) -> dict[str, Any]:
         "seed": record.seed,
         "drawn": record.drawn,
         "share": record.share,
-        "features": FEATURE_NAMES,
+        "features": names_of(decision.pools[0].X.shape[1]),
         "items": [_item(key) for key in decision.items.tolist()],
         "pools": {kind: _pool(pool) for kind, pool in zip(KINDS, decision.pools, strict=True) if len(pool.members)},
         "slots": [_slot(slot) for slot in decision.slots],

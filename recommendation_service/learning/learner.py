@@ -20,8 +20,8 @@ from recommendation_service.learning.status import LearnerStatus, Totals, read_s
 from recommendation_service.learning.sums import Sums
 from recommendation_service.log.marks import LEARN
 from recommendation_service.log.reader import LogReader
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes.registry import LEARNER
 from recommendation_service.processes.requests import asked
 
@@ -35,13 +35,19 @@ REST = 3.0
 RETRY_SECONDS = 15.0
 
 
+def _empty_sums(settings: Settings, file: LearningFile) -> Sums:
+    """Of the features of the policy that is served as the learner starts; others are learned of after a restart."""
+    names = PolicyChoice(settings).take_up().policy.feature_names
+    return Sums(KINDS, names, file.half_life_seconds)
+
+
 class Learner:
     """``now``: seconds since 1970. Raises SourceError (LedgerRefused, ReaderTaken), OSError; then nothing is held."""
 
     def __init__(self, settings: Settings, file: LearningFile, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._now = now
-        self.ledger = Ledger(settings.learning_dir, Sums(KINDS, FEATURE_NAMES, file.half_life_seconds), now())
+        self.ledger = Ledger(settings.learning_dir, _empty_sums(settings, file), now())
         try:
             self._reader = LogReader(settings.events_dir, LEARN, since=self.ledger.mark)
         except BaseException:

@@ -10,9 +10,8 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.posterior import Model, posterior
-from recommendation_service.learning.sums import Floats
+from recommendation_service.learning.sums import BESIDE, Floats
 from recommendation_service.learning.variety import recorded_slots, temperatures
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import in_words, moves
 from recommendation_service.policies.journal import Deed
@@ -44,6 +43,8 @@ class Publisher:
         """
         content = self._served()
         prior = Policy(parse_policy(content, "policy file"))
+        if sums.shape[1] != len(prior.feature_names) + BESIDE:
+            raise PolicyError("The policy that is served has other features than what was learned is of.")
         learned = posterior(sums, model_of(prior, self._file))
         learned = self._as_varied(prior, learned)
         after = Policy(prior.file, *learned)
@@ -58,7 +59,7 @@ class Publisher:
     def _as_varied(self, prior: Policy, learned: Learned) -> Learned:
         """Where decisions cannot be read, temperatures are those of the file."""
         try:
-            slots = recorded_slots(self._settings.decisions_dir, len(FEATURE_NAMES))
+            slots = recorded_slots(self._settings.decisions_dir, len(prior.feature_names))
         except OSError as error:
             log.warning("decisions cannot be read", reason=str(error))
             return learned

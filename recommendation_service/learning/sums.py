@@ -18,6 +18,7 @@ from recommendation_service.learning.exact import add_exactly
 Floats = npt.NDArray[np.float64]
 
 _LEVEL, _REWARD = "", "reward"  # of z, beside the features
+BESIDE = 2  # how many these are
 CHUNK = 128  # rows that are added up by one product; so few that its rounding stays below that of a number
 
 
@@ -32,7 +33,7 @@ class Sums:
         self.features = tuple(features)
         self.half_life_seconds = half_life_seconds
         self.epoch = 0
-        size = len(self.features) + 2
+        size = len(self.features) + BESIDE
         self.total = np.zeros((len(self.kinds), size, size))
         self.low = np.zeros_like(self.total)
 

@@ -37,7 +37,7 @@ class CatalogArrays(NamedTuple):
 
     # Items.
     item_id: Int64  # (M,) the operator's number
-    features: Float32  # (M, 18) the features that do not depend on the user; the others are 0
+    features: Float32  # (M, d) the features that do not depend on the user; of those that do, 0 or their item's part
     hand: Float32  # (M, K) the part of each kind's hand-set sum that does not depend on the user
     tokens: Int32  # (M, 14) skills, knowledges, tools, languages; T where there are fewer
     skill_count: Bytes  # (M,)

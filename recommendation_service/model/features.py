@@ -1,6 +1,12 @@
-"""Names of what a candidate is scored by: the features, and the terms of the hand-set sums."""
+"""Names of what a candidate is scored by: the features, and the terms of the hand-set sums.
 
-FEATURES = 18
+A policy has these 18 features, and after them those that its file adds: what the catalog knows of an item, as it is or
+times a term of the user.
+"""
+
+FEATURES = 18  # that every policy has
+HAND_SET = 17  # the one that is each kind's own
+MOST_FEATURES = 32
 FEATURE_NAMES = (
     "engagement",
     "recency",
@@ -36,3 +42,8 @@ STATIC_TERMS = (
     "share_left",
 )
 USER_TERMS = ("similarity", "match", "network")
+
+
+def names_of(count: int, names: tuple[str, ...] = FEATURE_NAMES) -> list[str]:
+    """Of so many features: as ``names`` has them, and what is beyond by its place."""
+    return [*names[:count], *(f"feature_{place}" for place in range(len(names), count))]

@@ -6,7 +6,7 @@ from recommendation_service.model.columns import Float64, Int64
 
 
 class PolicyArrays(NamedTuple):
-    """What the kernels read. K kinds, d = 18 features; all float64 or int64."""
+    """What the kernels read. K kinds, d features, E of them beside the 18 that all have; all float64 or int64."""
 
     theta: Float64  # (K, d) posterior mean
     precision_root: Float64  # (K, d, d) (R⁻¹)ᵀ, upper triangular, with A = R Rᵀ, so xᵀA⁻¹x = ‖R⁻¹x‖²
@@ -16,6 +16,9 @@ class PolicyArrays(NamedTuple):
     weight_similarity: Float64  # (K,)
     weight_match: Float64  # (K,)
     weight_network: Float64  # (K,)
+    added_term: (
+        Int64  # (E,) by what an added feature is multiplied: 0 nothing, else 1 more than the place in USER_TERMS
+    )
     match_weight: Float64  # (4,) of a shared skill, knowledge, tool, language, on feature 6's 0–1 scale
     similarity: Float64  # (4,) cosine, share, without history, without skills
     pattern: Int64  # (endpoints, longest pattern) kinds of the slots

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 
@@ -38,11 +37,17 @@ class Move(NamedTuple):
 def moves(before: Policy, after: Policy) -> list[Move]:
     """The largest first."""
     found = [
-        Move(kind, feature, float(before.arrays.theta[k, f]), float(after.arrays.theta[k, f]))
+        Move(kind, feature, _weight(before, k, feature), _weight(after, k, feature))
         for k, kind in enumerate(KINDS)
-        for f, feature in enumerate(FEATURE_NAMES)
+        for feature in dict.fromkeys((*before.feature_names, *after.feature_names))
     ]
     return sorted((move for move in found if abs(move.by) >= LEAST), key=lambda move: -abs(move.by))
+
+
+def _weight(policy: Policy, kind: int, feature: str) -> float:
+    """0 of a feature that the policy has not."""
+    names = policy.feature_names
+    return float(policy.arrays.theta[kind, names.index(feature)]) if feature in names else 0.0
 
 
 def in_words(found: Sequence[Move], most: int) -> str:

@@ -5,7 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES
-from recommendation_service.model.features import STATIC_TERMS, USER_TERMS
+from recommendation_service.model.features import (
+    FEATURE_NAMES,
+    FEATURES,
+    MOST_FEATURES,
+    STATIC_TERMS,
+    USER_TERMS,
+)
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -13,6 +19,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 KindName = Literal["VMP", "AU", "NU", "FW", "FLOW"]
+ItemColumn = Literal[
+    "age_days", "views", "average", "ratings", "matches", "saves", "exhibitions", "attribute_count", "rarity"
+]
+UserTerm = Literal["similarity", "match", "network"]
 
 
 class _Section(BaseModel):
@@ -62,6 +72,20 @@ class FeatureConstants(_Section):
     gate_age_days: NotNegative
     reach_scale: Positive
     hand_scale: Positive
+
+
+class AddedFeature(_Section):
+    """A feature beside the 18: a column of the catalog over ``scale``, as it is or times a term of the user."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    column: ItemColumn
+    scale: Positive = 1.0
+    times: UserTerm | None = None
+
+    @property
+    def of_item(self) -> str:
+        """What a catalog has of it, in words by which two are compared."""
+        return f"{self.name} = {self.column} / {self.scale!r}"
 
 
 class UserConstants(_Section):
@@ -136,6 +160,7 @@ class PolicyFile(_Section):
     version: Annotated[str, Field(min_length=1, max_length=64)]
     cuts: Cuts
     features: FeatureConstants
+    added_features: Annotated[tuple[AddedFeature, ...], Field(max_length=MOST_FEATURES - FEATURES)] = ()
     user: UserConstants
     limits: Limits
     exploration: Exploration
@@ -144,6 +169,10 @@ class PolicyFile(_Section):
     feeds: Feeds
     terms: Terms
     kinds: Kinds
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return (*FEATURE_NAMES, *(added.name for added in self.added_features))
 
     @property
     def kinds_in_use(self) -> dict[str, Kind]:
@@ -180,4 +209,9 @@ def contradictions(content: dict[str, Any]) -> list[str]:
             named = [name for name in pattern if name in KINDS] if isinstance(pattern, list) else []
             left_out = [name for name in named if name not in kinds]
             problems += [f"feeds.{endpoint}: names {name}, which kinds leaves out" for name in left_out]
+    added = content.get("added_features")
+    names = [one.get("name") for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    for place, name in enumerate(names):
+        if name in FEATURE_NAMES or name in names[:place]:
+            problems.append(f"added_features.{place}.name: there is a feature {name} already")
     return list(dict.fromkeys(problems))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.model.columns import Float64
-from recommendation_service.model.features import FEATURES
+from recommendation_service.model.features import FEATURES, HAND_SET, USER_TERMS
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.format import PolicyFile, contradictions
@@ -49,13 +49,23 @@ class Policy:
             self.arrays = self.arrays._replace(temperature=np.array(temperature, np.float64, order="C"))
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        return self.file.feature_names
+
+    @property
+    def added_features(self) -> list[str]:
+        """What a catalog must have for the features beside the 18, in words."""
+        return [added.of_item for added in self.file.added_features]
+
+    @property
     def catalog_digest(self) -> str:
         """Changes when the parts change that a catalog is built with; its static features, hand-set
         sums and orderings then have to be computed anew."""
         file = self.file
         parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kinds_in_use.get(name) for name in KINDS)]
         drawing = {"alpha", "temperature", "pool"}
-        text = msgspec.json.encode([part.model_dump(exclude=drawing) if part else None for part in parts])
+        content: list[object] = [part.model_dump(exclude=drawing) if part else None for part in parts]
+        text = msgspec.json.encode(content + self.added_features)
         return hashlib.sha256(text).hexdigest()[:16]
 
     @property
@@ -106,9 +116,9 @@ def parse_policy(text: bytes, name: str) -> PolicyFile:
     return file
 
 
-def learned_problems(learned: Learned) -> list[str]:
-    """Why a kernel must not read these arrays; empty where it may."""
-    kinds, d = len(KINDS), FEATURES
+def learned_problems(learned: Learned, d: int) -> list[str]:
+    """Why a kernel must not read these arrays, of ``d`` features; empty where it may."""
+    kinds = len(KINDS)
     problems = []
     arrays = [("theta", learned.theta, (kinds, d)), ("A", learned.A, (kinds, d, d))]
     if learned.temperature is not None:
@@ -135,12 +145,12 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
     policy that is taken up would be compiled for."""
     in_use = file.kinds_in_use
     kinds = [in_use.get(name) for name in KINDS]
-    features, prior = file.features, file.prior
+    features, prior, d = file.features, file.prior, FEATURES + len(file.added_features)
     if theta is None:
-        theta = np.zeros((len(kinds), FEATURES))
-        theta[:, FEATURES - 1] = prior.hand_feature_mean
+        theta = np.zeros((len(kinds), d))
+        theta[:, HAND_SET] = prior.hand_feature_mean
     if A is None:
-        A = np.broadcast_to(np.eye(FEATURES) * prior.precision, (len(kinds), FEATURES, FEATURES))
+        A = np.broadcast_to(np.eye(d) * prior.precision, (len(kinds), d, d))
     root_inverse = np.linalg.inv(np.linalg.cholesky(np.asarray(A, np.float64)))
     patterns = [[KINDS.index(kind) for kind in getattr(file.feeds, endpoint)] for endpoint in ENDPOINTS]
     longest = max(map(len, patterns))
@@ -158,6 +168,9 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         weight_similarity=user_weight("similarity"),
         weight_match=user_weight("match"),
         weight_network=user_weight("network"),
+        added_term=np.array(
+            [USER_TERMS.index(added.times) + 1 if added.times else 0 for added in file.added_features], np.int64
+        ),
         match_weight=np.array(weights) / 100.0,
         similarity=np.array(
             [

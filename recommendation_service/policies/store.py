@@ -15,7 +15,6 @@ import numpy as np
 
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.files import locked, make_folder, write_whole
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.journal import FILE as JOURNAL
 from recommendation_service.policies.journal import Deed, Journal
@@ -60,21 +59,21 @@ class PolicyStore(VersionStore):
     def open(self, version: str) -> Policy:
         """Raises PolicyError where it is missing, damaged, of another layout, or of other kinds or features."""
         manifest = self.check(version)
-        problems = []
-        for what, ours in (("kinds", KINDS), ("features", FEATURE_NAMES)):
-            theirs = manifest.get(what)
-            if theirs != list(ours):
-                problems.append(f"its {what} are {theirs}, and this program's {list(ours)}")
-        if problems:
-            raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
         folder, files = self.folder / version, manifest["files"]
         try:
             file = parse_policy((folder / POLICY).read_bytes(), f"policy version {version}")
+            problems = []
+            for what, ours in (("kinds", KINDS), ("features", file.feature_names)):
+                theirs = manifest.get(what)
+                if theirs != list(ours):
+                    problems.append(f"its {what} are {theirs}, and this program's {list(ours)}")
+            if problems:
+                raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
             if f"{_THETA}.npy" not in files:
                 return Policy(file, version=version)
             names = [name for name in (_THETA, _PRECISION, _TEMPERATURE) if f"{name}.npy" in files]
             learned = Learned(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in names))
-            if problems := learned_problems(learned):
+            if problems := learned_problems(learned, len(file.feature_names)):
                 raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
             return Policy(file, *learned, version)
         except ConfigurationError as error:
@@ -119,7 +118,7 @@ class PolicyStore(VersionStore):
         every problem of the file.
         """
         policy = Policy(parse_policy(content, "policy file"))
-        if learned is not None and (problems := learned_problems(learned)):
+        if learned is not None and (problems := learned_problems(learned, len(policy.feature_names))):
             raise PolicyError(f"What was learned cannot be served: {'; '.join(problems)}.")
         with self._changing(expect) as before:
             served = before
@@ -147,7 +146,7 @@ class PolicyStore(VersionStore):
                 "why": deed.why,
                 "name": policy.file.version,
                 "kinds": list(KINDS),
-                "features": list(FEATURE_NAMES),
+                "features": list(policy.feature_names),
                 "catalog_digest": policy.catalog_digest,
             }
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.model.features import HAND_SET
 from recommendation_service.ranking.packed_columns import CLOSE_STEP, Reader
 
 Floats = npt.NDArray[np.float64]
@@ -47,6 +48,8 @@ def unpack_decision(packed: bytes | memoryview) -> Decision:
     count = reader.take(16)
     items = np.array(reader.integers(count), np.uint64).view(np.int64)
     features = reader.take(8)
+    if features <= HAND_SET:
+        raise ValueError(f"it has {features} features")
     columns = [reader.floats(count, CLOSE_STEP) for _ in range(features - 1)]
     X = np.array(columns, np.uint32).reshape(features - 1, count).view(np.float32).T
     pools = [_unpack_pool(reader, X) for _ in range(reader.take(8))]
@@ -64,7 +67,7 @@ def _unpack_pool(reader: Reader, X: npt.NDArray[np.float32]) -> Pool:
         raise ValueError("a pool has other members than it says")
     own = np.array(reader.floats(count, 1), np.uint32).view(np.float32)
     below = np.array(reader.integers(count), np.float64) / (1 << FRACTION_BITS)
-    return Pool(members, np.column_stack((X[members], own)), below)
+    return Pool(members, np.insert(X[members], HAND_SET, own, axis=1), below)
 
 
 def _unpack_slot(reader: Reader, items: npt.NDArray[np.int64], pools: list[Pool]) -> DecidedSlot:

@@ -1,7 +1,7 @@
-"""Stage 3: the 18 features of user and item; those of the item alone come ready from the catalog."""
+"""Stage 3: the features of user and item; those of the item alone come ready from the catalog."""
 
 from recommendation_service.model.columns import SKILL_PLACES, TOKEN_PLACES, Bytes, CatalogArrays, Float64, Int32
-from recommendation_service.model.features import FEATURES
+from recommendation_service.model.features import FEATURES, HAND_SET
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
@@ -57,8 +57,8 @@ def write_features(
     end: int,
     X: Float64,
 ) -> None:
-    """The 18 features of items[start:end] for the user in memory, each in the column of its place in
-    ``X`` (18, n); ``kinds`` says whose hand-set sum feature 17 is.
+    """The features of items[start:end] for the user in memory, each in the column of its place in ``X`` (d, n): the 18,
+    and those that the policy adds; ``kinds`` says whose hand-set sum feature 17 is.
 
     The arrays are taken out of their tuples first: inside a loop each use would count references.
     """
@@ -70,7 +70,7 @@ def write_features(
     weight_network, hand_scale, cap = policy.weight_network, policy.hand_scale, policy.match_cap
     has_tokens = memory.counts[HAS_TOKENS] > 0
     without_history, without_skills = policy.similarity[2], policy.similarity[3]
-    reach = memory.reach[0]
+    reach, added_term = memory.reach[0], policy.added_term
     for place in range(start, end):
         item, kind = items[place], kinds[place]
         for i in range(FEATURES):
@@ -88,12 +88,21 @@ def write_features(
         X[7, place] = same_city
         X[8, place] = network
         X[13, place] = reach
-        X[17, place] = (
+        X[HAND_SET, place] = (
             hand[item, kind]
             + weight_similarity[kind] * similarity
             + weight_match[kind] * match
             + weight_network[kind] * network
         ) / hand_scale
+        for added in range(len(added_term)):
+            value, term = float(static[item, FEATURES + added]), added_term[added]
+            if term == 1:
+                value *= similarity
+            elif term == 2:
+                value *= match
+            elif term == 3:
+                value *= network
+            X[FEATURES + added, place] = value
 
 
 @compiled

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
@@ -138,6 +137,7 @@ class WorkingMemory(NamedTuple):
 def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> WorkingMemory:
     items, tokens = len(catalog.item_id), len(catalog.token_kind)
     largest, candidates = int(policy.pool.max()), int(policy.pool.sum())
+    features = policy.theta.shape[1]
     creators, cities = max(1, catalog.creators), max(1, catalog.cities)
     return WorkingMemory(
         counts=np.zeros(COUNTS, np.int64),
@@ -175,7 +175,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         pool_kinds=np.zeros(candidates, np.uint8),
         heap_scores=np.zeros(largest),
         heap_items=np.zeros(largest, np.int32),
-        X=np.zeros((FEATURES, candidates)),
+        X=np.zeros((features, candidates)),
         scoring=make_scoring(candidates),
         candidate_creator=np.zeros(candidates, np.int32),
         watched_skill=np.zeros(candidates, np.int32),
@@ -196,8 +196,8 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_candidate=np.zeros(LARGEST_FEED, np.int32),
         slot_relaxed=np.zeros(LARGEST_FEED, np.uint8),
         slot_propensity=np.zeros(LARGEST_FEED),
-        slot_X=np.zeros((FEATURES, LARGEST_FEED)),
-        packing=make_slot_packing(LARGEST_FEED, FEATURES),
+        slot_X=np.zeros((features, LARGEST_FEED)),
+        packing=make_slot_packing(LARGEST_FEED, features),
     )
 
 

@@ -13,13 +13,13 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
-from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.choice import PolicyChoice
-from recommendation_service.policies.policy import Policy
+from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.processes.registry import REFRESHER
 from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.sources.blacklist import missing_blacklist
@@ -59,6 +59,8 @@ class Serving:
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
+        self._misfit: tuple[str, str] | None = None  # catalog and policy that are named and do not go together
+        self._misfit_reason = ""
         self._unlisted = ""  # why what was built without a blacklist is not served
         self._looks_behind = 0
         self._loading = asyncio.Lock()
@@ -76,7 +78,7 @@ class Serving:
     @property
     def policy_problems(self) -> list[str]:
         """Why policy versions that are to be served, or to be shadows, are not."""
-        return self._policies.problems
+        return [*self._policies.problems, *([self._misfit_reason] if self._misfit else [])]
 
     def kept_policy(self, version: str) -> Policy | None:
         """The policy of a feed that was served, where it is there still. Reads some files."""
@@ -138,6 +140,9 @@ class Serving:
         return self._policies.is_changed() or (pipeline is not None and not self._is_latest(pipeline.generation))
 
     def _is_latest(self, generation: Generation) -> bool:
+        """Whether it has the policies that are named, or these do not go with its catalog."""
+        if self._misfit == (generation.catalog.version, self._policies.policy.version):
+            return True
         return generation.policy is self._policies.policy and generation.shadows == self._policies.shadows
 
     def load_current(self) -> bool:
@@ -149,12 +154,34 @@ class Serving:
         started = time.perf_counter()
         if self._policies.is_changed():
             self._policies.take_up()
+            self._refused = None  # a catalog that the policy before did not go with
         served = self._pipeline.generation if self._pipeline else None
         catalog = self._new_catalog() or (served.catalog if served else None)
         if catalog is None or (served and catalog is served.catalog and self._is_latest(served)):
             return False
-        self._take_up(Generation(catalog, self._policies.policy, self._policies.shadows), started)
+        generation = self._fitting(catalog, served)
+        if generation is None or generation == served:
+            return False
+        self._take_up(generation, started)
         return True
+
+    def _fitting(self, catalog: Catalog, served: Generation | None) -> Generation | None:
+        """What to make feeds from: with the policy that is named, where the catalog has its features, else with the one
+        that is served or, at a start, the one that ships. None: with none of them."""
+        policy = self._policies.policy
+        reason = misfit(catalog, policy)
+        if not reason:
+            self._misfit = None
+            return Generation(catalog, policy, self._policies.shadows)
+        if self._misfit != (catalog.version, policy.version):
+            self._misfit, self._misfit_reason = (catalog.version, policy.version), f"The {reason}."
+            self._metrics.policy_refused.inc()
+            log.error("policy refused", version=policy.version, reason=reason)
+        other = served or Generation(catalog, load_policy())
+        if not misfit(catalog, other.policy):
+            return other._replace(catalog=catalog)
+        self._refused, self._refused_reason = catalog.version, reason
+        return None
 
     def _new_catalog(self) -> Catalog | None:
         """What CURRENT names, where it is not served yet and can be."""

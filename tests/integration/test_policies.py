@@ -246,6 +246,29 @@ def test_a_shadow_is_taken_up_where_it_draws_from_the_same_pools(data_dir: Path,
     assert choice.shadows == ()
 
 
+def test_a_policy_that_adds_features_is_served_once_a_catalog_has_them(
+    client: httpx.Client, built: Path, data_dir: Path, store: PolicyStore
+) -> None:
+    publish(store, "A")
+    assert wait_until(lambda: letters(client) == {"A"}, PATIENCE_SECONDS)
+    added = labelled("B") + b'\n[[added_features]]\nname = "age_in_months"\ncolumn = "age_days"\nscale = 30.0\n'
+    version = store.publish(added, None, deed(2))
+
+    assert wait_until(lambda: "age_in_months = age_days / 30.0" in client.get("/ready").text, PATIENCE_SECONDS)
+    assert version in client.get("/ready").text
+    assert letters(client) == {"A"}
+
+    (data_dir / "catalogs").unlink()  # the other tests' too
+    shutil.copytree(built / "catalogs", data_dir / "catalogs")
+    (file := data_dir / "added.toml").write_bytes(added)
+    publish_catalog(Settings(data_dir=data_dir, policy_file=file))
+
+    assert wait_until(lambda: letters(client) == {"B"}, PATIENCE_SECONDS)
+    assert version not in client.get("/ready").text or "lacks" not in client.get("/ready").text
+    store.rollback(deed(3))
+    assert wait_until(lambda: letters(client) == {"A"}, PATIENCE_SECONDS)
+
+
 def test_a_version_that_lacks_its_file_is_refused(data_dir: Path, store: PolicyStore) -> None:
     choice = PolicyChoice(Settings(data_dir=data_dir)).take_up()
     version = publish(store, "A")

@@ -161,7 +161,11 @@ def in_memory(built: BuiltCatalog) -> Catalog:
         columns[name] = frozen(column)
     sizes = {name: getattr(built.arrays, name) for name in SIZES}
     offsets = np.cumsum([0, *(len(body) for body in built.item_bodies)], dtype=np.int64)
-    manifest = {"built_at": built.built_at.isoformat(), "report": built.report.as_json()}
+    manifest = {
+        "built_at": built.built_at.isoformat(),
+        "report": built.report.as_json(),
+        "added_features": built.added_features,
+    }
     return Catalog(
         version="in-memory",
         manifest=manifest,

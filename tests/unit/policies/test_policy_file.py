@@ -134,3 +134,34 @@ def test_a_file_that_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
         load_policy(file)
     with pytest.raises(ConfigurationError, match=r"Is a directory"):
         load_policy(tmp_path)
+
+
+def test_added_features_that_cannot_be_are_all_named(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    added = [
+        ("quality", "views", "similarity"),
+        ("fresh_match", "age_days", "match"),
+        ("fresh_match", "views", "moon"),
+        ("Not A Name", "shoe_size", "match"),
+    ]
+    tables = ['[[added_features]]\nname = "{}"\ncolumn = "{}"\ntimes = "{}"'.format(*one) for one in added]
+    file.write_text("\n".join([toml(shipped_content()), *tables, "scale = 0.0"]), "utf-8")
+    with pytest.raises(ConfigurationError) as caught:
+        load_policy(file)
+    assert_each_is_named(
+        caught.value.problems,
+        "added_features.0.name: there is a feature quality already",
+        "added_features.2.name: there is a feature fresh_match already",
+        "added_features.2.times",
+        "added_features.3.name",
+        "added_features.3.column",
+        "added_features.3.scale",
+    )
+
+
+def test_more_features_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    tables = [f'[[added_features]]\nname = "f{n}"\ncolumn = "views"' for n in range(15)]
+    file.write_text("\n".join([toml(shipped_content()), *tables]), "utf-8")
+    with pytest.raises(ConfigurationError, match=r"added_features: Tuple should have at most 14 items"):
+        load_policy(file)

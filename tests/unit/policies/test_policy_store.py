@@ -20,7 +20,7 @@ from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import changed_values, in_words, moves
 from recommendation_service.policies.journal import Deed, Journal
-from recommendation_service.policies.policy import Learned, load_policy, read_policy_file
+from recommendation_service.policies.policy import Learned, Policy, load_policy, parse_policy, read_policy_file
 from recommendation_service.policies.store import POLICY, PolicyStore
 from recommendation_service.versions.store import MANIFEST
 
@@ -402,3 +402,13 @@ def test_a_reader_sees_a_whole_version_at_every_moment(tmp_path: Path) -> None:
 
     assert problems == []
     assert len(opened) > 1
+
+
+def test_a_version_may_add_features_and_what_was_learned_must_be_of_them(store: PolicyStore) -> None:
+    content = renamed("added") + b'\n[[added_features]]\nname = "age_in_months"\ncolumn = "age_days"\nscale = 30.0\n'
+    policy = store.open(store.publish(content, None, deed(1)))
+    assert policy.feature_names[18:] == ("age_in_months",)
+    assert policy.arrays.theta.shape == (len(KINDS), FEATURES + 1)
+    assert policy.catalog_digest != Policy(parse_policy(SHIPPED, "policy file")).catalog_digest
+    with pytest.raises(PolicyError, match=r"theta must be numbers of shape \(5, 19\)"):
+        store.publish(content, learned(), deed(2))
