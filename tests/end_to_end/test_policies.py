@@ -9,9 +9,9 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,9 @@ import pytest
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
-from recommendation_service.policies.policy import read_policy_file
+from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.policy import Learned, read_policy_file
+from recommendation_service.policies.store import PolicyStore
 from recommendation_service.ranking.compiled import kernel_folder
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, recs
 from tests.servers import LOOPBACK
@@ -196,22 +198,35 @@ def test_under_load_a_policy_is_served_within_a_second_by_every_worker_and_nothi
 ) -> None:
     draw = np.random.default_rng(1)
     root = draw.normal(size=(len(KINDS), FEATURES, FEATURES))
-    np.save(tmp_path / "theta.npy", draw.normal(size=(len(KINDS), FEATURES)))
-    np.save(tmp_path / "A.npy", np.eye(FEATURES) + root @ root.transpose(0, 2, 1))
-    learned = ["--theta", str(tmp_path / "theta.npy"), "--A", str(tmp_path / "A.npy")]
+    learned = Learned(draw.normal(size=(len(KINDS), FEATURES)), np.eye(FEATURES) + root @ root.transpose(0, 2, 1))
+    np.save(tmp_path / "theta.npy", learned.theta)
+    np.save(tmp_path / "A.npy", learned.A)
+    arrays = ["--theta", str(tmp_path / "theta.npy"), "--A", str(tmp_path / "A.npy")]
+    store = PolicyStore(service.data_dir / "policies", keep=10)
+
+    def deed() -> Deed:
+        return Deed(datetime.now(UTC), "ana@desk", "to see")
+
+    def publish(name: str, found: Learned | None) -> None:
+        store.publish(Path(policy(service, name)).read_bytes(), found, deed())
+
+    ready = command(service, "publish", policy(service, "P"), "--aside")["version"]
+    steps: dict[str, Callable[[], object]] = {
+        "P": lambda: command(service, "promote", ready, "--why", "to see"),
+        "Q": lambda: command(service, "publish", policy(service, "Q"), *arrays),
+        "R": lambda: publish("R", None),
+        "S": lambda: publish("S", learned),
+        "U": lambda: publish("U", None),
+        "V": lambda: publish("V", learned),
+    }
     kernels = set(kernel_folder().rglob("*.nb?"))
     assert kernels
-    ready = command(service, "publish", policy(service, "P"), "--aside")["version"]
 
     took = []
     with Load(service) as load:
         load.wait_for(100)
-        for name, arguments in (
-            ("P", ["promote", ready, "--why", "to see"]),
-            ("Q", ["publish", policy(service, "Q"), *learned]),
-            ("R", ["publish", policy(service, "R")]),
-        ):
-            command(service, *arguments)
+        for name, step in steps.items():
+            step()
             current = service.data_dir / "policies" / "CURRENT"
             version, named = current.read_text().strip(), current.stat().st_mtime
             service.wait_until(lambda version=version: len(taken_up(service, version)) == WORKERS)  # type: ignore[misc]
@@ -223,7 +238,7 @@ def test_under_load_a_policy_is_served_within_a_second_by_every_worker_and_nothi
 
     assert load.failures == []
     assert max(load.seconds) < SLOW_SECONDS
-    assert min(took) < 1.0, took  # the least: a machine may be busy for a while, and a slower look is so each time
+    assert sorted(took)[-2] < 1.0, took  # all but one: a machine may stand still for a moment
     assert set(kernel_folder().rglob("*.nb?")) == kernels
 
 
