@@ -43,6 +43,14 @@ def learn(
     settings = load_settings()
     if sum((once, status, anew)) > 1:
         raise typer.BadParameter("--once, --status and --anew exclude each other", param_hint="recs learn")
+    try:
+        _carry_out(settings, once=once, status=status, anew=anew, timeout=timeout, as_json=as_json)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SourceError(f"{error.filename or settings.learning_dir} cannot be used: {reason}.") from error
+
+
+def _carry_out(settings: Settings, *, once: bool, status: bool, anew: bool, timeout: float, as_json: bool) -> None:
     if anew:
         _begin_anew(settings, as_json=as_json)
         return

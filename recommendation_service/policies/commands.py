@@ -44,6 +44,8 @@ def list_versions(as_json: AsJson = False) -> None:
     $ recs policy list
     $ recs policy list --json | jq -r .current
     """
+    from recommendation_service.policies.store import BY_LEARNER
+
     settings, store = _store()
     current, pinned, shadows = store.current(), store.pinned(), store.shadows()
     rows: list[dict[str, Any]] = []
@@ -68,7 +70,8 @@ def list_versions(as_json: AsJson = False) -> None:
     for row in rows:
         if "problem" in row:
             typer.echo(f"{row['version']}: {row['problem']}")
-    _print_changes(journal[: -LATEST_CHANGES - 1 : -1])
+    # The learner's own, of what is loaded beside, come several times an hour; JSON has them.
+    _print_changes([entry for entry in journal if entry.who != BY_LEARNER][: -LATEST_CHANGES - 1 : -1])
     _warn_of_file(settings)
 
 

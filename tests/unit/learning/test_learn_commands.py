@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import SourceError
 from recommendation_service.learning import process
 from recommendation_service.learning.format import load_learning
 from recommendation_service.learning.ledger import FILE, put_aside
@@ -68,6 +69,12 @@ def test_anew_keeps_what_was_learned_aside_and_begins_with_what_the_log_has(give
     assert kept.exists()
     assert not (given.learning_dir / FILE).exists()
     assert told("--once")["totals"]["slots"] == {"AU": 2}
+
+
+def test_a_disk_that_cannot_be_used_is_one_sentence(given: Settings) -> None:
+    given.learning_dir.touch()  # where a folder should be
+    assert isinstance(done := run("--once").exception, SourceError)
+    assert str(given.learning_dir) in str(done)
 
 
 def test_two_ways_at_once_and_a_learner_that_runs_are_refused(given: Settings) -> None:

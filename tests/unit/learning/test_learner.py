@@ -131,7 +131,7 @@ def feeds_and_feedback(seed: int) -> list[Record]:
     return records
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_in_whatever_order_it_comes_and_however_often_the_learner_dies_the_sums_are_the_same(
     seed: int, tmp_path_factory: pytest.TempPathFactory

@@ -10,8 +10,8 @@ from recommendation_service.learning.format import load_learning
 from tests.support.tastes import DRIFT, HALF_LIFE, PRIOR_IS_RIGHT, Course, Pools, Tastes, coverage, real_pools, regrets
 
 FILE = load_learning()
-COURSE = Course(feeds=8_000)
-RUNS = 3
+COURSE = Course(feeds=12_000)
+RUNS = 2
 
 
 @pytest.fixture(scope="module", params=["AU", "NU"])
