@@ -36,7 +36,7 @@ RETRY_SECONDS = 15.0
 
 
 def _empty_sums(settings: Settings, file: LearningFile) -> Sums:
-    """Of the features of the policy that is served as the learner starts; others are learned of after a restart."""
+    """Of the features of the policy that is served as the learner starts; with others it ends, and is started anew."""
     names = PolicyChoice(settings).take_up().policy.feature_names
     return Sums(KINDS, names, file.half_life_seconds)
 

@@ -7,7 +7,7 @@ import numpy as np
 import structlog
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.errors import PolicyError
+from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.posterior import Model, posterior
 from recommendation_service.learning.sums import BESIDE, Floats
@@ -21,6 +21,10 @@ from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, POLI
 log = structlog.get_logger(__name__)
 
 TOLD_MOVES = 4
+
+
+class OtherFeatures(SourceError):
+    """A learner has to begin with those of the policy that is served by now."""
 
 
 class Published(NamedTuple):
@@ -39,12 +43,12 @@ class Publisher:
     def publish(self, sums: Floats, slots: int, before: str | None, now: float) -> Published:
         """``sums``: as they are now, of so many slots; ``before``: what was published last, with which it is compared.
 
-        Raises PolicyError, ConfigurationError.
+        Raises OtherFeatures, PolicyError, ConfigurationError.
         """
         content = self._served()
         prior = Policy(parse_policy(content, "policy file"))
         if sums.shape[1] != len(prior.feature_names) + BESIDE:
-            raise PolicyError("The policy that is served has other features than what was learned is of.")
+            raise OtherFeatures("The policy that is served has other features than what was learned is of.")
         learned = posterior(sums, model_of(prior, self._file))
         learned = self._as_varied(prior, learned)
         after = Policy(prior.file, *learned)

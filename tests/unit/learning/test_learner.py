@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -21,6 +22,7 @@ from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.learner import Learner
 from recommendation_service.learning.ledger import FILE as FILE_NAME
 from recommendation_service.learning.ledger import LedgerRefused, put_aside
+from recommendation_service.learning.publishing import OtherFeatures
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.marks import Place
 from recommendation_service.log.reader import ReaderTaken
@@ -440,3 +442,28 @@ def test_another_half_life_is_taken_up_with_what_was_learned(world: World) -> No
     assert learner.ledger.sums.half_life_seconds == 3 * 86_400
     assert learner.totals.slots == {"AU": 1}
     assert learner.ledger.sums.at(world.now_ms / 1000)[AU, -2, -2] == pytest.approx(1, rel=0.01)
+
+
+def test_a_feature_that_the_served_policy_adds_is_learned_of_by_the_next_learner(world: World) -> None:
+    served = feed(6)
+    world.write([served, shown(served, 0, "match"), shown(served, 1)])
+    learner = world.learner()
+    while learner.step():
+        pass
+    added = b'version = "added"\n[[added_features]]\nname = "age"\ncolumn = "age_days"\nscale = 30.0\n'
+    content = re.sub(rb'^version = ".*"\n', b"", read_policy_file(), flags=re.M)
+    sections = content.split(b"[cuts]", 1)
+    store = PolicyStore(world.settings.policy_dir, 10)
+    store.publish(added + b"[cuts]" + sections[1], None, Deed(datetime.now(UTC), "ana", "age"))
+    with pytest.raises(OtherFeatures):
+        learner.publish()
+    learner.close()
+
+    learner = world.learner()
+    learner.learn_all()
+    learner.close()
+    assert learner.ledger.sums.features == (*FEATURE_NAMES, "age")
+    policy = store.open(str(learner.totals.version))
+    assert policy.feature_names[-1] == "age"
+    assert not policy.arrays.theta[:, -1].any()
+    assert learner.totals.slots == {"AU": 2}
