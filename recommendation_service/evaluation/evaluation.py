@@ -37,26 +37,22 @@ class Evaluation:
         self._plans = [
             prequential(log, seed) if protocol == PREQUENTIAL else last_item(log, seed) for protocol in protocols
         ]
-        self._validation = validation_plan(log, seed)
+        self._validations = [validation_plan(log, seed, protocol) for protocol in protocols]
         self.left_out = [name for name in names if name in CLOSED_FORMS and log.items > MOST_ITEMS]
         # The service first, since the others are compared with it.
         asked = [name for name in dict.fromkeys(names) if name not in self.left_out]
         self._names = sorted(asked, key=lambda name: name != SERVICE)
         self._baselines = {name: each for name, each in baselines_by_name(seed).items() if name in self._names}
         trials = sum(each.trials for each in self._baselines.values())
-        self._questions = self._validation.baskets * trials
+        self._questions = sum(plan.baskets for plan in self._validations) * trials
         self._questions += sum(plan.baskets for plan in self._plans) * len(self._names)
         self._asked = 0
 
     def run(self, told: Told = lambda _what, _done: None) -> list[tuple[Plan, list[Summary]]]:
         results: list[tuple[Plan, list[Summary]]] = []
         with threadpool_limits(BLAS_THREADS), tempfile.TemporaryDirectory(prefix="recs-replay-") as folder:
-            chosen = {}
-            for name, baseline in self._baselines.items():
-                expected = self._asked + baseline.trials * self._validation.baskets
-                chosen[name] = tuned(baseline, self._validation, self._advance(f"choosing for {name}", told))
-                self._asked = expected
-            for number, plan in enumerate(self._plans):
+            for number, (plan, validation) in enumerate(zip(self._plans, self._validations, strict=True)):
+                chosen = self._chosen(plan, validation, told)
                 operator = self._operator(Path(folder) / str(number))
                 methods = [self._method(name, operator, chosen) for name in self._names]
                 answers = replay(
@@ -67,6 +63,16 @@ class Evaluation:
                     (plan, [summaries.of(each, given) for each, (_, given) in zip(answers, methods, strict=True)])
                 )
         return results
+
+    def _chosen(self, plan: Plan, validation: Plan, told: Told) -> dict[str, dict[str, Any]]:
+        """Hyperparameters of each baseline."""
+        chosen = {}
+        for name, baseline in self._baselines.items():
+            expected = self._asked + baseline.trials * validation.baskets
+            what = f"choosing for {name}, {plan.protocol}"
+            chosen[name] = tuned(baseline, validation, self._advance(what, told))
+            self._asked = expected
+        return chosen
 
     def _operator(self, folder: Path) -> ReplayedOperator | None:
         if not {SERVICE, FULL_PATTERN} & set(self._names):

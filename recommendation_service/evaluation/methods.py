@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from recommendation_service.evaluation import baselines
 from recommendation_service.evaluation.interaction_log import InteractionLog
-from recommendation_service.evaluation.protocol import Method, Plan, prequential
+from recommendation_service.evaluation.protocol import PREQUENTIAL, Method, Plan, last_item, prequential
 from recommendation_service.evaluation.replay import replay
 from recommendation_service.evaluation.summary import FULL_PATTERN, SERVICE
 
-# The validation part: prequential, but with a refit a week, between these shares of the log; before both test parts.
-VALIDATION = (0.7, 0.8)
-VALIDATION_REFIT_DAYS = 7
+# Validation parts by shares of the log, before the protocol's test part: prequential, but with a refit a week; and last
+# items of three parts, since one has few questions.
+VALIDATION, VALIDATION_REFIT_DAYS = (0.7, 0.8), 7
+VALIDATION_SPLITS = (0.6, 0.7, 0.8, 0.9)
 NAMES = (
     *(SERVICE, FULL_PATTERN, "random", "popularity", "popularity_decayed"),
     *("item_knn", "als", "ease", "slist"),
@@ -59,9 +61,12 @@ def baselines_by_name(seed: int) -> dict[str, Baseline]:
     }
 
 
-def validation_plan(log: InteractionLog, seed: int) -> Plan:
+def validation_plan(log: InteractionLog, seed: int, protocol: str) -> Plan:
     """Raises EvaluationError."""
-    return prequential(log, seed, *VALIDATION, refit_days=VALIDATION_REFIT_DAYS)
+    if protocol == PREQUENTIAL:
+        return prequential(log, seed, *VALIDATION, refit_days=VALIDATION_REFIT_DAYS)
+    parts = [last_item(log, seed, split, end) for split, end in pairwise(VALIDATION_SPLITS)]
+    return Plan(protocol, [stretch for part in parts for stretch in part.stretches], 0)
 
 
 def tuned(baseline: Baseline, plan: Plan, advance: Advance = lambda _: None) -> dict[str, Any]:

@@ -141,13 +141,14 @@ def prequential(log: InteractionLog, seed: int, begin: float = 0.8, end: float =
     return _checked(Plan(PREQUENTIAL, stretches, unknown))
 
 
-def last_item(log: InteractionLog, seed: int, split: float = 0.9) -> Plan:
-    """One fit at the share ``split`` of the log, and one question for each user who comes after it: for the last item,
-    with all that was before its second."""
+def last_item(log: InteractionLog, seed: int, split: float = 0.9, end: float = 1.0) -> Plan:
+    """One fit at the share ``split`` of the log, and one question for each user who comes after it: for the last item
+    (up to the share ``end``), with all that was before its second."""
     all_of_them = consumptions_of(log, seed)
     moment = _moment_at(all_of_them, split)
+    last = int(all_of_them.when[-1]) + 1 if end >= 1 else _moment_at(all_of_them, end)
     past, histories = _past(log, all_of_them, moment), _Histories(log, all_of_them)
-    after = np.arange(np.searchsorted(all_of_them.when, moment), len(all_of_them))
+    after = np.arange(np.searchsorted(all_of_them.when, moment), np.searchsorted(all_of_them.when, last))
     last_places = dict(zip(all_of_them.user[after].tolist(), after.tolist(), strict=True))
     baskets, unknown = [], 0
     for place in sorted(last_places.values()):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from recommendation_service.evaluation.baselines import EASE, SLIST, Popularity, PopularityDecayed, user_items
+from recommendation_service.evaluation.interaction_log import InteractionLog
 from recommendation_service.evaluation.measures import measure
 from recommendation_service.evaluation.methods import baselines_by_name, tuned, validation_plan
 from recommendation_service.evaluation.protocol import Plan, Stretch, last_item, prequential
@@ -114,10 +116,11 @@ def test_the_same_seed_gives_the_same_lists(name: str) -> None:
     assert (once == again).all()
 
 
-def test_hyperparameters_are_chosen_where_the_test_part_is_not_seen() -> None:
-    plan = validation_plan(PAIRS, 0)
-    first_of_the_test = prequential(PAIRS, 0).stretches[0].past.moment
+@pytest.mark.parametrize(("protocol", "test"), [("prequential", prequential), ("last_item", last_item)])
+def test_hyperparameters_are_chosen_where_the_test_part_is_not_seen(
+    protocol: str, test: Callable[[InteractionLog, int], Plan]
+) -> None:
+    plan = validation_plan(PAIRS, 0, protocol)
     latest = max(basket.question.when for stretch in plan.stretches for basket in stretch.baskets)
-    assert latest < first_of_the_test
-    chosen = tuned(baselines_by_name(0)["ease"], plan)
-    assert set(chosen) == {"regularization"}
+    assert latest < test(PAIRS, 0).stretches[0].past.moment
+    assert set(tuned(baselines_by_name(0)["ease"], plan)) == {"regularization"}
