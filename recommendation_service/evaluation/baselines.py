@@ -17,7 +17,8 @@ from recommendation_service.evaluation.protocol import DAY_SECONDS, LIST_LENGTH,
 
 
 def best(scores: npt.NDArray[Any], past: Past, history: Int64) -> Int64:
-    """The candidates by their scores (M,), the best first; of equal ones the lower number."""
+    """The candidates by their scores (M,), the best first; of equal ones that which more users had had, as where
+    a method knows nothing of a user."""
     scores = scores[past.candidates]
     scores[np.isin(past.candidates, history)] = -np.inf
     order = np.argsort(-scores, kind="stable")[:LIST_LENGTH]

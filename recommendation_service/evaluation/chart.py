@@ -22,7 +22,7 @@ def draw(results: Sequence[tuple[Plan, Sequence[Summary]]], name: str, folder: P
     make_folder(folder)
     chart = altair.vconcat(*(_of_plan(plan, summaries) for plan, summaries in results)).properties(title=name)
     image, page = folder / f"{NAME}.png", folder / f"{NAME}.html"
-    chart.save(image, ppi=144)
+    chart.save(image, ppi=100)
     chart.save(page, inline=True)
     return [image, page]
 

@@ -44,7 +44,7 @@ class Past:
 
     moment: int
     consumptions: Consumptions
-    candidates: Int64  # items that were there, ascending
+    candidates: Int64  # items that were there, those that most users had had first
     users: int  # of the whole log, as the next
     items: int
 
@@ -165,7 +165,10 @@ def _moment_at(consumptions: Consumptions, share: float) -> int:
 
 
 def _past(log: InteractionLog, consumptions: Consumptions, moment: int) -> Past:
-    return Past(moment, consumptions.before(moment), np.flatnonzero(log.created < moment), log.users, log.items)
+    before = consumptions.before(moment)
+    there = np.flatnonzero(log.created < moment)
+    popularity = np.bincount(before.item, minlength=log.items)
+    return Past(moment, before, there[np.argsort(-popularity[there], kind="stable")], log.users, log.items)
 
 
 def _baskets(consumptions: Consumptions, places: Int64) -> Iterator[Int64]:

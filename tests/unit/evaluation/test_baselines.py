@@ -12,7 +12,7 @@ from recommendation_service.evaluation.baselines import EASE, SLIST, Popularity,
 from recommendation_service.evaluation.interaction_log import InteractionLog
 from recommendation_service.evaluation.measures import measure
 from recommendation_service.evaluation.methods import baselines_by_name, tuned, validation_plan
-from recommendation_service.evaluation.protocol import Plan, Stretch, last_item, prequential
+from recommendation_service.evaluation.protocol import Plan, Question, Stretch, last_item, prequential
 from recommendation_service.evaluation.replay import replay
 from tests.unit.evaluation.logs import log_of, sequences
 
@@ -66,6 +66,16 @@ def test_popularity_with_decay_follows_what_is_taken_now() -> None:
     plan = prequential(log, 0, 0.95)
     firsts = [replay(plan, [method])[0].lists[0, 0] for method in (Popularity(), PopularityDecayed(7.0))]
     assert [log.titles[item] for item in firsts] == ["1", "2"]
+
+
+@pytest.mark.parametrize("name", ["item_knn", "als", "ease", "slist"])
+def test_who_had_nothing_is_given_what_most_had(name: str) -> None:
+    past = prequential(PAIRS, 0).stretches[0].past
+    method, popularity = baselines_by_name(0)[name].make(), Popularity()
+    nobody = Question(0, past.moment, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    for each in (method, popularity):
+        each.fit(past)
+    assert method.rank(nobody).tolist() == popularity.rank(nobody).tolist()
 
 
 def test_ease_solves_its_problem() -> None:
