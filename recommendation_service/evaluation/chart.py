@@ -7,7 +7,6 @@ from typing import Any
 import altair
 import narwhals as nw
 
-from recommendation_service.core.files import make_folder
 from recommendation_service.evaluation.protocol import Plan
 from recommendation_service.evaluation.report import HEADINGS, title_of
 from recommendation_service.evaluation.summary import FULL_PATTERN, SERVICE, Summary
@@ -18,8 +17,7 @@ _SERVICE_COLOUR, _OTHERS_COLOUR = "#d1495b", "#30638e"
 
 
 def draw(results: Sequence[tuple[Plan, Sequence[Summary]]], name: str, folder: Path) -> list[Path]:
-    """The files that were written. Raises OSError."""
-    make_folder(folder)
+    """The files that were written, into a folder that is there. Raises OSError."""
     chart = altair.vconcat(*(_of_plan(plan, summaries) for plan, summaries in results)).properties(title=name)
     image, page = folder / f"{NAME}.png", folder / f"{NAME}.html"
     chart.save(image, ppi=100)

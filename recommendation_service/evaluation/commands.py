@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from recommendation_service.core.files import make_folder
 from recommendation_service.demo.loading import DemoError
 from recommendation_service.demo.wheel import wheel_folder
 from recommendation_service.evaluation.errors import EvaluationError
@@ -138,6 +139,8 @@ def _evaluate(
     from recommendation_service.feed.loading import load_kernels
 
     console = Console(stderr=True)
+    if chart is not None:
+        make_folder(chart)  # an evaluation is too long to be lost for that
     load_kernels()
     try:
         log = read()

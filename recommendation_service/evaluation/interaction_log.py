@@ -27,7 +27,9 @@ Float64 = npt.NDArray[np.float64]
 EVENTS = ("view", "rating", "save", "match")
 VIEW, RATING, SAVE, MATCH = range(len(EVENTS))
 LARGEST_RATING = 5.0
-LATEST_SECOND = 7_258_118_400  # the year 2200: what is later was written in milliseconds
+# What is earlier is a zero date to the service, or was counted from somewhere else; what is later was written in
+# milliseconds.
+EARLIEST_SECOND, LATEST_SECOND = 86_401, 7_258_118_399  # 2 January 1970, and the end of 2199
 EVENT_COLUMNS, ITEM_COLUMNS = ("user_id", "item_id", "happened_at"), ("item_id",)
 SHOWN = 5  # examples in an error
 
@@ -164,10 +166,10 @@ class _Frame:
         else:
             self._refuse(column, rule, f"{series.dtype}")
             return None
-        wrong = ~np.isfinite(values) | (values < 0) | (values >= LATEST_SECOND)
+        wrong = ~np.isfinite(values) | (values < EARLIEST_SECOND) | (values > LATEST_SECOND)
         if wrong.any():
             found = f"{values[wrong][0]:g} and the like in {int(wrong.sum())} of {len(values)} rows"
-            self._refuse(column, "from 1970 to 2199 (in seconds, where it is a number)", found)
+            self._refuse(column, "from 2 January 1970 to 2199 (in seconds since 1970, where it is a number)", found)
             return None
         return np.floor(values).astype(np.int64)
 

@@ -94,6 +94,12 @@ def test_wrong_use_is_one_sentence(arguments: tuple[str, ...], words: str) -> No
     assert "Traceback" not in done.output
 
 
+def test_a_chart_that_cannot_be_written_is_told_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").touch()
+    monkeypatch.setattr(commands, "_log", lambda *_: pytest.fail("the log was read"))
+    assert isinstance(replay("--events", "events.csv", "--chart", "file/charts").exception, OSError)
+
+
 def test_without_the_extra_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "_NEEDED", ("altair", "not_installed_here"))
     done = replay("--events", "events.csv")

@@ -103,8 +103,12 @@ def test_all_problems_of_both_frames_are_told_at_once() -> None:
     [
         ({"user_id": [], "item_id": [], "happened_at": []}, "the log is empty"),
         ({"happened_at": [1_767_225_600] * 3}, "the same second for all events"),
-        ({"happened_at": [1_767_225_600_000, 1_767_225_601_000, 1_767_225_602_000]}, "from 1970 to 2199 (in seconds"),
-        ({"happened_at": [-1, 5, 6]}, "from 1970 to 2199"),
+        (
+            {"happened_at": [1_767_225_600_000, 1_767_225_601_000, 1_767_225_602_000]},
+            "from 2 January 1970 to 2199 (in seconds",
+        ),
+        ({"happened_at": [-1, 5, 6]}, "from 2 January 1970 to 2199"),
+        ({"happened_at": [0, 3600, 7200]}, "but is 0 and the like in 3 of 3 rows"),
         ({"happened_at": [float("nan"), 5.0, 6.0]}, "happened_at must be"),
     ],
 )
