@@ -8,7 +8,6 @@ no server can tell that one, and clients ask again for it (RFC 9112, 9.3.1).
 """
 
 import asyncio
-import contextlib
 import ctypes
 import signal
 import socket
@@ -16,10 +15,13 @@ import struct
 import sys
 from collections.abc import Iterable
 
+import structlog
 from uvicorn.config import Config
 from uvicorn.server import Server, ServerState
 
 from recommendation_service.server.protocol import DoorProtocol, has_arrivals
+
+log = structlog.get_logger(__name__)
 
 # So long a connection has to be quiet before it is closed untold.
 QUIET_SECONDS = 2.0
@@ -39,7 +41,8 @@ def refuse_new_connections(listeners: Iterable[socket.socket]) -> None:
 
     The kernel resets what waits to be accepted when a listening socket is closed, and its client may have sent a
     request by then. A dropped attempt is made again by the client's kernel a second later, when the socket is
-    gone, or the next service's. Nothing is done where the system cannot do it: not Linux, or no TCP.
+    gone, or the next service's. Nothing is done where the system cannot do it: not Linux, or no TCP; and where it
+    refuses to, the log says so.
     """
     if sys.platform != "linux":
         return
@@ -48,8 +51,13 @@ def refuse_new_connections(listeners: Iterable[socket.socket]) -> None:
     option = struct.pack("HP", len(_NO_NEW_CONNECTIONS), ctypes.addressof(buffer))
     for listener in listeners:
         if listener.family in (socket.AF_INET, socket.AF_INET6):
-            with contextlib.suppress(OSError):
+            try:
                 listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+            except OSError as error:
+                log.warning(
+                    "who connects while the last process ends is reset: the system refuses a filter on its socket",
+                    reason=str(error),
+                )
 
 
 def hold_stop_signals() -> None:

@@ -296,7 +296,7 @@ def test_no_setting_of_the_machine_reaches_a_test(folder: Path) -> None:
 def test_what_make_test_databases_runs_is_there() -> None:
     """It runs outside CI, where a file that was renamed would go unnoticed."""
     folder = REPOSITORY / "tests" / "integration"
-    lines = [line for path in folder.glob("test_*.py") for line in path.read_text().splitlines()]
+    lines = [line for path in folder.rglob("test_*.py") for line in path.read_text().splitlines()]
     names = {line.split("(")[0].removeprefix("def ") for line in lines}
 
     assert [name for name in matrix.FILES if not (folder / name).exists()] == []
