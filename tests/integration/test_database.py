@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.core import database
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.database import make_engine
+from recommendation_service.core.database import LEAVING, make_engine
 from recommendation_service.telemetry.database_metrics import WorkerNumbers
 from tests.servers import LOOPBACK, PrivateMariaDB, wait_until
 
@@ -139,6 +139,19 @@ def test_a_connection_says_no_more_than_it_must_before_its_first_use(mariadb_url
     assert said == (0, "utf8mb4", "")
     assert int(questions) <= 3  # its session, its character set, and this question
     engine.dispose()
+
+
+@pytest.mark.parametrize("number", sorted(LEAVING))
+def test_a_server_that_says_that_it_is_not_the_primary_any_more_is_left_at_once(engine: Engine, number: int) -> None:
+    own = sqlalchemy.text("SELECT CONNECTION_ID()")
+    with engine.connect() as connection:
+        first = connection.execute(own).scalar_one()
+        with pytest.raises(sqlalchemy.exc.DBAPIError) as refusal:
+            connection.exec_driver_sql(f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}, MESSAGE_TEXT = 'left'")
+    assert refusal.value.orig is not None
+    assert refusal.value.orig.args[0] == number
+    with engine.connect() as connection:
+        assert connection.execute(own).scalar_one() != first
 
 
 def test_connections_that_the_server_closed_are_replaced_before_they_are_used(
