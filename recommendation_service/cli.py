@@ -144,9 +144,12 @@ def feed(
         tried = PolicyChoice(settings).take_up().policy
     else:
         tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
-    preview = Preview(Generation(store.open(version), tried), settings)
+    generation = Generation(store.open(version), tried)
+    preview = Preview(generation, settings)
     request = FeedRequest(endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True)
     body = preview.feed(request)
+    if not generation.fits:
+        typer.echo(f"note: catalog {version} was built for another policy, whose pools these are", err=True)
     if as_json:
         typer.echo(body.decode())
         return

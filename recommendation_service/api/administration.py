@@ -112,7 +112,7 @@ def add_administration(
         policy`, where it is not the one that serves. The same `request_id` gives the same feed again. Nothing of it is
         recorded, remembered or counted. Administrators only."""
         access.check_administrator(request.scope)
-        catalog, served, worker = await serving.ready_catalog(), serving.policy, worker_of(request.scope)
+        served, worker = await serving.ready_generation(), worker_of(request.scope)
         session = session_number(session_id)
         try:
             seen = worker.store.peek(user_id, session)
@@ -128,22 +128,24 @@ def add_administration(
             session=session,
         )
 
-        def make() -> tuple[str, bytes]:
-            tried = policy_version(settings, policy) if policy is not None else served
-            made = Preview(Generation(catalog, tried), settings)
+        def make() -> tuple[Generation, bytes]:
+            tried = policy_version(settings, policy) if policy is not None else served.policy
+            generation = Generation(served.catalog, tried)
+            made = Preview(generation, settings)
             facts = worker.reader.read(user_id) if user_id and not made.knows(user_id) else None
-            return tried.version, made.feed(wanted, seen, facts)
+            return generation, made.feed(wanted, seen, facts)
 
         try:
-            version, feed = await threads.run(make)
+            generation, feed = await threads.run(make)
         except PolicyError as error:
             raise NotFound(f"The policy cannot be tried: {error}.") from error
         except SourceError as error:
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         body = {
             "user_id": user_id,
-            "catalog": catalog.version,
-            "policy": version,
+            "catalog": generation.catalog.version,
+            "policy": generation.policy.version,
+            "fits": generation.fits,
             "remembered_items": len(as_entries(seen)),
             "feed": msgspec.json.decode(feed)["body"],
         }

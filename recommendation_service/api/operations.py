@@ -78,7 +78,7 @@ def add_operations(
         """200 only when a catalog is loaded; else 503 with the reason. `problems`: what has to be
         mended all the same, such as a blacklist that cannot be read any more, so that what was last read of it holds.
         """
-        catalog = await serving.ready_catalog()
+        catalog = (await serving.ready_generation()).catalog
         return {
             "status": "ready",
             "catalog": catalog.version,

@@ -13,6 +13,12 @@ class Generation(NamedTuple):
     policy: Policy
     shadows: tuple[Policy, ...] = ()  # of the same pools; what they would have drawn is recorded
 
+    @property
+    def fits(self) -> bool:
+        """Whether the catalog's static sums and orderings are those of the policy: else feeds are not quite its own
+        until the next build."""
+        return bool(self.catalog.manifest["policy_digest"] == self.policy.catalog_digest)
+
 
 def misfit(catalog: Catalog, policy: Policy) -> str:
     """Why no feed can be made from these two; empty where it can."""

@@ -13,7 +13,7 @@ import structlog
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.log.marks import REBUILD, Mark
+from recommendation_service.log.marks import REBUILD, Mark, registered
 from recommendation_service.log.reader import LogReader
 from recommendation_service.log.records import STATE_OF, FeedRecord, Record
 from recommendation_service.memory.entries import user_key
@@ -49,6 +49,8 @@ def replay(settings: Settings, now: Callable[[], float], stop: threading.Event) 
     """Once for each memory. Raises MemoryFailed, SourceError, OSError."""
     with opened(settings.seen_dir, settings.seen_megabytes << 20) as memory:
         if memory.is_log_read():
+            if REBUILD in registered(settings.events_dir):  # of one that was killed in between
+                LogReader(settings.events_dir, REBUILD).strike_off()
             return
         users: set[bytes] = set()
         # From the beginning, whatever the last one came to: that may have filled another memory, and to merge an entry

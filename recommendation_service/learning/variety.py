@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.log.decisions import latest_decisions
+from recommendation_service.log.decisions import latest_drawn
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
@@ -66,7 +66,7 @@ def temperatures(before: Policy, after: Policy, slots: Sequence[Sequence[Floats]
 def recorded_slots(folder: Path, features: int) -> list[list[Floats]]:
     """By kind, of the latest decisions: what each slot could hold that was drawn from its pool. Raises OSError."""
     found: list[list[Floats]] = [[] for _ in KINDS]
-    for record in latest_decisions(folder, DECISIONS):
+    for record in latest_drawn(folder, DECISIONS):
         try:
             decision = unpack_decision(record.packed)
         except ValueError:

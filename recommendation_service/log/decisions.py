@@ -159,23 +159,22 @@ def read_decisions(folder: Path) -> Iterator[DecisionRecord]:
         yield from _in_file(path)
 
 
-def latest_decisions(folder: Path, most: int) -> list[DecisionRecord]:
-    """So many of the newest, in no order between files. Raises OSError."""
+def latest_drawn(folder: Path, most: int) -> list[DecisionRecord]:
+    """So many of the newest that chance chose, in no order between files. Raises OSError."""
     found: list[DecisionRecord] = []
     for path in reversed(_files(folder)):
         if len(found) == most:
             break
-        found += _in_file(path, most - len(found))
+        found += [record for record in _in_file(path) if record.drawn][len(found) - most :]
     return found
 
 
-def _in_file(path: Path, most: int | None = None) -> Iterator[DecisionRecord]:
-    """All, or the last so many."""
+def _in_file(path: Path) -> Iterator[DecisionRecord]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return  # too old just now
-    for start, end, checksum in list(_records(content))[-most if most else None :]:
+    for start, end, checksum in _records(content):
         payload = content[start:end]
         if zlib.crc32(payload) != checksum:
             continue
@@ -192,7 +191,8 @@ def forget_decisions(folder: Path, user_id: int, until_ms: int | None = None) ->
         except FileNotFoundError:
             continue
         with file:
-            size = os.fstat(file.fileno()).st_size
+            state = os.fstat(file.fileno())
+            size = state.st_size
             if size == 0:
                 continue
             with mmap.mmap(file.fileno(), size) as memory:
@@ -205,16 +205,22 @@ def forget_decisions(folder: Path, user_id: int, until_ms: int | None = None) ->
                         memory[start:end] = bytes(end - start)
                         forgotten += 1
                 memory.flush()
+            # What others did is as old as it was.
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     return forgotten
 
 
 def _records(content: bytes | mmap.mmap) -> Iterator[tuple[int, int, int]]:
-    """Where each payload begins and ends, and its checksum."""
-    place = 0
-    while place + _HEADER.size <= len(content):
+    """Where each payload begins and ends, and its checksum. Behind a damaged header only what its checksum vouches for
+    is taken for the next record."""
+    place, follows = 0, True
+    while 0 <= place <= len(content) - _HEADER.size:
         magic, length, checksum = _HEADER.unpack_from(content, place)
         start, end = place + _HEADER.size, place + _HEADER.size + length
-        if magic != _MAGIC or end > len(content):
-            return
-        yield start, end, checksum
-        place = end
+        is_record = magic == _MAGIC and end <= len(content)
+        follows = is_record and (follows or zlib.crc32(content[start:end]) == checksum)
+        if follows:
+            yield start, end, checksum
+            place = end
+        else:
+            place = content.find(_MAGIC, place + 1)

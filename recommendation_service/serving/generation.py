@@ -93,10 +93,10 @@ class Serving:
             raise Overloaded("The service is at its limit.", retry_after_seconds=2)
         return pipeline
 
-    async def ready_catalog(self) -> Catalog:
-        """For /ready: a worker that is behind is ready all the same. Raises NotReady before the first catalog."""
+    async def ready_generation(self) -> Generation:
+        """A worker that is behind is ready all the same. Raises NotReady before the first catalog."""
         self.check_place()
-        return (self._pipeline or await self._first_pipeline()).catalog
+        return (self._pipeline or await self._first_pipeline()).generation
 
     def check_place(self) -> None:
         """Raises NotReady where DATA_DIR is another database's."""
@@ -235,7 +235,7 @@ class Serving:
             pipeline.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
         self._pipeline = pipeline
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
-        if catalog.manifest["policy_digest"] != policy.catalog_digest:
+        if not generation.fits:
             log.warning(
                 "catalog was built with another policy; the next build is with this one", version=catalog.version
             )

@@ -116,6 +116,10 @@ def test_a_policy_version_that_is_only_kept_is_tried(client: httpx.Client, folde
     assert body["policy"] == version
     assert {item["why"]["slot"] for item in body["feed"]["items"]} == {"NU"}
     assert previewed(client, 0)["policy"] != version
+    assert body["fits"]
+    heavier = re.sub(rb"(?m)^engagement = 2.2$", b"engagement = 3.3", other_policy())
+    version = PolicyStore(folder / "policies", 3).publish(heavier, None, DEED, aside=True)
+    assert not previewed(client, 0, policy=version)["fits"], "its pools are another policy's until a build"
     answer = client.get("/api/users/0/preview", params={"policy": "none-such"}, headers=ADMINISTRATOR)
     assert "none-such does not exist" in error_of(answer, 404, "not_found")["message"]
 

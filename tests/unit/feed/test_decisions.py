@@ -91,23 +91,23 @@ def test_every_way_of_filling_a_slot_is_recorded(small: FeedPipeline) -> None:
     assert relaxed & 0b0111
 
 
-def other_policy(seed: int) -> Policy:
+def other_policy(seed: int, base: Policy = POLICY) -> Policy:
     """Other θ, A and α, learned from nothing in particular, and other temperatures."""
     draw = np.random.default_rng(seed)
-    theta = POLICY.arrays.theta + draw.normal(0, 0.3, POLICY.arrays.theta.shape)
+    theta = base.arrays.theta + draw.normal(0, 0.3, base.arrays.theta.shape)
     root = draw.normal(0, 1, (len(KINDS), FEATURES, FEATURES))
     A = np.eye(FEATURES) + root @ root.transpose(0, 2, 1)
     kinds = {}
     for name in KINDS:
-        kind = getattr(POLICY.file.kinds, name)
+        kind = getattr(base.file.kinds, name)
         kinds[name] = kind.model_copy(update={"alpha": draw.uniform(0, 3), "temperature": draw.uniform(0.15, 3)})
-    file = POLICY.file.model_copy(update={"kinds": POLICY.file.kinds.model_copy(update=kinds)})
+    file = base.file.model_copy(update={"kinds": base.file.kinds.model_copy(update=kinds)})
     return Policy(file, theta, A)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_another_policys_probability_is_what_its_own_run_gives(pipeline: FeedPipeline, seed: int) -> None:
-    """Its own pipeline ranks the same request; where it draws the same, slot by slot, it says with what probability."""
+    """Its own pipeline ranks the same request: from its scores follows how likely it is to make the recorded feed."""
     other = other_policy(seed)
     theirs = FeedPipeline(Generation(CATALOG, other), seed=11)
     arrays = other.arrays
@@ -117,6 +117,38 @@ def test_another_policys_probability_is_what_its_own_run_gives(pipeline: FeedPip
         theirs.rank(request)
         assert weighed == pytest.approx(_as_it_would_draw(theirs, decision), rel=0, abs=1e-4)
     assert len(weighed) > 0
+
+
+@pytest.mark.parametrize("which", ["pipeline", "small"])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_another_policy_draws_has_the_probability_that_it_is_served_with(
+    seed: int, which: str, request: pytest.FixtureRequest
+) -> None:
+    """As long as its own run has chosen what was served, its next slot could hold the same: of whatever it chooses
+    there, the decision tells with what probability."""
+    pipeline, compared = request.getfixturevalue(which), 0
+    other = other_policy(seed, pipeline.policy)
+    theirs, arrays = FeedPipeline(Generation(pipeline.catalog, other), seed=11), other.arrays
+    for each in requests():
+        _, decision, _ = decided(pipeline, each)
+        slate = theirs.rank(each)
+        for place, (slot, key) in enumerate(zip(decision.slots, slate.keys.tolist(), strict=True)):
+            if slot.chosen < 0 or slot.pool != theirs.memory.slot_pool[place]:
+                break  # exploration has no weights
+            members = decision.items[decision.pools[slot.pool].members].tolist()
+            chosen = slot._replace(item=key, chosen=members.index(key))
+            [weighed] = propensities_under(
+                decision._replace(slots=[chosen]),
+                arrays.theta,
+                arrays.precision_root,
+                arrays.alpha,
+                arrays.temperature,
+            )
+            assert weighed == pytest.approx(theirs.memory.slot_propensity[place], rel=0, abs=1e-4)
+            compared += 1
+            if key != slot.item:
+                break
+    assert compared >= len(requests())
 
 
 def _as_it_would_draw(theirs: FeedPipeline, decision: Decision) -> Floats:

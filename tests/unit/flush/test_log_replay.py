@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from recommendation_service.core.config import Settings
 from recommendation_service.flush import log_replay
 from recommendation_service.flush.log_replay import replay
-from recommendation_service.log.marks import FLUSH, REBUILD, registered
+from recommendation_service.log.marks import FLUSH, REBUILD, Mark, registered
 from recommendation_service.log.reader import Batch, LogReader
 from recommendation_service.log.retention import remove_passed
 from recommendation_service.log.segments import SUFFIX
@@ -58,6 +58,17 @@ def test_a_new_memory_is_filled_from_the_log_and_the_reader_is_gone_afterwards(s
     write(settings, "2-1", 3)
     replay(settings, lambda: NOW, threading.Event())
     assert remembered(settings) == 3
+    assert registered(settings.events_dir) == [FLUSH]
+    assert flushed(settings) == []
+
+
+def test_a_reader_that_was_done_and_killed_is_struck_off_by_the_next(settings: Settings) -> None:
+    write(settings, "1-1", 1, 2)
+    replay(settings, lambda: NOW, threading.Event())
+    with LogReader(settings.events_dir, REBUILD, since=Mark()):
+        pass  # as it was before the last thing that it did
+    assert registered(settings.events_dir) == [FLUSH, REBUILD]
+    replay(settings, lambda: NOW, threading.Event())
     assert registered(settings.events_dir) == [FLUSH]
     assert flushed(settings) == []
 

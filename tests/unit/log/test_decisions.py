@@ -7,6 +7,7 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from recommendation_service.log import decisions as module
@@ -16,6 +17,7 @@ from recommendation_service.log.decisions import (
     DecisionWriter,
     delete_old,
     forget_decisions,
+    latest_drawn,
     read_decisions,
 )
 
@@ -89,6 +91,28 @@ def test_what_is_too_old_is_deleted_but_for_what_is_written(tmp_path: Path) -> N
     writer.close()
 
 
+def test_what_others_did_is_as_old_as_it_was_when_somebody_is_forgotten(tmp_path: Path) -> None:
+    writer = DecisionWriter(tmp_path, 1 << 30)
+    for user in (1, 2):
+        writer.append(decision(user))
+    writer.close()
+    [path] = files_in(tmp_path)
+    os.utime(path, (NOW - 40 * DAY, NOW - 40 * DAY))
+    assert forget_decisions(tmp_path, 1) == 1
+    assert delete_old(tmp_path, int((NOW - 30 * DAY) * 1000)) == 1
+
+
+def test_the_latest_are_those_that_chance_drew(tmp_path: Path) -> None:
+    some = [msgspec.structs.replace(decision(number), drawn=number % 3 == 0) for number in range(20)]
+    for part in (some[:10], some[10:]):
+        writer = DecisionWriter(tmp_path, 1 << 30)
+        for record in part:
+            writer.append(record)
+        writer.close()
+    assert sorted(record.user_id for record in latest_drawn(tmp_path, 5)) == [6, 9, 12, 15, 18]
+    assert len(latest_drawn(tmp_path, 100)) == 7
+
+
 def test_a_forgotten_user_is_nowhere_and_the_others_are_where_they_were(tmp_path: Path) -> None:
     some = [decision(number % 3, int(NOW * 1000) + number) for number in range(12)]
     writer = DecisionWriter(tmp_path, 1 << 30)
@@ -117,6 +141,11 @@ def test_what_is_damaged_or_cut_short_is_passed_over(tmp_path: Path) -> None:
     content[length + 500] ^= 1
     path.write_bytes(content[:-3])
     assert list(read_decisions(tmp_path)) == [some[0], some[2]]
+    content[2 * length] ^= 1  # a header
+    path.write_bytes(content)
+    assert list(read_decisions(tmp_path)) == [some[0], some[3]]
+    assert forget_decisions(tmp_path, 7) == 3  # one of them was damaged where nobody need read it
+    assert list(read_decisions(tmp_path)) == []
     path.write_bytes(b"something else")
     assert list(read_decisions(tmp_path)) == []
     assert forget_decisions(tmp_path, 7) == 0
