@@ -22,9 +22,6 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from recommendation_service.feed.slate_body import join_items
-from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
-from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import COLUMNS, EMPTY, CatalogArrays
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
@@ -35,6 +32,9 @@ from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import merge_entries, remember_events
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
+from recommendation_service.ranking.slate_body import join_items
+from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
+from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import make_working_memory
 
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many

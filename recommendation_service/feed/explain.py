@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
-from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.model.features import names_of
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_terms
 from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.slate import EXPLORATION, RULES
 from recommendation_service.ranking.working_memory import WorkingMemory
 
 DAY_SECONDS = 86400.0

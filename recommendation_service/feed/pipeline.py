@@ -13,10 +13,6 @@ from recommendation_service.core.errors import PolicyError
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
-from recommendation_service.feed.slate import RULES
-from recommendation_service.feed.slate_body import join_items
-from recommendation_service.feed.slate_decision import make_decision_memory, pack_decision
-from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.columns import hash_token
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
@@ -25,6 +21,10 @@ from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
+from recommendation_service.ranking.slate import RULES
+from recommendation_service.ranking.slate_body import join_items
+from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
+from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import (
     PACKED,
     RELAXED,
@@ -66,7 +66,7 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     relaxed: list[str]  # names of the rules that gave way, in the order in which they do
     remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
     choices: tuple[Choice, ...]  # where the request wants an explanation; else none
-    decision: bytes  # what else the slots could have held, see slate_decision.py; empty where nobody wanted it
+    decision: bytes  # what else the slots could have held, see ranking/slate_decision.py; empty where nobody wanted it
     shadows: ShadowPropensities  # of each shadow its version, and its propensities: n float32
 
 

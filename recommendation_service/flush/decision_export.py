@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from recommendation_service.core.errors import SourceError
-from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.model.features import names_of
@@ -14,6 +13,7 @@ from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.decisions import DecidedSlot, Pool, unpack_decision
 from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.slate import EXPLORATION, RULES
 
 
 def export_decisions(

@@ -15,7 +15,6 @@ from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import SourceError
-from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.flush.rows import (
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
@@ -30,6 +29,7 @@ from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.slate import EXPLORATION, RULES
 
 ROWS_AT_ONCE = 2_000
 LARGEST_ID = 2**63 - 1

@@ -50,7 +50,7 @@ class DecisionRecord(msgspec.Struct, array_like=True, tag="decision1", frozen=Tr
     seed: int
     drawn: bool  # whether chance chose it; else a client asked for an explanation, and no estimate may count it
     share: float  # of all feeds that chance chooses
-    packed: bytes  # see feed/slate_decision.py
+    packed: bytes  # see ranking/slate_decision.py
 
 
 _encode = msgspec.msgpack.Encoder().encode

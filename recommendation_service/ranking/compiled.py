@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_KERNEL_SOURCES = ("ranking/*.py", "feed/s*.py", "model/*.py")
+_KERNEL_SOURCES = ("ranking/*.py", "model/*.py")
 
 
 @cache

@@ -18,13 +18,13 @@ from pydantic import SecretStr
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.feed.compilation import compile_apart
-from recommendation_service.feed.stages import rank
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import Learned, load_policy, read_policy_file
 from recommendation_service.policies.store import POLICY, PolicyStore
+from recommendation_service.ranking.stages import rank
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, sum_of_samples
 from tests.servers import wait_until

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.feed.slate import EXPLORATION, RULES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
+from recommendation_service.ranking.slate import EXPLORATION, RULES
 from recommendation_service.ranking.working_memory import SCANNED, SLOTS, TOUCHED_TOKENS
 from tests.support.catalogs import Item, ItemType, World
 

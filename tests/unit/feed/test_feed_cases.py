@@ -13,11 +13,11 @@ import pytest
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import IDS_FIELDS, TIMED_EVERY, FeedPipeline, feed_seed
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.feed.stages import STAGES, rank
 from recommendation_service.model.features import FEATURE_NAMES, FEATURES
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import make_working_memory
 from tests.support.catalogs import Challenge, Interaction, User, Video, World, build, in_memory, make_catalog, published
 from tests.support.http_contract import CHALLENGE_FIELDS, RESUME_FIELDS

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.feed.slate_body import join_items
+from recommendation_service.ranking.slate_body import join_items
 
 START = 8
 EVERY_NUMBER = st.integers(-(2**63), 2**63 - 1)

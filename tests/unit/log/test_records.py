@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.feed.slate import RULES
 from recommendation_service.log.records import (
     EVENT_NAMES,
     STATE_OF,
@@ -31,6 +30,7 @@ from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.packed_columns import RELATIVE_ERROR
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
+from recommendation_service.ranking.slate import RULES
 from recommendation_service.serving.recording import record_of
 from tests.support.catalogs import Challenge, World, make_catalog
 from tests.support.older_records import AS_READ, IN_THE_LOG

@@ -1,6 +1,5 @@
 """The whole of a feed's computation, on one screen."""
 
-from recommendation_service.feed.slate import assemble, describe
 from recommendation_service.model.columns import CatalogArrays
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.candidates import candidate_pools
@@ -8,6 +7,7 @@ from recommendation_service.ranking.compiled import compiled
 from recommendation_service.ranking.features import candidate_features
 from recommendation_service.ranking.linucb import score_candidates
 from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.slate import assemble, describe
 from recommendation_service.ranking.user import load_user
 from recommendation_service.ranking.working_memory import WorkingMemory
 
