@@ -23,7 +23,7 @@ STREAMED = ""  # stands for the segment of a copy from the fleet's stream
 
 
 class Fleet(Protocol):
-    """The other machines' copies of events, where there are any (stream.py)."""
+    """The other machines' copies of events, where there are any (log/stream.py)."""
 
     def remove(self, entries: list[bytes]) -> None:
         """These are in the database now. Raises nothing."""
