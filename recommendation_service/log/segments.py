@@ -1,8 +1,8 @@
 """A segment of the event log: a file of checksummed records, of fixed size.
 
 A record is in the file once ``append`` returned, so it survives the end of its process, however it comes; what has to
-survive the machine as well is synced (event_log.py). Room on the disk is taken when the segment is made: a full disk is met
-there, and never while a record is written.
+survive the machine as well is synced (event_log.py). Room on the disk is taken when the segment is made: a full disk is
+met there, and never while a record is written.
 
     file    = "RECSLOG1" + 8 bytes of zero, then records, then zeros
     record  = "RECS" + length (4 bytes) + CRC-32 of all that follows (4) + number in the segment (4) + payload,
