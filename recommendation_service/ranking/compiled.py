@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import numba
+from numba.core.registry import CPUDispatcher
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -117,7 +118,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 def part(function: Callable[P, R]) -> Callable[P, R]:
     """A part of kernels that is called and not inlined, since several need it or it is large. Not for Python."""
-    return cast("Callable[P, R]", _jit(cache=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
+    return _not_for_python(_jit(cache=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
@@ -126,7 +127,19 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
     A tuple of arrays is handed to a function as hundreds of words, seven for each array; a call inside a
     loop would cost more than what it computes.
     """
-    return cast("Callable[P, R]", _jit(forceinline=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
+    return _not_for_python(_jit(forceinline=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
+
+
+class _Part(CPUDispatcher):
+    """A function without a way in from Python. A call from there would end the process, if Numba came to it."""
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"{self.py_func.__name__} is a part of kernels: Python has no way in")
+
+
+def _not_for_python(dispatcher: Any) -> Any:
+    dispatcher.__class__ = _Part
+    return dispatcher
 
 
 def entry_for(function: Callable[P, R], *arguments: Any) -> Callable[P, R]:

@@ -65,10 +65,12 @@ def _session(detail: int) -> int:
     return (detail >> 8) & 0xFFFFFF
 
 
-@inlined
 def pack_detail(now: int, session: int, kind: int, state: int) -> int:
     """``kind``: 1 + index into KINDS, or 0."""
     return max(0, now - EPOCH) << 32 | session << 8 | kind << 4 | state
+
+
+_pack_detail = inlined(pack_detail)
 
 
 @inlined
@@ -173,7 +175,7 @@ def remember_feed(request: RankingRequest, memory: WorkingMemory) -> None:
                 if rows[i] == item:
                     state = max(state, entries[i, 1] & 15)
         out[count, 0] = memory.slot_key[slot]
-        out[count, 1] = pack_detail(now, request.session, int(memory.slot_kind[slot]) + 1, state)
+        out[count, 1] = _pack_detail(now, request.session, int(memory.slot_kind[slot]) + 1, state)
         count += 1
     memory.counts[REMEMBERED] = _bound(out, count)
 
@@ -219,7 +221,7 @@ def remember_events(
         if place == size:
             size += 1
         out[size - 1, 0] = keys[event]
-        out[size - 1, 1] = pack_detail(now, session, kind, state)
+        out[size - 1, 1] = _pack_detail(now, session, kind, state)
         kinds[event] = kind
     return _bound(out, size)
 
