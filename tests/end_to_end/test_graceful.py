@@ -154,7 +154,10 @@ def test_a_stop_loses_no_request(service: Service) -> None:
         # Every client was told, and finds nobody any more.
         refused = load.refused
         assert wait_until(lambda: load.refused >= refused + CONNECTIONS, PATIENCE_SECONDS)
-    assert load.failures == []
+    # Some kernels let no ordinary user filter a socket: then the service says so, and who connects while the last
+    # process closes its socket is reset. Nobody else is.
+    cannot_hold_off = "the system refuses a filter on its socket" in service.log
+    assert [failure for failure in load.failures if not (cannot_hold_off and failure.is_first_of_connection)] == []
     assert load.announced > 0
     assert service.pids == set()
     assert "Traceback" not in service.log
