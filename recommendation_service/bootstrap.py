@@ -105,8 +105,8 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     metrics = Metrics()
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER
     policies = PolicyChoice(settings, metrics.policy_refused.inc)
-    if settings.learner != "off":
-        load_learning(settings.learning_file)  # so that what is wrong with it is told at the start
+    # At the start, so that what is wrong with it is told then.
+    learning = load_learning(settings.learning_file) if settings.learner != "off" else None
     access = Access(settings)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
@@ -127,7 +127,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
         _layers(settings, metrics, prefix),
         hot,
         title="recommendation-service",
-        lifespan=_lifespan(settings, metrics, store, serving, make),
+        lifespan=_lifespan(settings, metrics, store, serving, learning.person_slots if learning else None, make),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -169,6 +169,7 @@ def _lifespan(
     metrics: Metrics,
     store: CatalogStore,
     serving: Serving,
+    learned_slots: float | None,
     make: Callable[[], None] | None,
 ) -> Callable[[FastAPI], Any]:
     """What a worker opens, in the order in which it is needed, and closes the other way round.
@@ -225,7 +226,7 @@ def _lifespan(
             worker = Worker(
                 Feeds(serving, users, seen, metrics, clock.now, decisions),
                 Feedback(serving, seen, event_log, stream, metrics),
-                Forgetting(seen, users, stream),
+                Forgetting(seen, users, stream, learned_slots),
                 Condition(settings, store, clock, serving, keeper.memory),
                 seen,
                 reader_of_users,

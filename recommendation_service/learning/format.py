@@ -62,6 +62,7 @@ class LearningFile(_Section):
     least: Reward
     most: Reward
     noise: Positive
+    person_slots: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1000.0
     points: dict[str, Positive]
     events: Annotated[dict[EventName, EventReward], Field(min_length=1)]
 

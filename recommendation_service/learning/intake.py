@@ -19,6 +19,9 @@ from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unp
 
 log = structlog.get_logger(__name__)
 
+Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.intp]
+
 # How an event was brought together with the feed that showed its item.
 BY_REQUEST, BY_USER = "request", "user"
 # Of a user's feeds, how many are looked through for an item whose event names none.
@@ -156,7 +159,7 @@ class Intake:
             rewards = rewards_of(slots.items.tolist(), within, self._file)
             rewards[~_teaches(slots)] = np.nan
             before = one.rewards if one.rewards is not None and len(one.rewards) == len(rewards) else rewards * np.nan
-            new, gone = observed(rewards, before)
+            new, gone = self._admitted(one.feed, rewards, before)
             for places, values, sign in ((new, rewards, 1.0), (gone, before, -1.0)):
                 rows += [(slots.kinds[at], slots.features[at], values[at], one.feed.happened_ms, sign) for at in places]
                 for at in places:
@@ -167,6 +170,19 @@ class Intake:
             self._ledger.sums.add(kinds, X.astype(float), rewards, times / 1000, signs)
         self._ledger.settle(settled)
         return len(owed) == MOST_DUE
+
+    def _admitted(self, feed: Feed, rewards: Floats, before: Floats) -> tuple[Places, Places]:
+        """As ``observed``, within the person's part: what is beyond it becomes infinite in ``rewards``, and stays so
+        whatever happens later, or who does something late would count for more."""
+        rewards[np.isinf(before)] = np.inf
+        new, gone = observed(rewards, before)
+        more, fewer = np.setdiff1d(new, gone), np.setdiff1d(gone, new)
+        happened = feed.happened_ms / 1000
+        admitted = self._ledger.persons.admit(feed.user_id, feed.session_id, happened, len(more), len(fewer))
+        beyond = more[admitted:]
+        rewards[beyond] = np.inf
+        self._totals.leave("person", len(beyond))
+        return np.setdiff1d(new, beyond), gone
 
     def _slots(self, owed: Owed) -> Slots | None:
         """None: nothing can be learned from the feed."""
@@ -183,7 +199,9 @@ class Intake:
 
     def drop_old(self, most_feeds: int) -> None:
         """What nothing can come for any more, and beyond ``most_feeds`` the oldest."""
-        before_ms = self._now_ms() - self._file.longest_ms
+        now_ms = self._now_ms()
+        before_ms = now_ms - self._file.longest_ms
+        self._ledger.persons.drop_old(now_ms / 1000)
         self._totals.leave("no_feed", self._ledger.drop_before(before_ms, before_ms))
         self._totals.leave("crowded", self._ledger.drop_oldest(most_feeds))
 

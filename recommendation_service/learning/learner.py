@@ -47,7 +47,7 @@ class Learner:
     def __init__(self, settings: Settings, file: LearningFile, now: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._now = now
-        self.ledger = Ledger(settings.learning_dir, _empty_sums(settings, file), now())
+        self.ledger = Ledger(settings.learning_dir, _empty_sums(settings, file), now(), file.person_slots)
         try:
             self._reader = LogReader(settings.events_dir, LEARN, since=self.ledger.mark)
         except BaseException:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import create, make_folder
+from recommendation_service.learning.persons import Persons
 from recommendation_service.learning.rewards import Happening
 from recommendation_service.learning.status import Totals
 from recommendation_service.learning.sums import Sums
@@ -108,8 +109,11 @@ class Owed(NamedTuple):
 class Ledger:
     """One process's. Raises LedgerRefused where the file cannot be used, and OSError where the disk fails."""
 
-    def __init__(self, folder: Path, sums: Sums, now: float) -> None:
-        """``sums``: empty ones, of this release's kinds and features; those of the file are read into them."""
+    def __init__(self, folder: Path, sums: Sums, now: float, person_slots: float) -> None:
+        """``sums``: empty ones, of this release's kinds and features; those of the file are read into them.
+
+        ``person_slots``: the most shown items of one person that count.
+        """
         self.path = folder / FILE
         self.sums = sums
         self._now = now
@@ -127,6 +131,7 @@ class Ledger:
             raise OSError(5, str(error), str(self.path)) from error
         try:
             self._open(is_new)
+            self.persons = Persons(self._database, person_slots, sums.half_life_seconds)
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             self._database.close()
             raise LedgerRefused(f"{self.path} cannot be used: {error}.") from error
@@ -306,6 +311,7 @@ class Ledger:
                 run("DELETE FROM happenings WHERE request IN (SELECT request FROM feeds WHERE user = ?)", (user,))
                 run("DELETE FROM feeds WHERE user = ?", (user,))
                 run("DELETE FROM unmatched WHERE user = ?", (user,))
+                self.persons.forget(user)
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, moment))
         for user in known.keys() - users.keys():
             self._database.execute("DELETE FROM forgotten WHERE user = ?", (user,))

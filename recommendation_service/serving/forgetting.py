@@ -18,12 +18,16 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Forgetting:
-    """One worker's. ``stream``: None without Redis."""
+    """One worker's. ``stream``: None without Redis. ``learned_slots``: the most shown items of one person that what was
+    learned on a machine is of, which no sum can unlearn; None: nothing is learned here."""
 
-    def __init__(self, store: SeenStore, users: Users, stream: EventStream | None) -> None:
+    def __init__(
+        self, store: SeenStore, users: Users, stream: EventStream | None, learned_slots: float | None = None
+    ) -> None:
         self._store = store
         self._users = users
         self._stream = stream
+        self._learned_slots = learned_slots
 
     async def forget(self, user_id: int) -> Removed:
         """Never raises."""
@@ -34,5 +38,6 @@ class Forgetting:
         if self._stream is not None:
             moment = await self._stream.forget(user_id)
             found["fleet_told"] = moment is not None
+        found["learned_stays"] = self._learned_slots
         found["cached_facts"] = await self._users.forget(user_id)
         return Removed(found, moment, forgotten.failed)

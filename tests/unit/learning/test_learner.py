@@ -335,6 +335,64 @@ def test_a_reader_that_was_cut_off_goes_on(world: World) -> None:
     assert learner.totals.left == {"missed": 2}
 
 
+# One person's part.
+
+
+def with_part(world: World, slots: float) -> World:
+    world.file = FILE.model_copy(update={"person_slots": slots})
+    return world
+
+
+def test_beyond_a_persons_part_nothing_is_learned_whatever_is_done_later(world: World) -> None:
+    with_part(world, 4)
+    one, two, other = feed(3), feed(6, happened_ms=HAPPENED_MS + 1), feed(3, user_id=8)
+    seen = [shown(served, place) for served in (one, two, other) for place in range(3)]
+    world.write([one, two, other, *seen])
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 5, "FW": 2}
+    assert learner.totals.left == {"person": 2}
+
+    liked = {"happened_ms": HAPPENED_MS + 9_000, "received_ms": HAPPENED_MS + 10_000}
+    world.write([shown(two, 0, "match", **liked), shown(two, 1, "match", **liked), shown(two, 4, "match", **liked)])
+    learner = world.learn()
+    assert reward(learner, AU) == pytest.approx(1), "what counted is corrected, and nothing of what did not is added"
+    assert learner.totals.slots == {"AU": 5, "FW": 2}
+    assert learner.totals.left == {"person": 3}
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), most=st.sampled_from((1.0, 3.5, 20.0)))
+def test_the_sums_hold_no_more_of_a_person_than_the_file_says(
+    seed: int, most: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In whatever order and over however many half-lives the feeds come."""
+    draw = random.Random(seed)
+    world = with_part(World(tmp_path_factory.mktemp("part")), most)
+    month = round(FILE.half_life_seconds * 1000)
+    feeds = [feed(6, happened_ms=HAPPENED_MS - draw.randrange(3 * month)) for _ in range(8)]
+    for served in draw.sample(feeds, len(feeds)):
+        at = {"happened_ms": served.happened_ms + 5_000, "received_ms": served.happened_ms + 6_000}
+        world.write([served, *(shown(served, place, **at) for place in range(6))])
+        learner = world.learn()
+    latest = max(served.happened_ms for served in feeds) / 1000
+    here = learner.ledger.sums.at(latest)[:, len(FEATURE_NAMES), len(FEATURE_NAMES)].sum()
+    assert 0.5 < here <= most * (1 + 1e-9)
+
+
+def test_part_of_a_session_and_of_who_was_forgotten(world: World) -> None:
+    with_part(world, 1)
+    mine, other = (feed(3, user_id=0, session_id=name) for name in ("mine", "other"))
+    nobody = feed(3, user_id=0, session_id=None)
+    user, again = feed(3), feed(3, happened_ms=HAPPENED_MS + 30_000)
+    served = [mine, other, nobody, user]
+    world.write([*served, *(shown(one, place) for one in served for place in range(2))])
+    assert world.learn().totals.slots == {"AU": 5}
+    note_forgotten(world.settings.events_dir, 7, HAPPENED_MS + 20_000)
+    world.write([again, *(shown(again, place) for place in range(2))])
+    world.now_ms = again.happened_ms + FILE.settle_ms
+    assert world.learn().totals.slots == {"AU": 6}
+
+
 # What was learned, damaged or of another release.
 
 
