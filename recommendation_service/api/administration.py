@@ -107,10 +107,11 @@ def add_administration(
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
         request_id: Annotated[str | None, Query(pattern=NAME)] = None,
         policy: Annotated[str | None, Query(pattern=NAME)] = None,
+        personal: bool = True,
     ) -> Response:
         """Explained, and without what this machine remembers of the user (0: anonymous). `policy`: a version of `recs
-        policy`, where it is not the one that serves. The same `request_id` gives the same feed again. Nothing of it is
-        recorded, remembered or counted. Administrators only."""
+        policy`, where it is not the one that serves. `personal`: as a feed's request says it. The same `request_id`
+        gives the same feed again. Nothing of it is recorded, remembered or counted. Administrators only."""
         access.check_administrator(request.scope)
         served, worker = await serving.ready_generation(), worker_of(request.scope)
         session = session_number(session_id)
@@ -126,13 +127,15 @@ def add_administration(
             explain=True,
             now=int(serving.clock.now()),
             session=session,
+            personal=personal,
         )
 
         def make() -> tuple[Generation, bytes]:
             tried = policy_version(settings, policy) if policy is not None else served.policy
             generation = Generation(served.catalog, tried)
             made = Preview(generation, settings)
-            facts = worker.reader.read(user_id) if user_id and not made.knows(user_id) else None
+            unknown = personal and user_id and not made.knows(user_id)
+            facts = worker.reader.read(user_id) if unknown else None
             return generation, made.feed(wanted, seen, facts)
 
         try:
@@ -219,6 +222,7 @@ def explained(record: FeedRecord, serving: Serving, policy: Policy | None) -> di
         "catalog": record.catalog_version,
         "policy": record.policy_version,
         "seed": record.seed,
+        "personal": record.personal,
         "items": items,
     }
 

@@ -115,6 +115,16 @@ EXPLAIN = {
 }
 
 
+PERSONAL = {
+    "description": "`false`: without anything that is known of the user (past, skills, city, network), as for somebody "
+    "unknown; what the user was shown stays away all the same, and nothing is learned from the feed or what is done "
+    "with it.",
+    "anyOf": [{"type": "boolean"}, {"type": "null"}],
+    "default": True,
+    "examples": [True],
+}
+
+
 def answers(*errors: int, content: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
     """A route's documented answers: 200, and errors of the contract's form."""
     documented: dict[int | str, dict[str, Any]] = {
@@ -271,7 +281,7 @@ def _feed_request() -> dict[str, Any]:
                 **schema,
                 "description": f"Another spelling of {names[0]}. {schema['description']}",
             }
-    properties |= {"session_id": SESSION_ID, "explain": EXPLAIN}
+    properties |= {"session_id": SESSION_ID, "explain": EXPLAIN, "personal": PERSONAL}
     return {
         "type": "object",
         "properties": properties,

@@ -80,7 +80,8 @@ def _asked(scope: Scope, caller: str, endpoint: str, fields: FeedFields) -> Aske
 
 def _digest(fields: FeedFields) -> bytes:
     """What tells one request from another, in 16 bytes."""
-    text = f"{fields.user_id}\0{fields.size}\0{fields.session_id}\0{fields.explain}\0".encode("utf-8", "surrogatepass")
+    told = (fields.user_id, fields.size, fields.session_id, fields.explain, fields.personal)
+    text = "".join(f"{value}\0" for value in told).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text + fields.excluded.tobytes(), digest_size=16).digest()
 
 

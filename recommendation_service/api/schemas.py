@@ -51,6 +51,7 @@ class _Plain(msgspec.Struct):
     videos_excluidos: list[int] | None = None
     session_id: str | None = None
     explain: bool | None = None
+    personal: bool | None = None
 
 
 _decode_plain = msgspec.json.Decoder(_Plain).decode
@@ -85,7 +86,8 @@ def read_feed_body(body: bytes, endpoint: str = "total") -> FeedFields:
         and (plain.session_id is None or len(plain.session_id) <= LONGEST_SESSION_ID)
         and _at_most_one_each(plain)
     ):
-        return FeedFields(user_id, size, _as_ids(excluded), plain.session_id, bool(plain.explain))
+        personal = plain.personal is not False
+        return FeedFields(user_id, size, _as_ids(excluded), plain.session_id, bool(plain.explain), personal)
     return _read_carefully(body, endpoint)
 
 
@@ -143,10 +145,11 @@ def _read_carefully(body: bytes, endpoint: str = "total") -> FeedFields:
     size = first(spellings.size, _size, DEFAULT_ITEMS)
     excluded = first(spellings.excluded, _excluded, None)
     session_id = first(("session_id",), _session_id, None)
-    explain = first(("explain",), _explain, False)
+    explain = first(("explain",), _boolean, False)
+    personal = first(("personal",), _boolean, True)
     if details:
         raise InvalidRequest("The request has invalid fields.", details)
-    return FeedFields(user_id, size, _as_ids(excluded), session_id, explain)
+    return FeedFields(user_id, size, _as_ids(excluded), session_id, explain, personal)
 
 
 def parse_integer(value: Any) -> int | None:
@@ -206,7 +209,7 @@ def _session_id(value: Any) -> str:
     return value
 
 
-def _explain(value: Any) -> bool:
+def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, but is {named(value)}")
     return value

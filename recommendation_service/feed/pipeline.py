@@ -117,9 +117,9 @@ class FeedPipeline:
         remembered = min(len(seen), len(self._seen))
         if remembered:
             self._seen[:remembered] = seen[-remembered:]
-        row = self.user_row(request.user_id)
+        row = self.user_row(request.user_id) if request.personal else ANONYMOUS_ROW
         history = network = tokens = connections = 0
-        if outsider is not None and row < 0:
+        if outsider is not None and row < 0 and request.personal:
             history = _copy(outsider.history, memory.own_history)
             network = _copy(outsider.network, memory.own_network)
             tokens = _copy(outsider.tokens, memory.own_tokens)
@@ -170,7 +170,7 @@ class FeedPipeline:
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
             tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),
             self._decided() if with_decision else b"",
-            self._weigh_shadows(slots) if self._weigh_shadows is not None else (),
+            self._weigh_shadows(slots) if self._weigh_shadows is not None and request.personal else (),
         )
 
     def _decided(self) -> bytes:

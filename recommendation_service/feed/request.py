@@ -16,6 +16,7 @@ class FeedFields(NamedTuple):
     excluded: npt.NDArray[np.int64]
     session_id: str | None
     explain: bool
+    personal: bool = True  # False: without any fact of the user, and nothing is learned from it
 
 
 class Outsider(NamedTuple):
@@ -41,3 +42,4 @@ class FeedRequest(NamedTuple):
     outsider: Outsider | None = None
     session_id: str | None = None  # as its client gave it, for the record
     happened_ms: int = 0  # since 1970, for the record
+    personal: bool = True  # False: ranked as for an unknown user; what was seen stays away all the same

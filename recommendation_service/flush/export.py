@@ -40,7 +40,7 @@ _COLUMNS = (
 )
 _LONG_INTEGERS = ("user_id", "item_id")
 _SHORT_INTEGERS = ("position", "flags")
-_FEED_FIELDS = ("catalog", "policy", "seed", "slots", "shadows")
+_FEED_FIELDS = ("catalog", "policy", "seed", "personal", "slots", "shadows")
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
         "catalog": feed.catalog_version,
         "policy": feed.policy_version,
         "seed": feed.seed,
+        "personal": feed.personal,
         "slots": [
             {
                 "position": place,
@@ -194,6 +195,7 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         **dict.fromkeys(("value", "watch_seconds"), pa.float64()),
         **dict.fromkeys(("happened_at", "received_at"), moment),
         **dict.fromkeys(("catalog", "policy", "seed"), pa.string()),
+        "personal": pa.bool_(),
         "slots": pa.list_(slot),
         "shadows": pa.list_(pa.struct([("policy", pa.string()), ("propensities", pa.list_(pa.float32()))])),
     }

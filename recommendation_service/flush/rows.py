@@ -222,6 +222,7 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
     properties |= {
         "catalog": record.catalog_version,
         "policy": record.policy_version,
+        **({} if record.personal else {"personal": False}),
         "items": ",".join(
             f"{number}{_MARKS[item_type]} {KINDS[kind]}"
             for (item_type, number), kind in zip(map(unpack, items), kinds, strict=True)
@@ -271,6 +272,7 @@ class _FeedProperties(msgspec.Struct):
     catalog: str
     policy: str
     items: str  # of each slot the item's number, a mark of its type, a blank and the kind; commas between
+    personal: bool = True
 
     def shown(self) -> list[tuple[int, int]]:
         """Key of the item and kind of each slot. Raises ValueError."""
@@ -318,6 +320,7 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             seed,
             pack_shown([item for item, _ in shown], [kind for _, kind in shown], others),
             shadows,
+            properties.personal,
         )
     except (msgspec.DecodeError, TypeError) as error:
         raise ValueError(str(error)) from None

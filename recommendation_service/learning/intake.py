@@ -76,8 +76,10 @@ class Intake:
         now_ms = self._now_ms()
         if record.happened_ms > now_ms:
             self._totals.leave("clock")
+        if not record.personal:
+            self._totals.leave("not_personal")
         happened_ms = min(record.happened_ms, now_ms)
-        return Feed(record.request_id, happened_ms, record.user_id, record.session_id, record.packed)
+        return Feed(record.request_id, happened_ms, record.user_id, record.session_id, record.packed, record.personal)
 
     def _event(self, record: FeedbackRecord) -> bytes | None:
         """Note it; the feed that it names, where it counts there."""
@@ -147,7 +149,10 @@ class Intake:
             within = []
             for happening, happened_ms, event in happened[one.feed.request]:
                 rule = self._file.rules.get(event)
-                if rule is not None and happened_ms - one.feed.happened_ms <= rule.hours * 3_600_000:
+                if not one.feed.personal:
+                    self._ledger.drop_event(one.feed.request, happening.item, event)
+                    self._totals.leave("not_personal")
+                elif rule is not None and happened_ms - one.feed.happened_ms <= rule.hours * 3_600_000:
                     within.append(happening)
                 else:
                     self._ledger.drop_event(one.feed.request, happening.item, event)

@@ -37,7 +37,7 @@ _TABLES = """
 CREATE TABLE known (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE feeds (
   request BLOB NOT NULL UNIQUE, happened INTEGER NOT NULL, user INTEGER NOT NULL, session TEXT, packed BLOB NOT NULL,
-  due INTEGER, rewards BLOB
+  due INTEGER, rewards BLOB, personal INTEGER NOT NULL DEFAULT 1
 );
 CREATE INDEX feeds_due ON feeds (due) WHERE due IS NOT NULL;
 CREATE INDEX feeds_happened ON feeds (happened);
@@ -78,6 +78,7 @@ class Feed(NamedTuple):
     user_id: int
     session_id: str | None
     packed: bytes
+    personal: bool = True  # False: it is known so that what was done with it is told from what belongs to no feed
 
 
 class Event(NamedTuple):
@@ -155,6 +156,9 @@ class Ledger:
         layout = self._read("layout")
         if layout != LAYOUT:
             raise ValueError(f"it is of another release: its layout is {layout}, and this one's {LAYOUT}")
+        if "personal" not in [row[1] for row in self._database.execute("PRAGMA table_info(feeds)")]:
+            # Of a release whose feeds all were.
+            self._database.execute("ALTER TABLE feeds ADD COLUMN personal INTEGER NOT NULL DEFAULT 1")
         self.mark = Mark.decoded(json.dumps(self._read("mark")))
         self.taken = {str(name): int(position) for name, position in self._read("taken").items()}
         self.totals = Totals(**self._read("totals"))
@@ -207,7 +211,8 @@ class Ledger:
 
     def add_feeds(self, feeds: Iterable[Feed], settle_ms: int) -> None:
         self._database.executemany(
-            "INSERT OR IGNORE INTO feeds VALUES (?, ?, ?, ?, ?, ?, NULL)",
+            "INSERT OR IGNORE INTO feeds (request, happened, user, session, packed, personal, due) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             ((*feed, feed.happened_ms + settle_ms) for feed in feeds),
         )
 
@@ -237,7 +242,7 @@ class Ledger:
         where = "user = ?" if user_id else "user = ? AND session = ?"
         who: list[int | str | None] = [user_id] if user_id else [user_id, session_id]
         rows = self._database.execute(
-            f"SELECT request, happened, user, session, packed FROM feeds WHERE {where} AND happened <= ? "
+            f"SELECT request, happened, user, session, packed, personal FROM feeds WHERE {where} AND happened <= ? "
             "ORDER BY happened DESC LIMIT ?",
             (*who, until_ms, most),
         )
@@ -251,10 +256,11 @@ class Ledger:
 
     def due(self, now_ms: int, most: int) -> list[Owed]:
         rows = self._database.execute(
-            "SELECT request, happened, user, session, packed, rewards FROM feeds WHERE due <= ? ORDER BY due LIMIT ?",
+            "SELECT request, happened, user, session, packed, personal, rewards FROM feeds WHERE due <= ? "
+            "ORDER BY due LIMIT ?",
             (now_ms, most),
         ).fetchall()
-        return [Owed(Feed(*row[:5]), None if row[5] is None else np.frombuffer(row[5], "<f8")) for row in rows]
+        return [Owed(Feed(*row[:6]), None if row[6] is None else np.frombuffer(row[6], "<f8")) for row in rows]
 
     def happened(self, requests: Sequence[bytes]) -> dict[bytes, list[tuple[Happening, int, str]]]:
         """Of each feed: what happened, when, and the event's name."""

@@ -77,6 +77,7 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=F
     seed: int  # 63 bits: with the versions and the user's memory, it gives the feed again
     packed: bytes  # the slots, see packed_slots.py
     shadows: tuple[ShadowRecord, ...] = ()  # of an older release, and without any, it ends before them
+    personal: bool = True  # so too; False: made without any fact of the user, and nothing is to be learned from it
 
     @property
     def size(self) -> int:
@@ -169,6 +170,7 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
     seed: int
     packed: bytes
     shadows: Sequence[tuple[str, bytes]] = ()  # what a ShadowRecord holds
+    personal: bool = True
 
 
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
@@ -188,7 +190,8 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
                 feed.policy_version,
                 feed.seed,
                 feed.packed,
-                *((feed.shadows,) if feed.shadows else ()),
+                *((feed.shadows,) if feed.shadows or not feed.personal else ()),
+                *((False,) if not feed.personal else ()),
             )
         )
         for place, feed in enumerate(feeds)

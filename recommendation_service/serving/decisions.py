@@ -43,6 +43,9 @@ class Decisions:
         self._warned = 0.0
 
     def wants(self, request: FeedRequest, seed: int) -> bool:
+        """None of a feed that is not personal: nothing is learned from it, or estimated."""
+        if not request.personal:
+            return False
         if is_drawn(seed, self._share):
             return True
         if not request.explain or self._clock() < self._next_explained:

@@ -60,13 +60,14 @@ class Feeds:
             session=session,
             session_id=fields.session_id,
             happened_ms=int(now * 1000),
+            personal=fields.personal,
         )
         visit = self._store.visit(fields.user_id, session, asked)
         answer = await visit.answer()
         if answer is not None:
             self._metrics.feeds_repeated.inc()
             return answer
-        if fields.user_id and pipeline.user_row(fields.user_id) < 0:
+        if request.personal and fields.user_id and pipeline.user_row(fields.user_id) < 0:
             request = request._replace(outsider=await self._facts(pipeline, fields.user_id))
         while True:
             seen = await visit.read()

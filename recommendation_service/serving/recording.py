@@ -25,6 +25,7 @@ def record_of(slate: Slate) -> UnwrittenFeed:
         slate.seed,
         slate.packed,
         slate.shadows,
+        request.personal,
     )
 
 

@@ -76,7 +76,7 @@ def test_the_document_says_every_field_of_a_feed_request_with_rule_and_example(c
         operation = document["paths"][f"/api/search/{endpoint}"]["post"]
         schema = resolved(document, operation["requestBody"]["content"]["application/json"]["schema"])
         properties = schema["properties"]
-        assert set(properties) == {"SELF_ID", "user_id", *SIZES, *EXCLUDED, "session_id", "explain"}
+        assert set(properties) == {"SELF_ID", "user_id", *SIZES, *EXCLUDED, "session_id", "explain", "personal"}
         assert "required" not in schema
         for name, field in properties.items():
             assert len(field["description"]) > 20, name
@@ -95,6 +95,7 @@ def test_the_document_says_every_field_of_a_feed_request_with_rule_and_example(c
         text = next(kind for kind in properties["session_id"]["anyOf"] if kind["type"] == "string")
         assert text["maxLength"] == 128
         assert properties["explain"]["default"] is False
+        assert properties["personal"]["default"] is True
         for example in schema["examples"]:
             assert client.post(f"/api/search/{endpoint}", json=example).status_code == 200
 

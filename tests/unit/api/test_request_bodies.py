@@ -216,6 +216,15 @@ def test_explain_is_a_boolean() -> None:
         assert list(problems(explain=value)) == ["explain"]
 
 
+def test_a_feed_is_personal_unless_the_request_says_otherwise() -> None:
+    for fields in ({}, {"personal": True}, {"personal": None}, {"personal": None, "SELF_ID": "7"}):
+        assert read(**fields).personal is True
+    for fields in ({"personal": False}, {"personal": False, "SELF_ID": "7"}):
+        assert read(**fields).personal is False
+    for value in (0, 1, "false", "", [], {}):
+        assert list(problems(personal=value)) == ["personal"]
+
+
 # Several fields, several spellings.
 
 
@@ -386,7 +395,7 @@ texts = (
 scalars = st.none() | st.booleans() | numbers | texts
 values = scalars | st.lists(scalars, max_size=5) | st.dictionaries(st.text(max_size=3), scalars, max_size=2)
 known_names = st.sampled_from(
-    [*USER_SPELLINGS, *SIZE_SPELLINGS, *EXCLUDED_SPELLINGS, "session_id", "explain"],
+    [*USER_SPELLINGS, *SIZE_SPELLINGS, *EXCLUDED_SPELLINGS, "session_id", "explain", "personal"],
 )
 objects = st.dictionaries(known_names | st.text(max_size=8), values, max_size=8)
 # Mostly what clients send, so that the fast way is the one taken.
@@ -401,6 +410,7 @@ plain_objects = st.fixed_dictionaries(
         "LAST_IDS": st.lists(st.integers(1, 9), max_size=5) | st.none(),
         "session_id": st.text(max_size=130),
         "explain": st.booleans(),
+        "personal": st.booleans(),
         "unknown": values,
     },
 )

@@ -70,6 +70,36 @@ def test_an_anonymous_feed_is_not_personal() -> None:
         assert (similarity, match, same_city, network, slot.features[13]) == (0.5, 0, 0, 0, 0)
 
 
+@EVERY_ENDPOINT
+def test_a_feed_that_is_not_personal_is_that_of_somebody_of_whom_nothing_is_known(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last draw, with what is remembered of either."""
+    seen = pipeline_of().rank(request_for(USERS[0], endpoint)).remembered
+    one, other, differ = pipeline_of(), pipeline_of(), 0
+    monkeypatch.setattr(other, "user_row", lambda _user: -1)  # as of one who is in no catalog
+    for user in USERS:
+        for remembered in (b"", seen):
+            request = request_for(user, endpoint, request_id=f"{user}")
+            personal = one.rank(request, remembered).keys.tolist()
+            slate = one.rank(request._replace(personal=False), remembered)
+            expected = other.rank(request, remembered)
+            assert (slate.keys.tolist(), slate.packed) == (expected.keys.tolist(), expected.packed)
+            assert not remembered or not set(slate.keys.tolist()) & set(np.frombuffer(seen, "<i8")[::2].tolist())
+            differ += personal != slate.keys.tolist()
+    assert differ
+
+
+def test_what_the_tables_say_of_a_user_is_left_out_of_a_feed_that_is_not_personal() -> None:
+    pipeline, request = pipeline_of(), request_for(UNKNOWN, "discover")
+    creators = pipeline.catalog.arrays.creator_id[:5]
+    history = np.array([[pipeline.catalog.arrays.item_id[0] << 1, 1]], np.int64)
+    outsider = pipeline.outsider(history, np.asarray(creators), 5, (("skill 1",), (), (), ()))
+    known, unknown = request._replace(outsider=outsider), request
+    assert pipeline.rank(known).packed != pipeline.rank(unknown).packed
+    assert pipeline.rank(known._replace(personal=False)).packed == pipeline.rank(unknown).packed
+
+
 def everything(world: World) -> tuple[Interaction, ...]:
     """All items of a world, the higher numbers longer ago."""
     videos = (Interaction(video.id, days_ago=video.id / 10) for video in world.videos)

@@ -145,6 +145,13 @@ def test_where_all_weights_of_a_shadow_vanish_it_weighs_among_what_is_left() -> 
     assert vanished > 0
 
 
+def test_nothing_is_estimated_from_a_feed_that_is_not_personal() -> None:
+    pipeline = pipeline_of(SERVED, learned(SERVED, 1))
+    request = requests()[0]
+    assert pipeline.rank(request).shadows
+    assert pipeline.rank(request._replace(personal=False)).shadows == ()
+
+
 def test_shadows_change_no_feed_and_without_them_nothing_is_recorded() -> None:
     alone, beside = pipeline_of(SERVED), pipeline_of(SERVED, *(learned(SERVED, seed) for seed in range(4)))
     for request in requests():

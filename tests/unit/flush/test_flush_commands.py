@@ -239,7 +239,7 @@ def test_parquet_has_types_that_every_reader_takes(parquet_file: Path) -> None:
 
     schema = parquet.read_schema(parquet_file)
     assert {str(leaf) for kind in schema.types for leaf in leaves(kind)} == {
-        "string", "int64", "int32", "double", "float", "timestamp[ms, tz=UTC]",
+        "bool", "string", "int64", "int32", "double", "float", "timestamp[ms, tz=UTC]",
     }  # fmt: skip
     assert all(field.nullable for field in schema)
 

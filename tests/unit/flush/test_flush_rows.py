@@ -180,6 +180,20 @@ def test_a_feed_comes_back_from_its_row_with_its_shadows(session_id: str | None)
     assert event_of_record(feed(3))["shadows"] is None
 
 
+@pytest.mark.parametrize("session_id", [None, "🦊"])
+@pytest.mark.parametrize("shadows", [(), (ShadowRecord("p", b"abcd"),)])
+def test_a_feed_comes_back_from_its_row_as_one_that_was_not_personal(
+    session_id: str | None, shadows: tuple[ShadowRecord, ...]
+) -> None:
+    record = feed(session_id=session_id, shadows=shadows, personal=False)
+    row = dict(zip(FEED_COLUMNS, feed_row(record, 1), strict=True))
+    assert feed_of_row(row).personal is False
+    assert json.loads(str(row["properties"]))["personal"] is False
+    assert event_of_record(record)["personal"] is False
+    others = dict(zip(FEED_COLUMNS, feed_row(feed(), 1), strict=True))
+    assert "personal" not in str(others["properties"])
+
+
 @pytest.mark.parametrize("cut", [1, 9, 10, 11, 30])
 def test_a_row_whose_shadows_are_cut_is_refused(cut: int) -> None:
     row = row_of(feed(3, shadows=SHADOWS[:1]))

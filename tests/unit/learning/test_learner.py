@@ -101,6 +101,41 @@ def test_only_what_was_seen_teaches_and_a_match_is_worth_one(world: World) -> No
     assert learner.totals.events == {"impression": {"request": 2}, "match": {"request": 1}}
 
 
+@pytest.mark.parametrize("names_the_feed", [True, False])
+@pytest.mark.parametrize("settled_before", [True, False])
+def test_nothing_is_learned_from_a_feed_that_was_not_personal(
+    world: World, settled_before: bool, names_the_feed: bool
+) -> None:
+    """Nor from what was done with it, before or after it was due; and nothing of that goes to a feed before."""
+    fields: dict[str, Any] = {} if names_the_feed else {"request_id": None}
+    earlier, served = feed(6, happened_ms=HAPPENED_MS - 1_000), feed(6, personal=False)
+    world.write([earlier, shown(earlier, 3)])
+    world.write(
+        [served] if settled_before else [served, shown(served, 0, **fields), shown(served, 1, "match", **fields)]
+    )
+    learner = world.learn()
+    if settled_before:
+        world.write([shown(served, 0, **fields), shown(served, 1, "match", **fields)])
+        learner = world.learn()
+
+    assert learner.totals.all_slots == 1
+    assert learner.totals.left == {"not_personal": 3}
+    assert float(np.abs(sums_of(learner)).sum()) > 0
+
+
+def test_a_ledger_of_before_feeds_could_be_other_than_personal_is_read(world: World) -> None:
+    served = feed(6)
+    world.write([served, shown(served, 1, "match")])
+    world.now_ms = HAPPENED_MS
+    world.learn()
+    with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as ledger:
+        ledger.execute("ALTER TABLE feeds DROP COLUMN personal")
+        ledger.commit()
+    world.now_ms = SETTLED_MS
+
+    assert world.learn().totals.all_slots == 2
+
+
 def test_a_version_is_published_that_nobody_serves(world: World) -> None:
     served = feed(6)
     world.write([served, shown(served, 0), shown(served, 1, "match")])

@@ -161,6 +161,19 @@ class FeedOfTheReleaseBefore(msgspec.Struct, array_like=True, tag="feed2"):
     packed: bytes
 
 
+@pytest.mark.parametrize("has_shadow", [False, True])
+def test_a_record_says_that_a_feed_was_not_personal(recorded: Recorded, has_shadow: bool) -> None:
+    request = request_for(FIRST_USER, request_id=REQUEST_ID)
+    assert recorded.record(request).personal is True
+    assert recorded.record(request._replace(personal=False)).personal is False
+    unwritten = record_of(recorded.pipeline.rank(request._replace(personal=False)))
+    shadows = (("p", b"abcd"),) if has_shadow else ()
+    [written] = encode_feeds([msgspec.structs.replace(unwritten, shadows=shadows)])
+    read = decode(written)
+    assert isinstance(read, FeedRecord)
+    assert (read.personal, read.shadows) == (False, tuple(ShadowRecord(*shadow) for shadow in shadows))
+
+
 def test_records_without_shadows_are_read_and_a_release_before_reads_those_with_them() -> None:
     before = FeedOfTheReleaseBefore(bytes(16), bytes(16), 7, None, 0, 1, "c", "p", 5, b"\x00")
     read = decode(msgspec.msgpack.encode(before))
