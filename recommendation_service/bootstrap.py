@@ -29,6 +29,7 @@ from recommendation_service.api.middleware import HeadAsGet, RequestScope, Short
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import InvalidRequest, ServiceError
@@ -60,6 +61,7 @@ from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.past import Past, PastReader
 from recommendation_service.serving.place_watch import PlaceWatch
+from recommendation_service.serving.policy_watch import PolicyWatch
 from recommendation_service.serving.recording import Unrecorded
 from recommendation_service.serving.seen_store import MachineStore, NoStore, SeenStore
 from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
@@ -207,6 +209,10 @@ def _lifespan(
             group = GroupCommit(keeper.memory, event_log, Unrecorded(metrics))
             if redis is not None:
                 stack.push_async_callback(redis.close)
+            if (blocking := open_blocking_redis(settings)) is not None:
+                policy_watch = PolicyWatch(settings, serving, blocking)
+                stack.callback(policy_watch.close)
+                work.append(policy_watch.watch())
             replicas = ReadReplicas(settings, registry.pool_share(settings, registry.WORKER), numbers=metrics.database)
             stack.callback(replicas.dispose)
             seen: SeenStore = NoStore(group)

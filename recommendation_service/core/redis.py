@@ -171,7 +171,7 @@ class RedisGuard:
             is_refusal = _is_refusal(error)
             self._count(operation, "refused" if is_refusal else "failed")
             unavailable = WrongType if is_refusal and "WRONGTYPE" in str(error) else RedisUnavailable
-            raise unavailable(_reason(error)) from error
+            raise unavailable(reason_of(error)) from error
         self._count(operation, "done")
         return cast(T, result)
 
@@ -202,7 +202,7 @@ class RedisGuard:
                 self._resume()  # it is there, and answers
                 self._note_denial(error)
             else:
-                self._pause(_reason(error))
+                self._pause(reason_of(error))
                 await self._drop_idle_connections()
             return error, None
         self._resume()
@@ -238,7 +238,7 @@ class RedisGuard:
         """What the user may not do it may not do the next time either: said once for each command."""
         if isinstance(error, NoPermissionError) and str(error) not in self._denials:
             self._denials.add(str(error))
-            log.error("redis_denied", address=self._address, reason=_reason(error))
+            log.error("redis_denied", address=self._address, reason=reason_of(error))
 
     def _count(self, operation: str, outcome: str) -> None:
         counter = self._counters.get((operation, outcome))
@@ -427,7 +427,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, ResponseError) and not isinstance(error, (ClusterDownError, ReadOnlyError))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     said = f"{type(error).__name__}: {error}".removesuffix(": ")
     if isinstance(error, NoPermissionError):
         return f"{said}; docs/deployment.md has what the user of REDIS_USERNAME has to be allowed"

@@ -4,6 +4,8 @@ import getpass
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +35,10 @@ Expect = Annotated[
 Why = Annotated[str, typer.Option(help="The reason, for the journal.")]
 By = Annotated[str | None, typer.Option(help="Who, for the journal. Default: USER@HOST.")]
 
+Here = Annotated[
+    bool, typer.Option("--here", help="Where Redis does not answer: on this machine alone, until it does again.")
+]
+
 LATEST_CHANGES = 10
 
 
@@ -58,9 +64,9 @@ def list_versions(as_json: AsJson = False) -> None:
             continue
         described = {name: manifest.get(name) for name in ("name", "published_at", "by", "why")}
         rows.append({**row, **described, "learned": "theta.npy" in manifest["files"]})
-    journal = store.journal.entries()
+    journal, cut_off = store.journal.entries(), _cut_off(settings)
     if as_json:
-        found = {"current": current, "pinned": pinned, "shadows": shadows, "versions": rows}
+        found = {"current": current, "pinned": pinned, "shadows": shadows, "cut_off": cut_off, "versions": rows}
         typer.echo(json.dumps({**found, "journal": [vars(entry) for entry in journal]}, ensure_ascii=False))
         return
     if not rows:
@@ -72,6 +78,9 @@ def list_versions(as_json: AsJson = False) -> None:
             typer.echo(f"{row['version']}: {row['problem']}")
     # The learner's own, of what is loaded beside, come several times an hour; JSON has them.
     _print_changes([entry for entry in journal if entry.who != BY_LEARNER][: -LATEST_CHANGES - 1 : -1])
+    if cut_off is not None:
+        warning = f"This machine does not follow the policy that the fleet serves: {cut_off}"
+        typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)
     _warn_of_file(settings)
 
 
@@ -194,6 +203,7 @@ def publish(
     why: Why = "",
     by: By = None,
     expect: Expect = None,
+    here: Here = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a policy file whole, keep it as a version, and serve it.
@@ -207,11 +217,11 @@ def publish(
     """
     from recommendation_service.policies.policy import read_policy_file
 
-    settings, store = _store()
     try:
-        content, until_now = read_policy_file(file), read_policy_file(settings.policy_file)
-        learned = _learned(theta, precision)
-        version = store.publish(content, learned, _deed(why, by), expect, aside=aside, until_now=until_now)
+        with _changing(here) as (settings, store):
+            content, until_now = read_policy_file(file), read_policy_file(settings.policy_file)
+            learned = _learned(theta, precision)
+            version = store.publish(content, learned, _deed(why, by), expect, aside=aside, until_now=until_now)
     except ConfigurationError as error:
         raise PolicyError("The policy cannot be published: " + "; ".join(error.problems) + ".") from error
     is_current = store.current() == version
@@ -242,51 +252,55 @@ def _learned(theta: Path | None, precision: Path | None) -> "Learned | None":
 
 
 @app.command()
-def promote(version: OneVersion, why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+def promote(
+    version: OneVersion, why: Why, by: By = None, expect: Expect = None, here: Here = False, as_json: AsJson = False
+) -> None:
     """Serve a version that is kept. Refused while one is pinned.
 
     \b
     $ recs policy promote 20261129T101500.000000Z-5d41402abc4b2a76 --why "won the experiment"
     """
-    settings, store = _store()
-    store.promote(version, _deed(why, by), expect)
-    _tell(settings, store, as_json)
+    with _changing(here) as (settings, store):
+        store.promote(version, _deed(why, by), expect)
+        _tell(settings, store, as_json)
 
 
 @app.command()
-def rollback(why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+def rollback(why: Why, by: By = None, expect: Expect = None, here: Here = False, as_json: AsJson = False) -> None:
     """Serve the version that was served before the current one. Refused while one is pinned.
 
     \b
     $ recs policy rollback --why "fewer challenges were opened"
     """
-    settings, store = _store()
-    store.rollback(_deed(why, by), expect)
-    _tell(settings, store, as_json)
+    with _changing(here) as (settings, store):
+        store.rollback(_deed(why, by), expect)
+        _tell(settings, store, as_json)
 
 
 @app.command()
-def pin(version: OneVersion, why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+def pin(
+    version: OneVersion, why: Why, by: By = None, expect: Expect = None, here: Here = False, as_json: AsJson = False
+) -> None:
     """Serve a version, and no other until it is unpinned.
 
     \b
     $ recs policy pin 20261129T101500.000000Z-5d41402abc4b2a76 --why "nothing changes before the fair"
     """
-    settings, store = _store()
-    store.pin(version, _deed(why, by), expect)
-    _tell(settings, store, as_json)
+    with _changing(here) as (settings, store):
+        store.pin(version, _deed(why, by), expect)
+        _tell(settings, store, as_json)
 
 
 @app.command()
-def unpin(why: Why, by: By = None, expect: Expect = None, as_json: AsJson = False) -> None:
+def unpin(why: Why, by: By = None, expect: Expect = None, here: Here = False, as_json: AsJson = False) -> None:
     """Let other versions be served again; until one is, the version that was pinned is.
 
     \b
     $ recs policy unpin --why "the fair is over"
     """
-    settings, store = _store()
-    store.unpin(_deed(why, by), expect)
-    _tell(settings, store, as_json)
+    with _changing(here) as (settings, store):
+        store.unpin(_deed(why, by), expect)
+        _tell(settings, store, as_json)
 
 
 @app.command()
@@ -294,6 +308,7 @@ def shadow(
     versions: Annotated[list[str] | None, typer.Argument(metavar="[VERSION]…", help="At most 4.")] = None,
     why: Why = "",
     by: By = None,
+    here: Here = False,
     as_json: AsJson = False,
 ) -> None:
     """Record with each feed how likely these versions were to make it; without a version, none are.
@@ -302,8 +317,8 @@ def shadow(
     $ recs policy shadow 20261129T101500.000000Z-5d41402abc4b2a76
     $ recs policy shadow
     """
-    settings, store = _store()
-    store.shadow(versions or [], _deed(why, by))
+    with _changing(here) as (settings, store):
+        store.shadow(versions or [], _deed(why, by))
     if as_json:
         typer.echo(json.dumps({"shadows": store.shadows()}))
     else:
@@ -316,6 +331,38 @@ def _store() -> "tuple[Settings, PolicyStore]":
 
     settings = load_settings()
     return settings, PolicyStore(settings.policy_dir, settings.policy_keep)
+
+
+def _cut_off(settings: Settings) -> str | None:
+    """Why this machine does not follow the fleet, as the service last told; None: it does, or there is no fleet."""
+    from recommendation_service.policies.fleet_status import read_fleet_status
+
+    has_fleet = settings.redis_host or settings.redis_sentinels
+    status = read_fleet_status(settings.policy_dir) if has_fleet else None
+    return status.error if status is not None else None
+
+
+@contextmanager
+def _changing(here: bool) -> "Iterator[tuple[Settings, PolicyStore]]":
+    """For a change, with the fleet's agreement where there is one."""
+    from recommendation_service.core.blocking_redis import open_blocking_redis
+    from recommendation_service.policies.fleet import FleetPolicies, FleetUnreachable
+    from recommendation_service.policies.store import PolicyStore
+
+    settings = load_settings()
+    redis = open_blocking_redis(settings)
+    fleet = FleetPolicies(redis, may_go_alone=here) if redis is not None else None
+    try:
+        yield settings, PolicyStore(settings.policy_dir, settings.policy_keep, fleet)
+    except FleetUnreachable as error:
+        told = "--here changes it on this machine alone, until Redis answers again."
+        raise PolicyError(f"Nothing was changed. {error} {told}") from error
+    finally:
+        if redis is not None:
+            redis.close()
+    if fleet is not None and fleet.is_alone:
+        warning = "Redis does not answer: this holds on this machine alone, until it does and the fleet's holds again."
+        typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)
 
 
 def _deed(why: str, by: str | None) -> "Deed":

@@ -27,9 +27,13 @@ class Entry:
     when: str
     who: str
     why: str
-    did: str  # publish, promote, rollback, pin, unpin or shadow
+    did: str  # publish, promote, rollback, pin, unpin or shadow; follow: the fleet served it, and so does this machine
     version: str | None
     before: str | None
+
+
+def entry_of(deed: Deed, did: str, version: str | None, before: str | None) -> Entry:
+    return Entry(deed.moment.isoformat(timespec="milliseconds"), deed.who, deed.why, did, version, before)
 
 
 class Journal:
@@ -38,12 +42,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, deed: Deed, did: str, version: str | None, before: str | None) -> None:
+    def add(self, entry: Entry) -> None:
         """Before the change itself: one without its line would be worse than a line whose change a crash prevented.
 
         Raises OSError.
         """
-        entry = Entry(deed.moment.isoformat(timespec="milliseconds"), deed.who, deed.why, did, version, before)
         line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
         descriptor = create(self._path, os.O_RDWR | os.O_APPEND)
         try:

@@ -5,11 +5,12 @@ names those that are loaded beside. Every change is made under one lock, compare
 caller took for the current version, and written down first.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.files import locked, make_folder, write_whole
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.journal import FILE as JOURNAL
-from recommendation_service.policies.journal import Deed, Journal
+from recommendation_service.policies.journal import Deed, Entry, Journal, entry_of
 from recommendation_service.policies.policy import Learned, Policy, learned_problems, parse_policy
 from recommendation_service.versions.store import CURRENT, NewVersion, VersionStore
 
@@ -30,6 +31,34 @@ POLICY = "policy.toml"
 _THETA, _PRECISION, _TEMPERATURE = "theta", "A", "temperature"
 
 
+class Served(NamedTuple):
+    """What the three files name."""
+
+    current: str | None
+    pinned: str | None
+    shadows: tuple[str, ...]
+
+    @property
+    def named(self) -> list[str]:
+        return [version for version in (self.current, self.pinned, *self.shadows) if version is not None]
+
+
+NOTHING_SERVED = Served(None, None, ())
+
+
+class Fleet(Protocol):
+    """Other machines, that serve the same. All of it under the lock of changes; each raises PolicyError."""
+
+    def follow(self, store: "PolicyStore") -> None:
+        """Have the store serve what they do."""
+
+    def agree(self, store: "PolicyStore", entries: list[Entry], served: Served, new: list[str]) -> None:
+        """Before a change is made here: it is theirs, too. ``new``: versions that they do not have."""
+
+    def noted(self, store: "PolicyStore") -> None:
+        """After it was."""
+
+
 class PolicyStore(VersionStore):
     """The folder of policy versions."""
 
@@ -38,8 +67,10 @@ class PolicyStore(VersionStore):
     layout = 1
     needed = (POLICY,)
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, fleet: Fleet | None = None) -> None:
+        """``fleet``: for whoever changes anything; None: there is none, or nothing will be changed."""
         super().__init__(folder, keep)
+        self._fleet = fleet
         self.journal = Journal(folder / JOURNAL)
 
     def current(self) -> str | None:
@@ -55,6 +86,9 @@ class PolicyStore(VersionStore):
             return tuple((self.folder / SHADOWS).read_text("ascii").split()[:MOST_SHADOWS])
         except (OSError, UnicodeDecodeError):
             return ()
+
+    def served(self) -> Served:
+        return Served(self.pointer(CURRENT), self.pinned(), self.shadows())
 
     def open(self, version: str) -> Policy:
         """Raises PolicyError where it is missing, damaged, of another layout, or of other kinds or features."""
@@ -121,14 +155,25 @@ class PolicyStore(VersionStore):
         if learned is not None and (problems := learned_problems(learned, len(policy.feature_names))):
             raise PolicyError(f"What was learned cannot be served: {'; '.join(problems)}.")
         with self._changing(expect) as before:
-            served = before
-            if served is None and until_now is not None and not aside:
-                first = Deed(deed.moment - timedelta(microseconds=1), deed.who, "what was served before")
-                served = self._add(until_now, Policy(parse_policy(until_now, "policy file")), None, first)
-                self._note(first, "publish", served, None)
-            version = self._add(content, policy, learned, deed)
-            if not aside and self.pinned() is None:
-                self._serve(version, deed, "publish", served)
+            here = set(self.versions())
+            served, entries, new = before, [], []
+            try:
+                if served is None and until_now is not None and not aside:
+                    first = Deed(deed.moment - timedelta(microseconds=1), deed.who, "what was served before")
+                    served = self._add(until_now, Policy(parse_policy(until_now, "policy file")), None, first)
+                    new.append(served)
+                    entries.append(entry_of(first, "publish", served, None))
+                version = self._add(content, policy, learned, deed)
+                new.append(version)
+                if not aside and self.pinned() is None:
+                    entries.append(entry_of(deed, "publish", version, served))
+                    self._change(entries, self.served()._replace(current=version), new)
+                else:
+                    self._change(entries, self.served(), new)
+            except PolicyError:
+                for name in set(new) - here - set(self.served().named):
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+                raise
             self._remove_old(version)
         return version
 
@@ -174,8 +219,7 @@ class PolicyStore(VersionStore):
         """Serve a version, and no other until it is unpinned."""
         with self._changing(expect) as before:
             self.open(version)
-            self._note(deed, "pin", version, before)
-            self.point_at(version, PINNED)
+            self._change([entry_of(deed, "pin", version, before)], self.served()._replace(pinned=version))
 
     def unpin(self, deed: Deed, expect: str | None = None) -> str:
         """Let others be served again; until one is, the version that was pinned is."""
@@ -183,9 +227,8 @@ class PolicyStore(VersionStore):
             version = self.pinned()
             if version is None:
                 raise PolicyError("No version is pinned.")
-            self._note(deed, "unpin", version, before)
-            self.point_at(version)
-            (self.folder / PINNED).unlink(missing_ok=True)
+            served = Served(version, None, self.shadows())
+            self._change([entry_of(deed, "unpin", version, before)], served)
         return version
 
     def shadow(self, versions: Sequence[str], deed: Deed) -> None:
@@ -195,11 +238,13 @@ class PolicyStore(VersionStore):
         with self._changing(None) as before:
             for version in versions:
                 self.open(version)
-            self._note(deed, "shadow", " ".join(versions) or None, before)
-            try:
-                write_whole(self.folder / SHADOWS, "".join(f"{version}\n" for version in versions), synced=True)
-            except OSError as error:
-                raise self._not_written(error) from error
+            entry = entry_of(deed, "shadow", " ".join(versions) or None, before)
+            self._change([entry], self.served()._replace(shadows=tuple(versions)))
+
+    def follow(self) -> None:
+        """Serve what the fleet does. Raises PolicyError."""
+        with self._changing(None):
+            pass
 
     def served_before(self) -> Iterator[str]:
         """Versions that were served before the current one, the latest first."""
@@ -216,6 +261,8 @@ class PolicyStore(VersionStore):
         try:
             make_folder(self.folder)
             with locked(self.folder / "change.lock"):
+                if self._fleet is not None:
+                    self._fleet.follow(self)
                 current = self.current()
                 named = current or NO_VERSION
                 if expect not in (None, named):
@@ -225,12 +272,32 @@ class PolicyStore(VersionStore):
             raise self._not_written(error) from error
 
     def _serve(self, version: str, deed: Deed, did: str, before: str | None) -> None:
-        self._note(deed, did, version, before)
-        self.point_at(version)
+        self._change([entry_of(deed, did, version, before)], self.served()._replace(current=version))
 
-    def _note(self, deed: Deed, did: str, version: str | None, before: str | None) -> None:
+    def _change(self, entries: list[Entry], served: Served, new: Sequence[str] = ()) -> None:
+        """With the fleet's agreement, where there is one."""
+        if self._fleet is not None:
+            self._fleet.agree(self, entries, served, list(new))
+        self.apply(entries, served)
+        if self._fleet is not None:
+            self._fleet.noted(self)
+
+    def apply(self, entries: Sequence[Entry], served: Served) -> None:
+        """Note, then name. What is pinned goes before what is current, so a pin comes first and goes last."""
+        now = self.served()
         try:
-            self.journal.add(deed, did, version, before)
+            for entry in entries:
+                self.journal.add(entry)
+            if served.pinned is not None and served.pinned != now.pinned:
+                self.point_at(served.pinned, PINNED)
+            if served.current is not None and served.current != now.current:
+                self.point_at(served.current)
+            if served.current is None:
+                (self.folder / CURRENT).unlink(missing_ok=True)
+            if served.pinned is None:
+                (self.folder / PINNED).unlink(missing_ok=True)
+            if served.shadows != now.shadows:
+                write_whole(self.folder / SHADOWS, "".join(f"{name}\n" for name in served.shadows), synced=True)
         except OSError as error:
             raise self._not_written(error) from error
 
@@ -255,6 +322,13 @@ class PolicyStore(VersionStore):
             return self.manifest(version).get("by") == BY_LEARNER
         except PolicyError:
             return False
+
+    def remove_old_of_each(self) -> None:
+        """After versions came from elsewhere."""
+        for learners in (True, False):
+            alike = [version for version in self.versions() if self.is_learners(version) == learners]
+            if alike:
+                self._remove_old(alike[-1])
 
     def _remove_old(self, new: str) -> None:
         """Of what people published, and of what was learned, the newest each: the learner crowds nobody out."""

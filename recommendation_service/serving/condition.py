@@ -14,6 +14,7 @@ from recommendation_service.learning.status import read_status as read_learner_s
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.lags import LogLags
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
+from recommendation_service.policies.fleet_status import read_fleet_status
 from recommendation_service.serving.generation import Serving, blacklist_report, refresher_status
 
 # What the database server calls it: the metric's name, and its help.
@@ -60,6 +61,8 @@ class Condition:
         if (kept := read_held(settings.catalog_dir)) is not None:
             found.append(f"The newest catalog is held back: {kept.reason}.")
         found += self._serving.policy_problems
+        if (problem := self._cut_off()) is not None:
+            found.append(problem)
         agreed = self._clock.agreed
         if agreed is not None and agreed.problem is not None:
             found.append(f"The time is uncertain, and nothing is deleted for its age: {agreed.problem}.")
@@ -74,6 +77,16 @@ class Condition:
             found.append(f"Nothing is learned, or not published: {learner.error}")
         return found
 
+    def _cut_off(self) -> str | None:
+        """Of the machine, from what the fleet serves; None: there is no fleet, or it is followed."""
+        settings = self._settings
+        if not settings.redis_host and not settings.redis_sentinels:
+            return None
+        status = read_fleet_status(settings.policy_dir)
+        if status is None or not status.is_cut_off(self._clock.now()):
+            return None
+        return f"This machine does not follow the policy that the fleet serves: {status.error}"
+
     def facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Gauges of the catalog in use, of the process that builds catalogs, and of the database server."""
         catalog = self._serving.catalog
@@ -84,6 +97,8 @@ class Condition:
             float(catalog is not None and self._serving.wrong_place is None),
         )
         yield "recs_problems", "What /ready lists as to be mended", {}, float(len(self.problems()))
+        cut_off = float(self._cut_off() is not None)
+        yield "recs_fleet_cut_off", "Whether the policy that the fleet serves is not followed", {}, cut_off
         status = refresher_status(self._store)
         yield (
             "recs_catalog_build_failures",

@@ -109,6 +109,43 @@ class VersionStore:
             raise self._not_written(error) from error
         return version
 
+    def contents(self, version: str) -> dict[str, bytes]:
+        """The files of a whole version, the manifest included. Raises ``error``."""
+        manifest = self.check(version)
+        try:
+            return {name: (self.folder / version / name).read_bytes() for name in (*manifest["files"], MANIFEST)}
+        except OSError as error:
+            raise self.error(f"{self.what} version {version} cannot be read: {error.strerror}") from error
+
+    def take_in(self, version: str, files: dict[str, bytes]) -> None:
+        """Keep a version that was made elsewhere, once it is as its name and its manifest say. Raises ``error``."""
+        names = [name for name in files if Path(name).name != name or name[0] == "."]
+        if names or not _VERSION.fullmatch(version) or version[0] == ".":
+            raise self.error(f"{self.what} version {version} is damaged: it has files that no version has")
+        try:
+            make_folder(self.folder)
+            self._remove_left_overs()
+            temporary = self.folder / f"{TEMPORARY}{os.getpid()}"
+            make_folder(temporary)
+            try:
+                for name, content in files.items():
+                    _write(temporary / name, content)
+                self._refuse_damaged(temporary, version)
+                _sync_folder(temporary)
+                self._put(temporary, version)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+            _sync_folder(self.folder)
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _refuse_damaged(self, folder: Path, version: str) -> None:
+        """Of another folder than the one that has the version's name."""
+        manifest = self._manifest_in(folder, version)
+        if problems := self._problems_in(folder, manifest, True):
+            raise self.error(f"{self.what} version {version} is damaged: {'; '.join(problems)}")
+
     def _not_written(self, error: OSError) -> VersionError:
         return self.error(f"the {self.what} could not be written to {self.folder}: {error.strerror or error}")
 
@@ -141,9 +178,12 @@ class VersionStore:
 
     def manifest(self, version: str) -> dict[str, Any]:
         """The version's manifest. Raises ``error`` where it is missing, changed, or of another layout."""
+        return self._manifest_in(self.folder / version, version)
+
+    def _manifest_in(self, folder: Path, version: str) -> dict[str, Any]:
         what = f"{self.what} version {version}"
         try:
-            content = (self.folder / version / MANIFEST).read_bytes()
+            content = (folder / MANIFEST).read_bytes()
         except FileNotFoundError:
             raise self.error(f"{what} does not exist") from None
         except OSError as error:
@@ -164,10 +204,13 @@ class VersionStore:
         return manifest
 
     def _problems(self, version: str, manifest: dict[str, Any], every_byte: bool) -> list[str]:
+        return self._problems_in(self.folder / version, manifest, every_byte)
+
+    def _problems_in(self, folder: Path, manifest: dict[str, Any], every_byte: bool) -> list[str]:
         files = manifest.get("files", {})
         problems = [f"{name} is not in the manifest" for name in self.needed if name not in files]
         for name, described in files.items():
-            path = self.folder / version / name
+            path = folder / name
             if not path.is_file():
                 problems.append(f"{name} is missing")
             elif path.stat().st_size != described["bytes"]:

@@ -20,7 +20,7 @@ from recommendation_service.demo import load_interacpedia
 from recommendation_service.doctor.redis_server import PROBES
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import UserMemory
-from tests.end_to_end.service import ADMIN_TOKEN, Service
+from tests.end_to_end.service import ADMIN_TOKEN, Service, recs
 from tests.servers import PrivateRedis, wait_until
 
 FLUSH_SECONDS = 1
@@ -35,16 +35,22 @@ def database(module_mariadb_url: sqlalchemy.URL) -> str:
     return module_mariadb_url.render_as_string(hide_password=False)
 
 
+def redis_of(redis: PrivateRedis) -> dict[str, str]:
+    return {
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(redis.port),
+        "REDIS_USERNAME": redis.user,
+        "REDIS_PASSWORD": redis.password,
+    }
+
+
 class Fleet:
     """Machines of two workers each, that share a database and a Redis."""
 
     def __init__(self, stack: ExitStack, folder: Path, database: str, redis: PrivateRedis, machines: int) -> None:
         settings = {
             "DATABASE_URL": database,
-            "REDIS_HOST": "127.0.0.1",
-            "REDIS_PORT": str(redis.port),
-            "REDIS_USERNAME": redis.user,
-            "REDIS_PASSWORD": redis.password,
+            **redis_of(redis),
             "REDIS_TIMEOUT_MILLISECONDS": "200",  # a busy test machine is no reason to do without
             "FLUSH_INTERVAL_SECONDS": str(FLUSH_SECONDS),
             "CATALOG_REFRESH_SECONDS": "3600",
@@ -228,6 +234,25 @@ def test_a_user_whose_key_holds_anything_else_is_served_heard_and_remembered_aga
             assert module_redis.execute("TYPE", key) == "+string"
             assert int(module_redis.execute("STRLEN", key)[1:]) % 16 == 0
             assert sum(machine.metric("recs_redis_damaged_total", kind="seen") for machine in fleet) == before + 1
+
+
+def test_a_policy_that_is_decided_on_one_machine_is_served_on_the_other_within_seconds(
+    fleet: list[Service], database: str, module_redis: PrivateRedis
+) -> None:
+    settings = {**redis_of(module_redis), "DATABASE_URL": database}
+    for machine, other in (fleet, fleet[::-1]):
+        done = recs("policy", "publish", "--json", folder=machine.folder, settings=settings)
+        assert done.returncode == 0, done.stderr
+        version = json.loads(done.stdout)["version"]
+        other.wait_until(lambda other=other, version=version: policy_of(other) == version, 60)
+        assert "recs_fleet_cut_off 0.0" in other.get("/metrics").text
+
+
+def policy_of(machine: Service) -> str | None:
+    try:
+        return (machine.data_dir / "policies" / "CURRENT").read_text().strip()
+    except FileNotFoundError:
+        return None
 
 
 def test_a_machines_own_flush_takes_its_entries_off_the_stream_and_every_key_has_an_end(

@@ -19,7 +19,7 @@ from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import changed_values, in_words, moves
-from recommendation_service.policies.journal import Deed, Journal
+from recommendation_service.policies.journal import Deed, Journal, entry_of
 from recommendation_service.policies.policy import Learned, Policy, load_policy, parse_policy, read_policy_file
 from recommendation_service.policies.store import POLICY, PolicyStore
 from recommendation_service.versions.store import MANIFEST
@@ -311,11 +311,11 @@ def test_who_changed_what_when_and_why_is_written_down(store: PolicyStore) -> No
 
 def test_a_line_that_was_cut_takes_no_other_with_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.add(deed(1), "publish", "a", None)
-    journal.add(deed(2), "publish", "b", "a")
+    journal.add(entry_of(deed(1), "publish", "a", None))
+    journal.add(entry_of(deed(2), "publish", "b", "a"))
     os.truncate(tmp_path / "journal.jsonl", (tmp_path / "journal.jsonl").stat().st_size - 9)
 
-    journal.add(deed(3), "publish", "c", "b")
+    journal.add(entry_of(deed(3), "publish", "c", "b"))
 
     assert [entry.version for entry in journal.entries()] == ["a", "c"]
 
