@@ -8,10 +8,20 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from operator import attrgetter
 
-from recommendation_service.flush.rows import Value, properties_of, text_of
-from recommendation_service.log.records import FeedbackRecord
+from recommendation_service.flush.rows import (
+    FEED,
+    Value,
+    common_properties,
+    json_text,
+    properties_of,
+    shown_text,
+    slots_of,
+    text_of,
+)
+from recommendation_service.log.records import FeedbackRecord, FeedRecord, endpoint_name
 from recommendation_service.model.item_keys import ITEM_TYPES
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.ranking.packed_slots import unpack_shown_of_each
 
 # Text to a quoted literal, for one connection.
 Escape = Callable[[str], str]
@@ -62,6 +72,34 @@ def feedback_literals(records: Sequence[FeedbackRecord], flush_id: int, escape: 
             f"{known[session_id]},{_KINDS[slot_kind]},{NULL if position is None else position},"
             f"{NULL if value is None else _number(value)},{NULL if watch_seconds is None else _number(watch_seconds)},"
             f"{flags},{seconds[happened]}.{happened_rest:03},{seconds[received]}.{received_rest:03},{properties},{flush_id})"
+        )
+    return found
+
+
+def plain_feed_literals(records: Sequence[FeedRecord], flush_id: int, escape: Escape) -> list[str]:
+    """What ``row_literals`` of ``feed_row`` says, in a fifth of the time, of records whose own text is plain.
+
+    ``escape``: of versions' names, which are not looked at. Times are numbers, as above.
+    """
+    beginnings: dict[tuple[str, str, bool], str] = {}  # of properties
+    seconds: dict[int, str] = {}
+    found = []
+    for record, (items, kinds, others) in zip(
+        records, unpack_shown_of_each([record.packed for record in records]), strict=True
+    ):
+        begun = record.catalog_version, record.policy_version, record.personal
+        if begun not in beginnings:
+            beginnings[begun] = escape(json_text(common_properties(record))).removesuffix("}'")
+        happened, rest = divmod(record.happened_ms, 1000)
+        if happened not in seconds:
+            seconds[happened] = _digits(happened)
+        session = NULL if record.session_id is None else quote_plain(record.session_id)
+        moment = f"{seconds[happened]}.{rest:03}"
+        found.append(
+            f"('{record.event_id.hex()}','{FEED}',{record.user_id},'{record.request_id.hex()}',{session},"
+            f"'{endpoint_name(record.endpoint)}',0,{moment},{moment},"
+            f'{beginnings[begun]},"items":"{shown_text(items, kinds)}"}}\','
+            f"X'{slots_of(record, others).hex()}',{flush_id})"
         )
     return found
 

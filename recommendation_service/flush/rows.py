@@ -64,11 +64,10 @@ _CODECS = {"latin1": "cp1252"}
 
 def _long_items() -> str:
     """SQL that makes of recs_events' items, as ``12 VMP,7c FW``, the JSON list that activity_log has."""
-    items = """REPLACE(SUBSTR(properties, INSTR(properties, '"items":"') + 9), '"}', ',')"""
+    items = """REPLACE(SUBSTR(properties, INSTR(properties, '"items":"') + 9), ',', '"},{"id":')"""
     for mark, item_type in sorted(zip(_MARKS, ITEM_TYPES, strict=False), reverse=True):  # the unmarked last
-        for kind in KINDS:
-            items = f"""REPLACE({items}, '{mark} {kind},', ',"type":"{item_type}","slot":"{kind}"}},{{"id":')"""
-    return f"""REPLACE(REPLACE(CONCAT('[{{"id":', {items}, ']'), ',{{"id":]', ']'), '{{"id":,]', ']')"""
+        items = f"""REPLACE({items}, '{mark} ', ',"type":"{item_type}","slot":"')"""
+    return f"""CASE WHEN SUBSTR(properties, -4) = ':""}}' THEN '[]' ELSE CONCAT('[{{"id":', {items}, ']') END"""
 
 
 # The statement that makes activity_log's rows of a batch. What is absent is left out by CONCAT of a NULL being NULL. A
@@ -173,10 +172,10 @@ def properties_of(record: FeedbackRecord) -> str | None:
         **({"flags": record.flags} if record.flags else {}),
         "happened_at": f"{text_of(record.happened_ms).replace(' ', 'T')}Z",
     }
-    return _json(properties)
+    return json_text(properties)
 
 
-def _json(content: dict[str, object]) -> str:
+def json_text(content: dict[str, object]) -> str:
     """ASCII, so that a column of any character set holds it. Raises ValueError for a number that is none."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
@@ -219,15 +218,7 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
     properties: dict[str, object] = (
         {} if are_plain([record]) else {"session_id": record.session_id, "endpoint": endpoint}
     )
-    properties |= {
-        "catalog": record.catalog_version,
-        "policy": record.policy_version,
-        **({} if record.personal else {"personal": False}),
-        "items": ",".join(
-            f"{number}{_MARKS[item_type]} {KINDS[kind]}"
-            for (item_type, number), kind in zip(map(unpack, items), kinds, strict=True)
-        ),
-    }
+    properties |= common_properties(record) | {"items": shown_text(items, kinds)}
     return (
         record.event_id.hex(),
         FEED,
@@ -238,13 +229,31 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
         0,
         happened,
         happened,
-        _json(properties),
-        _slots_of(record, others),
+        json_text(properties),
+        slots_of(record, others),
         flush_id,
     )
 
 
-def _slots_of(record: FeedRecord, others: bytes) -> bytes:
+def common_properties(record: FeedRecord) -> dict[str, object]:
+    """Of a feed's ``properties``, what is the same in many."""
+    personal: dict[str, object] = {} if record.personal else {"personal": False}
+    return {"catalog": record.catalog_version, "policy": record.policy_version, **personal}
+
+
+def shown_text(items: Iterable[int], kinds: Iterable[int]) -> str:
+    """What ``properties`` say of the slots: ``12 VMP,7c FW``. Raises IndexError for what no feed holds."""
+    return ",".join(map(_slot_text, items, kinds))
+
+
+@lru_cache(1 << 16)
+def _slot_text(item: int, kind: int) -> str:
+    item_type, number = unpack(item)
+    return f"{number}{_MARKS[item_type]} {KINDS[kind]}"
+
+
+def slots_of(record: FeedRecord, others: bytes) -> bytes:
+    """``others``: the columns that ``properties`` does not have."""
     seed = record.seed.to_bytes(_SEED_BYTES, "little")
     if not record.shadows:
         return _SLOTS_VERSION + seed + others

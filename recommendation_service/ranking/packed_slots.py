@@ -4,7 +4,7 @@ Most of a feed's record are the features of each slot. A feature is kept to five
 propensity as float32 (packed_columns.py). docs/events.md has the bits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,6 +111,57 @@ def unpack_shown(packed: bytes | memoryview) -> tuple[list[int], list[int], byte
     count = reader.take(8)
     items, kinds = reader.integers(count), reader.integers(count)
     return [item - (1 << 64) if item >> 63 else item for item in items], kinds, reader.rest()
+
+
+# Of 64 bits that begin at a byte, so many are left from any bit of it on: wider values are not looked at together.
+_WIDEST_TOGETHER = 57
+
+
+def unpack_shown_of_each(packed: Sequence[bytes]) -> Iterator[tuple[list[int], list[int], bytes]]:
+    """``unpack_shown`` of each of many feeds, in a third of the time: items and kinds of all are taken out together.
+
+    Raises ValueError when it comes to one that no feed was packed into.
+    """
+    joined = b"".join(packed) + bytes(8)
+    words = np.ndarray((len(joined) - 7,), np.dtype("<u8"), joined, strides=(1,))  # the 64 bits from each byte on
+    lengths = np.array([8 * len(one) for one in packed], np.uint64)
+    begins = np.cumsum(lengths, dtype=np.uint64) - lengths
+    counts = np.where(lengths > Word(0), _bits_at(words, begins) & Word(255), Word(0))
+    items, place, are_narrow = _integers_of_each(words, begins + Word(8), counts)
+    kinds, place, are_narrow_too = _integers_of_each(words, place, counts)
+    is_read = are_narrow & are_narrow_too & (lengths > Word(0)) & (place <= begins + lengths)
+    columns = (items.tolist(), kinds.tolist(), (place - begins).tolist(), counts.tolist(), is_read.tolist())
+    for one, items_of, kinds_of, at, count, was_read in zip(packed, *columns, strict=True):
+        if was_read:
+            others = (int.from_bytes(one, "little") >> at).to_bytes((8 * len(one) - at + 7) // 8, "little")
+            yield items_of[:count], kinds_of[:count], others
+        else:
+            yield unpack_shown(one)
+
+
+def _integers_of_each(
+    words: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """A column of integers of each of B feeds, which begins at bit ``place`` (B,): its values (B, the most of them),
+    where it ends, and whether it could be read so. What is no column of a feed gives anything."""
+    head = _bits_at(words, place)
+    width, least_width = head & Word(127), head >> Word(7) & Word(127)
+    are_narrow = (width <= _WIDEST_TOGETHER) & (least_width <= _WIDEST_TOGETHER)
+    place = place + Word(14)
+    least = _bits_at(words, place) & _ones(least_width)
+    place = place + least_width
+    at = place[:, np.newaxis] + width[:, np.newaxis] * np.arange(counts.max(initial=0), dtype=np.uint64)
+    values = (_bits_at(words, at) & _ones(width)[:, np.newaxis]) + least[:, np.newaxis]
+    return values, place + width * counts, are_narrow
+
+
+def _bits_at(words: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """At least 57 bits from each place on; beyond the end, any."""
+    return words[np.minimum(place >> Word(3), Word(len(words) - 1))] >> (place & Word(7))
+
+
+def _ones(width: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return (Word(1) << np.minimum(width, Word(_WIDEST_TOGETHER))) - Word(1)
 
 
 def pack_shown(items: Sequence[int], kinds: Sequence[int], others: bytes) -> bytes:

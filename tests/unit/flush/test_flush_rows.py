@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pymysql.converters import escape_string
 
 from recommendation_service.flush.export import event_of_record
-from recommendation_service.flush.literals import feedback_literals, quote_plain, row_literals
+from recommendation_service.flush.literals import feedback_literals, plain_feed_literals, quote_plain, row_literals
 from recommendation_service.flush.rows import (
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
@@ -70,6 +70,52 @@ def test_feedback_is_written_out_as_its_row_is_but_for_times_as_numbers(some: li
         (rest,) = row_literals([row[14:]], escape)
         expected.append(f"{text[:-1]},{happened},{received},{rest[1:]}")
     assert feedback_literals(some, 5, escape) == expected
+
+
+def escape_as_needed(value: str) -> str:
+    """What has to be escaped within single quotes, and nothing else."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+plain = st.text("abc XYZ_-.:019", max_size=20)
+odd_names = st.text("ab1'\"\\é🌱", max_size=8)
+feeds = st.builds(
+    feed,
+    st.integers(0, 30),
+    user_id=ids,
+    session_id=st.none() | plain,
+    endpoint=st.integers(0, 2),
+    happened_ms=milliseconds,
+    catalog_version=odd_names,
+    policy_version=odd_names,
+    personal=st.booleans(),
+    seed=ids,
+    shadows=st.lists(st.builds(ShadowRecord, odd_names, st.binary(max_size=12)), max_size=2).map(tuple),
+)
+
+
+@unhurried
+@given(st.lists(feeds, max_size=5))
+def test_plain_feeds_are_written_out_as_their_rows_are_but_for_times_as_numbers(some: list[FeedRecord]) -> None:
+    expected = []
+    for row in (feed_row(record, 5) for record in some):
+        (text,) = row_literals([row[:7]], escape_as_needed)
+        happened, received = (str(moment).translate(str.maketrans("", "", "-: ")) for moment in row[7:9])
+        (rest,) = row_literals([row[9:]], escape_as_needed)
+        expected.append(f"{text[:-1]},{happened},{received},{rest[1:]}")
+    assert plain_feed_literals(some, 5, escape_as_needed) == expected
+
+
+@pytest.mark.parametrize(
+    ("odd", "error"),
+    [({"packed": b""}, ValueError), ({"packed": b"\x18\xff"}, ValueError), ({"endpoint": 9}, IndexError)],
+)
+def test_a_feed_that_no_row_can_hold_is_refused_as_it_is_in_a_row(odd: dict[str, Any], error: type[Exception]) -> None:
+    one = msgspec.structs.replace(feed(), **odd)
+    with pytest.raises(error):
+        feed_row(one, 5)
+    with pytest.raises(error):
+        plain_feed_literals([feed(), one], 5, escape_as_needed)
 
 
 @unhurried

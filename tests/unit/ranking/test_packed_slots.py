@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,6 +19,7 @@ from recommendation_service.ranking.packed_slots import (
     pack_shown,
     pack_slots,
     unpack_shown,
+    unpack_shown_of_each,
     unpack_slots,
 )
 from recommendation_service.ranking.working_memory import LARGEST_FEED
@@ -141,3 +144,37 @@ def test_what_is_cut_short_or_goes_on_is_refused() -> None:
             unpack_slots(whole[:length])
     with pytest.raises(ValueError, match="longer"):
         unpack_slots(whole + b"abc")
+
+
+def until_refused(taken_apart: Iterable[tuple[list[int], list[int], bytes]]) -> list[object]:
+    """What is given, and what is said of the first that is refused."""
+    found: list[object] = []
+    try:
+        found.extend(taken_apart)
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def one_by_one(feeds: list[bytes]) -> list[object]:
+    return until_refused(map(unpack_shown, feeds))
+
+
+def together(feeds: list[bytes]) -> list[object]:
+    return until_refused(unpack_shown_of_each(feeds))
+
+
+@unhurried
+@given(st.lists(st.tuples(st.integers(0, 40), seeds, keys), max_size=6), st.integers(0, 60))
+def test_many_feeds_are_taken_apart_as_each_alone_is(feeds: list[tuple[int, int, tuple[int, int]]], cut: int) -> None:
+    whole = [packed(slots, X) for X, slots in (slots_of(*feed, ["a share"] * FEATURES) for feed in feeds)]
+    assert together(whole) == one_by_one(whole)
+    if whole:
+        cut_short = [*whole[:-1], whole[-1][:cut], whole[0]]
+        assert together(cut_short) == one_by_one(cut_short)
+
+
+@unhurried
+@given(st.lists(st.binary(max_size=80), max_size=6))
+def test_many_of_any_bytes_are_taken_apart_or_refused_as_each_alone_is(some: list[bytes]) -> None:
+    assert together(some) == one_by_one(some)
