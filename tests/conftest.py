@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from recommendation_service.core.config import Settings
 from tests.servers import PrivateMariaDB, PrivateRedis
+from tests.support import made_once
 
 # Beside the settings that there are: those that a runbook names and a later version may read.
 SETTING_PREFIXES = ("mysql_", "redis_", "gunicorn_", "recs_")
@@ -34,6 +35,18 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
             if name.lower() in Settings.model_fields or name.lower().startswith(SETTING_PREFIXES):
                 patch.delenv(name)
         patch.chdir(tmp_path_factory.mktemp("working-directory"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_once_for_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers' system tables and the demo are made by the first worker that needs them, and copied by all."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # each worker has one of its own in the run's
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_once, "folder", folder / "made-once")
+        (folder / "made-once").mkdir(exist_ok=True)
         yield
 
 

@@ -28,6 +28,8 @@ from typing import Any, ClassVar, Self
 import pymysql
 from sqlalchemy.engine import URL
 
+from tests.support.made_once import copy_of_made_once
+
 LOOPBACK = "127.0.0.1"
 # Below the range (from 32768) that Linux hands to outgoing connections: while a server is down between `kill`
 # and `start`, no client's connection can take its port.
@@ -315,7 +317,7 @@ class PrivateMariaDB(PrivateServer):
         """The server's command line."""
         return [
             self.mysqld or find_program("mariadbd", "mariadb-server-core"),
-            *self._common_options(),
+            *self._common_options(self._data_dir),
             f"--init-file={self._init_file}",
             f"--port={self.port}",
             f"--bind-address={LOOPBACK}",
@@ -342,10 +344,15 @@ class PrivateMariaDB(PrivateServer):
         ]
 
     def _install_tables(self) -> None:
+        program = self.mysqld or find_program("mariadb-install-db", "mariadb-server-core")
+        copy_of_made_once(f"tables-of{program.replace('/', '-')}", self._make_tables, self._data_dir)
+
+    def _make_tables(self, data_dir: Path) -> None:
+        options = self._common_options(data_dir)
         if self.mysqld:
-            install = [self.mysqld, *self._common_options(), "--initialize-insecure"]
+            install = [self.mysqld, *options, "--initialize-insecure"]
         else:
-            install = [find_program("mariadb-install-db", "mariadb-server-core"), *self._common_options()]
+            install = [find_program("mariadb-install-db", "mariadb-server-core"), *options]
             # No test database and no anonymous user: the application's is the only one who can enter over TCP.
             # Forced, since without it a machine that cannot look up its own name is refused.
             install += ["--skip-test-db", "--force"]
@@ -358,10 +365,14 @@ class PrivateMariaDB(PrivateServer):
     def _init_file(self) -> Path:
         return self.folder / "init.sql"
 
-    def _common_options(self) -> list[str]:
+    @property
+    def _data_dir(self) -> Path:
+        return self.folder / "data"
+
+    def _common_options(self, data_dir: Path) -> list[str]:
         return [
             "--no-defaults",  # has to come first: the machine's configuration must not reach a test
-            f"--datadir={self.folder / 'data'}",
+            f"--datadir={data_dir}",
             # Not the system's: each server that starts removes every temporary table it finds there, also
             # those of a server that runs.
             f"--tmpdir={self.folder}",

@@ -27,6 +27,7 @@ import sqlalchemy
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
 from tests.servers import LOOPBACK, free_port, wait_until
+from tests.support.made_once import copy_of_made_once
 
 REPOSITORY = Path(__file__).parents[2]
 # A first start after an edit compiles the kernels: half a minute, and twice that beside other tests.
@@ -203,11 +204,15 @@ def load_demo(folder: Path, scale: float = 0.02) -> Path:
     """The embedded database where a service with this folder looks for it."""
     path = folder / "data" / "interacpedia.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
-    try:
-        load_interacpedia(engine, scale=scale)
-    finally:
-        engine.dispose()
+
+    def make(path: Path) -> None:
+        engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+        try:
+            load_interacpedia(engine, scale=scale)
+        finally:
+            engine.dispose()
+
+    copy_of_made_once(f"demo-{scale}.sqlite", make, path)
     return path
 
 
