@@ -349,7 +349,8 @@ class Settings(BaseSettings):
         description="store: what is learned becomes policy versions; shadow: the newest is loaded beside, too",
     )
     learning_file: Path | None = Field(
-        None, description="what each event is worth, and how fast the past is forgotten; unset: the one that ships"
+        None,
+        description="what each event is worth, which rows are events, how fast it forgets; unset: the one that ships",
     )
     learn_publish_seconds: int = Field(
         900,

@@ -136,6 +136,7 @@ def _print(status: "LearnerStatus") -> None:
         ("events", ", ".join(_events(totals.events)) or "none yet"),
         ("taught nothing", ", ".join(f"{reason} {count:,}" for reason, count in totals.left.items()) or "none"),
         ("feeds waited for", f"{status.pending_feeds:,}"),
+        ("tables not read", "; ".join(f"{table}: {problem}" for table, problem in status.unread.items()) or "none"),
         ("last version", version),
         ("problem", status.error or "none"),
     ]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.log.records import EventName
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.sources.rows import tables_with_rows
 
 SHIPPED = Path(__file__).with_name("learning.toml")
 
@@ -41,6 +42,10 @@ class EventReward(_Section):
             raise ValueError("an event that only shows an item has a reward of 0")
         return self
 
+    @property
+    def hours_ms(self) -> int:
+        return round(3_600_000 * self.hours)
+
     def amount(self, value: float | None, watch_seconds: float | None) -> float:
         """The reward of one such event."""
         if self.by is None or self.full is None:
@@ -65,6 +70,7 @@ class LearningFile(_Section):
     person_slots: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1000.0
     points: dict[str, Positive]
     events: Annotated[dict[EventName, EventReward], Field(min_length=1)]
+    rows: dict[str, dict[str, EventName]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits(self) -> "LearningFile":
@@ -75,6 +81,18 @@ class LearningFile(_Section):
         missing = [name for name in KINDS if name not in self.points]
         problems += [f"points.{name}: there is no such kind; the kinds are {', '.join(KINDS)}" for name in unknown]
         problems += [f"points.{name}: is missing" for name in missing]
+        tables = tables_with_rows()
+        problems += [
+            f"rows.{table}: there is no such table; the tables are {', '.join(tables)}"
+            for table in self.rows
+            if table not in tables
+        ]
+        problems += [
+            f"rows.{table}.{word}: the event {event} is not listed under events"
+            for table, words in self.rows.items()
+            for word, event in words.items()
+            if event not in self.events
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -86,7 +104,7 @@ class LearningFile(_Section):
     @property
     def longest_ms(self) -> int:
         """How long after a feed something that counts may happen."""
-        return round(max(3600_000 * max(event.hours for event in self.events.values()), self.settle_ms))
+        return max(*(event.hours_ms for event in self.events.values()), self.settle_ms)
 
     @property
     def settle_ms(self) -> int:

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from recommendation_service.learning.format import LearningFile
-from recommendation_service.learning.ledger import Added, Event, Feed, Ledger, Owed
-from recommendation_service.learning.rewards import observed, rewards_of
+from recommendation_service.learning.format import EventReward, LearningFile
+from recommendation_service.learning.ledger import Added, Event, Feed, Happened, Ledger, Owed
+from recommendation_service.learning.operator_rows import Look
+from recommendation_service.learning.rewards import Happening, observed, rewards_of
+from recommendation_service.learning.row_notes import BY_ROW
 from recommendation_service.learning.status import Totals
 from recommendation_service.log.marks import UNREAD
 from recommendation_service.log.reader import Batch
@@ -16,14 +18,19 @@ from recommendation_service.log.records import FeedbackRecord, FeedRecord
 from recommendation_service.model.item_keys import CREATOR, item_key
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unpack_slots
+from recommendation_service.sources.rows import OperatorRow
 
 log = structlog.get_logger(__name__)
 
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 
-# How an event was brought together with the feed that showed its item.
+# How an event was brought together with the feed that showed its item; BY_ROW and a table: a row of that told it.
 BY_REQUEST, BY_USER = "request", "user"
+# Tables have whole seconds: what happened in one may have been after a feed that is later by less.
+SECOND_MS = 999
+# A row that is further ahead than that is one of a clock that is wrong.
+AHEAD_MS = 300_000
 # Of a user's feeds, how many are looked through for an item whose event names none.
 LATEST_FEEDS = 20
 # Feeds that are settled in one step.
@@ -52,8 +59,8 @@ class Intake:
                     continue
                 if isinstance(record, FeedRecord):
                     feeds.append(self._feed(record))
-                elif (request := self._event(record)) is not None:
-                    touched.append(request)
+                else:
+                    touched += self._event(record)
         now_ms = self._now_ms()
         self._ledger.add_feeds(feeds, self._file.settle_ms)
         self._ledger.touch(touched, now_ms)
@@ -81,12 +88,12 @@ class Intake:
         happened_ms = min(record.happened_ms, now_ms)
         return Feed(record.request_id, happened_ms, record.user_id, record.session_id, record.packed, record.personal)
 
-    def _event(self, record: FeedbackRecord) -> bytes | None:
-        """Note it; the feed that it names, where it counts there."""
+    def _event(self, record: FeedbackRecord) -> list[bytes]:
+        """Note it; feeds whose rewards may be others now."""
         rule = self._file.rules.get(record.event)
         if rule is None or record.item_type == CREATOR:
             self._totals.leave("unlisted" if rule is None else "creator")
-            return None
+            return []
         event = Event(
             item_key(record.item_type, record.item_id),
             record.event,
@@ -100,43 +107,99 @@ class Intake:
                 self._ledger.add_unmatched(record.user_id, record.session_id, event)
             else:
                 self._totals.leave("no_feed")
-            return None
+            return []
         request = _request_of(record.request_id)
         if request is None:
             self._totals.leave("no_feed")
-            return None
-        return request if self._add(request, event, BY_REQUEST) else None
+            return []
+        return self._add(request, record.user_id, event, BY_REQUEST)
 
-    def _add(self, request: bytes, event: Event, source: str) -> bool:
-        """Whether the feed's rewards may be others now."""
-        added = self._ledger.add_event(request, event, source)
-        if added is Added.NEW:
-            self._totals.count_event(event.name, source)
-        else:
+    def _add(self, request: bytes, user_id: int, event: Event, source: str) -> list[bytes]:
+        """Feeds whose rewards may be others now."""
+        added, before = self._ledger.add_event(request, event, source)
+        if added is not Added.NEW:
             self._totals.leave("again")
-        return added is not Added.NOTHING
+        if added is Added.NOTHING:
+            return []
+        if before is None or before.startswith(BY_ROW) != source.startswith(BY_ROW):
+            self._totals.count_event(event.name, source)
+        if self._file.rows and user_id and not source.startswith(BY_ROW):
+            return [request, *self._ledger.rows.feeds_told_of(user_id, event.item, event.name)]
+        return [request]
 
     def match(self) -> None:
         """Find the feeds of events that name none: the user's latest before it that showed the item. Every segment
         has to be read to its end before, as the feed may be in another one."""
         touched = []
         for user_id, session_id, event in self._ledger.unmatched():
-            request = self._showed(user_id, session_id, event)
+            request = self._showed(user_id, session_id, event.item, 0, event.received_ms)
             if request is None:
                 self._totals.leave("no_feed")
-            elif self._add(request, event, BY_USER):
-                touched.append(request)
+            else:
+                touched += self._add(request, user_id, event, BY_USER)
         self._ledger.touch(touched, self._now_ms())
 
-    def _showed(self, user_id: int, session_id: str | None, event: Event) -> bytes | None:
-        for feed in self._ledger.feeds_of(user_id, session_id, event.received_ms, LATEST_FEEDS):
+    def _showed(self, user_id: int, session_id: str | None, item: int, since_ms: int, until_ms: int) -> bytes | None:
+        """The latest feed that did, of those by then."""
+        for feed in self._ledger.feeds_of(user_id, session_id, since_ms, until_ms, LATEST_FEEDS):
             try:
                 items, _, _ = unpack_shown(feed.packed)
             except ValueError:
                 continue
-            if event.item in items:
+            if item in items:
                 return feed.request
         return None
+
+    def match_rows(self, look: Look, settled_ms: int) -> None:
+        """The same of the operator's rows that were seen in a look, which has to be from before the log was read to its
+        end: then that has all feeds that a row can be of."""
+        notes, now_ms = self._ledger.rows, self._now_ms()
+        touched: list[bytes] = []
+        for row_id, row in look.again.items():
+            notes.unwatch(look.table, row_id)
+            if row is not None:
+                touched += self._row(look, row)
+        for row in look.page.rows:
+            if notes.take(look.table, row.id):
+                touched += self._row(look, row)
+        notes.keep(look.table, look.before.looked(look.seen, look.read_to, settled_ms))
+        notes.drop_watched(now_ms)
+        self._ledger.touch(touched, now_ms)
+
+    def _row(self, look: Look, row: OperatorRow) -> list[bytes]:
+        """Note what it tells of the latest feed in whose hours it is; feeds whose rewards may be others now."""
+        if row.says is None:
+            return []
+        event, now_ms = self._file.rows[look.table].get(row.says), self._now_ms()
+        rule = self._file.rules[event] if event is not None else None
+        happened_ms = row.happened_ms or look.before.first_seen_ms(row.id, look.seen)
+        has_value = rule is None or rule.by != "value" or (row.value or 0) > 0
+        if row.user_id is None or row.item is None or happened_ms is None or not has_value:
+            if rule is not None:
+                self._totals.leave("row_incomplete")
+            return []
+        if rule is not None and happened_ms > now_ms + AHEAD_MS:
+            self._totals.leave("row_clock")
+        happened_ms = min(happened_ms, now_ms)
+        since_ms = happened_ms - (self._file.longest_ms if rule is None else rule.hours_ms)
+        request = self._showed(row.user_id, None, row.item, since_ms, happened_ms + SECOND_MS)
+        if rule is None or event is None:
+            if request is not None:  # it may say another thing later, as a match that is accepted
+                self._ledger.rows.watch(look.table, row.id, happened_ms + self._file.longest_ms, now_ms)
+            return []
+        if request is None:
+            self._totals.leave("row_no_feed")
+            return []
+        told = Event(row.item, event, rule.amount(row.value, None), rule.shows, happened_ms, now_ms)
+        if self._is_told_by_feedback(request, row.user_id, told, rule):
+            self._totals.leave("again")
+            return []
+        return self._add(request, row.user_id, told, f"{BY_ROW}{look.table}")
+
+    def _is_told_by_feedback(self, request: bytes, user_id: int, event: Event, rule: EventReward) -> bool:
+        return self._ledger.rows.is_told_by_feedback(
+            request, user_id, event.item, event.name, happened_ms=event.happened_ms, hours_ms=rule.hours_ms
+        )
 
     def settle(self) -> bool:
         """Bring the rewards of feeds that are due into the sums; whether more are due. Every segment has to be read to
@@ -146,17 +209,7 @@ class Intake:
         rows = []
         settled = []
         for one in owed:
-            within = []
-            for happening, happened_ms, event in happened[one.feed.request]:
-                rule = self._file.rules.get(event)
-                if not one.feed.personal:
-                    self._ledger.drop_event(one.feed.request, happening.item, event)
-                    self._totals.leave("not_personal")
-                elif rule is not None and happened_ms - one.feed.happened_ms <= rule.hours * 3_600_000:
-                    within.append(happening)
-                else:
-                    self._ledger.drop_event(one.feed.request, happening.item, event)
-                    self._totals.leave("late")
+            within = self._within(one.feed, happened[one.feed.request])
             slots = self._slots(one) if within or one.rewards is not None else None
             if slots is None:
                 settled.append((one.feed.request, np.zeros(0)))
@@ -188,6 +241,24 @@ class Intake:
         rewards[beyond] = np.inf
         self._totals.leave("person", len(beyond))
         return np.setdiff1d(new, beyond), gone
+
+    def _within(self, feed: Feed, happened: list[Happened]) -> list[Happening]:
+        """What counts for a feed. The rest is dropped: what came too late, and what a row tells where feedback tells
+        the same of another feed, as that knows which feed it was."""
+        within = []
+        for one in happened:
+            event, rule = one.event, self._file.rules.get(one.event.name)
+            if not feed.personal:
+                self._totals.leave("not_personal")
+            elif rule is None or event.happened_ms - feed.happened_ms > rule.hours_ms:
+                self._totals.leave("late")
+            elif one.is_by_row and self._is_told_by_feedback(feed.request, feed.user_id, event, rule):
+                self._totals.leave("again")
+            else:
+                within.append(one.what)
+                continue
+            self._ledger.drop_event(feed.request, event.item, event.name)
+        return within
 
     def _slots(self, owed: Owed) -> Slots | None:
         """None: nothing can be learned from the feed."""

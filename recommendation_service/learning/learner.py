@@ -1,6 +1,7 @@
-"""The learner: from the log to policy versions. One for each DATA_DIR (processes/registry.py).
+"""The learner: from the log and the operator's tables to policy versions. One for each DATA_DIR (registry.py).
 
-Each step reads some of the log, and keeps what follows from it together with how far it was read (ledger.py).
+Each step reads some of the log, and keeps what follows from it together with how far it was read (ledger.py). Now and
+then it begins with a look at the tables (operator_rows.py).
 """
 
 import threading
@@ -10,12 +11,15 @@ from collections.abc import Callable
 import structlog
 
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database import PoolShare
 from recommendation_service.core.errors import ConfigurationError, PolicyError, SourceError
 from recommendation_service.core.place import problem_of
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.intake import Intake
 from recommendation_service.learning.ledger import Ledger
+from recommendation_service.learning.operator_rows import Look, OperatorRows
 from recommendation_service.learning.publishing import Publisher
+from recommendation_service.learning.row_notes import TRANSACTION_MS
 from recommendation_service.learning.status import LearnerStatus, Totals, read_status
 from recommendation_service.learning.sums import Sums
 from recommendation_service.log.marks import LEARN
@@ -44,7 +48,14 @@ def _empty_sums(settings: Settings, file: LearningFile) -> Sums:
 class Learner:
     """``now``: seconds since 1970. Raises SourceError (LedgerRefused, ReaderTaken), OSError; then nothing is held."""
 
-    def __init__(self, settings: Settings, file: LearningFile, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        file: LearningFile,
+        now: Callable[[], float] = time.time,
+        share: PoolShare | None = None,
+    ) -> None:
+        """``share``: of the connections to the database; None for a command."""
         self._settings = settings
         self._now = now
         self.ledger = Ledger(settings.learning_dir, _empty_sums(settings, file), now(), file.person_slots)
@@ -54,6 +65,8 @@ class Learner:
             self.ledger.close()
             raise
         self._intake = Intake(self.ledger, self.totals, file, self._now_ms)
+        self._operator = OperatorRows(settings, tuple(file.rows), share)
+        self._looks: list[Look] = []  # at the operator's tables, which wait until the log is read to its end
         self._publisher = Publisher(settings, file)
         self.status = read_status(settings.learning_dir) or LearnerStatus()
         self.status.totals, self.status.error = self.totals, None
@@ -66,6 +79,7 @@ class Learner:
         """Read some, keep what follows; whether there is more to do at once. Raises SourceError, OSError."""
         if (wrong := problem_of(self._settings)) is not None:
             raise SourceError(wrong)
+        self._looks = self._looks or self._operator.look(self.ledger.rows, self._now_ms())
         batch = self._reader.read()
         if batch.missed is not None:
             log.error("records of the log were deleted before they were learned from", records=batch.missed.records)
@@ -76,11 +90,18 @@ class Learner:
             more = batch.has_more
             if not more:
                 self._intake.match()
+                self._match_rows()
                 more = self._intake.settle()
                 self._intake.drop_old(self._settings.learn_pending_feeds)
             self.ledger.keep(batch.mark)
         self._reader.settle(batch.mark)
         return more
+
+    def _match_rows(self) -> None:
+        settled_ms = TRANSACTION_MS + 1000 * self._settings.mysql_max_replica_lag_seconds
+        for look in self._looks:
+            self._intake.match_rows(look, settled_ms)
+        self._looks = []
 
     def publish(self) -> bool:
         """Publish what was learned since the last version; whether anything was.
@@ -144,6 +165,7 @@ class Learner:
     def tell(self) -> None:
         """Write the status."""
         self.status.pending_feeds = self.ledger.pending_feeds()
+        self.status.unread = self._operator.problems
         self.status.write(self._settings.learning_dir, self._now_ms())
 
     def _now_ms(self) -> int:
@@ -151,4 +173,5 @@ class Learner:
 
     def close(self) -> None:
         self._reader.close()
+        self._operator.close()
         self.ledger.close()

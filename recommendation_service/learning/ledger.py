@@ -24,6 +24,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import create, make_folder
 from recommendation_service.learning.persons import Persons
 from recommendation_service.learning.rewards import Happening
+from recommendation_service.learning.row_notes import BY_ROW, RowNotes
 from recommendation_service.learning.status import Totals
 from recommendation_service.learning.sums import Sums
 from recommendation_service.log.marks import Mark
@@ -96,8 +97,23 @@ class Added(Enum):
     """What became of an event."""
 
     NEW = 1
-    EARLIER = 2  # it took the place of one that was later
+    INSTEAD = 2  # it took the place of one that was later, or that a row of the operator's told
     NOTHING = 3
+
+
+class Happened(NamedTuple):
+    """Something that happened with an item of a feed, and who told it."""
+
+    event: Event
+    source: str
+
+    @property
+    def what(self) -> Happening:
+        return Happening(self.event.item, self.event.reward, self.event.shows)
+
+    @property
+    def is_by_row(self) -> bool:
+        return self.source.startswith(BY_ROW)
 
 
 class Owed(NamedTuple):
@@ -133,6 +149,7 @@ class Ledger:
         try:
             self._open(is_new)
             self.persons = Persons(self._database, person_slots, sums.half_life_seconds)
+            self.rows = RowNotes(self._database)
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             self._database.close()
             raise LedgerRefused(f"{self.path} cannot be used: {error}.") from error
@@ -216,14 +233,18 @@ class Ledger:
             ((*feed, feed.happened_ms + settle_ms) for feed in feeds),
         )
 
-    def add_event(self, request: bytes, event: Event, source: str) -> Added:
-        """Each event of an item of a feed counts once: the first by its own time, in whatever order they come."""
+    def add_event(self, request: bytes, event: Event, source: str) -> tuple[Added, str | None]:
+        """Each event of an item of a feed counts once, in whatever order they come: what feedback tells before what a
+        row does, which knows less of it, and of either the first by its own time. And whose place it took."""
         run, key = self._database.execute, (request, event.item, event.name)
-        known = run("SELECT happened, reward FROM happenings WHERE (request, item, event) = (?, ?, ?)", key).fetchone()
-        if known is not None and known <= (event.happened_ms, event.reward):
-            return Added.NOTHING
+        found = run(
+            "SELECT happened, reward, source FROM happenings WHERE (request, item, event) = (?, ?, ?)", key
+        ).fetchone()
+        told = found[2] if found is not None else None
+        if found is not None and _order(*found) <= _order(event.happened_ms, event.reward, source):
+            return Added.NOTHING, told
         run("INSERT OR REPLACE INTO happenings VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (request, *event, source))
-        return Added.NEW if known is None else Added.EARLIER
+        return (Added.NEW if found is None else Added.INSTEAD), told
 
     def add_unmatched(self, user_id: int, session_id: str | None, event: Event) -> None:
         self._database.execute("INSERT INTO unmatched VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (user_id, session_id, *event))
@@ -237,14 +258,14 @@ class Ledger:
             for user, session, item, name, reward, shows, happened_ms, received_ms in rows
         ]
 
-    def feeds_of(self, user_id: int, session_id: str | None, until_ms: int, most: int) -> list[Feed]:
+    def feeds_of(self, user_id: int, session_id: str | None, since_ms: int, until_ms: int, most: int) -> list[Feed]:
         """The latest of a user, or of a session of an anonymous one."""
         where = "user = ?" if user_id else "user = ? AND session = ?"
         who: list[int | str | None] = [user_id] if user_id else [user_id, session_id]
         rows = self._database.execute(
-            f"SELECT request, happened, user, session, packed, personal FROM feeds WHERE {where} AND happened <= ? "
-            "ORDER BY happened DESC LIMIT ?",
-            (*who, until_ms, most),
+            f"SELECT request, happened, user, session, packed, personal FROM feeds WHERE {where} "
+            "AND happened BETWEEN ? AND ? ORDER BY happened DESC LIMIT ?",
+            (*who, since_ms, until_ms, most),
         )
         return [Feed(*row) for row in rows]
 
@@ -262,18 +283,19 @@ class Ledger:
         ).fetchall()
         return [Owed(Feed(*row[:6]), None if row[6] is None else np.frombuffer(row[6], "<f8")) for row in rows]
 
-    def happened(self, requests: Sequence[bytes]) -> dict[bytes, list[tuple[Happening, int, str]]]:
-        """Of each feed: what happened, when, and the event's name."""
-        found: dict[bytes, list[tuple[Happening, int, str]]] = {request: [] for request in requests}
+    def happened(self, requests: Sequence[bytes]) -> dict[bytes, list[Happened]]:
+        """What happened with each feed."""
+        found: dict[bytes, list[Happened]] = {request: [] for request in requests}
         for start in range(0, len(requests), _AT_ONCE):
             some = requests[start : start + _AT_ONCE]
             rows = self._database.execute(
-                "SELECT request, item, reward, shows, happened, event FROM happenings "
+                "SELECT request, item, event, reward, shows, happened, received, source FROM happenings "
                 f"WHERE request IN ({', '.join('?' * len(some))})",
                 some,
             )
-            for request, item, reward, shows, happened_ms, event in rows:
-                found[request].append((Happening(item, reward, bool(shows)), happened_ms, event))
+            for request, item, name, reward, shows, happened_ms, received_ms, source in rows:
+                event = Event(item, name, reward, bool(shows), happened_ms, received_ms)
+                found[request].append(Happened(event, source))
         return found
 
     def drop_event(self, request: bytes, item: int, event: str) -> None:
@@ -340,3 +362,8 @@ class Ledger:
         if row is None:
             raise ValueError(f"it lacks {name}")
         return bytes(row[0])
+
+
+def _order(happened_ms: int, reward: float, source: str) -> tuple[bool, int, float, str]:
+    """The least of several that tell the same of an item is the one that counts."""
+    return source.startswith(BY_ROW), happened_ms, reward, source

@@ -15,6 +15,7 @@ from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.learner import RETRY_SECONDS, Learner
 from recommendation_service.learning.status import LearnerStatus, read_status
 from recommendation_service.processes.parent import end_with_parent
+from recommendation_service.processes.registry import LEARNER, pool_share
 
 log = structlog.get_logger(__name__)
 
@@ -27,7 +28,7 @@ def keep_learning(settings: Settings, file: LearningFile, clock: Clock, stop: th
     last = ""
     while not stop.is_set():
         try:
-            learner = Learner(settings, file, clock.now)
+            learner = Learner(settings, file, clock.now, pool_share(settings, LEARNER.name))
             try:
                 learner.run(stop)
             finally:

@@ -42,6 +42,7 @@ class LearnerStatus:
     totals: Totals = field(default_factory=Totals)
     pending_feeds: int = 0  # that may still bring rewards
     error: str | None = None  # why nothing is learned, or published
+    unread: dict[str, str] = field(default_factory=dict)  # by table of the operator's: why it is not learned from
     learn_token: str | None = None  # of the last request that was carried out
     written_ms: int = 0
 

@@ -63,6 +63,7 @@ LEARNER = LeasedProcess(
     is_wanted=lambda settings: settings.learner != "off" and settings.record_events,
     request_file="learn.request",
     answer="learn_token",
+    most_connections=1,  # its looks at what people did by the operator's tables
 )
 
 LEASED = (REFRESHER, FLUSHER, LEARNER)
@@ -76,6 +77,8 @@ def pool_share(settings: Settings, name: str) -> PoolShare:
     """
     workers = settings.gunicorn_workers or default_workers()
     connecting = [process for process in LEASED if process.most_connections]
+    if not LEARNER.is_wanted(settings):  # as by default; the others may be started by a command, beside workers
+        connecting = [process for process in connecting if process is not LEARNER]
     left = max(0, settings.mysql_pool_size - workers - len(connecting))
     shares = {}
     for process in connecting:

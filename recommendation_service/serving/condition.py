@@ -75,6 +75,9 @@ class Condition:
         learner = read_learner_status(settings.learning_dir) if settings.learner != "off" else None
         if learner is not None and learner.error is not None:
             found.append(f"Nothing is learned, or not published: {learner.error}")
+        if learner is not None and learner.unread:
+            unread = "; ".join(f"{table}: {problem}" for table, problem in learner.unread.items())
+            found.append(f"What people did by these tables is not learned from: {unread}")
         return found
 
     def _cut_off(self) -> str | None:
@@ -149,6 +152,8 @@ class Condition:
             return
         totals = status.totals
         yield "recs_learn_pending_feeds", "Feeds that may still bring rewards", {}, float(status.pending_feeds)
+        help_text = "Tables of the operator's that are not learned from, as they cannot be read"
+        yield "recs_learn_tables_unread", help_text, {}, float(len(status.unread))
         if totals.version_ms is not None:
             help_text = "When the last version was published"
             yield "recs_learn_published_timestamp_seconds", help_text, {}, totals.version_ms / 1000

@@ -6,7 +6,10 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from tests.end_to_end.service import Service, command_of, load_demo, recs
 
 FEEDS = 40
 SEEN = 4  # of each feed
+SAVED = 3  # feeds of which the operator's application writes down that an item was saved
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +50,9 @@ def kill_the_learner(service: Service) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def look(service: Service, user: int) -> int:
-    """Some of a feed is seen, and with its first item it is a match; how many of these teach, as no other kind's pool
-    had to stand in."""
+def look(service: Service, user: int, saved: bool = False) -> int:
+    """Some of a feed is seen, and with its first item it is a match, which the operator's application writes down too;
+    how many of these teach, as no other kind's pool had to stand in. ``saved``: by that application alone."""
     feed = service.feed(SELF_ID=user, N_VIDEOS=24, explain=True)
     named = {"user_id": user, "request_id": feed["request_id"]}
     seen = [
@@ -57,8 +61,18 @@ def look(service: Service, user: int) -> int:
     ]
     answer = service.client.post("/api/feedback", json=[*seen, {**seen[0], "event": "match"}])
     assert answer.status_code == 202, answer.text
+    write_down(service, "matches", "status", "accepted", seen[0])
+    if saved:
+        write_down(service, "likes", "type", "save", seen[0])
     why = [item["why"] for item in feed["items"][:SEEN]]
     return sum(one["pool"] in (one["slot"], "exploration", "seen") for one in why)
+
+
+def write_down(service: Service, table: str, column: str, says: str, what: dict[str, Any]) -> None:
+    statement = f"INSERT INTO {table} (user_id, model_id, {column}, created_at) VALUES (?, ?, ?, ?)"
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    with closing(sqlite3.connect(service.folder / "data" / "interacpedia.sqlite", timeout=30)) as database, database:
+        database.execute(statement, (what["user_id"], what["item_id"], says, now))
 
 
 def command(service: Service, *arguments: str) -> Any:
@@ -70,17 +84,21 @@ def command(service: Service, *arguments: str) -> Any:
 def test_what_people_do_becomes_a_version_whatever_is_killed_when(service: Service) -> None:
     taught = 0
     for number in range(FEEDS):
-        taught += look(service, 1 + number % 10)
+        taught += look(service, 1 + number % 10, saved=number < SAVED)
         if number % 8 == 4:
             service.wait_until(lambda: bool(learners(service)))
             kill_the_learner(service)
 
     service.wait_until(lambda: service.metric("recs_learn_slots_total") >= taught, 60)
+    service.wait_until(lambda: service.metric("recs_learn_events_total", source="table:likes") >= SAVED, 60)
     assert command(service, "learn", "--once")["error"] is None
     totals = command(service, "learn", "--status")["totals"]
     assert sum(totals["slots"].values()) == taught
-    assert totals["events"] == {"impression": {"request": FEEDS * SEEN}, "match": {"request": FEEDS}}
-    assert totals["left"] == {}
+    assert totals["events"].pop("save") == {"table:likes": SAVED}
+    assert totals["events"].pop("match")["request"] == FEEDS
+    assert totals["events"] == {"impression": {"request": FEEDS * SEEN}}
+    left = {reason for reason in totals["left"] if not reason.startswith("row_")}  # the demo's rows are from before
+    assert left <= {"again"}, "each match is in both"
     assert totals["version_slots"] == taught
 
     listed = command(service, "policy", "list")

@@ -48,3 +48,13 @@ def test_a_pool_has_its_processs_share(capsys: pytest.CaptureFixture[str]) -> No
     said = "".join(capsys.readouterr())
     assert "Connection pool inicializado: 20 conexiones a 127.0.0.1:1/interacpedia" in said
     assert "most_of_this_process=4" in said
+
+
+@pytest.mark.parametrize("size", [1, 5, 20, 66])
+def test_a_learner_has_one_of_them_where_there_is_one(size: int) -> None:
+    settings = load_settings(mysql_pool_size=size, gunicorn_workers=2, learner="store")
+
+    shares = [pool_share(settings, name).connections for name in (*PROCESSES, "learner")]
+
+    assert shares[-1] == 1
+    assert sum(shares) + shares[2] <= max(size, 2 + 3)
