@@ -16,7 +16,7 @@ class _Fixed:
     """Plain ASGI like the feeds, and on the same short cut: it reads the body and answers."""
 
     async def __call__(self, _scope, receive, send) -> None:  # type: ignore[no-untyped-def]
-        await read_body(receive, ())
+        await read_body(receive)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_BODY)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": _BODY})

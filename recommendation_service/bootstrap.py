@@ -19,11 +19,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from recommendation_service.api.access import Access
+from recommendation_service.api.accounts import Accounts
 from recommendation_service.api.administration import add_administration
+from recommendation_service.api.calls import Endpoint
 from recommendation_service.api.documentation import add_documentation
 from recommendation_service.api.errors import error_body, failure_body, http_error_body
 from recommendation_service.api.feedback import FeedbackEndpoint
-from recommendation_service.api.feeds import CallLimits, feed_endpoints
+from recommendation_service.api.feeds import FeedEndpoint
+from recommendation_service.api.hot import Admission, DirectCalls, HotRoute
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
 from recommendation_service.api.operations import add_operations
@@ -48,6 +51,7 @@ from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes import registry
 from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.server.door import Door, bounds_from
+from recommendation_service.server.protocol import DIRECT_KEY
 from recommendation_service.server.protocol import STATE_KEY as DOOR_KEY
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.decisions import Decisions
@@ -118,18 +122,25 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
         if process.is_wanted(settings)
     }
     serving = Serving(settings, store, policies, metrics, clock, supervisors)
-    limits = CallLimits(RateLimiter(settings.rate_limit_per_key), RateLimiter(settings.rate_limit_per_user))
     prefix = settings.api_path
-    hot: dict[str, ASGIApp] = {
-        **feed_endpoints(prefix, access, limits),
-        f"{prefix}/feedback": FeedbackEndpoint(access, limits, clock.now_ms),
-    }
+    admission = Admission(access, RateLimiter(settings.rate_limit_per_key))
+    per_user = RateLimiter(settings.rate_limit_per_user)
+    endpoints: dict[str, Endpoint] = {f"{prefix}/search/{name}": FeedEndpoint(name, per_user) for name in ENDPOINTS}
+    endpoints[f"{prefix}/feedback"] = FeedbackEndpoint(per_user, clock.now_ms)
+    names = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
+    accounts = Accounts(metrics, names, settings.access_log)
+    cors = bool(settings.cors_allow_origins)
+
+    def direct(worker: Worker) -> DirectCalls:
+        return DirectCalls(endpoints, admission, accounts, worker, cors=cors)
 
     app = Application(
-        _layers(settings, metrics, prefix),
-        hot,
+        _layers(settings, accounts),
+        {path: HotRoute(endpoint, admission) for path, endpoint in endpoints.items()},
         title="recommendation-service",
-        lifespan=_lifespan(settings, metrics, store, serving, learning.person_slots if learning else None, make),
+        lifespan=_lifespan(
+            settings, metrics, store, serving, learning.person_slots if learning else None, make, direct
+        ),
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -173,6 +184,7 @@ def _lifespan(
     serving: Serving,
     learned_slots: float | None,
     make: Callable[[], None] | None,
+    direct: Callable[[Worker], DirectCalls],
 ) -> Callable[[FastAPI], Any]:
     """What a worker opens, in the order in which it is needed, and closes the other way round.
 
@@ -239,7 +251,8 @@ def _lifespan(
             )
             work += [after(source, supervisor.run()) for supervisor in serving.supervisors.values()]
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])
-            yield {DOOR_KEY: door, WORKER_KEY: worker}  # to the protocol, and to the routes
+            # To the protocol, and to the routes.
+            yield {DOOR_KEY: door, DIRECT_KEY: direct(worker), WORKER_KEY: worker}
 
     return lifespan
 
@@ -264,10 +277,9 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _layers(settings: Settings, metrics: Metrics, prefix: str) -> list[Middleware]:
+def _layers(settings: Settings, accounts: Accounts) -> list[Middleware]:
     """The outermost first."""
-    paths = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
-    layers = [Middleware(RequestScope, metrics, paths, settings.access_log)]
+    layers = [Middleware(RequestScope, accounts)]
     if settings.cors_allow_origins:
         layers.append(
             Middleware(

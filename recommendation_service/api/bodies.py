@@ -3,8 +3,9 @@
 import zlib
 from collections.abc import Iterator, Sequence
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
+from recommendation_service.api.calls import Headers
 from recommendation_service.core.errors import (
     BodyIncomplete,
     BodyTooLarge,
@@ -24,14 +25,14 @@ _GZIP, _ZLIB, _RAW = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def check_head(scope: Scope) -> Sequence[bytes]:
+def check_head(headers: Headers) -> Sequence[bytes]:
     """The codings of the body, in the order in which they were applied. One look at the headers for all that they say
     of it; a body that says nothing is JSON as it is.
 
     Raises UnsupportedMediaType for something else than JSON, UnsupportedCoding, BodyTooLarge.
     """
     codings: Sequence[bytes] = ()
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"content-type":
             kind = value.split(b";", 1)[0].strip().lower()
             if kind != b"application/json" and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
@@ -46,11 +47,8 @@ def check_head(scope: Scope) -> Sequence[bytes]:
     return codings
 
 
-async def read_body(receive: Receive, codings: Sequence[bytes]) -> bytes:
-    """The whole body, decoded, and refused as soon as it is known to be too large, whatever it would grow to.
-
-    Raises BodyTooLarge, or NotDecodable for what is not of its coding.
-    """
+async def read_body(receive: Receive) -> bytes:
+    """The whole body as it arrives, refused as soon as it is known to be too large. Raises BodyTooLarge."""
     message = await receive()
     if message["type"] == "http.disconnect":
         raise _incomplete()
@@ -59,9 +57,13 @@ async def read_body(receive: Receive, codings: Sequence[bytes]) -> bytes:
         body = await _whole(body, receive)
     if len(body) > LARGEST_BODY_BYTES:
         raise _too_large()
-    if codings:
-        for coding in reversed(codings):
-            body = _decoded(body, coding)
+    return body
+
+
+def decoded(body: bytes, codings: Sequence[bytes]) -> bytes:
+    """The body out of its codings. Raises BodyTooLarge, or NotDecodable for what is not of its coding."""
+    for coding in reversed(codings):
+        body = _decoded(body, coding)
     return body[3:] if body.startswith(_BYTE_ORDER_MARK) else body  # some clients' libraries begin every text with one
 
 

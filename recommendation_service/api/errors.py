@@ -1,13 +1,9 @@
 """The form in which errors are answered, whoever answers."""
 
-from collections.abc import Mapping
-
 import msgspec
-from starlette.types import Send
 
+from recommendation_service.api.calls import JSON, Reply
 from recommendation_service.core.errors import ServiceError
-
-NO_HEADERS: Mapping[str, str] = {}
 
 
 def error_body(error: ServiceError) -> bytes:
@@ -22,11 +18,13 @@ def _body(status: int, code: str, message: str, details: list[dict[str, str]]) -
     return msgspec.json.encode({"statusCode": status, "error": {"code": code, "message": message, "details": details}})
 
 
-async def send_error(send: Send, status: int, body: bytes, headers: Mapping[str, str] = NO_HEADERS) -> None:
-    raw = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    raw += [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+def refusal(error: ServiceError) -> Reply:
+    headers = tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in error.headers.items())
+    return Reply(error.status, error_body(error), JSON + headers, error.code)
+
+
+def failure(request_id: str) -> Reply:
+    return Reply(500, failure_body(request_id), JSON, "internal_error")
 
 
 def http_error_body(status: int) -> tuple[str, bytes]:

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 
 import msgspec
-from starlette.types import Receive, Scope, Send
 
-from recommendation_service.api.access import Access
-from recommendation_service.api.bodies import check_head, read_body
+from recommendation_service.api.calls import Call, Reply
 from recommendation_service.api.event_bodies import read_events
-from recommendation_service.api.feeds import CallLimits
+from recommendation_service.api.limits import RateLimiter
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.log.event_log import LogFull
 from recommendation_service.log.records import FeedbackRecord
 from recommendation_service.serving.feedback import Accepted, Feedback, HideForgotten, NoLog
-from recommendation_service.serving.worker import worker_of
 
 RETRY_AFTER_SECONDS = 5
 
@@ -39,27 +36,19 @@ class NotRecording(ServiceError):
 
 
 class FeedbackEndpoint:
-    """The endpoint as an ASGI application."""
-
-    def __init__(self, access: Access, limits: CallLimits, now_ms: Callable[[], int]) -> None:
-        self._access = access
-        self._limits = limits
+    def __init__(self, per_user: RateLimiter, now_ms: Callable[[], int]) -> None:
+        self._per_user = per_user
         self._now_ms = now_ms
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        key = self._access.check_api_key(scope)
-        codings = check_head(scope)
-        self._limits.per_key.check(key)
+    async def answer(self, call: Call) -> Reply:
         now_ms = self._now_ms()
-        read = read_events(await read_body(receive, codings), now_ms)
-        for user in {record.user_id for record in read}:
-            if user:
-                self._limits.per_user.check(f"feedback {user}")
-        accepted = await _accept(worker_of(scope).feedback, read, now_ms)
-        body = msgspec.json.encode({"statusCode": 202, "body": accepted})
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 202, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        read = read_events(call.body, now_ms)
+        if self._per_user.is_on:
+            for user in {record.user_id for record in read}:
+                if user:
+                    self._per_user.check(f"feedback {user}")
+        accepted = await _accept(call.worker.feedback, read, now_ms)
+        return Reply(202, msgspec.json.encode({"statusCode": 202, "body": accepted}))
 
 
 async def _accept(feedback: Feedback, read: list[FeedbackRecord], now_ms: int) -> Accepted:

@@ -27,6 +27,10 @@ class RateLimiter:
         # A worker that was not forked from a preloaded application has memory of its own.
         self._used_up = np.frombuffer(mmap.mmap(-1, SLOTS * 8), np.float64) if per_second > 0 else np.zeros(0)
 
+    @property
+    def is_on(self) -> bool:
+        return self._interval != 0.0
+
     def check(self, client: str) -> None:
         """Count a request of ``client``. Raises TooManyRequests where it comes too early."""
         if self._interval == 0.0:

@@ -1,53 +1,28 @@
-"""Around every request: its id, its count and time, and an answer in the contract's form whatever happens; and the
-short cut of those requests of which there are thousands a second."""
+"""Around every request: its account, and an answer in the contract's form whatever happens; and the short cut of those
+requests of which there are thousands a second."""
 
-import os
-import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recommendation_service.api.errors import error_body, failure_body, send_error
+from recommendation_service.api.accounts import Accounts
+from recommendation_service.api.calls import send_reply
+from recommendation_service.api.errors import failure, refusal
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.telemetry.metrics import Metrics
-
-log = structlog.get_logger(__name__)
-
-REQUEST_ID_DIGITS = 32
-REQUEST_IDS_AT_ONCE = 256
-
-
-def request_ids() -> Iterator[str]:
-    """Random numbers of the system, fetched many at a time: each call of it takes as long as the rest of this module.
-
-    What is left is lost with the process; one that forks must not have begun.
-    """
-    while True:
-        digits = os.urandom(REQUEST_IDS_AT_ONCE * REQUEST_ID_DIGITS // 2).hex()
-        for start in range(0, len(digits), REQUEST_ID_DIGITS):
-            yield digits[start : start + REQUEST_ID_DIGITS]
 
 
 class RequestScope:
     """The outermost layer. Plain ASGI: it adds some microseconds to a request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, feed_paths: dict[str, str], access_log: bool) -> None:
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
         self._app = app
-        self._metrics = metrics
-        self._endpoints = feed_paths  # path: the endpoint's name in metrics
-        self._access_log = access_log
-        self._request_ids = request_ids()
-        self._observe = {name: metrics.request_seconds.labels(name).observe for name in {*feed_paths.values(), "other"}}
-        self._counters: dict[tuple[str, int], Any] = {}
+        self._accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        request_id = next(self._request_ids)
+        request_id, started = self._accounts.open()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -60,32 +35,15 @@ class RequestScope:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except Exception:
-            # Nothing that a client sends may end here; what does is ours to mend, and says so without a trace.
-            log.exception("request failed", request_id=request_id, path=scope["path"])
+        except Exception:  # noqa: BLE001 - it is logged there
+            # Nothing that a client sends may end here.
+            self._accounts.failed(request_id, scope["path"])
             scope["state"]["error_code"] = "internal_error"
             if status == 0:
-                await send_error(send_with_id, 500, failure_body(request_id))
+                await send_reply(send_with_id, failure(request_id))
         finally:
-            endpoint = self._endpoints.get(scope["path"], "other")
-            seconds = time.perf_counter() - started
-            self._observe[endpoint](seconds)
-            counter = self._counters.get((endpoint, status))
-            if counter is None:
-                counter = self._metrics.requests.labels(endpoint, str(status)).inc
-                self._counters[endpoint, status] = counter
-            counter()
-            if code := scope["state"].get("error_code"):
-                self._metrics.errors.labels(endpoint, code).inc()
-            if self._access_log:
-                log.info(
-                    "request",
-                    request_id=request_id,
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=status,
-                    milliseconds=round(seconds * 1000, 3),
-                )
+            error_code = scope["state"].get("error_code", "")
+            self._accounts.close(request_id, started, scope["method"], scope["path"], status, error_code)
 
 
 class ShortCut:
@@ -104,7 +62,7 @@ class ShortCut:
             await endpoint(scope, receive, send)
         except ServiceError as error:
             scope["state"]["error_code"] = error.code
-            await send_error(send, error.status, error_body(error), error.headers)
+            await send_reply(send, refusal(error))
 
 
 class HeadAsGet:

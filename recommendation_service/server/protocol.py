@@ -19,7 +19,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from recommendation_service.api.calls import Headers
 from recommendation_service.api.errors import error_body
+from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.server.door import Door, Reason, Stage
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 STATE_KEY = "door"
+DIRECT_KEY = "direct"
 # What is handed to the parser at once: the parser cannot be stopped within, and 200 requests fit into it.
 SLICE_BYTES = 4096
 # A head of fewer bytes than MAX_HEADER_BYTES may hold thousands of headers, each of which takes 30 times its bytes.
@@ -77,6 +80,18 @@ def has_arrivals(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+def client_address(client: tuple[str, int] | None, headers: Headers, trusted: Any) -> str:
+    """Of a request's client, as Uvicorn's layer puts it into a scope. ``trusted``: that layer's proxies."""
+    if client is None:
+        return "unknown"
+    if client[0] in trusted:
+        forwarded = b", ".join([value for name, value in headers if name == b"x-forwarded-for"])
+        if forwarded:
+            host: str = trusted.get_trusted_client_address(forwarded.decode("latin1"))[0]
+            return host or client[0]
+    return client[0]
+
+
 class _Flow(FlowControl):
     """Reads on only when nothing that was read waits for its turn."""
 
@@ -110,11 +125,32 @@ class _LateClose:
         return getattr(self._protocol.transport, name)
 
 
+class _Unheard:
+    """An event for which nobody waits."""
+
+    def set(self) -> None:
+        pass
+
+
+class DirectCycle:
+    """A request that is answered without ASGI: as much of Uvicorn's RequestResponseCycle as a connection asks for."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started", "scope")
+
+    message_event = _Unheard()
+
+    def __init__(self, scope: object) -> None:
+        self.scope = scope
+        self.body = b""
+        self.keep_alive = self.more_body = True
+        self.disconnected = self.response_started = self.response_complete = False
+
+
 class DoorProtocol(HttpToolsProtocol):
     """A connection, as the door sees it."""
 
     # Uvicorn's own 28 attributes leave room for two: with more than 30, CPython finds each of them more slowly.
-    __slots__ = ("_farewell", "_head_bytes", "_held", "_is_ending", "door")
+    __slots__ = ("_direct", "_farewell", "_head_bytes", "_held", "_is_ending", "_write", "door")
 
     def __init__(
         self,
@@ -126,6 +162,9 @@ class DoorProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         # An application that hands in none has no limits.
         self.door: Door = app_state.setdefault(STATE_KEY, Door())
+        # Below a root path, and where concurrency is bounded, Uvicorn's own way knows what to do.
+        is_plain = not config.root_path and config.limit_concurrency is None
+        self._direct: DirectCalls | None = app_state.get(DIRECT_KEY) if is_plain else None
         self._head_bytes = 0  # of a head that is not yet whole
         self._held = b""  # read, and not yet parsed
         self._is_ending = False
@@ -135,10 +174,9 @@ class DoorProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._write = getattr(transport, "write_whole", transport.write)
         self.flow = _Flow(self)
-        # Uvicorn's layer that reads X-Forwarded-For, unless it was switched off, knows FORWARDED_ALLOW_IPS.
-        trusted = getattr(self.config.loaded_app, "trusted_hosts", ())
-        if self.door.admit(self, self.client[0] if self.client else None, trusted) is None:
+        if self.door.admit(self, self.client[0] if self.client else None, self._trusted()) is None:
             return
         if self.door.may_linger():
             message = "Too many connections are open; see Retry-After."
@@ -147,9 +185,14 @@ class DoorProtocol(HttpToolsProtocol):
             self._is_ending = True
             transport.abort()
 
+    def _trusted(self) -> Any:
+        """Uvicorn's layer that reads X-Forwarded-For, unless it was switched off, knows FORWARDED_ALLOW_IPS."""
+        return getattr(self.config.loaded_app, "trusted_hosts", ())
+
     def connection_lost(self, exc: Exception | None) -> None:
         self.door.leave(self)
         self._held = b""
+        self._miss_body()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -196,6 +239,70 @@ class DoorProtocol(HttpToolsProtocol):
         return self.flow.read_paused or self._is_ending or self.parser is None or self.transport.is_closing()
 
     # From the parser.
+
+    def on_headers_complete(self) -> None:
+        direct = self._direct
+        if direct is not None and direct.takes(self.url, self.headers) and self._is_alone():
+            self.cycle = DirectCycle(self.scope)  # type: ignore[assignment]
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle: object = self.cycle
+        if isinstance(cycle, DirectCycle):
+            cycle.body += body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle: object = self.cycle
+        if not isinstance(cycle, DirectCycle):
+            super().on_message_complete()
+        elif cycle.more_body:
+            cycle.more_body = False
+            task = self.loop.create_task(self._answer_directly(cycle, self.url, self.headers))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+
+    def _miss_body(self) -> None:
+        """The rest of a body does not come any more."""
+        cycle: object = self.cycle
+        if self._direct is not None and isinstance(cycle, DirectCycle) and cycle.more_body and not cycle.disconnected:
+            cycle.disconnected = True
+            self._direct.miss(self.url)
+
+    def _is_alone(self) -> bool:
+        """Whether a request is a plain POST that no other of the connection is before."""
+        parser, cycle = self.parser, self.cycle
+        return (
+            (cycle is None or cycle.response_complete)
+            and not self.expect_100_continue
+            and parser.get_method() == b"POST"
+            and parser.should_keep_alive()
+            and parser.get_http_version() == "1.1"
+            and not parser.should_upgrade()
+        )
+
+    async def _answer_directly(self, cycle: DirectCycle, target: bytes, headers: Headers) -> None:
+        assert self._direct is not None  # noqa: S101
+
+        def address() -> str:
+            return client_address(self.client, headers, self._trusted())
+
+        request_id, reply = await self._direct.answer(target, headers, cycle.body, address)
+        if self.flow.write_paused and not cycle.disconnected:
+            await self.flow.drain()
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *reply.headers)]
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(reply.body), request_id.encode()))
+        cycle.response_started = cycle.response_complete = True
+        self._write(b"".join((STATUS_LINE[reply.status], *lines, reply.body)))
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _should_upgrade(self) -> bool:
         """Uvicorn's parser callbacks then leave such a request alone; see _read_past_offer."""
@@ -298,6 +405,7 @@ class DoorProtocol(HttpToolsProtocol):
                 cycle.keep_alive = False  # the answer to the request before is under way, and ends the connection
                 return
             # It waits for the rest of its body: for the application, its client has gone.
+            self._miss_body()
             cycle.disconnected = True
             cycle.message_event.set()
             if cycle.response_started:

@@ -43,6 +43,11 @@ class JoinedWrites:
             self._held = data
             self._loop.call_soon(self._flush)
 
+    def write_whole(self, data: bytes) -> None:
+        """Send an answer that is whole."""
+        self._flush()
+        self._transport.write(data)
+
     def write_eof(self) -> None:
         self._flush()
         self._transport.write_eof()

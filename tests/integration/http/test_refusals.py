@@ -14,7 +14,7 @@ import pytest
 import structlog
 from fastapi import FastAPI
 
-from recommendation_service.api import middleware
+from recommendation_service.api import accounts
 from tests.end_to_end.in_process import make_app, served
 from tests.end_to_end.service import sum_of_samples
 from tests.support.http_contract import IDS_FIELDS, MEBIBYTE, ask, error_of
@@ -143,11 +143,11 @@ def test_every_answer_bears_the_id_of_its_request(client: httpx.Client) -> None:
 
 
 class Logged:
-    """What the middleware logs, in a list."""
+    """What is logged of requests, in a list."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._capture = structlog.testing.LogCapture()
-        monkeypatch.setattr(middleware, "log", structlog.wrap_logger(None, processors=[self._capture]))
+        monkeypatch.setattr(accounts, "log", structlog.wrap_logger(None, processors=[self._capture]))
 
     @property
     def entries(self) -> list[dict[str, Any]]:

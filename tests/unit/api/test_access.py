@@ -11,16 +11,21 @@ from recommendation_service.core.errors import Forbidden, Unauthorized
 TOKEN = "an-administrators-token"
 
 
+def headers_of(**headers: str) -> list[tuple[bytes, bytes]]:
+    """An underscore in a name stands for a hyphen."""
+    return [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+
+
 def scope(**headers: str) -> dict[str, object]:
-    """Of a request with these headers; an underscore in a name stands for a hyphen."""
-    return {"headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]}
+    """Of a request with these headers."""
+    return {"headers": headers_of(**headers)}
 
 
 def test_without_api_keys_everybody_may_call() -> None:
     access = Access(Settings())
     assert not access.keys_required
-    access.check_api_key(scope())
-    access.check_api_key(scope(authorization="Bearer anything"))
+    access.check_api_key([])
+    access.check_api_key(headers_of(authorization="Bearer anything"))
 
 
 @pytest.mark.parametrize("key", ["first-key", "second-key"])
@@ -31,7 +36,7 @@ def test_a_call_with_one_of_the_keys_may_pass(key: str, header: str) -> None:
     access = Access(Settings(api_keys=("first-key", "second-key")))
     assert access.keys_required
     name, _, value = header.format(key).partition(": ")
-    access.check_api_key({"headers": [(name.encode(), value.encode())]})
+    access.check_api_key([(name.encode(), value.encode())])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +53,7 @@ def test_a_call_with_one_of_the_keys_may_pass(key: str, header: str) -> None:
 )
 def test_a_call_without_a_key_is_unauthorized(headers: dict[str, str]) -> None:
     with pytest.raises(Unauthorized) as refused:
-        Access(Settings(api_keys=("first-key",))).check_api_key(scope(**headers))
+        Access(Settings(api_keys=("first-key",))).check_api_key(headers_of(**headers))
     assert refused.value.status == 401
 
 
@@ -57,7 +62,7 @@ def test_a_call_without_a_key_is_unauthorized(headers: dict[str, str]) -> None:
 def test_a_wrong_key_is_forbidden_and_is_not_repeated(header: str, key: str) -> None:
     access = Access(Settings(api_keys=("first-key", "second-key"), admin_token=TOKEN))
     with pytest.raises(Forbidden) as refused:
-        access.check_api_key(scope(**{header: f"Bearer {key}" if header == "authorization" else key}))
+        access.check_api_key(headers_of(**{header: f"Bearer {key}" if header == "authorization" else key}))
     assert refused.value.status == 403
     assert key not in refused.value.message
 

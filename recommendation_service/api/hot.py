@@ -1,0 +1,107 @@
+"""The two ways to the endpoints of which there are thousands of calls a second.
+
+`HotRoute` is an ASGI application, for every server and every request. `DirectCalls` is handed to our own protocol
+(server/protocol.py), which answers by it all calls with a small body of known length, as
+nearly all are: ASGI's messages, and the layers around them, would cost a tenth of a feed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from starlette.types import Receive, Scope, Send
+
+from recommendation_service.api.access import Access
+from recommendation_service.api.accounts import Accounts
+from recommendation_service.api.bodies import check_head, decoded, read_body
+from recommendation_service.api.calls import Call, Endpoint, Headers, Reply, send_reply
+from recommendation_service.api.errors import failure, refusal
+from recommendation_service.api.limits import RateLimiter
+from recommendation_service.core.errors import BodyIncomplete, ServiceError
+from recommendation_service.serving.worker import Worker, worker_of
+
+NOTHING = Reply(0, b"")
+_DIGITS = 4  # of the length of a body that is waited for in memory: what is larger, ASGI's flow control holds back
+
+
+class Admission:
+    """What a call's head has to bear."""
+
+    def __init__(self, access: Access, per_key: RateLimiter) -> None:
+        self._access = access
+        self._per_key = per_key
+
+    def check(self, headers: Headers) -> tuple[str, Sequence[bytes]]:
+        """The API key, and the codings of the body. Raises ServiceError."""
+        key = self._access.check_api_key(headers)
+        codings = check_head(headers)
+        self._per_key.check(key)
+        return key, codings
+
+
+class HotRoute:
+    """An endpoint as an ASGI application. Raises ServiceError."""
+
+    def __init__(self, endpoint: Endpoint, admission: Admission) -> None:
+        self.endpoint = endpoint
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope["headers"]
+        key, codings = self._admission.check(headers)
+        body = decoded(await read_body(receive), codings)
+
+        def address() -> str:
+            client = scope.get("client")
+            return client[0] if client else "unknown"
+
+        call = Call(headers, body, key, scope["state"]["request_id"], worker_of(scope), address)
+        await send_reply(send, await self.endpoint.answer(call))
+
+
+class DirectCalls:
+    """One worker's endpoints, for a protocol that has requests whole."""
+
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], admission: Admission, accounts: Accounts, worker: Worker, cors: bool
+    ) -> None:
+        """``endpoints``: by path. ``cors``: whether scripts of other origins may call, whom a layer answers."""
+        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
+        self._admission = admission
+        self._accounts = accounts
+        self._worker = worker
+        self._cors = cors
+
+    def takes(self, target: bytes, headers: Headers) -> bool:
+        """Whether a POST to ``target``, as the request's first line has it, is answered here."""
+        if target not in self._endpoints:
+            return False
+        length = b""
+        for name, value in headers:
+            if name == b"content-length":
+                length = value
+            elif name == b"origin" and self._cors:
+                return False
+        return length.isdigit() and len(length) <= _DIGITS
+
+    def miss(self, target: bytes) -> None:
+        """A request whose client left within its body has asked for nothing, and is counted."""
+        request_id, started = self._accounts.open()
+        self._accounts.close(request_id, started, "POST", target.decode(), BodyIncomplete.status, BodyIncomplete.code)
+
+    async def answer(
+        self, target: bytes, headers: Headers, body: bytes, address: Callable[[], str]
+    ) -> tuple[str, Reply]:
+        """The request's id, and what is replied, whatever happens."""
+        request_id, started = self._accounts.open()
+        reply = NOTHING
+        try:
+            key, codings = self._admission.check(headers)
+            call = Call(headers, decoded(body, codings), key, request_id, self._worker, address)
+            reply = await self._endpoints[target].answer(call)
+        except ServiceError as error:
+            reply = refusal(error)
+        except Exception:  # noqa: BLE001 - it is logged there
+            self._accounts.failed(request_id, target.decode())
+            reply = failure(request_id)
+        finally:
+            self._accounts.close(request_id, started, "POST", target.decode(), reply.status, reply.error_code)
+        return request_id, reply

@@ -1,0 +1,202 @@
+"""Calls that the protocol answers itself: in their order, whole or not at all, and counted as all others are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from recommendation_service.api.access import Access
+from recommendation_service.api.accounts import Accounts
+from recommendation_service.api.calls import Call, Reply
+from recommendation_service.api.hot import Admission, DirectCalls
+from recommendation_service.api.limits import RateLimiter
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import InvalidRequest
+from recommendation_service.server.door import Stage
+from recommendation_service.server.protocol import DIRECT_KEY, DirectCycle, client_address
+from recommendation_service.serving.worker import Worker
+from recommendation_service.telemetry.metrics import Metrics
+from tests.unit.server.test_protocol import GET, Scene, answer, rest, serving, until
+
+PATH = "/api/search/total"
+
+
+class Echo:
+    """Replies with the body once it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.calls: list[Call] = []
+
+    async def answer(self, call: Call) -> Reply:
+        self.calls.append(call)
+        await self.may_answer.wait()
+        if call.body == b"refuse":
+            raise InvalidRequest("No.", [])
+        if call.body == b"fail":
+            raise ZeroDivisionError("secret-of-the-inside")
+        return Reply(200, call.body)
+
+
+class Direct(Scene):
+    echo: Echo
+    metrics: Metrics
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@asynccontextmanager
+async def direct(*, cors: bool = False, **bounds: int) -> AsyncIterator[Direct]:
+    async with serving(**bounds) as scene:
+        scene.__class__ = Direct
+        found = cast(Direct, scene)
+        found.echo, found.metrics = Echo(), Metrics()
+        accounts = Accounts(found.metrics, {PATH: "total"}, access_log=False)
+        admission = Admission(Access(Settings()), RateLimiter(0))
+        calls = DirectCalls({PATH: found.echo}, admission, accounts, cast(Worker, None), cors=cors)
+        found.server.lifespan.state[DIRECT_KEY] = calls
+        try:
+            yield found
+        finally:
+            found.echo.may_answer.set()
+
+
+def post(body: bytes, headers: bytes = b"", path: str = PATH) -> bytes:
+    return b"POST %b HTTP/1.1\r\nHost: x\r\n%bContent-Length: %d\r\n\r\n%b" % (path.encode(), headers, len(body), body)
+
+
+async def body_of(reader: asyncio.StreamReader) -> bytes:
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+    [length] = [line for line in head.split(b"\r\n") if line.startswith(b"content-length: ")]
+    return await reader.readexactly(int(length.split()[1]))
+
+
+@pytest.mark.parametrize("cut", [1, 10, 70, 90])
+def test_a_call_is_answered_without_the_application_wherever_it_is_cut(cut: int) -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, protocol):
+            for number in range(3):
+                sent = post(b"0123456789 %d" % number)
+                writer.write(sent[:cut])
+                await writer.drain()
+                await asyncio.sleep(0.02)
+                writer.write(sent[cut:])
+                assert await body_of(reader) == b"0123456789 %d" % number
+            assert isinstance(protocol.cycle, DirectCycle)
+            assert not scene.application.received
+            assert scene.count("recs_requests_total", endpoint="total", status="200") == 3
+
+    asyncio.run(run())
+
+
+def test_what_is_sent_ahead_is_answered_in_its_order_whoever_answers_it() -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, _):
+            scene.echo.may_answer.clear()
+            writer.write(post(b"one") + GET + post(b"two") + post(b"three") + GET)
+            await until(lambda: scene.echo.calls)
+            scene.echo.may_answer.set()
+            assert await body_of(reader) == b"one"
+            for _ in range(4):  # behind others, a call is the application's
+                await answer(reader)
+            writer.write(post(b"four"))
+            assert await body_of(reader) == b"four"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        GET.replace(b"GET / ", b"GET %b " % PATH.encode()),
+        post(b"{}", path="/"),
+        post(b"{}", path=f"{PATH}?x=1"),
+        post(b"{}", b"Connection: close\r\n"),
+        post(b"{}").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        post(b"x" * 10_000),
+        post(b"{}", b"Origin: https://elsewhere.test\r\n"),
+        b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" % PATH.encode(),
+    ],
+    ids=["get", "other", "query", "close", "http1.0", "large", "origin", "chunked"],
+)
+def test_what_is_no_plain_call_is_the_applications(other: bytes) -> None:
+    async def run() -> None:
+        async with direct(cors=True) as scene, scene.connected() as (reader, writer, _):
+            writer.write(other)
+            await answer(reader)
+            assert not scene.echo.calls
+
+    asyncio.run(run())
+
+
+def test_what_is_refused_and_what_fails_is_said_and_counted() -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, _):
+            writer.write(post(b"refuse"))
+            assert b'"invalid_request"' in await body_of(reader)
+            writer.write(post(b"fail"))
+            failed = await body_of(reader)
+            assert b'"internal_error"' in failed
+            assert b"secret" not in failed
+            writer.write(post(b"{}", b"Content-Type: text/plain\r\n"))
+            assert b'"unsupported_media_type"' in await body_of(reader)
+            for code in ("invalid_request", "internal_error", "unsupported_media_type"):
+                assert scene.count("recs_errors_total", endpoint="total", code=code) == 1
+
+    asyncio.run(run())
+
+
+def test_a_body_that_is_late_is_408_and_one_whose_client_leaves_is_counted() -> None:
+    async def run() -> None:
+        async with direct(body_seconds=5) as scene:
+            async with scene.connected() as (reader, writer, protocol):
+                writer.write(post(b"0123456789")[:-3])
+                await until(lambda: protocol.stage()[0] is Stage.BODY)
+                scene.pass_seconds(7)
+                assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+            await until(lambda: not scene.server.server_state.connections)
+            async with scene.connected() as (_, writer, protocol):
+                writer.write(post(b"0123456789")[:-3])
+                await until(lambda: protocol.stage()[0] is Stage.BODY)
+            await until(lambda: scene.count("recs_errors_total", endpoint="total", code="body_incomplete") == 2)
+            assert not scene.echo.calls
+
+    asyncio.run(run())
+
+
+def test_a_client_that_leaves_before_its_answer_disturbs_nobody() -> None:
+    async def run() -> None:
+        async with direct() as scene:
+            scene.echo.may_answer.clear()
+            async with scene.connected() as (_, writer, protocol):
+                writer.write(post(b"one"))
+                await until(lambda: scene.echo.calls)
+                assert protocol.stage()[0] is Stage.ANSWER
+            await until(lambda: not scene.server.server_state.connections)
+            scene.echo.may_answer.set()
+            async with scene.connected() as (reader, writer, _):
+                writer.write(post(b"two"))
+                assert await body_of(reader) == b"two"
+
+    asyncio.run(run())
+
+
+def test_a_clients_address_is_the_one_that_a_trusted_proxy_names() -> None:
+    config = Config(lambda: None, proxy_headers=True, forwarded_allow_ips="10.0.0.1", log_config=None)  # type: ignore[arg-type]
+    config.load()
+    layer: Any = config.loaded_app
+    assert isinstance(layer, ProxyHeadersMiddleware)
+    headers = [(b"x-forwarded-for", b"192.0.2.7, 10.0.0.1")]
+    trusted = layer.trusted_hosts
+    assert client_address(("10.0.0.1", 1), headers, trusted) == "192.0.2.7"
+    assert client_address(("10.0.0.2", 1), headers, trusted) == "10.0.0.2"
+    assert client_address(("10.0.0.1", 1), [], trusted) == "10.0.0.1"
+    assert client_address(None, headers, trusted) == "unknown"
