@@ -153,11 +153,11 @@ def feed(
     if as_json:
         typer.echo(body.decode())
         return
-    _print_feed(json.loads(body)["body"], user, version, known=preview.knows(user))
+    remark = " (not personal)" if preview.is_listed(user) else "" if preview.knows(user) else " (not in the catalog)"
+    _print_feed(json.loads(body)["body"], f"user {user}{remark}" if user else "anonymous", version)
 
 
-def _print_feed(body: dict[str, Any], user: int, version: str, *, known: bool) -> None:
-    who = "anonymous" if user == 0 else f"user {user}" + ("" if known else " (not in the catalog)")
+def _print_feed(body: dict[str, Any], who: str, version: str) -> None:
     typer.echo(f"Feed of {who}, catalog {version}, request {body['request_id']}")
     rows = []
     for item in body["items"]:

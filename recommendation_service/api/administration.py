@@ -134,7 +134,7 @@ def add_administration(
             tried = policy_version(settings, policy) if policy is not None else served.policy
             generation = Generation(served.catalog, tried)
             made = Preview(generation, settings)
-            unknown = personal and user_id and not made.knows(user_id)
+            unknown = user_id and personal and not made.is_listed(user_id) and not made.knows(user_id)
             facts = worker.reader.read(user_id) if unknown else None
             return generation, made.feed(wanted, seen, facts)
 

@@ -1,7 +1,7 @@
 """Builds a catalog from a source: read, clean, number, compute, order. The catalog is written by store.py."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from recommendation_service.catalog.item_features import ItemStatistics, item_fe
 from recommendation_service.catalog.items import Eligibility, Items, eligible_challenges, eligible_videos
 from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
 from recommendation_service.catalog.people import Interactions, People, gather_interactions, gather_people, places
-from recommendation_service.catalog.report import BlacklistReport, BuildReport
+from recommendation_service.catalog.report import BlacklistReport, BuildReport, NotPersonalReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
 from recommendation_service.model.columns import CatalogArrays, Int64
@@ -23,6 +23,7 @@ from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_hand_sum, static_terms
 from recommendation_service.sources.blacklist import read_blacklist
 from recommendation_service.sources.lists import UNKNOWN_CITY, read_cities
+from recommendation_service.sources.not_personal import NotPersonal, read_not_personal
 from recommendation_service.sources.reader import Snapshot, Source, Table
 
 INTERACTIONS = ("interactions_ratings", "interactions_matches", "interactions_saves", "interactions_views")
@@ -43,6 +44,7 @@ class BuiltCatalog:
     policy_digest: str
     added_features: list[str]  # Policy.added_features of the policy that it was built with
     item_time_zone: str  # of the times in ``item_bodies``: Z, which they bear, or one that they do not bear
+    not_personal: Int64 | None  # users whose feeds are not, ascending; None: no table names them, or it was never read
 
 
 @dataclass
@@ -55,15 +57,16 @@ class SourceTables:
     connections: Table
     interactions: dict[str, Table]
     engagement: dict[str, Table]
+    not_personal: NotPersonal = field(default_factory=NotPersonal)
 
 
-def read_source(source: Source, now: datetime) -> tuple[SourceTables, dict[str, float]]:
+def read_source(source: Source, settings: Settings, now: datetime) -> tuple[SourceTables, dict[str, float]]:
     """One consistent snapshot of all tables, and the milliseconds of each query."""
     with source.snapshot(now) as snapshot:
-        return _read(snapshot), snapshot.milliseconds
+        return _read(snapshot, settings), snapshot.milliseconds
 
 
-def _read(snapshot: Snapshot) -> SourceTables:
+def _read(snapshot: Snapshot, settings: Settings) -> SourceTables:
     return SourceTables(
         users=snapshot.read("users"),
         videos=snapshot.read("videos"),
@@ -71,6 +74,7 @@ def _read(snapshot: Snapshot) -> SourceTables:
         connections=snapshot.read("connections"),
         interactions={name: snapshot.read(name) for name in INTERACTIONS},
         engagement={name: snapshot.read(f"engagement_{name}") for name in ENGAGEMENT},
+        not_personal=read_not_personal(snapshot.connection, settings),
     )
 
 
@@ -81,7 +85,7 @@ def build_catalog(source: Source, settings: Settings, policy: Policy, now: datet
     stops a build.
     """
     now = now or datetime.now(UTC)
-    tables, milliseconds = read_source(source, now)
+    tables, milliseconds = read_source(source, settings, now)
     return assemble_catalog(tables, milliseconds, settings, policy, now)
 
 
@@ -91,6 +95,9 @@ def assemble_catalog(
     """The whole build from tables in memory."""
     started = time.perf_counter()
     report = BuildReport(query_milliseconds=milliseconds)
+    not_personal = tables.not_personal
+    report.not_personal = NotPersonalReport(len(not_personal.listed), not_personal.held)
+    report.warnings += not_personal.warnings
     rules = eligibility(settings, policy, report)
     seconds = now.timestamp()
     videos = eligible_videos(tables.videos, rules, seconds, report)
@@ -102,11 +109,14 @@ def assemble_catalog(
     tokens = vocabulary.rows([*videos.tokens, *challenges.tokens])
     creator_ids = np.unique(np.array([*videos.creator_ids, *challenges.creator_ids], np.int64))
     video_ids, challenge_ids = np.array(videos.ids, np.int64), np.array(challenges.ids, np.int64)
-    interactions = gather_interactions(tables.interactions, video_ids, challenge_ids, seconds, report)
+    interactions = gather_interactions(
+        tables.interactions, not_personal.listed, video_ids, challenge_ids, seconds, report
+    )
     people = gather_people(
         tables.users,
         tables.connections,
         interactions,
+        not_personal.listed,
         creator_ids,
         vocabulary,
         rules.cuts,
@@ -202,6 +212,7 @@ def assemble_catalog(
         policy_digest=policy.catalog_digest,
         added_features=policy.added_features,
         item_time_zone=settings.item_time_zone,
+        not_personal=not_personal.users,
     )
 
 

@@ -199,6 +199,8 @@ def _print_report(report: dict[str, Any]) -> None:
     times.append(("all queries", f"{sum(report['query_milliseconds'].values()):,.1f}"))
     times.append(("building", f"{report['build_milliseconds']:,.1f}"))
     print_rows(("query", "milliseconds"), times, title="Times", right={1})
+    if listed := report.get("not_personal", {}).get("users"):
+        typer.echo(f"{listed:,} users in NOT_PERSONAL_TABLE get feeds that are not personal.")
     if report["set_aside"]:
         aside = [(entry["column"], entry["reason"], f"{entry['count']:,}") for entry in report["set_aside"]]
         print_rows(("column", "reason", "count"), aside, title="Set aside", right={2})

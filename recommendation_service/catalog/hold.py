@@ -5,7 +5,7 @@ catalog is held back, the current one is served without that. After CATALOG_HOLD
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,12 @@ class Holder:
             log.error("a catalog is held back", reason=reason, seconds=self._settings.catalog_hold_seconds)
         self._note(reason)
         built.report.warnings.append(f"Held back: {reason}")
-        if kept.all():
+        if kept.all() and _same_list(current.not_personal, built.not_personal):
             return current.version
         names, zone = self._store.names(current.version), self._settings.item_time_zone
-        return self._store.publish(without(current, kept, built.report, names, zone), fingerprint)
+        kept_back = without(current, kept, built.report, names, zone)
+        # Who asked for feeds that are not personal waits for no table to be put right.
+        return self._store.publish(replace(kept_back, not_personal=built.not_personal), fingerprint)
 
     def is_over(self) -> bool:
         """Whether a catalog was held back for as long as it is to be."""
@@ -225,4 +227,11 @@ def without(
         policy_digest=current.manifest["policy_digest"],
         added_features=current.added_features,
         item_time_zone=item_time_zone,
+        not_personal=current.not_personal,
     )
+
+
+def _same_list(one: Int64 | None, other: Int64 | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)

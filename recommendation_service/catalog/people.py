@@ -27,9 +27,15 @@ class Interactions:
 
 
 def gather_interactions(
-    tables: dict[str, Table], video_ids: Int64, challenge_ids: Int64, now: float, report: BuildReport
+    tables: dict[str, Table],
+    not_personal: Int64,
+    video_ids: Int64,
+    challenge_ids: Int64,
+    now: float,
+    report: BuildReport,
 ) -> Interactions:
-    """Join the four kinds of interactions with the catalog's items; latest first within a user."""
+    """Join the four kinds of interactions with the catalog's items; latest first within a user. None of the users in
+    ``not_personal``."""
     users, items, weights, times = [], [], [], []
     read = 0
     for name, table in tables.items():
@@ -47,7 +53,7 @@ def gather_interactions(
         usable = (user > 0) & (number > 0) & ~np.isnan(time)
         read += int(usable.sum())
         report.aside(f"{name}.item_id", "item not in the catalog", int((usable & (item < 0)).sum()))
-        usable &= item >= 0
+        usable &= (item >= 0) & ~np.isin(user, not_personal)
         users.append(user[usable])
         items.append(item[usable])
         weights.append(weight[usable])
@@ -84,6 +90,7 @@ def gather_people(
     users: Table,
     connections: Table,
     interactions: Interactions,
+    not_personal: Int64,
     creator_ids: Int64,
     vocabulary: Vocabulary,
     cuts: tuple[int, int, int, int],
@@ -91,9 +98,10 @@ def gather_people(
     since: float,
     report: BuildReport,
 ) -> People:
-    """Everyone who is recent, interacted, or is connected. ``since``: created or updated later than this is
-    recent, in seconds since 1970."""
+    """Everyone who is recent, interacted, or is connected, but for those in ``not_personal``. ``since``: created or
+    updated later than this is recent, in seconds since 1970."""
     recent = _recent(users, now, since, report)
+    recent[np.isin(recent, not_personal)] = 0
     profiles: dict[int, list[int]] = {}
     columns = [users[name] for name in ("skills", "knowledges", "tools", "languages")]
     for row, user in enumerate(recent.tolist()):
@@ -115,6 +123,7 @@ def gather_people(
         np.concatenate([np.stack([one[usable], other[usable]], 1), np.stack([other[usable], one[usable]], 1)]),
         axis=0,
     ).reshape(-1, 2)
+    pairs = pairs[~np.isin(pairs[:, 0], not_personal)]
 
     user_id = np.unique(np.concatenate([recent[recent > 0], interactions.user, pairs[:, 0]]))
     rows = np.arange(len(user_id) + 1)

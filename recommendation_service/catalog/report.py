@@ -12,6 +12,12 @@ class BlacklistReport:
     held: str | None = None  # why what was read last held, and not the file
 
 
+@dataclass(frozen=True)
+class NotPersonalReport:
+    users: int = 0
+    held: str | None = None  # why what was read last held, or nobody's feed is personal
+
+
 @dataclass
 class BuildReport:
     counts: dict[str, int] = field(default_factory=dict)
@@ -21,6 +27,7 @@ class BuildReport:
     set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, reason): how many
     warnings: list[str] = field(default_factory=list)
     blacklist: BlacklistReport = BlacklistReport()
+    not_personal: NotPersonalReport = NotPersonalReport()
 
     def aside(self, column: str, reason: str, how_many: int = 1) -> None:
         """Count rows or values that were set aside."""
@@ -39,4 +46,5 @@ class BuildReport:
             ],
             "warnings": self.warnings,
             "blacklist": asdict(self.blacklist),
+            "not_personal": asdict(self.not_personal),
         }

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ITEM_BYTES = "items.json"
 ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
 NAMES = "names.json"
+NOT_PERSONAL = "not_personal"  # (n,) int64, where there is such a list
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Catalog:
     arrays: CatalogArrays
     item_offsets: Int64  # (M + 1,)
     item_bytes: memoryview
+    # Users whose feeds are not personal, ascending; None: it was built without a list of them.
+    not_personal: Int64 | None = None
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
@@ -133,7 +136,9 @@ class CatalogStore(VersionStore):
             offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
             if not is_of_form(manifest, self._item_time_zone):
                 offsets, items = reformed(offsets, items, manifest, self._item_time_zone)
-            catalog = Catalog(version, manifest, arrays, offsets, items)
+            has_list = f"{NOT_PERSONAL}.npy" in manifest["files"]
+            not_personal = _column(folder, NOT_PERSONAL) if has_list else None
+            catalog = Catalog(version, manifest, arrays, offsets, items, not_personal)
             if arrays.features.shape[1] != FEATURES + len(catalog.added_features):
                 raise ValueError(f"features has {arrays.features.shape[1]} columns")
             return catalog
@@ -152,6 +157,8 @@ def _write_files(new: NewVersion, built: "BuiltCatalog") -> None:
     sizes = np.array([len(body) for body in built.item_bodies], np.int64)
     new.save(ITEM_OFFSETS, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     new.write(ITEM_BYTES, b"".join(built.item_bodies) or b" ")
+    if built.not_personal is not None:
+        new.save(NOT_PERSONAL, built.not_personal)
     new.write(NAMES, json.dumps(built.names, ensure_ascii=False).encode())
 
 

@@ -250,6 +250,11 @@ class Settings(BaseSettings):
     blacklist_required: bool = Field(
         True, description="false: where the blacklist never could be read, nothing is blacklisted"
     )
+    not_personal_table: str | None = Field(
+        None,
+        pattern=r"^[0-9A-Za-z_$]{1,64}(\.[0-9A-Za-z_$]{1,64})?$",
+        description="table or view whose user_id names who gets feeds that are not personal; unset: nobody",
+    )
     cities_file: Path | None = Field(None, description="table of city spellings; unset: the one that ships")
     policy_file: Path | None = Field(
         None, description="ranking policy; unset: the current version of `recs policy`, else the one that ships"

@@ -79,8 +79,12 @@ class FeedPipeline:
         seed: int = 0,
         observe_stage: ObserveStage | None = None,
         lifetimes: Lifetimes = Lifetimes(),  # noqa: B008
+        *,
+        needs_list: bool = False,
     ) -> None:
-        """Raises PolicyError where the catalog lacks features that the policy adds."""
+        """``needs_list``: there should be a list of who is not personal; without one in the catalog nobody is.
+
+        Raises PolicyError where the catalog lacks features that the policy adds."""
         if reason := misfit(generation.catalog, generation.policy):
             raise PolicyError(reason)
         self.generation = generation
@@ -88,6 +92,7 @@ class FeedPipeline:
         self.catalog, self.policy = catalog, policy
         memory = self.memory = make_working_memory(catalog.arrays, policy.arrays)
         memory.lifetimes[:] = lifetimes
+        self._needs_list = needs_list
         self._seed = seed
         self._observe_stage = observe_stage
         self._feeds = 0
@@ -225,6 +230,13 @@ class FeedPipeline:
             return ANONYMOUS_ROW
         ids = self.catalog.arrays.user_id
         return self._find(ids, user_id, 0, len(ids))
+
+    def is_listed(self, user_id: int) -> bool:
+        """Whether a user's feeds are not personal, whatever the request says."""
+        listed = self.catalog.not_personal
+        if not self._needs_list:
+            return False
+        return listed is None or self._find(listed, user_id, 0, len(listed)) >= 0
 
     def render(self, slate: Slate) -> bytes:
         """Join the ready-made items to the answer."""

@@ -15,7 +15,7 @@ from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.lags import LogLags
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.policies.fleet_status import read_fleet_status
-from recommendation_service.serving.generation import Serving, blacklist_report, refresher_status
+from recommendation_service.serving.generation import Serving, blacklist_report, not_personal_report, refresher_status
 
 # What the database server calls it: the metric's name, and its help.
 _SERVER_METRICS = {
@@ -54,6 +54,11 @@ class Condition:
         settings = self._settings
         folders = (settings.data_dir, settings.policy_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
         found = [str(held)] if held else []
+        if settings.not_personal_table is not None and catalog is not None:
+            reason = not_personal_report(catalog.manifest).get("held")
+            if catalog.not_personal is None and not reason:
+                reason = "NOT_PERSONAL_TABLE has not been read yet: until it is, nobody's feed is personal"
+            found += [f"{reason}."] if reason else []
         found += [problem for folder in folders if (problem := folder_problem(folder))]
         for process in self._serving.supervisors.values():
             if process.problem and not folder_problem(process.folder):
@@ -138,6 +143,8 @@ class Condition:
         blacklist = blacklist_report(catalog.manifest)
         yield "recs_blacklist_addresses", "Addresses blacklisted", {}, float(blacklist.get("addresses") or 0)
         yield "recs_blacklist_held", "Whether a list read before holds", {}, float(bool(blacklist.get("held")))
+        listed = len(catalog.not_personal) if catalog.not_personal is not None else 0
+        yield "recs_not_personal_users", "Users in NOT_PERSONAL_TABLE", {}, float(listed)
         for name, milliseconds in report["query_milliseconds"].items():
             yield "recs_catalog_query_seconds", "Time of a source query", {"query": name}, milliseconds / 1000
         yield "recs_catalog_build_seconds", "Time of building", {}, report["build_milliseconds"] / 1000

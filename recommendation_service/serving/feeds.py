@@ -60,7 +60,7 @@ class Feeds:
             session=session,
             session_id=fields.session_id,
             happened_ms=int(now * 1000),
-            personal=fields.personal,
+            personal=fields.personal and not pipeline.is_listed(fields.user_id),
         )
         visit = self._store.visit(fields.user_id, session, asked)
         answer = await visit.answer()

@@ -229,7 +229,13 @@ class Serving:
     def _take_up(self, generation: Generation, started: float) -> None:
         catalog, policy, _ = generation
         before = self._pipeline.generation if self._pipeline else None
-        pipeline = FeedPipeline(generation, self._settings.feed_seed, self._observe_stage, self.lifetimes)
+        pipeline = FeedPipeline(
+            generation,
+            self._settings.feed_seed,
+            self._observe_stage,
+            self.lifetimes,
+            needs_list=self._settings.not_personal_table is not None,
+        )
         # The first feed loads machine code and touches the version's pages: nobody should wait for that.
         for endpoint in ENDPOINTS:
             pipeline.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
@@ -283,6 +289,12 @@ class Serving:
 def blacklist_report(manifest: dict[str, Any]) -> dict[str, Any]:
     """Of a version's build; nothing of one that an earlier release built."""
     found = manifest["report"].get("blacklist")
+    return found if isinstance(found, dict) else {}
+
+
+def not_personal_report(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same of who is not personal."""
+    found = manifest["report"].get("not_personal")
     return found if isinstance(found, dict) else {}
 
 

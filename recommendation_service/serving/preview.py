@@ -14,15 +14,26 @@ class Preview:
     """Of one generation, beside whatever serves: it has a working memory of its own, so any thread may make one."""
 
     def __init__(self, generation: Generation, settings: Settings) -> None:
-        self._pipeline = FeedPipeline(generation, settings.feed_seed, lifetimes=lifetimes_of(settings))
+        self._pipeline = FeedPipeline(
+            generation,
+            settings.feed_seed,
+            lifetimes=lifetimes_of(settings),
+            needs_list=settings.not_personal_table is not None,
+        )
 
     def knows(self, user_id: int) -> bool:
         """Whether the user is in the catalog."""
         return self._pipeline.user_row(user_id) >= 0
 
+    def is_listed(self, user_id: int) -> bool:
+        """Whether the user's feeds are not personal, whatever a request says."""
+        return self._pipeline.is_listed(user_id)
+
     def feed(self, request: FeedRequest, seen: bytes = b"", facts: UserFacts | None = None) -> bytes:
         """The body of the answer. ``seen``: what is remembered of the user; ``facts``: of one who is not in the
         catalog."""
+        if self.is_listed(request.user_id):
+            request = request._replace(personal=False)
         if facts is not None:
             request = request._replace(outsider=self._pipeline.outsider(*facts))
         return self._pipeline.render(self._pipeline.rank(request, seen))

@@ -10,18 +10,17 @@ so an address that is added counts at once, and one that is taken off a build la
 import os
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.core.files import make_folder, write_whole
+from recommendation_service.sources.kept import keep, read_kept
 from recommendation_service.sources.lists import LineWarnings, Unreadable, is_readable, numbered_lines, read_file
 
 DEFAULT_NAME = "blacklist.txt"  # in DATA_DIR
 KEPT_NAME = "blacklist.kept"
 QUIET_SECONDS = 3.0
-_BEGIN, _END = "# kept of ", "# the end"  # so that a kept list that was cut off is known to be
+_WHAT = "the blacklist"
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def read_blacklist(settings: Settings) -> Blacklist:
     Raises SourceError where there is a file, it cannot be read, nothing is kept, and BLACKLIST_REQUIRED.
     """
     path, kept_path = _path(settings), settings.data_dir / KEPT_NAME
-    kept = _read_kept(kept_path)
+    kept = read_kept(kept_path, _WHAT, lambda content: _parse(kept_path, content)[0])
     try:
         addresses, warnings, is_quiet = _read(path)
     except Unreadable as error:
@@ -58,7 +57,7 @@ def read_blacklist(settings: Settings) -> Blacklist:
         warnings.append(f"{path}: changed just now; what was on it before is left out until the next build")
         addresses |= kept
     if addresses != kept:
-        _keep(kept_path, path, addresses)
+        keep(kept_path, _WHAT, str(path), sorted(addresses))
     return Blacklist(addresses, warnings, was_read=True)
 
 
@@ -123,30 +122,3 @@ def _parse(path: Path, content: bytes) -> tuple[frozenset[str], list[str]]:
     if warnings.count and not addresses:
         raise Unreadable(f"{path}: not one of its lines is an address; {warnings.lines()[0]}")
     return frozenset(addresses), warnings.lines()
-
-
-def _read_kept(path: Path) -> frozenset[str] | None:
-    """None: no list was ever read. Raises SourceError where that cannot be told."""
-    try:
-        content, _ = read_file(path)
-        if not content.startswith(_BEGIN.encode()) or not content.endswith(f"{_END}\n".encode()):
-            raise Unreadable(f"{path} is damaged")
-        return _parse(path, content)[0]
-    except Unreadable as error:
-        if not os.path.lexists(path):
-            return None
-        raise SourceError(
-            f"what was last read of the blacklist cannot be read: {error}. Mend it; or remove it, and only the "
-            "blacklist itself counts."
-        ) from error
-
-
-def _keep(path: Path, source: Path, addresses: frozenset[str]) -> None:
-    """Whole or not at all, and on the disk. Raises SourceError: a list that cannot be kept would not hold."""
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    content = "\n".join([f"{_BEGIN}{source} at {moment}", *sorted(addresses), f"{_END}\n"])
-    try:
-        make_folder(path.parent)
-        write_whole(path, content, synced=True)
-    except OSError as error:
-        raise SourceError(f"the blacklist cannot be kept in {path}: {error.strerror}") from error

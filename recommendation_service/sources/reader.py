@@ -16,6 +16,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
+from recommendation_service.sources.not_personal import not_personal_stamp
 
 FOLDER = Path(__file__).resolve().parent / "interacpedia"
 RESUME_MODEL_TYPE = r"App\Interacpedia\Resumes\Resume"
@@ -91,6 +92,7 @@ class Source:
         now = now or datetime.now(UTC)
         with self.snapshot(now) as snapshot:
             row = {name: values[0] for name, values in snapshot.read("changes").columns.items()}
+            row["not_personal"] = not_personal_stamp(snapshot.connection, self._settings)
             # A replica may lack what was seen on another server, so a build elsewhere does not settle it.
             server = address(snapshot.connection.engine.url)
         # Times are whole seconds. What is updated after this look may bear the second of what was before

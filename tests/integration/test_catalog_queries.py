@@ -288,7 +288,7 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path:
     settings = OperatorDatabase.settings_of(url, tmp_path)
 
     with pytest.raises(SourceError, match=r"^127\.0\.0\.1:1/interacpedia: ") as raised:
-        read_source(OperatorDatabase.reader(settings), NOW)
+        read_source(OperatorDatabase.reader(settings), settings, NOW)
 
     assert "hunter2" not in str(raised.value)
 
@@ -297,7 +297,7 @@ def test_a_wrong_password_is_said_without_either_password(mariadb_url: URL, tmp_
     settings = OperatorDatabase.settings_of(mariadb_url.set(password="hunter2hunter2"), tmp_path)
 
     with pytest.raises(SourceError, match="Access denied") as raised:
-        read_source(OperatorDatabase.reader(settings), NOW)
+        read_source(OperatorDatabase.reader(settings), settings, NOW)
 
     assert "hunter2" not in str(raised.value)
 
@@ -310,7 +310,7 @@ def test_a_source_works_again_after_an_error(database: OperatorDatabase) -> None
     metadata.create_all(database.writer)
 
     source.fingerprint()
-    read_source(source, NOW)
+    read_source(source, database.settings(), NOW)
 
 
 # The fingerprint.

@@ -61,19 +61,30 @@ def user_table(ids: list[int]) -> Table:
 
 
 @settings(deadline=None)
-@given(st.lists(rows, max_size=20), st.lists(rows, max_size=20), pairs, users)
-def test_each_user_has_its_own_history_network_and_profile(
+@given(st.lists(rows, max_size=20), st.lists(rows, max_size=20), pairs, users, users)
+def test_each_user_who_may_be_known_has_its_own_history_network_and_profile(
     ratings: list[tuple[int, int, float, int, bool]],
     views: list[tuple[int, int, float, int, bool]],
     connections: list[tuple[int, int]],
     recent: list[int],
+    listed: list[int],
 ) -> None:
     report, vocabulary = BuildReport(), Vocabulary()
     tables = {"ratings": interaction_table(ratings, False), "views": interaction_table(views, True)}
 
-    interactions = gather_interactions(tables, VIDEOS, CHALLENGES, NOW, report)
+    not_personal = np.unique(np.array(listed, np.int64))
+    interactions = gather_interactions(tables, not_personal, VIDEOS, CHALLENGES, NOW, report)
     people = gather_people(
-        user_table(recent), connection_table(connections), interactions, CREATORS, vocabulary, CUTS, NOW, 0.0, report
+        user_table(recent),
+        connection_table(connections),
+        interactions,
+        not_personal,
+        CREATORS,
+        vocabulary,
+        CUTS,
+        NOW,
+        0.0,
+        report,
     )
 
     expected: dict[int, dict[int, tuple[float, int]]] = defaultdict(dict)
@@ -92,7 +103,7 @@ def test_each_user_has_its_own_history_network_and_profile(
             network[other].add(one)
 
     assert interactions.read == read
-    assert people.user_id.tolist() == sorted({user for user in recent if user} | {*expected} | {*network})
+    assert people.user_id.tolist() == sorted(({user for user in recent if user} | {*expected} | {*network}) - {*listed})
     names = vocabulary.names()
     for row, user in enumerate(people.user_id.tolist()):
         own = slice(*people.history_offsets[row : row + 2])
