@@ -50,7 +50,7 @@ events_commands.app.command()(reader_commands.follow)
 app.add_typer(data_commands.app, name="data")
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)
-app.command()(learning_commands.learn)
+app.add_typer(learning_commands.app, name="learn")
 app.command()(serve)
 
 INSTALLATION = Path(__file__).resolve().parents[1]

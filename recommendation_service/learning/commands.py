@@ -4,9 +4,10 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,13 +16,21 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.output import print_rows
 
 if TYPE_CHECKING:
+    from recommendation_service.core.blocking_redis import BlockingRedis
     from recommendation_service.learning.status import LearnerStatus
+
+T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 POLL_SECONDS = 0.1
 
 
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
 def learn(
+    context: typer.Context,
     once: Annotated[
         bool, typer.Option("--once", help="Learn what the log has, publish a version of it, and end.")
     ] = False,
@@ -40,6 +49,8 @@ def learn(
     $ recs learn --status --json | jq .totals.slots
     $ recs learn --anew
     """
+    if context.invoked_subcommand is not None:
+        return
     settings = load_settings()
     if sum((once, status, anew)) > 1:
         raise typer.BadParameter("--once, --status and --anew exclude each other", param_hint="recs learn")
@@ -119,6 +130,8 @@ def _begin_anew(settings: Settings, *, as_json: bool) -> None:
 
     # Whoever learns holds this name; a process whose file was refused does not, and takes up the new one by itself.
     with LogReader(settings.events_dir, LEARN):
+        if settings.redis_host or settings.redis_sentinels:
+            _strike_own(settings)
         kept = put_aside(settings.learning_dir, datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps({"kept": str(kept) if kept else None}))
@@ -126,6 +139,87 @@ def _begin_anew(settings: Settings, *, as_json: bool) -> None:
         typer.echo("Nothing was learned yet.")
     else:
         typer.echo(f"What was learned is in {kept} now. Learning begins anew, with what the log still has.")
+
+
+def _strike_own(settings: Settings) -> None:
+    """What the log still has would else count twice in the fleet: as what is learned anew, and as what was before.
+
+    Done by the next learner, as Redis may be away.
+    """
+    from recommendation_service.core.files import make_folder, write_whole
+    from recommendation_service.learning.fleet import TO_STRIKE
+    from recommendation_service.learning.ledger import identity_in
+
+    machine = identity_in(settings.learning_dir) or _machine_of(settings)
+    if machine is not None:
+        make_folder(settings.learning_dir)
+        write_whole(settings.learning_dir / TO_STRIKE, f"{machine}\n", synced=True)
+
+
+def _machine_of(settings: Settings) -> str | None:
+    """As the learner last told."""
+    from recommendation_service.learning.status import read_status
+
+    last = read_status(settings.learning_dir)
+    return last.fleet["machine"] if last is not None and last.fleet is not None else None
+
+
+@app.command()
+def strike(
+    machine: Annotated[str, typer.Argument(metavar="MACHINE", help="As `recs learn --status` shows it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Have what a machine has learned count no more in the fleet, as of one whose log was full of nonsense.
+
+    A machine that is merely gone needs none: what it has learned stays, and fades as all does.
+
+    \b
+    $ recs learn strike 5d41402abc4b2a76
+    """
+    from recommendation_service.learning import fleet
+
+    struck = _in_redis(lambda redis: fleet.strike(redis, machine, time.time()))
+    if not struck:
+        raise SourceError(f"The fleet has no machine {machine}: `recs learn --status` shows those that it has.")
+    _say(as_json, {"struck": machine}, f"What {machine} has learned counts no more.")
+
+
+@app.command("take-over")
+def take_over(as_json: AsJson = False) -> None:
+    """Put this machine's sums in the place of what the fleet has under its name, where they are refused.
+
+    So after it was struck off, or an older learned.sqlite was put back. Not on a copy of another machine's folder.
+
+    \b
+    $ recs learn take-over
+    """
+    from recommendation_service.learning import fleet
+    from recommendation_service.learning.ledger import identity_in
+
+    settings = load_settings()
+    machine = identity_in(settings.learning_dir)
+    if machine is None:
+        raise SourceError(f"Nothing was learned in {settings.learning_dir} yet.")
+    _in_redis(lambda redis: fleet.strike(redis, machine, time.time(), in_any_case=True, until_written=True))
+    _say(as_json, {"machine": machine}, f"What {machine} learns is put there within a minute.")
+
+
+def _in_redis(work: "Callable[[BlockingRedis], T]") -> "T":
+    from recommendation_service.core.blocking_redis import open_blocking_redis
+    from recommendation_service.core.redis import RedisUnavailable
+
+    redis = open_blocking_redis(load_settings())
+    if redis is None:
+        raise SourceError("There is no fleet: the settings name no Redis.")
+    with redis:
+        try:
+            return work(redis)
+        except RedisUnavailable as error:
+            raise SourceError(f"Redis at {redis.address} does not answer: {error}.") from error
+
+
+def _say(as_json: bool, found: dict[str, Any], told: str) -> None:
+    typer.echo(json.dumps(found) if as_json else told)
 
 
 def _print(status: "LearnerStatus") -> None:
@@ -141,6 +235,25 @@ def _print(status: "LearnerStatus") -> None:
         ("problem", status.error or "none"),
     ]
     print_rows(("", ""), rows)
+    if (fleet := status.fleet) is not None:
+        _print_fleet(fleet)
+
+
+def _print_fleet(fleet: dict[str, Any]) -> None:
+    machines = [{"machine": fleet["machine"], "host": fleet["host"], "own": True}, *fleet["machines"]]
+    rows = []
+    for each in machines:
+        marks = [
+            "this one" if "own" in each else "",
+            "publishes" if each["machine"] == fleet["publisher"] else "",
+            "cut off" if "own" in each and fleet["cut_off"] else "",
+            "struck off" if each.get("struck") else "",
+            f"not merged: {each['refused']}" if each.get("refused") else "",
+        ]
+        slots, written = each.get("slots"), each.get("written_ms")
+        told = ("" if slots is None else f"{slots:,}", "" if written is None else _when(written))
+        rows.append((each["machine"], each.get("host", ""), *told, ", ".join(filter(None, marks))))
+    print_rows(("machine", "host", "shown items", "as of", ""), rows, title="Fleet", whole={0})
 
 
 def _events(events: dict[str, dict[str, int]]) -> list[str]:

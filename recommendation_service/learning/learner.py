@@ -7,13 +7,16 @@ then it begins with a look at the tables (operator_rows.py).
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
+from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import PoolShare
 from recommendation_service.core.errors import ConfigurationError, PolicyError, SourceError
 from recommendation_service.core.place import problem_of
+from recommendation_service.learning.fleet import CutOff, LearningFleet, NotThisMachine
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.intake import Intake
 from recommendation_service.learning.ledger import Ledger
@@ -26,6 +29,7 @@ from recommendation_service.log.marks import LEARN
 from recommendation_service.log.reader import LogReader
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.choice import PolicyChoice
+from recommendation_service.policies.fleet import Fenced, FleetPolicies
 from recommendation_service.processes.registry import LEARNER
 from recommendation_service.processes.requests import asked
 
@@ -35,6 +39,8 @@ LOOK_SECONDS = 2.0
 REQUEST_POLL_SECONDS = 0.2
 # After a step the learner does nothing for so many times as long as it took: requests come first.
 REST = 3.0
+# A machine that does not publish looks so often whether it is to.
+FLEET_LOOK_SECONDS = 10.0
 # While it cannot work, it says why, and tries again after so long.
 RETRY_SECONDS = 15.0
 
@@ -67,7 +73,12 @@ class Learner:
         self._intake = Intake(self.ledger, self.totals, file, self._now_ms)
         self._operator = OperatorRows(settings, tuple(file.rows), share)
         self._looks: list[Look] = []  # at the operator's tables, which wait until the log is read to its end
-        self._publisher = Publisher(settings, file)
+        redis = open_blocking_redis(settings)
+        self.fleet = None if redis is None else LearningFleet(redis, self.ledger, settings.learning_dir)
+        self._publisher = Publisher(settings, file, None if redis is None else FleetPolicies(redis))
+        self._problem: str | None = None  # why nothing is published
+        self._unshared: str | None = None  # why what is learned is not, as it was logged last
+        self._looked_at = -FLEET_LOOK_SECONDS
         self.status = read_status(settings.learning_dir) or LearnerStatus()
         self.status.totals, self.status.error = self.totals, None
 
@@ -103,28 +114,51 @@ class Learner:
             self._intake.match_rows(look, settled_ms)
         self._looks = []
 
-    def publish(self) -> bool:
+    def publish(self, *, asked: bool = False) -> bool:
         """Publish what was learned since the last version; whether anything was.
 
-        Raises PolicyError, ConfigurationError, OSError.
+        In a fleet, of all machines, where this one is to; ``asked``: it is from now on. Raises PolicyError (CutOff,
+        NotThisMachine), ConfigurationError, OSError.
         """
-        totals = self.totals
-        if totals.all_slots == totals.version_slots:
+        now, totals, sums, machines, fence = self._now(), self.totals, self.ledger.sums, 1, ""
+        slots = totals.all_slots
+        if self.fleet is not None:
+            self.fleet.share(now, at_once=True, take_lease=asked)
+            sums, slots, machines = self.fleet.merge(now)
+            self._follow_published(self.fleet.published)
+            if self.fleet.fence is None:
+                return False
+            fence = self.fleet.fence
+        if slots == totals.version_slots:
             return False
-        now = self._now()
-        sums = self.ledger.sums.at(now)
-        published = self._publisher.publish(sums, totals.all_slots, totals.version, now)
-        totals.version, totals.version_ms, totals.version_slots = published.version, self._now_ms(), totals.all_slots
+        try:
+            published = self._publisher.publish(sums.at(now), slots, totals.version, now, machines, fence)
+        except Fenced as error:
+            log.info("another machine publishes", reason=str(error))
+            return False
+        totals.version, totals.version_ms, totals.version_slots = published.version, self._now_ms(), slots
         with self.ledger.step():
             self.ledger.keep(self.ledger.mark)
+        if self.fleet is not None:
+            self.fleet.note_published(published.version, slots, now)
         log.info("a policy version was learned", version=published.version, moved=published.words)
         return True
+
+    def _follow_published(self, published: dict[str, Any]) -> None:
+        """What another machine published counts as this one's: for when the next is due, and what it is beside."""
+        totals = self.totals
+        version, moment_ms, slots = (published.get(name) for name in ("version", "ms", "slots"))
+        if not (isinstance(moment_ms, int) and isinstance(slots, int) and isinstance(version, str)):
+            return
+        if totals.version_ms is None or totals.version_ms < moment_ms:
+            totals.version, totals.version_slots = version, slots
+            totals.version_ms = min(moment_ms, self._now_ms())  # by the other machine's clock
 
     def learn_all(self) -> None:
         """All that the log has, and a version of it. Raises as ``step`` and ``publish`` do."""
         while self.step():
             pass
-        self.publish()
+        self.publish(asked=True)
 
     def run(self, stop: threading.Event) -> None:
         """Until asked to stop. Raises SourceError, OSError where it cannot go on."""
@@ -132,23 +166,42 @@ class Learner:
             began = time.monotonic()
             token = self._requested()
             more = self.step()
+            refused = None
             if not more and (token is not None or self._is_due()):
-                self._publish()
+                refused = self._publish(asked=token is not None)
                 self.status.learn_token = token or self.status.learn_token
-            self.tell()
+            elif self.fleet is not None:
+                self._share(self.fleet)
+            self.tell(refused)
             self._wait(stop, REST * (time.monotonic() - began) + (0.0 if more else LOOK_SECONDS))
 
-    def _publish(self) -> None:
+    def _publish(self, *, asked: bool) -> str | None:
+        """Why nothing could be, for who asked."""
+        self._looked_at = time.monotonic()
         try:
-            self.publish()
-            self.status.error = None
+            self.publish(asked=asked)
+            self._problem = None
+        except (CutOff, NotThisMachine) as error:  # the fleet's own problem tells it for as long as it is so
+            self._problem = None
+            return str(error) if asked else None
         except (PolicyError, ConfigurationError) as error:
-            if str(error) != self.status.error:
+            if str(error) != self._problem:
                 log.error("what was learned is not published", reason=str(error))
-            self.status.error = str(error)
+            self._problem = str(error)
+        return None
+
+    def _share(self, fleet: LearningFleet) -> None:
+        try:
+            fleet.share(self._now())
+        except (CutOff, NotThisMachine) as error:
+            if str(error) != self._unshared:
+                log.warning("what is learned is not shared", reason=str(error))
+            self._unshared = str(error)
 
     def _is_due(self) -> bool:
         since = self.totals.version_ms
+        if self.fleet is not None and time.monotonic() - self._looked_at < FLEET_LOOK_SECONDS:
+            return False  # another machine publishes, or none can
         return since is None or not 0 <= self._now_ms() - since < 1000 * self._settings.learn_publish_seconds
 
     def _requested(self) -> str | None:
@@ -162,16 +215,20 @@ class Learner:
             if stop.wait(min(left, REQUEST_POLL_SECONDS)):
                 return
 
-    def tell(self) -> None:
-        """Write the status."""
+    def tell(self, refused: str | None = None) -> None:
+        """Write the status. ``refused``: why what was just asked for was not done."""
         self.status.pending_feeds = self.ledger.pending_feeds()
         self.status.unread = self._operator.problems
+        self.status.error = refused or self._problem or (self.fleet.problem if self.fleet is not None else None)
+        self.status.fleet = self.fleet.status() if self.fleet is not None else None
         self.status.write(self._settings.learning_dir, self._now_ms())
 
     def _now_ms(self) -> int:
         return int(self._now() * 1000)
 
     def close(self) -> None:
+        if self.fleet is not None:
+            self.fleet.close()
         self._reader.close()
         self._operator.close()
         self.ledger.close()

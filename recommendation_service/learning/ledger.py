@@ -8,10 +8,11 @@ cannot be told to be wrong.
 import contextlib
 import hashlib
 import json
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -55,6 +56,18 @@ CREATE TABLE unmatched (
 );
 CREATE TABLE forgotten (user INTEGER PRIMARY KEY, moment INTEGER NOT NULL);
 """
+# What a file of before there were fleets lacks.
+_OTHERS = "CREATE TABLE IF NOT EXISTS others (machine TEXT PRIMARY KEY, part BLOB NOT NULL) WITHOUT ROWID"
+
+
+@dataclass
+class Identity:
+    """By which the fleet knows whose the sums are (fleet.py). It goes with the file: who begins anew is another."""
+
+    machine: str
+    writers: list[str] = field(default_factory=list)  # as whom it has written since Redis last had its part
+    sequence: int = 0  # of its parts
+    takes_over: bool = False  # the next one replaces whatever there is
 
 
 class LedgerRefused(SourceError):
@@ -71,6 +84,16 @@ def put_aside(folder: Path, moment: datetime) -> Path | None:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{kept}{suffix}")
     return kept
+
+
+def identity_in(folder: Path) -> str | None:
+    """By which the fleet knows the file's sums; None: it has none, or cannot be read. Changes nothing."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{folder / FILE}?mode=ro", uri=True)) as database:
+            [[value]] = database.execute("SELECT value FROM known WHERE name = 'identity'")
+        return str(json.loads(value)["machine"])
+    except (sqlite3.Error, ValueError, KeyError, TypeError):
+        return None
 
 
 class Feed(NamedTuple):
@@ -137,6 +160,7 @@ class Ledger:
         self.mark = Mark()
         self.taken: dict[str, int] = {}  # segments that are read once more: up to where that was done before
         self.totals = Totals()
+        self.identity = Identity(secrets.token_hex(8))
         make_folder(folder)
         is_new = not self.path.exists() or self.path.stat().st_size == 0
         if is_new:
@@ -164,7 +188,9 @@ class Ledger:
             with self.step():
                 for statement in filter(str.strip, _TABLES.split(";")):
                     self._database.execute(statement)
+                self._database.execute(_OTHERS)
                 self._write("layout", LAYOUT)
+                self.keep_identity()
                 self.keep(self.mark)
             return
         [[found]] = self._database.execute("PRAGMA quick_check(1)").fetchall()
@@ -180,6 +206,10 @@ class Ledger:
         self.taken = {str(name): int(position) for name, position in self._read("taken").items()}
         self.totals = Totals(**self._read("totals"))
         self._take_sums(self._read("sums"), *(self._bytes(name) for name in ("total", "low")))
+        self._database.execute(_OTHERS)
+        if self._database.execute("SELECT 1 FROM known WHERE name = 'identity'").fetchone() is None:
+            self.keep_identity()
+        self.identity = Identity(**self._read("identity"))
 
     def _take_sums(self, described: dict[str, Any], total: bytes, low: bytes) -> None:
         if hashlib.sha256(total + low).hexdigest() != described["sha256"]:
@@ -223,6 +253,18 @@ class Ledger:
         self._write("sums", described)
         for name, content in (("total", total), ("low", low)):
             self._database.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (name, content))
+
+    # What concerns the fleet. All that keeps anything within a step.
+
+    def keep_identity(self) -> None:
+        self._write("identity", asdict(self.identity))
+
+    def others(self) -> dict[str, bytes]:
+        """The parts of the other machines, as they were last read."""
+        return dict(self._database.execute("SELECT machine, part FROM others"))
+
+    def keep_others(self, parts: dict[str, bytes]) -> None:
+        self._database.executemany("INSERT OR REPLACE INTO others VALUES (?, ?)", parts.items())
 
     # What comes from the log. All of these within a step.
 

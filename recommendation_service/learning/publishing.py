@@ -14,6 +14,7 @@ from recommendation_service.learning.sums import BESIDE, Floats
 from recommendation_service.learning.variety import recorded_slots, temperatures
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import in_words, moves
+from recommendation_service.policies.fleet import FleetPolicies
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import Learned, Policy, parse_policy, read_policy_file
 from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, POLICY, PolicyStore
@@ -35,16 +36,23 @@ class Published(NamedTuple):
 class Publisher:
     """Versions have the policy file that is served at that moment, and what was learned about its prior."""
 
-    def __init__(self, settings: Settings, file: LearningFile) -> None:
+    def __init__(self, settings: Settings, file: LearningFile, fleet: FleetPolicies | None = None) -> None:
+        """``fleet``: of which this machine's learner is one; None: there is none."""
         self._settings = settings
         self._file = file
-        self._store = PolicyStore(settings.policy_dir, settings.policy_keep)
+        self._store = PolicyStore(settings.policy_dir, settings.policy_keep, fleet)
+        self._fleet = fleet
 
-    def publish(self, sums: Floats, slots: int, before: str | None, now: float) -> Published:
-        """``sums``: as they are now, of so many slots; ``before``: what was published last, with which it is compared.
+    def publish(
+        self, sums: Floats, slots: int, before: str | None, now: float, machines: int = 1, fence: str = ""
+    ) -> Published:
+        """``sums``: as they are now, of so many slots and machines; ``before``: what was published last, with which it
+        is compared; ``fence``: of the lease to publish for the fleet.
 
-        Raises OtherFeatures, PolicyError, ConfigurationError.
+        Raises OtherFeatures, PolicyError (Fenced: another machine publishes by now), ConfigurationError.
         """
+        if self._fleet is not None:
+            self._fleet.fence = fence
         content = self._served()
         prior = Policy(parse_policy(content, "policy file"))
         if sums.shape[1] != len(prior.feature_names) + BESIDE:
@@ -53,7 +61,8 @@ class Publisher:
         learned = self._as_varied(prior, learned)
         after = Policy(prior.file, *learned)
         words = in_words(moves(self._opened(before) or prior, after), TOLD_MOVES)
-        why = f"learned from {slots:,} shown items: {words}"
+        of = f" of {machines} machines" if machines > 1 else ""
+        why = f"learned from {slots:,} shown items{of}: {words}"
         deed = Deed(datetime.fromtimestamp(now, UTC), BY_LEARNER, why)
         version = self._store.publish(content, learned, deed, aside=True)
         if self._settings.learner == "shadow":

@@ -83,6 +83,13 @@ class Condition:
         if learner is not None and learner.unread:
             unread = "; ".join(f"{table}: {problem}" for table, problem in learner.unread.items())
             found.append(f"What people did by these tables is not learned from: {unread}")
+        if learner is not None and learner.fleet is not None:
+            found += [
+                f"What the machine {each['machine']} ({each.get('host', 'unknown')}) learned is not merged: "
+                f"{each['refused']}."
+                for each in learner.fleet["machines"]
+                if each["refused"] is not None
+            ]
         return found
 
     def _cut_off(self) -> str | None:
@@ -164,6 +171,14 @@ class Condition:
         if totals.version_ms is not None:
             help_text = "When the last version was published"
             yield "recs_learn_published_timestamp_seconds", help_text, {}, totals.version_ms / 1000
+        if (fleet := status.fleet) is not None:
+            merged = [each for each in fleet["machines"] if not each["struck"] and each["refused"] is None]
+            refused = [each for each in fleet["machines"] if each["refused"] is not None]
+            publishes = fleet["publisher"] == fleet["machine"]
+            yield "recs_learn_fleet_cut_off", "Whether Redis does not answer the learner", {}, float(fleet["cut_off"])
+            yield "recs_learn_fleet_publishes", "Whether it merges and publishes", {}, float(publishes)
+            yield "recs_learn_fleet_machines", "Machines whose sums are merged", {}, 1.0 + len(merged)
+            yield "recs_learn_fleet_refused", "Machines whose sums cannot be", {}, float(len(refused))
         for kind, count in totals.slots.items():
             yield "recs_learn_slots_total", "Shown items that were learned from", {"kind": kind}, float(count)
         for event, sources in totals.events.items():

@@ -180,13 +180,12 @@ def test_a_sources_files_and_columns_are_documented(empty_source: Source) -> Non
 
 
 def commands(command: Any, path: str = "recs") -> Iterator[str]:
-    """Paths of all commands that are no groups."""
+    """Paths of all commands, and of groups that do something by themselves."""
     children = getattr(command, "commands", None)
-    if children is None:
+    if children is None or command.invoke_without_command:
         yield path
-    else:
-        for name, child in children.items():
-            yield from commands(child, f"{path} {name}")
+    for name, child in (children or {}).items():
+        yield from commands(child, f"{path} {name}")
 
 
 def test_every_command_is_documented_and_no_other() -> None:
