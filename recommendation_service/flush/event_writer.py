@@ -11,11 +11,12 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 import pymysql.err
@@ -24,6 +25,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from recommendation_service.flush.batches import FEEDBACK_ROWS, Left, batches, left_after_each, statements
 from recommendation_service.flush.literals import (
     feedback_literals,
     plain_feed_literals,
@@ -38,7 +40,6 @@ from recommendation_service.flush.rows import (
     Event,
     are_plain,
     can_hold,
-    event_id_of,
     event_of,
     feed_row,
     feedback_row,
@@ -47,8 +48,6 @@ from recommendation_service.flush.rows import (
 from recommendation_service.flush.tables import MOST_BYTES, describe, error_code, has_activity_log
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 
-FEEDBACK_ROWS = 1_000
-FEED_SLOTS = 8_000  # in the feeds of a batch: a statement of some 400 kB
 # Batches at once: while the server works at some, the next is written out. More gained nothing on two cores.
 WRITERS = 3
 ATTEMPTS = 6
@@ -149,13 +148,10 @@ class EventWriter:
         self._most_bytes = NO_LIMIT  # of a statement, where connections were lost over longer ones
         self._character_set: str | None = None
 
-    def write(self, records: Sequence[Event], rest: Callable[[float], None] | None = None) -> Outcome:
-        """Never raises for what the database does: ``left`` and ``problem`` tell.
-
-        ``rest``: called after each batch with the seconds that it took, and then one batch is written at a time.
-        """
+    def write(self, records: Sequence[Event]) -> Outcome:
+        """Never raises for what the database does: ``left`` and ``problem`` tell."""
         outcome, lock = Outcome(), threading.Lock()
-        waiting = _batches(records)
+        waiting = batches(records)
         taking = threading.Lock()
 
         def work() -> None:
@@ -164,25 +160,46 @@ class EventWriter:
                     batch = next(waiting, None)
                 if batch is None:
                     return
-                started = time.monotonic()
-                done = self._write(batch) if not outcome.problem else Outcome(left=batch, problem=outcome.problem)
+                done = self._write_after(outcome, batch)
                 with lock:
                     _add(outcome, done)
-                if rest is not None and not outcome.problem:
-                    rest(time.monotonic() - started)
 
-        if self._with_activity_log is None and records:
-            try:
-                self._with_activity_log = has_activity_log(self._engine)
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, events wait in the log
-                return Outcome(left=list(records), problem=str(error))
-        self._most_bytes = min(self._most_bytes * 2, NO_LIMIT)  # a limit that is none is found out
-        self._character_set = None if are_plain(records) else self._find_character_set()
-        workers = self._workers() if len(records) > FEEDBACK_ROWS and rest is None else 1
+        self._begin(outcome, records)
+        workers = self._workers() if len(records) > FEEDBACK_ROWS else 1
         with ThreadPoolExecutor(workers, "flush") as pool:
             for future in [pool.submit(work) for _ in range(workers)]:
                 future.result()
         return outcome
+
+    def write_gently(self, records: Sequence[Event], rest: Callable[[float, Left], None]) -> Outcome:
+        """As ``write`` does, one batch at a time.
+
+        ``rest``: called between batches with the seconds that the last one took, and what is left.
+        """
+        outcome = Outcome()
+        self._begin(outcome, records)
+        found = list(batches(records))
+        for batch, left in zip_longest(found, left_after_each(found)):
+            started = time.monotonic()
+            _add(outcome, self._write_after(outcome, batch))
+            if left is not None and not outcome.problem:
+                rest(time.monotonic() - started, left)
+        return outcome
+
+    def _begin(self, outcome: Outcome, records: Sequence[Event]) -> None:
+        """Find out what is to be known of the database; where it cannot be asked, that is the outcome's problem."""
+        if self._with_activity_log is None and records:
+            try:
+                self._with_activity_log = has_activity_log(self._engine)
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, events wait in the log
+                outcome.problem = str(error)
+                return
+        self._most_bytes = min(self._most_bytes * 2, NO_LIMIT)  # a limit that is none is found out
+        self._character_set = None if are_plain(records) else self._find_character_set()
+
+    def _write_after(self, before: Outcome, batch: list[Event]) -> Outcome:
+        """Unless something hinders all of them."""
+        return self._write(batch) if not before.problem else Outcome(left=batch, problem=before.problem)
 
     def _find_character_set(self) -> str | None:
         """Of activity_log's properties; None: it holds everything, or cannot be asked, which the batches will tell."""
@@ -293,7 +310,7 @@ class EventWriter:
         if (longest := max(sizes)) > most:
             raise _RowRefusedError(f"a row of {longest:,} bytes, and the server takes {most:,} (max_allowed_packet)")
         connection = connection.execution_options(no_parameters=True)
-        for part in _parts(literals, sizes, min(most, self._most_bytes)):
+        for part in statements(literals, sizes, min(most, self._most_bytes)):
             statement = f"{insert}{','.join(part)}{_KEEP}"
             try:
                 connection.exec_driver_sql(statement)
@@ -309,41 +326,6 @@ class EventWriter:
 def _copy(local: str) -> TextClause:
     """Batches have few such expressions, and the statement is long to read for whoever binds its parameters."""
     return text(COPY_TO_ACTIVITY_LOG.replace("{local}", local))
-
-
-def _parts(literals: list[str], sizes: list[int], most: int) -> Iterator[list[str]]:
-    """Rows for a statement each, of so many bytes at most, unless one alone has more."""
-    part: list[str] = []
-    filled = 0
-    for literal, size in zip(literals, sizes, strict=True):
-        if part and filled + size > most:
-            yield part
-            part, filled = [], 0
-        part.append(literal)
-        filled += size
-    yield part
-
-
-def _batches(records: Sequence[Event]) -> Iterator[list[Event]]:
-    """Of one kind each, and each sorted by event_id, so that all transactions lock in one order: they cannot deadlock.
-
-    What came in together stays together: its rows are neighbours in the indices of requests, users and time, which
-    costs the server less than a batch from all over them does.
-    """
-    feedback: list[Event] = [record for record in records if isinstance(record, FeedbackRecord)]
-    feeds = [record for record in records if isinstance(record, FeedRecord)]
-    for start in range(0, len(feedback), FEEDBACK_ROWS):
-        yield sorted(feedback[start : start + FEEDBACK_ROWS], key=event_id_of)
-    batch: list[Event] = []
-    slots = 0
-    for feed in feeds:
-        batch.append(feed)
-        slots += 10 + feed.size
-        if slots >= FEED_SLOTS:
-            yield sorted(batch, key=event_id_of)
-            batch, slots = [], 0
-    if batch:
-        yield sorted(batch, key=event_id_of)
 
 
 def _add(outcome: Outcome, more: Outcome) -> None:

@@ -1,14 +1,12 @@
-"""The process that brings events from the log into the database: one a machine, kept alive by a worker.
+"""Brings events from the log into the database: when, how far, and what became of it. One a machine (process.py).
 
 It reads all segments as they grow, keeps what is not in the database in memory up to a bound (pending.py), and
 flushes when somebody would otherwise wait too long. It is no loss when it is killed: the log has everything until the
 database has it, and to flush an event twice is to flush it once.
 """
 
-import os
+import math
 import random
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,32 +15,25 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 from sqlalchemy.engine import Engine
 
-from recommendation_service.core.clock import Clock
 from recommendation_service.core.clock_watch import ClockWatch
-from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.errors import ConfigurationError, SourceError
-from recommendation_service.core.logging import configure_logging
-from recommendation_service.core.place import WrongPlace, check, make_identity, problem_of
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import SourceError
+from recommendation_service.core.place import problem_of
+from recommendation_service.flush.batches import Left
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+from recommendation_service.flush.destination import Destination
 from recommendation_service.flush.event_writer import EventWriter, Outcome
 from recommendation_service.flush.flusher_status import FlusherStatus, read_status
 from recommendation_service.flush.forgetting import delete_records
 from recommendation_service.flush.housekeeping import Housekeeping
-from recommendation_service.flush.log_replay import start_replay
-from recommendation_service.flush.migrations import MIGRATIONS, migrate, pending_migrations
+from recommendation_service.flush.pace import Promise, rest_seconds, share_of_work
 from recommendation_service.flush.pending import Fleet, Pending
 from recommendation_service.flush.rows import Event
-from recommendation_service.flush.tables import make_writing_engine, untransactional_tables
 from recommendation_service.log.event_log import folder_bytes
-from recommendation_service.log.reader import ReaderTaken
 from recommendation_service.log.records import encode, now_ms
 from recommendation_service.log.retention import remove_passed
-from recommendation_service.log.stream import FlusherStream, rescue_after_seconds
-from recommendation_service.processes.parent import end_with_parent
-from recommendation_service.processes.registry import FLUSHER, pool_share
+from recommendation_service.processes.registry import FLUSHER
 from recommendation_service.processes.requests import asked
-from recommendation_service.telemetry.database_metrics import process_numbers
-from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -56,11 +47,8 @@ FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 15.0
 # The supervisor waits 5 s for the process to end.
 LAST_FLUSH_SECONDS = 3.5
-# A flush has time, and requests have not.
-FLUSH_NICENESS = 5
-# Nor has the database: after a batch the flusher does nothing for so many times as long as it took, unless the log
-# fills up or somebody waits. What it cannot take up so is taken up when the machine has less to do.
-REST = 9.0
+# While a flush rests, it says so often how far it is.
+TELL_SECONDS = 1.0
 
 
 class Flusher:
@@ -92,13 +80,17 @@ class Flusher:
         self._dead = DeadLetters(self._folder)
         self._hurry = threading.Event()  # what is under way may end, nothing else is begun
         self._writer = EventWriter(engine, stop=self._hurry, zone=settings.database_zone)
-        self._since: float | None = None  # when what is pending began to wait
+        self._promise = Promise(
+            settings.flush_interval_seconds, settings.flush_threshold_activities, clock, self._now_ms
+        )
+        self._left: Left | None = None  # of what is being flushed
+        self._told = -math.inf
         self._next_try = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
-        self._tables_ready = False
+        self._destination = Destination(settings, engine)
         self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms, watch=watch)
         self.status = read_status(self._folder) or FlusherStatus()
-        self.status.error = None
+        self.status.error = self.status.taken = None
 
     def close(self) -> None:
         """Another may flush."""
@@ -156,7 +148,7 @@ class Flusher:
     def flush_all(self, *, gently: bool = False) -> bool:
         """All that the log had at the call, in steps where it is more than the bound. Whether nothing of it is left.
 
-        ``gently``: with rests, see REST.
+        ``gently``: with rests, see pace.py.
         """
         while True:
             self.read()
@@ -170,10 +162,8 @@ class Flusher:
     def read(self) -> int:
         """Take up what the log has beyond what is pending; how many records."""
         count = self._pending.read()
-        if self._since is None and self._pending:
-            oldest_ms = self._pending.oldest_ms
-            waited = 0.0 if oldest_ms is None else max(0.0, (self._now_ms() - oldest_ms) / 1000)
-            self._since = self._clock() - waited
+        if self._pending:
+            self._promise.note(self._pending.oldest_ms, self._pending.most_of_a_user)
         return count
 
     def _is_due(self) -> bool:
@@ -182,21 +172,16 @@ class Flusher:
 
     def _due_seconds(self) -> float | None:
         """Until what waits is flushed at the latest; None: nothing waits."""
-        if self._since is None:
+        promised = self._promise.seconds()
+        if promised is None:
             return None
-        at_once = (
-            self._pending.most_of_a_user >= self._settings.flush_threshold_activities
-            or self._pending.is_full
-            or self._is_crowded()
-        )
-        now = self._clock()
-        waits = 0.0 if at_once else self._since + self._settings.flush_interval_seconds - now
-        return max(0.0, waits, self._next_try - now)
+        waits = 0.0 if self._pending.is_full or self._filled() >= 1 else promised
+        return max(0.0, waits, self._next_try - self._clock())
 
-    def _is_crowded(self) -> bool:
-        """Whether what waits takes over half of the log's limit."""
+    def _filled(self) -> float:
+        """What waits, of half of the log's limit: from there on nothing may wait any longer."""
         waiting = folder_bytes(self._folder) - self._pending.finished_bytes
-        return waiting > self._settings.event_log_megabytes << 19
+        return waiting / (self._settings.event_log_megabytes << 19)
 
     def _remove_passed(self) -> None:
         """What all readers of the log have passed, and what others may not keep any longer."""
@@ -206,21 +191,28 @@ class Flusher:
         except OSError as error:  # a full disk or another user's files: the flush is not to wait for a reader
             log.error("segments of the log cannot be removed", reason=str(error))
 
-    def _rest(self, seconds: float) -> None:
+    def _rest(self, seconds: float, left: Left) -> None:
         """After a batch that took so long, while nobody waits for the flush: leave the machine to requests."""
-        until = time.monotonic() + REST * seconds
-        while (left := until - time.monotonic()) > 0 and self._requested() is None and not self._is_crowded():
-            if self._stop.wait(min(left, REQUEST_POLL_SECONDS)):
+        self._left = left
+        self._promise.partly_kept(left.oldest_ms)
+        if self._clock() >= self._told + TELL_SECONDS:
+            self.tell()
+        until = time.monotonic() + rest_seconds(seconds, share_of_work(self._promise.overdue_seconds(), self._filled()))
+        while (remaining := until - time.monotonic()) > 0 and self._requested() is None:
+            if self._stop.wait(min(remaining, REQUEST_POLL_SECONDS)):
                 return
 
     def flush(self, *, gently: bool = False) -> bool:
         """Bring all that is pending into the database. Whether all of it is there, or among the dead letters."""
         started = self._clock()
         # With nothing to write no table is needed, and none is made.
-        problem = self._prepare_tables() if self._pending.records or self._pending.undecodable else None
-        problem = problem or self._wrong_place()
+        has_rows = self._pending.records or self._pending.undecodable
+        problem = (self._destination.prepare_tables() if has_rows else None) or self._destination.wrong_place()
         if problem is None:
-            problem = self._flush(self._rest if gently else None)
+            try:
+                problem = self._flush(gently=gently)
+            finally:
+                self._left = None
         self.status.flushes += 1
         self.status.flush_seconds += self._clock() - started
         if problem is None:
@@ -236,12 +228,12 @@ class Flusher:
         self._retry_seconds = min(self._retry_seconds * 2, LONGEST_RETRY_SECONDS)
         return False
 
-    def _flush(self, rest: Callable[[float], None] | None) -> str | None:
+    def _flush(self, *, gently: bool) -> str | None:
         """None, or why something is left."""
         pending = self._pending
         pending.forget()
         wanted = pending.records
-        outcome = self._write(wanted, rest)
+        outcome = self._write(wanted, gently=gently)
         late = set(map(id, pending.forget(wanted)))
         self.status.forgotten += pending.forgotten_records
         pending.forgotten_records = 0
@@ -277,16 +269,18 @@ class Flusher:
         self.status.damaged_segments += damage.segments
         self.status.torn_records += damage.torn
         self._remove_passed()
-        self._since = None
+        self._promise.kept()
         return None
 
-    def _write(self, records: list[Event], rest: Callable[[float], None] | None) -> Outcome:
+    def _write(self, records: list[Event], *, gently: bool) -> Outcome:
         """Where there is more in the log and no rest, that is read meanwhile: the database is to wait for nothing.
 
         Raises whatever else befell the reading: then nothing was taken, and what was written is written again.
         """
-        if rest is not None or not self._pending.may_read_ahead:
-            return self._writer.write(records, rest)
+        if gently:
+            return self._writer.write_gently(records, self._rest)
+        if not self._pending.may_read_ahead:
+            return self._writer.write(records)
         with ThreadPoolExecutor(1, "read") as pool:
             reading = pool.submit(self._pending.read_ahead)
             outcome = self._writer.write(records)
@@ -295,39 +289,6 @@ class Flusher:
         except OSError as error:  # then nothing was taken, and the next look says it, or succeeds
             log.warning("reading ahead failed", reason=str(error))
         return outcome
-
-    def _prepare_tables(self) -> str | None:
-        """Make the tables where they are missing and privileges allow; None, or a sentence that says what lacks."""
-        if self._tables_ready:
-            return None
-        try:
-            if pending := pending_migrations(self._engine):
-                log.info("tables are made or brought up to date", migrations=[migration.what for migration in pending])
-                try:
-                    done = migrate(self._engine)
-                except SourceError as error:
-                    if pending == MIGRATIONS:
-                        return f"{error} `recs migrate` makes the tables."
-                    missing = ", ".join(migration.what for migration in pending)
-                    return f"recs_events is of an older form, without: {missing}. {error} `recs migrate` makes it new."
-                log.info("tables were made", migrations=[migration.what for migration in done])
-            for table in untransactional_tables(self._engine):
-                log.warning("a failed flush can leave rows behind, so events may be there twice", table=table)
-        except SourceError as error:
-            return str(error)
-        make_identity(self._engine)
-        if (wrong := self._wrong_place()) is not None:
-            return wrong
-        self._tables_ready = True
-        return None
-
-    def _wrong_place(self) -> str | None:
-        """Asked before each flush: events of one database are not to reach another, whatever its server is called."""
-        try:
-            check(self._settings, self._engine)
-        except WrongPlace as error:
-            return str(error)
-        return None
 
     def _requested(self) -> str | None:
         """The flush that somebody waits for."""
@@ -347,47 +308,13 @@ class Flusher:
         """Write the status."""
         status = self.status
         status.unreadable_segments = self._pending.unreadable
-        status.waiting_records = len(self._pending.records)
+        status.waiting_records = self._left.records if self._left else len(self._pending.records)
         status.waiting_bytes = self._pending.waiting_bytes
-        status.oldest_ms = self._pending.oldest_ms
+        status.oldest_ms = self._left.oldest_ms if self._left else self._pending.oldest_ms
         status.most_of_a_user = self._pending.most_of_a_user
         due = self._due_seconds()
         status.due_ms = None if due is None else self._now_ms() + int(due * 1000)
+        promised = self._promise.seconds()
+        status.promised_ms = None if promised is None else self._now_ms() + int(promised * 1000)
         status.write(self._folder, self._now_ms())
-
-
-def main() -> int:
-    """Entry of the process. Its settings are those of the worker that started it."""
-    try:
-        settings = load_settings()
-        configure_logging(settings)
-    except ConfigurationError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    end_with_parent()
-    os.nice(FLUSH_NICENESS)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    has_redis = settings.redis_host or settings.redis_sentinels
-    fleet = FlusherStream(settings, Metrics(), rescue_after_seconds(settings)) if has_redis else None
-    clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
-    if settings.seen_state:
-        start_replay(settings, clock.now, stop)
-    share = pool_share(settings, FLUSHER.name)
-    engine = make_writing_engine(settings, share, numbers=process_numbers(settings, FLUSHER))
-    watch = ClockWatch(clock, engine, settings.clock_wait_seconds)
-    try:
-        flusher = Flusher(settings, engine, fleet=fleet, stop=stop, now_ms=clock.now_ms, watch=watch)
-    except ReaderTaken as taken:  # by no flusher: those wait for the lease
-        log.error("events wait in the log", reason=str(taken))
-        status = read_status(settings.events_dir) or FlusherStatus()
-        status.error = str(taken)
-        status.write(settings.events_dir, clock.now_ms())
-        return 1
-    flusher.run()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        self._told = self._clock()

@@ -29,12 +29,14 @@ class FlusherStatus:
     escaped: int = 0  # in activity_log with escapes, as its character set lacks letters of theirs
     failures: int = 0  # flushes since the last good one that did not bring everything in
     error: str | None = None
+    taken: str | None = None  # the error, where another program reads under the flusher's name
     unreadable_segments: int = 0  # of the log, which the flusher's user may not read: their events wait
     waiting_records: int = 0
     waiting_bytes: int = 0
     oldest_ms: int | None = None  # when the oldest of them was accepted
     most_of_a_user: int = 0  # of what waits
     due_ms: int | None = None  # when what waits is flushed, at the latest; None: nothing waits
+    promised_ms: int | None = None  # by when the oldest of it was to be in the database
     flush_token: str | None = None  # of the last flush that was asked for and is done
     written_ms: int = 0
 

@@ -68,6 +68,7 @@ class Pending:
         self.records: list[Event] = []
         self.undecodable: list[DeadLetter] = []
         self.most_of_a_user = 0
+        self.oldest_ms: int | None = None  # when the oldest record was accepted, in milliseconds since 1970
         self.has_more = False  # the log may have more than was taken up
 
     def close(self) -> None:
@@ -128,6 +129,7 @@ class Pending:
 
         self._drop([record for record in self.records if goes(record)])
         self.records = [record for record in self.records if not goes(record)]
+        self.oldest_ms = _oldest_ms(self.records)
         late = [record for record in written if goes(record)]
         self._drop(late)
         return late
@@ -167,6 +169,7 @@ class Pending:
     def keep(self, records: list[Event]) -> None:
         """These are left of what was pending."""
         self.records = records
+        self.oldest_ms = _oldest_ms(records)
         if not records:
             self._bytes, self.most_of_a_user = 0, 0
             self._of_user.clear()
@@ -199,13 +202,11 @@ class Pending:
         """Of the log, see LogReader."""
         return self._reader.waiting_bytes
 
-    @property
-    def oldest_ms(self) -> int | None:
-        """When the oldest record was accepted, in milliseconds since 1970."""
-        return min(map(received_ms_of, self.records), default=None)
-
     def _take(self, stretch: Stretch) -> None:
         self.records += stretch.records
+        oldest_ms = _oldest_ms(stretch.records)
+        if self.oldest_ms is None or (oldest_ms is not None and oldest_ms < self.oldest_ms):
+            self.oldest_ms = oldest_ms
         self._drop(stretch.forgotten)
         self.undecodable += [dead_letter(payload, reason) for payload, reason in stretch.undecodable]
         self._entries += stretch.entries
@@ -215,6 +216,10 @@ class Pending:
         self._of_user += of_user
         if of_user:
             self.most_of_a_user = max(self.most_of_a_user, *(self._of_user[user_id] for user_id in of_user))
+
+
+def _oldest_ms(records: Sequence[Event]) -> int | None:
+    return min(map(received_ms_of, records), default=None)
 
 
 def _milliseconds(entry: bytes) -> int:

@@ -48,7 +48,7 @@ REFRESHER = LeasedProcess(
 )
 FLUSHER = LeasedProcess(
     name="flusher",
-    module="recommendation_service.flush.flusher",
+    module="recommendation_service.flush.process",
     folder=lambda settings: settings.events_dir,
     is_wanted=lambda settings: settings.event_flusher,
     request_file="flush.request",

@@ -77,6 +77,8 @@ class Condition:
                 f"{status.unreadable_segments} segments of {settings.events_dir} cannot be read by the flusher's user: "
                 "their events wait."
             )
+        if status is not None and status.taken is not None:
+            found.append(f"Events wait in the log: {status.taken}")
         learner = read_learner_status(settings.learning_dir) if settings.learner != "off" else None
         if learner is not None and learner.error is not None:
             found.append(f"Nothing is learned, or not published: {learner.error}")
@@ -240,6 +242,9 @@ class Condition:
         yield "recs_events_waiting", "Events that the database does not have", {}, float(status.waiting_records)
         yield "recs_events_waiting_bytes", "Their part of the log", {}, float(status.waiting_bytes)
         yield "recs_events_oldest_seconds", "How long the oldest has waited", {}, oldest_seconds
+        overdue_seconds = 0.0 if status.promised_ms is None else max(0.0, self._clock.now() - status.promised_ms / 1000)
+        help_text = "How long past the time by which the oldest was to be in the database"
+        yield "recs_events_overdue_seconds", help_text, {}, overdue_seconds
         yield "recs_flush_failures", "Flushes that failed since the last good one", {}, float(status.failures)
         for event, count in status.flushed.items():
             yield "recs_events_flushed_total", "Events brought into the database", {"event": event}, float(count)

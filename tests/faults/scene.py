@@ -34,7 +34,7 @@ from tests.servers import LOOPBACK, PrivateMariaDB, PrivateRedis, free_port, wai
 
 DATABASE = "interacpedia"
 USER = "service"
-FLUSHER = "recommendation_service.flush.flusher"
+FLUSHER = "recommendation_service.flush.process"
 # One that is asked for nothing but ids.
 STATEMENT_SECONDS = 60
 

@@ -332,5 +332,5 @@ def flushers(service: Service) -> list[int]:
     return [
         pid
         for pid in service.pids
-        if b"recommendation_service.flush.flusher" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"recommendation_service.flush.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]

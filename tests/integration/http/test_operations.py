@@ -129,14 +129,16 @@ def test_what_cannot_be_read_is_said_by_ready_and_counted_by_the_metrics(
     status = data_dir / "events" / "flusher.json"
     status.parent.mkdir(exist_ok=True)
     before = status.read_bytes() if status.exists() else None
-    status.write_text(json.dumps({"unreadable_segments": 2}))
+    taken = "The reader 'flush' is taken by process 7"
+    status.write_text(json.dumps({"unreadable_segments": 2, "taken": taken}))
     try:
         ready = serving.get("/ready")
         assert ready.status_code == 200
         assert ready.json()["problems"] == [
-            f"2 segments of {status.parent} cannot be read by the flusher's user: their events wait."
+            f"2 segments of {status.parent} cannot be read by the flusher's user: their events wait.",
+            f"Events wait in the log: {taken}",
         ]
-        assert sum_of_samples(serving.get("/metrics").text, "recs_problems") == 1
+        assert sum_of_samples(serving.get("/metrics").text, "recs_problems") == 2
     finally:
         status.unlink()
         if before is not None:

@@ -131,7 +131,7 @@ def test_status_says_when_a_flush_that_failed_is_tried_again(
 ) -> None:
     write_segment(settings.events_dir, [feedback()])
     flusher = Flusher(settings, engine, clock=lambda: 1000.0)
-    monkeypatch.setattr(flusher._writer, "write", lambda records, _rest: Outcome(left=list(records), problem="away"))
+    monkeypatch.setattr(flusher._writer, "write", lambda records: Outcome(left=list(records), problem="away"))
     for _ in range(8):
         flusher.flush_all()
     flusher.tell()

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.core.config import Settings
 from recommendation_service.demo.schema import metadata
+from recommendation_service.flush import batches
 from recommendation_service.flush import flusher as module
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.flusher import Flusher
@@ -165,6 +166,35 @@ def test_a_flush_that_is_asked_for_is_done_and_said(settings: Settings, engine: 
     assert (status.flush_token, status.flushed, status.waiting_records) == (token, {"impression": 1}, 0)
     flusher.step()
     assert flusher.status.flushes == 1, "once"
+
+
+def test_while_a_flush_rests_it_says_what_is_left_and_how_late_that_is(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "FEEDBACK_ROWS", 2)
+    monkeypatch.setattr(module, "TELL_SECONDS", 0.0)
+    rests: list[tuple[float, float]] = []
+
+    def rest_seconds(_worked: float, share: float) -> float:
+        status = read_status(settings.events_dir)
+        assert status is not None
+        assert status.promised_ms is not None
+        rests.append((status.waiting_records, share))
+        late.append(now - status.promised_ms)
+        return 0.0
+
+    late: list[int] = []
+    monkeypatch.setattr(module, "rest_seconds", rest_seconds)
+    now = now_ms()
+    accepted = [now - 907_500] * 2 + [now - 903_000] * 2 + [now - 10_000]
+    write_segment(settings.events_dir, [feedback(user_id=0, received_ms=moment) for moment in accepted])
+    flusher = Flusher(settings, engine, clock=Clock(), now_ms=lambda: now)
+    flusher.step()
+    assert rests == [(3, pytest.approx(0.28, abs=0.01)), (1, pytest.approx(0.1, abs=0.01))]
+    assert late == [3_000, -890_000]
+    status = read_status(settings.events_dir)
+    assert status is not None
+    assert (count(engine), status.waiting_records, status.promised_ms) == (5, 0, None)
 
 
 # Segments.
