@@ -4,9 +4,11 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -54,11 +56,8 @@ def learn(
     settings = load_settings()
     if sum((once, status, anew)) > 1:
         raise typer.BadParameter("--once, --status and --anew exclude each other", param_hint="recs learn")
-    try:
+    with _disk(settings):
         _carry_out(settings, once=once, status=status, anew=anew, timeout=timeout, as_json=as_json)
-    except OSError as error:
-        reason = error.strerror or error
-        raise SourceError(f"{error.filename or settings.learning_dir} cannot be used: {reason}.") from error
 
 
 def _carry_out(settings: Settings, *, once: bool, status: bool, anew: bool, timeout: float, as_json: bool) -> None:
@@ -162,6 +161,83 @@ def _machine_of(settings: Settings) -> str | None:
 
     last = read_status(settings.learning_dir)
     return last.fleet["machine"] if last is not None and last.fleet is not None else None
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Written whole, or not at all.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a backup of what was learned and of the policies, while all runs.
+
+    \b
+    $ recs learn backup /backup/learned-$(date +%F).tar.gz
+    """
+    from recommendation_service.learning.backup import back_up
+
+    settings = load_settings()
+    with _disk(settings):
+        summary = back_up(settings, file, datetime.now(UTC))
+    slots = "nothing learned" if summary.slots is None else f"what was learned of {summary.slots:,} shown items"
+    _say(
+        as_json, {"file": str(file), **vars(summary)}, f"{file}: {slots}, and {len(summary.versions)} policy versions."
+    )
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="As `recs learn backup` wrote it.")],
+    check: Annotated[bool, typer.Option("--check", help="Only check it, and say what is in it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in the place of what was learned, and add the policy versions that are not here.
+
+    It is checked whole first, and refused while a learner runs. What was learned until now is kept under another name.
+    What is served stays; where nothing ever was, what the backup had is. In a fleet, it takes the place of what Redis
+    has of that machine.
+
+    \b
+    $ recs learn restore /backup/learned-2026-11-29.tar.gz --check
+    $ recs learn restore /backup/learned-2026-11-29.tar.gz
+    """
+    from recommendation_service.core.blocking_redis import open_blocking_redis
+    from recommendation_service.learning.backup import put_back
+    from recommendation_service.learning.format import load_learning
+    from recommendation_service.log.marks import LEARN
+    from recommendation_service.log.reader import LogReader
+    from recommendation_service.policies.fleet import FleetPolicies
+    from recommendation_service.policies.journal import Deed
+
+    settings = load_settings()
+    learning = load_learning(settings.learning_file)
+    deed = Deed(datetime.now(UTC), "recs learn restore", file.name)
+    with ExitStack() as stack:
+        stack.enter_context(_disk(settings))
+        if not check:
+            stack.enter_context(LogReader(settings.events_dir, LEARN))  # whoever learns holds this name
+        redis = None if check else open_blocking_redis(settings)
+        if redis is not None:
+            stack.callback(redis.close)
+        fleet = FleetPolicies(redis, may_go_alone=True) if redis is not None else None
+        found = put_back(settings, learning, file, fleet, deed, only_check=check)
+    slots = "nothing learned" if found.slots is None else f"what was learned of {found.slots:,} shown items"
+    told = f"{file}, made at {found.made_at}: {slots}, and {len(found.versions)} policy versions."
+    if check:
+        told += " All of it is whole, and can be put back."
+    else:
+        told += " It is in its place." + (f" What was there before is {found.kept}." if found.kept else "")
+        if found.served is not None and not found.serves_it:
+            told += f" What is served stays; in the backup it was {found.served}."
+    _say(as_json, {"file": str(file), **vars(found)}, told)
+
+
+@contextmanager
+def _disk(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise SourceError(f"{error.filename or settings.learning_dir} cannot be used: {reason}.") from error
 
 
 @app.command()

@@ -27,7 +27,7 @@ class Entry:
     when: str
     who: str
     why: str
-    did: str  # publish, promote, rollback, pin, unpin or shadow; follow: the fleet served it, and so does this machine
+    did: str  # publish, promote, rollback, pin, unpin, shadow; follow: the fleet serves it; restore: a backup had it
     version: str | None
     before: str | None
 

@@ -24,6 +24,7 @@ from recommendation_service.versions.store import CURRENT, NewVersion, VersionSt
 
 PINNED = "PINNED"
 SHADOWS = "SHADOWS"
+CHANGE_LOCK = "change.lock"
 NO_VERSION = "none"  # what is expected where the store has no current version
 MOST_SHADOWS = 4
 BY_LEARNER = "recs learn"  # who published what was learned; any other is a person's
@@ -241,6 +242,22 @@ class PolicyStore(VersionStore):
             entry = entry_of(deed, "shadow", " ".join(versions) or None, before)
             self._change([entry], self.served()._replace(shadows=tuple(versions)))
 
+    def what_is_served(self) -> list[Path]:
+        """The files that say so, and who decided it."""
+        return [self.folder / name for name in (CURRENT, PINNED, SHADOWS, JOURNAL)]
+
+    def bring_back(self, entries: Sequence[Entry], served: Served, deed: Deed) -> bool:
+        """Serve what was, with its journal, where nothing is served and nobody decided that; whether it is served.
+
+        The versions are there. Raises PolicyError.
+        """
+        with self._changing(None):
+            if self.served() != NOTHING_SERVED or self.journal.entries() or served == NOTHING_SERVED:
+                return self.served() == served
+            restored = entry_of(deed, "restore", served.pinned or served.current, None)
+            self._change([*entries, restored], served, self.versions())
+        return True
+
     def follow(self) -> None:
         """Serve what the fleet does. Raises PolicyError."""
         with self._changing(None):
@@ -260,7 +277,7 @@ class PolicyStore(VersionStore):
         """Nobody else changes anything meanwhile; gives what is served."""
         try:
             make_folder(self.folder)
-            with locked(self.folder / "change.lock"):
+            with locked(self.folder / CHANGE_LOCK):
                 if self._fleet is not None:
                     self._fleet.follow(self)
                 current = self.current()

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from recommendation_service import cli
 from recommendation_service.core.blocking_redis import BlockingRedis, open_blocking_redis
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.learning import fleet, parts
+from recommendation_service.learning.backup import back_up, put_back
 from recommendation_service.learning.fleet import CutOff, NotThisMachine
 from recommendation_service.learning.learner import Learner
 from recommendation_service.learning.ledger import FILE, identity_in
 from recommendation_service.log.records import Record
 from recommendation_service.policies.fleet import Fenced
+from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.store import PolicyStore
 from tests.servers import LOOPBACK, PrivateRedis
 from tests.support.events import HAPPENED_MS, feed
@@ -289,6 +292,28 @@ def test_beginning_anew_takes_the_place_of_what_was_learned_before(
     teach(machines.world("one"), 2, 1)
     share(again := machines.learner("one"))
     assert all_slots(again) == again.totals.all_slots
+
+
+def test_a_backup_that_is_put_back_takes_the_place_of_what_the_fleet_has_of_its_machine(
+    machines: Fleet, tmp_path: Path
+) -> None:
+    teach(machines.world("one"), 1)
+    share(one := machines.learner("one"))
+    settings = machines.world("one").settings
+    now = datetime.now(UTC)
+    back_up(settings, tmp_path / "backup", now)
+    teach(machines.world("one"), 2)
+    while one.step():
+        pass
+    share(one)
+    machines.kill(one)
+    other = machines.world("other")
+    put_back(other.settings, other.file, tmp_path / "backup", None, Deed(now, "ana", ""), only_check=False)
+    restored = machines.learner("other")
+    assert all_slots(restored) == 10, "and not 10 and 20"
+    share(restored)
+    with pytest.raises(NotThisMachine):
+        share(machines.learner("one"))
 
 
 def spoilt(value: bytes) -> bytes:
