@@ -30,6 +30,7 @@ from recommendation_service.api.hot import Admission, DirectCalls, HotRoute
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
 from recommendation_service.api.operations import add_operations
+from recommendation_service.api.people import add_people
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.blocking_redis import open_blocking_redis
@@ -157,6 +158,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     app.state.serving = serving
     threads = Threads("administration", ADMINISTRATION_THREADS)
     add_administration(app, prefix, settings, serving, access, threads)
+    add_people(app, prefix, settings, serving, access, threads)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_documentation(app, prefix, access)
     return app
@@ -248,6 +250,7 @@ def _lifespan(
                 Condition(settings, store, clock, serving, keeper.memory),
                 seen,
                 reader_of_users,
+                users,
             )
             work += [after(source, supervisor.run()) for supervisor in serving.supervisors.values()]
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])

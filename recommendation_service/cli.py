@@ -33,6 +33,7 @@ from recommendation_service.flush import data_commands, reader_commands
 from recommendation_service.learning import commands as learning_commands
 from recommendation_service.policies import commands as policy_commands
 from recommendation_service.serve import serve
+from recommendation_service.serving import commands as serving_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,6 +49,7 @@ app.add_typer(events_commands.app, name="events")
 events_commands.app.add_typer(reader_commands.app, name="readers")
 events_commands.app.command()(reader_commands.follow)
 app.add_typer(data_commands.app, name="data")
+data_commands.app.command()(serving_commands.user)
 app.command()(doctor_commands.doctor)
 app.command()(events_commands.migrate)
 app.add_typer(learning_commands.app, name="learn")

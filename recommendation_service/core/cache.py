@@ -150,6 +150,18 @@ class Cache(Generic[T]):
             return None
         return None if flight.cancelled() or flight.exception() else flight.result()
 
+    async def peek(self, key: int) -> T | None:
+        """What L1 or L2 has of the value, and nothing is read for it; None: neither has, or L2 does not answer."""
+        payload = self._l1.get(key, self._clock())
+        if payload is not None:
+            return self._decode(payload) if payload else None
+        if self._guard is None:
+            return None
+        try:
+            return (await self._look_up(key, Allowance(self._guard)))[1]
+        except RedisUnavailable:
+            return None
+
     async def invalidate(self, key: int, timeout_seconds: float = 1.0) -> bool:
         """Forget the value, and what is being read of it; other workers within L1_SECONDS.
 

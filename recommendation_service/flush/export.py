@@ -34,7 +34,7 @@ from recommendation_service.ranking.slate import EXPLORATION, RULES
 ROWS_AT_ONCE = 2_000
 LARGEST_ID = 2**63 - 1
 
-_COLUMNS = (
+EVENT_COLUMNS = (
     *("event_id", "event", "user_id", "item_type", "item_id", "request_id", "session_id", "endpoint", "slot_kind"),
     *("position", "value", "watch_seconds", "flags", "happened_at", "received_at"),
 )
@@ -77,7 +77,7 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
     conditions, parameters = selection.conditions()
     columns = ", ".join(
         f"CAST({name} AS CHAR) AS {name}" if name.endswith("_at") and engine.dialect.name != "sqlite" else name
-        for name in _COLUMNS
+        for name in EVENT_COLUMNS
     )
     statement = text(
         f"SELECT id, {columns}, properties, slots FROM recs_events "
@@ -91,7 +91,7 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
         for row in rows:
             try:
                 feed = feed_of_row(row) if row["slots"] is not None else None
-                event = _event(row, feed)
+                event = event_of_row(row, feed)
             except ValueError as error:
                 raise SourceError(f"The feed in row {row['id']} of recs_events cannot be read: {error}.") from None
             yield event
@@ -106,13 +106,13 @@ def event_of_record(record: Event) -> dict[str, Any]:
     Raises IndexError or ValueError for what no column can hold.
     """
     if isinstance(record, FeedRecord):
-        return _event(dict(zip(FEED_COLUMNS, feed_row(record, 0), strict=True)), record)
-    return _event(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None)
+        return event_of_row(dict(zip(FEED_COLUMNS, feed_row(record, 0), strict=True)), record)
+    return event_of_row(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None)
 
 
-def _event(row: Mapping[Any, Any], feed: FeedRecord | None) -> dict[str, Any]:
+def event_of_row(row: Mapping[Any, Any], feed: FeedRecord | None) -> dict[str, Any]:
     """Of a row of recs_events; what it lacks is None."""
-    event: dict[str, Any] = {name: row.get(name) for name in _COLUMNS}
+    event: dict[str, Any] = {name: row.get(name) for name in EVENT_COLUMNS}
     for name in ("happened_at", "received_at"):
         event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
     return event | (_feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS))
@@ -189,7 +189,7 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         ]
     )
     types = {
-        **dict.fromkeys(_COLUMNS, pa.string()),
+        **dict.fromkeys(EVENT_COLUMNS, pa.string()),
         **dict.fromkeys(_LONG_INTEGERS, pa.int64()),
         **dict.fromkeys(_SHORT_INTEGERS, pa.int32()),
         **dict.fromkeys(("value", "watch_seconds"), pa.float64()),
@@ -199,7 +199,9 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         "slots": pa.list_(slot),
         "shadows": pa.list_(pa.struct([("policy", pa.string()), ("propensities", pa.list_(pa.float32()))])),
     }
-    schema = pa.schema([(name, types[name]) for name in (*_COLUMNS, *_FEED_FIELDS)], metadata={"pandas": _for_pandas()})
+    schema = pa.schema(
+        [(name, types[name]) for name in (*EVENT_COLUMNS, *_FEED_FIELDS)], metadata={"pandas": _for_pandas()}
+    )
     count = 0
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for some in _parts(events, ROWS_AT_ONCE):

@@ -48,6 +48,9 @@ class FleetStore:
     def peek(self, user_id: int, session: int) -> bytes:
         return self.machine.peek(user_id, session)
 
+    async def elsewhere(self, key: bytes) -> bytes | None:
+        return await self.fleet.read(key, self.fleet.allowance())
+
     async def note(self, key: bytes, after: After) -> bool:
         """Nobody is shown anything, so it does not matter who is told first."""
         try:

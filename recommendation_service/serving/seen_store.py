@@ -77,6 +77,9 @@ class SeenStore(Protocol):
     def peek(self, user_id: int, session: int) -> bytes:
         """What this machine remembers of a user, and nothing else is done. Raises MemoryFailed."""
 
+    async def elsewhere(self, key: bytes) -> bytes | None:
+        """What the fleet remembers of a user; None: there is no fleet, or it does not answer."""
+
     async def note(self, key: bytes, after: After) -> bool:
         """Remember what a user did; whether that can be. ``after`` may be asked more than once."""
 
@@ -105,6 +108,9 @@ class NoStore:
 
     def peek(self, _user_id: int, _session: int) -> bytes:
         return b""
+
+    async def elsewhere(self, _key: bytes) -> bytes | None:
+        return None
 
     async def note(self, _key: bytes, _after: After) -> bool:
         return True
@@ -136,6 +142,9 @@ class MachineStore:
         if self.group.memory is None:
             raise MemoryFailed("there is no memory of what users have seen")
         return self.group.read(key)
+
+    async def elsewhere(self, _key: bytes) -> bytes | None:
+        return None
 
     async def note(self, key: bytes, after: After) -> bool:
         try:

@@ -208,6 +208,10 @@ class Users:
         """None of an unknown user, and where it takes longer than USER_READ_TIMEOUT_MILLISECONDS. Never raises."""
         return await self._cache.get(user_id)
 
+    async def kept(self, user_id: int) -> UserFacts | None:
+        """What the caches have of a user, and nothing is read for it."""
+        return await self._cache.peek(user_id)
+
     async def forget(self, user_id: int) -> bool:
         """Read the user anew from now on; other workers within a minute. False: Redis did not take the order."""
         return await self._cache.invalidate(user_id)

@@ -28,7 +28,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.demo.schema import metadata
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.event_writer import EventWriter, Outcome
-from recommendation_service.flush.export import _COLUMNS, write_parquet
+from recommendation_service.flush.export import EVENT_COLUMNS, write_parquet
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.migrations import MIGRATIONS, migrate, statements
 from recommendation_service.flush.tables import make_writing_engine
@@ -272,7 +272,7 @@ def test_polars_reads_the_parquet_lazily(parquet_file: Path) -> None:
 
 def test_an_id_that_int64_cannot_hold_is_named(exported: Settings, engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"item_id of the event 'odd' is 9223372036854775808"):
-        write_parquet([dict.fromkeys(_COLUMNS) | {"event_id": "odd", "item_id": 2**63}], io.BytesIO())
+        write_parquet([dict.fromkeys(EVENT_COLUMNS) | {"event_id": "odd", "item_id": 2**63}], io.BytesIO())
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

@@ -1,0 +1,34 @@
+"""What the learner keeps of one person: the feeds that may still bring rewards, and how much of the sums is theirs."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+from recommendation_service.learning.ledger import FILE
+
+_QUERIES = {
+    "pending_feeds": "SELECT COUNT(*) FROM feeds WHERE user = :user AND (:user > 0 OR session = :session)",
+    "pending_events": """SELECT COUNT(*) FROM happenings WHERE request IN
+  (SELECT request FROM feeds WHERE user = :user AND (:user > 0 OR session = :session))""",
+    "unmatched_events": "SELECT COUNT(*) FROM unmatched WHERE user = :user AND (:user > 0 OR session = :session)",
+    "learned_slots": "SELECT COALESCE(SUM(weight), 0.0) FROM persons WHERE user = :user AND session = :part",
+}
+
+
+def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, float]:
+    """By what it is; nothing where nothing is learned here. Raises OSError where the file cannot be read."""
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    parameters = {"user": user_id, "session": session_id, "part": "" if user_id else session_id}
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)) as database:
+            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+            return {
+                name: database.execute(query, parameters).fetchone()[0]
+                for name, query in _QUERIES.items()
+                if name != "learned_slots" or "persons" in tables
+            }
+    except sqlite3.Error as error:
+        raise OSError(5, str(error), str(path)) from error

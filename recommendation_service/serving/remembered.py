@@ -1,0 +1,156 @@
+"""Everything that the service remembers of one person, in words, for that person: what a machine's files and the
+database have of a user, or of a session of somebody anonymous."""
+
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Engine
+
+from recommendation_service.catalog.inspection import describe_user
+from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import CatalogError
+from recommendation_service.flush.person import Page, Person, dead_letters_of, rows_of, waiting_of
+from recommendation_service.learning.person import pending_of
+from recommendation_service.log.decisions import read_decisions
+from recommendation_service.memory.entries import as_entries
+from recommendation_service.model.item_keys import ITEM_TYPES, unpack
+from recommendation_service.model.kinds import KINDS
+from recommendation_service.ranking.seen import EPOCH
+from recommendation_service.sources.users import UserFacts
+
+STATES = ("served", "impressed", "acted", "hidden")
+
+
+class SeenItem(msgspec.Struct, frozen=True):
+    """An item, or a creator who is hidden, that stays away from the person's feeds."""
+
+    type: str
+    id: int
+    state: str
+    slot: str | None  # the kind of slot that it was served in, where that is known
+    at: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A decision: that it is kept of a feed, which is among the events."""
+
+    request_id: str
+    at: str
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """Of one person. Times are UTC, in ISO 8601."""
+
+    user_id: int
+    session_id: str | None  # of an anonymous person
+    not_personal: bool  # listed in NOT_PERSONAL_TABLE
+    catalog: dict[str, Any] | None  # past, connections and profile; null: none of them, the person is not in it
+    cached_facts: dict[str, Any] | None  # of a user outside the catalog, as last read of the operator's tables
+    seen: list[SeenItem]  # by this machine, the latest last
+    fleet_seen: list[SeenItem] | None  # in Redis; null: there is none, or it does not answer
+    waiting: int  # events of this machine's log that the database does not have yet
+    waiting_events: list[dict[str, Any]]  # of them the latest, as an export has them
+    events: list[dict[str, Any]]  # a page of recs_events, the latest first, as an export has them
+    next: str | None  # what the next page of events is asked for with, as `page`; null: there is none
+    decisions: int  # that this machine keeps
+    latest_decisions: list[Kept]
+    dead_letters: int  # events that the database refuses for ever
+    learner: dict[str, float]  # feeds and events that may still teach something; how many shown items count in the sums
+
+
+def seen_items(entries: bytes) -> list[SeenItem]:
+    """Of what ranking/seen.py says."""
+    items = []
+    for key, detail in as_entries(entries).tolist():
+        item_type, number = unpack(key)
+        kind = detail >> 4 & 15
+        items.append(
+            SeenItem(
+                ITEM_TYPES[item_type] if item_type < len(ITEM_TYPES) else str(item_type),
+                number,
+                STATES[(detail & 15) - 1],
+                KINDS[kind - 1] if kind else None,
+                _moment((detail >> 32) + EPOCH),
+            )
+        )
+    return items
+
+
+def facts_in_words(facts: UserFacts | None) -> dict[str, Any] | None:
+    if facts is None:
+        return None
+    names = ("skills", "knowledges", "tools", "languages")
+    history = [
+        {"type": ITEM_TYPES[item_type], "id": number, "at": _moment(when)}
+        for key, when in facts.history.tolist()
+        for item_type, number in (unpack(key),)
+    ]
+    return {"history": history, "connected": facts.network.tolist(), "connections": facts.connections} | {
+        name: list(texts) for name, texts in zip(names, facts.attributes, strict=True)
+    }
+
+
+def remembered(
+    settings: Settings,
+    engine: Engine,
+    catalog: Catalog | None,
+    person: Person,
+    page: Page,
+    seen: bytes,
+    fleet_seen: bytes | None = None,
+    facts: UserFacts | None = None,
+) -> Remembered:
+    """Reads files and the database: not on an event loop. ``seen``, ``fleet_seen``: what this machine's memory and the
+    fleet's have of the person; ``facts``: what is cached.
+
+    Raises SourceError, OSError.
+    """
+    events, following = rows_of(engine, person, page)
+    waiting, waiting_events = waiting_of(settings.events_dir, person, page.most)
+    decisions, count = deque[Kept](maxlen=page.most), 0
+    if person.user_id:  # one of an anonymous feed bears nobody's name
+        for record in read_decisions(settings.decisions_dir):
+            if record.user_id == person.user_id:
+                count += 1
+                decisions.append(Kept(record.request_id.hex(), _moment(record.happened_ms / 1000)))
+    return Remembered(
+        user_id=person.user_id,
+        session_id=person.session_id,
+        not_personal=_is_listed(settings, catalog, person),
+        catalog=_in_catalog(settings, catalog, person),
+        cached_facts=facts_in_words(facts),
+        seen=seen_items(seen),
+        fleet_seen=None if fleet_seen is None else seen_items(fleet_seen),
+        waiting=waiting,
+        waiting_events=waiting_events,
+        events=events,
+        next=following,
+        decisions=count,
+        latest_decisions=list(decisions),
+        dead_letters=len(dead_letters_of(settings.events_dir, person)),
+        learner=pending_of(settings.learning_dir, person.user_id, person.session_id),
+    )
+
+
+def _is_listed(settings: Settings, catalog: Catalog | None, person: Person) -> bool:
+    listed = catalog.not_personal if catalog is not None and settings.not_personal_table is not None else None
+    return listed is not None and bool((listed == person.user_id).any())
+
+
+def _in_catalog(settings: Settings, catalog: Catalog | None, person: Person) -> dict[str, Any] | None:
+    if catalog is None or not person.user_id:
+        return None
+    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
+    try:
+        described = describe_user(catalog, store.names(catalog.version), person.user_id)
+    except CatalogError:
+        return None
+    described.pop("user_id")
+    return {"version": catalog.version, **described}
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
