@@ -29,6 +29,8 @@ PROBES: tuple[tuple[Any, ...], ...] = (
     ("TYPE", KEY),
     ("HGETALL", KEY),
     ("XADD", KEY, "NOMKSTREAM", "*", "r", ""),
+    ("XRANGE", KEY, "-", "+"),
+    ("XTRIM", KEY, "MINID", 0),
     ("XACK", KEY, "flushers", "1-1"),
     ("XDEL", KEY, "1-1"),
     ("XGROUP", "CREATE", KEY, "flushers", "0"),

@@ -255,9 +255,9 @@ def _check_ledger(settings: Settings, file: LearningFile, folder: Path, store: P
     except (LedgerRefused, PolicyError) as error:
         raise BackupRefused(f"What the backup has cannot be used here: {error}") from error
     try:
-        ledger.identity.takes_over = True
+        ledger.fleet.identity.takes_over = True
         with ledger.step():
-            ledger.keep_identity()
+            ledger.fleet.keep_identity()
     finally:
         ledger.close()
 

@@ -23,6 +23,7 @@ import structlog
 from recommendation_service.core.blocking_redis import BlockingRedis
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.core.redis import LUA_GET, RedisUnavailable
+from recommendation_service.learning.abroad import Received, receive, send
 from recommendation_service.learning.ledger import Ledger
 from recommendation_service.learning.parts import (
     Part,
@@ -169,12 +170,12 @@ class LearningFleet:
     def _write(self, slots: int, now: float) -> None:
         """Raises RedisUnavailable, NotThisMachine, OSError."""
         self._strike_replaced(now)
-        identity = self._ledger.identity
+        identity = self._ledger.fleet.identity
         if self._writer not in identity.writers:
             identity.writers.append(self._writer)
         identity.sequence += 1
         with self._ledger.step():  # before Redis has it: what is found there is known to be this machine's
-            self._ledger.keep_identity()
+            self._ledger.fleet.keep_identity()
         part = Part(identity.machine, self._host, identity.sequence, int(now * 1000), slots, self._ledger.sums)
         arguments: list[Any] = [KEPT_SECONDS, identity.sequence, " ".join(identity.writers), int(identity.takes_over)]
         value = part.encoded(self._writer)
@@ -185,11 +186,11 @@ class LearningFleet:
         if identity.writers != [self._writer] or identity.takes_over:
             identity.writers, identity.takes_over = [self._writer], False
             with self._ledger.step():
-                self._ledger.keep_identity()
+                self._ledger.fleet.keep_identity()
 
     def _refuse(self, outcome: bytes) -> None:
         self.fence = None
-        machine = self._ledger.identity.machine
+        machine = self._ledger.fleet.identity.machine
         if outcome == b"struck":
             self._problem = (
                 f"This machine ({machine}) was struck off the fleet: what it learned does not count. `recs learn "
@@ -205,7 +206,7 @@ class LearningFleet:
         raise NotThisMachine(self._problem)
 
     def _take(self, *, take_lease: bool) -> None:
-        machine = self._ledger.identity.machine
+        machine = self._ledger.fleet.identity.machine
         arguments: list[Any] = [machine, LEASE_MILLISECONDS, int(take_lease), KEPT_SECONDS]
         holder, fence, published = self._redis.script(TAKE, [LEASE, FENCE, PUBLISHED], *arguments)
         self.publisher = holder.decode("ascii", "replace")
@@ -252,8 +253,8 @@ class LearningFleet:
         """
         answer = self._redis.script(READ, [PARTS])
         there = {name.decode("ascii", "replace"): value for name, value in zip(answer[::2], answer[1::2], strict=True)}
-        there.pop(self._ledger.identity.machine, None)
-        known = self._ledger.others()
+        there.pop(self._ledger.fleet.identity.machine, None)
+        known = self._ledger.fleet.others()
         found = {}
         for machine in {*there, *known}:
             value, before = there.get(machine), known.get(machine)
@@ -265,10 +266,40 @@ class LearningFleet:
             elif value is not None:
                 found[machine] = value
         with self._ledger.step():
-            self._ledger.keep_others(
+            self._ledger.fleet.keep_others(
                 {machine: value for machine, value in found.items() if value != known.get(machine)}
             )
         return found
+
+    def received(self) -> Received | None:
+        """What other machines were told of feeds that may be this one's; None: nothing, or Redis does not answer."""
+        if self._cut_off_at is not None:
+            return None  # until `share` has found it again
+        place = self._ledger.abroad.place
+        try:
+            received = receive(self._redis, self._ledger.fleet.identity.machine, place)
+        except RedisUnavailable as error:
+            self._cut_off(error)
+            return None
+        return received if received.place != place else None
+
+    def hand_over(self, kept_ms: int) -> None:
+        """What this machine was told of feeds that are none of its own; what Redis does not take waits.
+
+        Raises OSError.
+        """
+        waiting = self._ledger.abroad.waiting()
+        if self._cut_off_at is not None or not waiting:
+            return
+        try:
+            send(self._redis, self._ledger.fleet.identity.machine, list(waiting.values()), kept_ms)
+        except RedisUnavailable as error:
+            self._cut_off(error)
+            return
+        with self._ledger.step():
+            self._ledger.abroad.handed(waiting)
+            self._ledger.totals.leave("elsewhere", len(waiting))
+            self._ledger.keep(self._ledger.mark)
 
     def note_published(self, version: str, slots: int, now: float) -> None:
         """Nothing is lost where it cannot be: another machine may publish the same once more."""
@@ -300,7 +331,7 @@ class LearningFleet:
 
     def status(self) -> dict[str, Any]:
         return {
-            "machine": self._ledger.identity.machine,
+            "machine": self._ledger.fleet.identity.machine,
             "host": self._host,
             "publisher": self.publisher,
             "cut_off": self._cut_off_at is not None,
@@ -311,7 +342,7 @@ class LearningFleet:
         """Let others publish at once."""
         if self.fence is not None:
             with contextlib.suppress(RedisUnavailable):  # then it ends by itself
-                self._redis.script(LET_GO, [LEASE], self._ledger.identity.machine)
+                self._redis.script(LET_GO, [LEASE], self._ledger.fleet.identity.machine)
         self._redis.close()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from recommendation_service.learning.abroad import HandedOver, Received
 from recommendation_service.learning.format import EventReward, LearningFile
 from recommendation_service.learning.ledger import Added, Event, Feed, Happened, Ledger, Owed
 from recommendation_service.learning.operator_rows import Look
@@ -38,9 +39,21 @@ MOST_DUE = 1_000
 
 
 class Intake:
-    """``now_ms``: milliseconds since 1970. Everything here is done within a step of the ledger."""
+    """``now_ms``: milliseconds since 1970; ``has_fleet``: what is of none of this machine's feeds is handed over.
 
-    def __init__(self, ledger: Ledger, totals: Totals, file: LearningFile, now_ms: Callable[[], int]) -> None:
+    Everything here is done within a step of the ledger.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        totals: Totals,
+        file: LearningFile,
+        now_ms: Callable[[], int],
+        *,
+        has_fleet: bool = False,
+    ) -> None:
+        self._has_fleet = has_fleet
         self._ledger = ledger
         self._totals = totals
         self._file = file
@@ -112,6 +125,9 @@ class Intake:
         if request is None:
             self._totals.leave("no_feed")
             return []
+        if self._has_fleet and not self._ledger.has_feed(request):
+            self._ledger.abroad.add(HandedOver(request, record.user_id, record.session_id, *event))
+            return []
         return self._add(request, record.user_id, event, BY_REQUEST)
 
     def _add(self, request: bytes, user_id: int, event: Event, source: str) -> list[bytes]:
@@ -133,11 +149,33 @@ class Intake:
         touched = []
         for user_id, session_id, event in self._ledger.unmatched():
             request = self._showed(user_id, session_id, event.item, 0, event.received_ms)
-            if request is None:
-                self._totals.leave("no_feed")
-            else:
+            if request is not None:
                 touched += self._add(request, user_id, event, BY_USER)
+            elif self._has_fleet:
+                self._ledger.abroad.add(HandedOver(None, user_id, session_id, *event))
+            else:
+                self._totals.leave("no_feed")
+        touched += self._of_feeds_here(self._ledger.abroad.take_back())
         self._ledger.touch(touched, self._now_ms())
+
+    def take_handed_over(self, received: Received) -> None:
+        """Of what other machines were told, what is of feeds of this one. It has to be from before the log was read to
+        its end: then that has all feeds that it can be of."""
+        self._ledger.touch(self._of_feeds_here(received.events), self._now_ms())
+        self._ledger.abroad.keep_place(received.place)
+
+    def _of_feeds_here(self, events: list[HandedOver]) -> list[bytes]:
+        """Note those that are; feeds whose rewards may be others now."""
+        touched = []
+        for one in events:
+            event, source = Event(*one[3:]), BY_REQUEST
+            request = one.request if one.request is not None and self._ledger.has_feed(one.request) else None
+            if one.request is None:
+                source = BY_USER
+                request = self._showed(one.user_id, one.session_id, event.item, 0, event.received_ms)
+            if request is not None:
+                touched += self._add(request, one.user_id, event, source)
+        return touched
 
     def _showed(self, user_id: int, session_id: str | None, item: int, since_ms: int, until_ms: int) -> bytes | None:
         """The latest feed that did, of those by then."""
@@ -278,6 +316,7 @@ class Intake:
         now_ms = self._now_ms()
         before_ms = now_ms - self._file.longest_ms
         self._ledger.persons.drop_old(now_ms / 1000)
+        self._totals.leave("no_feed", self._ledger.abroad.drop_before(before_ms))
         self._totals.leave("no_feed", self._ledger.drop_before(before_ms, before_ms))
         self._totals.leave("crowded", self._ledger.drop_oldest(most_feeds))
 

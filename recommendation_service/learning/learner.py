@@ -16,6 +16,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.database import PoolShare
 from recommendation_service.core.errors import ConfigurationError, PolicyError, SourceError
 from recommendation_service.core.place import problem_of
+from recommendation_service.learning.abroad import Received
 from recommendation_service.learning.fleet import CutOff, LearningFleet, NotThisMachine
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.intake import Intake
@@ -70,11 +71,13 @@ class Learner:
         except BaseException:
             self.ledger.close()
             raise
-        self._intake = Intake(self.ledger, self.totals, file, self._now_ms)
         self._operator = OperatorRows(settings, tuple(file.rows), share)
         self._looks: list[Look] = []  # at the operator's tables, which wait until the log is read to its end
         redis = open_blocking_redis(settings)
         self.fleet = None if redis is None else LearningFleet(redis, self.ledger, settings.learning_dir)
+        self._intake = Intake(self.ledger, self.totals, file, self._now_ms, has_fleet=self.fleet is not None)
+        self._longest_ms = file.longest_ms
+        self._received: Received | None = None  # of other machines, which waits as the looks do
         self._publisher = Publisher(settings, file, None if redis is None else FleetPolicies(redis))
         self._problem: str | None = None  # why nothing is published
         self._unshared: str | None = None  # why what is learned is not, as it was logged last
@@ -91,6 +94,8 @@ class Learner:
         if (wrong := problem_of(self._settings)) is not None:
             raise SourceError(wrong)
         self._looks = self._looks or self._operator.look(self.ledger.rows, self._now_ms())
+        if self.fleet is not None and self._received is None:
+            self._received = self.fleet.received()
         batch = self._reader.read()
         if batch.missed is not None:
             log.error("records of the log were deleted before they were learned from", records=batch.missed.records)
@@ -102,10 +107,16 @@ class Learner:
             if not more:
                 self._intake.match()
                 self._match_rows()
+                if self._received is not None:
+                    self._intake.take_handed_over(self._received)
                 more = self._intake.settle()
                 self._intake.drop_old(self._settings.learn_pending_feeds)
             self.ledger.keep(batch.mark)
         self._reader.settle(batch.mark)
+        if not batch.has_more:
+            self._received = None
+            if self.fleet is not None:
+                self.fleet.hand_over(self._longest_ms)
         return more
 
     def _match_rows(self) -> None:

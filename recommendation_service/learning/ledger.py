@@ -8,11 +8,10 @@ cannot be told to be wrong.
 import contextlib
 import hashlib
 import json
-import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -23,6 +22,8 @@ import numpy.typing as npt
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import create, make_folder
+from recommendation_service.learning.abroad import Abroad
+from recommendation_service.learning.fleet_notes import FleetNotes
 from recommendation_service.learning.persons import Persons
 from recommendation_service.learning.rewards import Happening
 from recommendation_service.learning.row_notes import BY_ROW, RowNotes
@@ -56,18 +57,6 @@ CREATE TABLE unmatched (
 );
 CREATE TABLE forgotten (user INTEGER PRIMARY KEY, moment INTEGER NOT NULL);
 """
-# What a file of before there were fleets lacks.
-_OTHERS = "CREATE TABLE IF NOT EXISTS others (machine TEXT PRIMARY KEY, part BLOB NOT NULL) WITHOUT ROWID"
-
-
-@dataclass
-class Identity:
-    """By which the fleet knows whose the sums are (fleet.py). It goes with the file: who begins anew is another."""
-
-    machine: str
-    writers: list[str] = field(default_factory=list)  # as whom it has written since Redis last had its part
-    sequence: int = 0  # of its parts
-    takes_over: bool = False  # the next one replaces whatever there is
 
 
 class LedgerRefused(SourceError):
@@ -160,7 +149,6 @@ class Ledger:
         self.mark = Mark()
         self.taken: dict[str, int] = {}  # segments that are read once more: up to where that was done before
         self.totals = Totals()
-        self.identity = Identity(secrets.token_hex(8))
         make_folder(folder)
         is_new = not self.path.exists() or self.path.stat().st_size == 0
         if is_new:
@@ -174,6 +162,8 @@ class Ledger:
             self._open(is_new)
             self.persons = Persons(self._database, person_slots, sums.half_life_seconds)
             self.rows = RowNotes(self._database)
+            self.abroad = Abroad(self._database)
+            self.fleet = FleetNotes(self._database)
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             self._database.close()
             raise LedgerRefused(f"{self.path} cannot be used: {error}.") from error
@@ -188,9 +178,7 @@ class Ledger:
             with self.step():
                 for statement in filter(str.strip, _TABLES.split(";")):
                     self._database.execute(statement)
-                self._database.execute(_OTHERS)
                 self._write("layout", LAYOUT)
-                self.keep_identity()
                 self.keep(self.mark)
             return
         [[found]] = self._database.execute("PRAGMA quick_check(1)").fetchall()
@@ -206,10 +194,6 @@ class Ledger:
         self.taken = {str(name): int(position) for name, position in self._read("taken").items()}
         self.totals = Totals(**self._read("totals"))
         self._take_sums(self._read("sums"), *(self._bytes(name) for name in ("total", "low")))
-        self._database.execute(_OTHERS)
-        if self._database.execute("SELECT 1 FROM known WHERE name = 'identity'").fetchone() is None:
-            self.keep_identity()
-        self.identity = Identity(**self._read("identity"))
 
     def _take_sums(self, described: dict[str, Any], total: bytes, low: bytes) -> None:
         if hashlib.sha256(total + low).hexdigest() != described["sha256"]:
@@ -253,18 +237,6 @@ class Ledger:
         self._write("sums", described)
         for name, content in (("total", total), ("low", low)):
             self._database.execute("INSERT OR REPLACE INTO known VALUES (?, ?)", (name, content))
-
-    # What concerns the fleet. All that keeps anything within a step.
-
-    def keep_identity(self) -> None:
-        self._write("identity", asdict(self.identity))
-
-    def others(self) -> dict[str, bytes]:
-        """The parts of the other machines, as they were last read."""
-        return dict(self._database.execute("SELECT machine, part FROM others"))
-
-    def keep_others(self, parts: dict[str, bytes]) -> None:
-        self._database.executemany("INSERT OR REPLACE INTO others VALUES (?, ?)", parts.items())
 
     # What comes from the log. All of these within a step.
 
@@ -310,6 +282,9 @@ class Ledger:
             (*who, since_ms, until_ms, most),
         )
         return [Feed(*row) for row in rows]
+
+    def has_feed(self, request: bytes) -> bool:
+        return self._database.execute("SELECT 1 FROM feeds WHERE request = ?", (request,)).fetchone() is not None
 
     def touch(self, requests: Iterable[bytes], now_ms: int) -> None:
         """Have the rewards of these feeds looked at again, where they were looked at before."""
@@ -382,6 +357,7 @@ class Ledger:
                 run("DELETE FROM feeds WHERE user = ?", (user,))
                 run("DELETE FROM unmatched WHERE user = ?", (user,))
                 self.persons.forget(user)
+                self.abroad.forget(user)
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, moment))
         for user in known.keys() - users.keys():
             self._database.execute("DELETE FROM forgotten WHERE user = ?", (user,))

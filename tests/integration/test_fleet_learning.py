@@ -20,10 +20,12 @@ from recommendation_service import cli
 from recommendation_service.core.blocking_redis import BlockingRedis, open_blocking_redis
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.learning import fleet, parts
+from recommendation_service.learning.abroad import HandedOver
 from recommendation_service.learning.backup import back_up, put_back
 from recommendation_service.learning.fleet import CutOff, NotThisMachine
 from recommendation_service.learning.learner import Learner
 from recommendation_service.learning.ledger import FILE, identity_in
+from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.records import Record
 from recommendation_service.policies.fleet import Fenced
 from recommendation_service.policies.journal import Deed
@@ -31,6 +33,9 @@ from recommendation_service.policies.store import PolicyStore
 from tests.servers import LOOPBACK, PrivateRedis
 from tests.support.events import HAPPENED_MS, feed
 from tests.unit.learning.test_learner import World, shown
+
+# As a second hand-over of one that is noted: item, name, reward, shows, when it happened and came.
+EVENT = (100 << 1, "impression", 0.0, True, HAPPENED_MS + 5_000, HAPPENED_MS + 6_000)
 
 
 class Fleet:
@@ -265,7 +270,7 @@ def test_a_machine_that_was_struck_off_counts_no_more_and_says_so(machines: Flee
     one, two = machines._opened
     assert all_slots(two) == 20
     with machines.connection() as connection:
-        assert fleet.strike(connection, one.ledger.identity.machine, 0)
+        assert fleet.strike(connection, one.ledger.fleet.identity.machine, 0)
         assert not fleet.strike(connection, "nobody", 0)
     assert all_slots(two) == 10
     redis.execute("FLUSHALL")
@@ -292,6 +297,75 @@ def test_beginning_anew_takes_the_place_of_what_was_learned_before(
     teach(machines.world("one"), 2, 1)
     share(again := machines.learner("one"))
     assert all_slots(again) == again.totals.all_slots
+
+
+def test_feedback_that_comes_to_another_machine_teaches_the_one_that_made_the_feed_once(
+    machines: Fleet, redis: PrivateRedis
+) -> None:
+    one, two = machines.learner("one"), machines.learner("two")
+    served, other = feed(6), feed(6, user_id=8)
+    at = {"happened_ms": HAPPENED_MS + 5_000, "received_ms": HAPPENED_MS + 6_000}
+    machines.world("one").write([served, other])
+    machines.world("two").write(
+        [
+            *(shown(served, place, **at) for place in (0, 1)),
+            shown(served, 1, "match", **at),
+            shown(other, 3, "match", **at, user_id=8, request_id=None),
+        ]
+    )
+
+    def step(learner: Learner) -> None:
+        while learner.step():
+            pass
+
+    step(one)
+    redis.kill()
+    step(two)
+    redis.start()
+    assert two.totals.left == {}
+    share(two)
+    step(two)
+    assert two.totals.left == {"elsewhere": 4}
+    assert two.totals.slots == two.totals.events == {}
+    share(one)
+    step(one)
+    assert one.totals.events == {"impression": {"request": 2}, "match": {"request": 1, "user": 1}}
+    assert one.totals.slots == {"AU": 2 + 3, "FW": 1}
+    machines.kill(one)
+    one = machines.learner("one")
+    two.ledger.abroad.add(HandedOver(served.request_id, 7, None, *EVENT))
+    step(two)
+    step(one)
+    assert one.totals.slots == {"AU": 2 + 3, "FW": 1}, "what is handed over twice counts once"
+    assert one.totals.left == {"again": 1}
+
+
+def test_a_segment_of_feeds_that_is_read_later_is_no_reason_to_hand_over(machines: Fleet) -> None:
+    world = machines.world("one")
+    served = feed(6)
+    world.write([shown(served, 0)], name="00")
+    world.write([served], name="01")
+    one = machines.learner("one")
+    assert one.totals.left == {}
+    assert one.totals.slots == {"AU": 1}
+
+
+def test_what_is_handed_over_of_a_forgotten_user_or_for_nobody_is_dropped(machines: Fleet, redis: PrivateRedis) -> None:
+    world = machines.world("one")
+    world.write([shown(feed(6), 0), shown(feed(6, user_id=8), 0, user_id=8)])
+    redis.kill()
+    learner = world.learner()
+    assert not learner.step()
+    assert len(learner.ledger.abroad.waiting()) == 2
+    note_forgotten(world.settings.events_dir, 7, HAPPENED_MS + 20_000)
+    world.write([feed(3, happened_ms=HAPPENED_MS + 30_000)])
+    learner.step()
+    assert len(learner.ledger.abroad.waiting()) == 1
+    world.now_ms += world.file.longest_ms
+    learner.step()
+    assert learner.ledger.abroad.waiting() == {}
+    assert learner.totals.left == {"no_feed": 1}
+    learner.close()
 
 
 def test_a_backup_that_is_put_back_takes_the_place_of_what_the_fleet_has_of_its_machine(
@@ -339,7 +413,7 @@ def test_sums_that_are_damaged_or_of_another_release_are_refused_and_named(
         teach(machines.world(name), number)
         share(machines.learner(name))
     one, two = machines._opened
-    machine = one.ledger.identity.machine
+    machine = one.ledger.fleet.identity.machine
     with machines.connection() as connection:
         key = connection.key("{fleet}:sums")
         value = connection.call(lambda client: client.hget(key, machine))
@@ -370,7 +444,10 @@ def test_anything_else_in_redis_stops_nobody(machines: Fleet, redis: PrivateRedi
     teach(machines.world("one"), 1)
     one = machines.learner("one")
     with machines.connection() as connection:
-        names = [connection.key("{fleet}:" + name) for name in ("sums", "lease", "fence", "published", "policies")]
+        names = [
+            connection.key("{fleet}:" + name)
+            for name in ("sums", "lease", "fence", "published", "policies", "feedback")
+        ]
     for spoil in (("SET", "x"), ("RPUSH", "x")):
         for name in names:
             redis.execute("DEL", name)
@@ -378,6 +455,7 @@ def test_anything_else_in_redis_stops_nobody(machines: Fleet, redis: PrivateRedi
         with suppress(PolicyError):
             one.publish(asked=True)
         redis.execute("DEL", names[1])
+        one.step()
         assert all_slots(one) == 10
     one.totals.version_slots = 0
     assert one.publish(asked=True)
