@@ -1,7 +1,7 @@
 # One way to do each thing; CI runs the same (.ci/run). `make` alone prints what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-clients test-databases test-debian12 test-debian13 check bench regret faults findings clean
+.PHONY: help setup run test test-unit test-clients test-databases test-debian12 test-debian13 check bench regret faults findings clean
 
 # Not taken from the environment, where some shells keep the machine's own name in HOST: that would serve to the network.
 HOST = 127.0.0.1
@@ -20,9 +20,12 @@ run: ## Build the embedded demo and serve it on 127.0.0.1:5005 (PORT=, HOST=) un
 	@PIP_COMPILE=0 bash scripts/setup.sh runtime
 	@exec .venv/bin/python -m recommendation_service serve --demo --host '$(HOST)' --port '$(PORT)' $(ARGS)
 
-test: setup ## Run every test, on private MariaDB and Redis servers (ARGS='-k feed')
+test: setup ## Run every test, side by side, on private MariaDB and Redis servers (ARGS='-k feed', ARGS='-n 0 FILE')
 	@bash scripts/install_servers.sh
-	@exec .venv/bin/python -m pytest $(ARGS)
+	@exec .venv/bin/python -m pytest -n auto $(ARGS)
+
+test-unit: setup ## Run the tests that need no server, in about a minute
+	@exec .venv/bin/python -m pytest -n auto tests/unit $(ARGS)
 
 check: setup ## Check format, rules and types
 	@.venv/bin/ruff format --check .

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import structlog
+import xdist
 from sqlalchemy.engine import URL
 
 from recommendation_service.core.config import Settings
 from tests.servers import PrivateMariaDB, PrivateRedis
+from tests.side_by_side import pytest_xdist_auto_num_workers, pytest_xdist_make_scheduler  # noqa: F401 - hooks
 from tests.support import made_once
 
 # Beside the settings that there are: those that a runbook names and a later version may read.
@@ -39,10 +41,12 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="session", autouse=True)
-def made_once_for_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def made_once_for_all_workers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """Servers' system tables and the demo are made by the first worker that needs them, and copied by all."""
     folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if xdist.is_xdist_worker(request):
         folder = folder.parent  # each worker has one of its own in the run's
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_once, "folder", folder / "made-once")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,43 +12,18 @@ from threading import Thread
 import pytest
 
 from recommendation_service.core.config import Settings
-
-ROOT = Path(__file__).resolve().parents[2]
-DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
-IGNORE = (ROOT / ".dockerignore").read_text("utf-8")
-PYTHON = "/app/.venv/bin/python"
-COMPILE_TIMEOUT_SECONDS = 300
-
-
-def instructions(text: str = DOCKERFILE) -> Iterator[tuple[str, str]]:
-    """Each instruction with what follows it, continued lines joined."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines():
-        if line.strip():
-            word, _, rest = line.strip().partition(" ")
-            yield word, rest.strip()
-
-
-def stages() -> list[list[tuple[str, str]]]:
-    found: list[list[tuple[str, str]]] = []
-    for word, rest in instructions():
-        if word == "FROM":
-            found.append([])
-        found[-1].append((word, rest))
-    return found
-
-
-BUILD, FINAL = stages()
-
-
-def environment(stage: list[tuple[str, str]]) -> dict[str, str]:
-    """Variables that a stage sets."""
-    return dict(pair.split("=", 1) for word, rest in stage if word == "ENV" for pair in rest.split())
-
-
-def commands(stage: list[tuple[str, str]], word: str = "RUN") -> list[list[str]]:
-    """Those that are lists of words, which no shell reads."""
-    return [json.loads(rest) for name, rest in stage if name == word and rest.startswith("[")]
+from tests.support.dockerfile import (
+    BUILD,
+    DOCKERFILE,
+    FINAL,
+    PYTHON,
+    ROOT,
+    commands,
+    environment,
+    instructions,
+    is_ignored,
+    tracked_files,
+)
 
 
 def hadolint(text: str) -> subprocess.CompletedProcess[str]:
@@ -92,36 +62,6 @@ def test_dependencies_are_locked_with_hashes() -> None:
     [install] = [command for command in commands(BUILD) if "pip" in command]
     assert {"--require-hashes", "--only-binary=:all:"} <= set(install)
     assert install[install.index("--requirement") + 1] == "requirements.lock"
-
-
-def is_ignored(path: str) -> bool:
-    """Whether .dockerignore keeps a file out: the last line that fits decides, for the file or a folder above it."""
-    ignored = False
-    parts = path.split("/")
-    above = ["/".join(parts[: end + 1]) for end in range(len(parts))]
-    for line in IGNORE.splitlines():
-        if not line or line.startswith("#"):
-            continue
-        pattern = line.removeprefix("!").rstrip("/")
-        tail = pattern.removeprefix("**/")
-        if any(
-            fnmatch.fnmatch(name, pattern) if tail == pattern else fnmatch.fnmatch(Path(name).name, tail)
-            for name in above
-        ):
-            ignored = not line.startswith("!")
-    return ignored
-
-
-def tracked_files() -> list[str]:
-    """Of this checkout, whether it is a repository or a copy of one."""
-    skipped = {".git", ".venv", "var"}
-    return [
-        path.relative_to(ROOT).as_posix()
-        for top in ROOT.iterdir()
-        if top.name not in skipped
-        for path in ([top] if top.is_file() else top.rglob("*"))
-        if path.is_file()
-    ]
 
 
 def copied(stage: list[tuple[str, str]]) -> list[str]:
@@ -201,55 +141,3 @@ def test_the_stages_agree_on_the_kernels() -> None:
     copies = [rest.split() for word, rest in FINAL if word == "COPY"]
     folder = environment(FINAL)["NUMBA_CACHE_DIR"]
     assert ["--from=build", "--chown=10001:10001", folder, folder] in copies
-
-
-def machine_code(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.nb?"))}
-
-
-def test_kernels_that_an_image_was_built_with_are_not_compiled_again(tmp_path: Path) -> None:
-    """The build's lines are run on what .dockerignore lets through. Then what the image starts with is run on a copy of
-    the kernels, as the init container of deploy/kubernetes makes it, with a later time on every source, as layers of
-    an image may have it."""
-    app, folder, copy = tmp_path / "app", tmp_path / "kernels", tmp_path / "copy"
-    for path in tracked_files():
-        if not is_ignored(path):
-            (app / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / path, app / path)
-    [compile_sources, compile_kernels] = [
-        command for command in commands(BUILD) if command[0] == PYTHON and "pip" not in command
-    ]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "PYTHON"))}
-
-    def run(command: list[str], variables: dict[str, str], cache: Path) -> None:
-        known = {**clean, **variables, "PYTHONPATH": str(app), "NUMBA_CACHE_DIR": str(cache), "HOME": "/nonexistent"}
-        done = subprocess.run(
-            [sys.executable, *command[1:]],
-            cwd=app,
-            env=known,
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_TIMEOUT_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-
-    run(compile_sources, environment(BUILD), folder)
-    assert list(app.rglob("assets.cpython-*.pyc"))
-    run(compile_kernels, environment(BUILD), folder)
-    built = machine_code(folder)
-    assert len(built) >= 10
-    shutil.copytree(folder, copy, copy_function=shutil.copyfile)
-    for path in app.rglob("*.py"):
-        os.utime(path, (2_000_000_000, 2_000_000_000))
-    run(compile_kernels, environment(FINAL), copy)
-    assert machine_code(copy) == built
-    run(
-        [PYTHON, "-c", "from recommendation_service.feed.compilation import kernels_are_compiled as k; assert k()"],
-        environment(FINAL),
-        copy,
-    )
-    # An index names the processor and the features that its machine code is for: none that a machine might lack.
-    indices = [content for name, content in built.items() if name.endswith(".nbi")]
-    assert all(b"generic" in content for content in indices)
-    assert not any(b"+sse" in content or b"+avx" in content for content in indices)

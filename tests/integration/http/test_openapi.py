@@ -68,10 +68,11 @@ def test_the_document_holds(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_the_document_holds_where_a_key_is_asked_for(data_dir: Path, tmp_path: Path) -> None:
-    """That calls without a key, or with an invented one, are refused is among the checks."""
+    """That calls without a key, or with an invented one, are refused is among the checks. Examples are made from the
+    document alone, so they are the first of those above: more of them would try nothing more."""
     app = make_app(data_dir, api_keys=(KEY,), admin_token=ADMIN_TOKEN, log_level="error")
     with served(app) as client:
-        try_out(client, tmp_path, "--checks=all", "--header", f"Authorization: Bearer {KEY}")
+        try_out(client, tmp_path, "--checks=all", "--header", f"Authorization: Bearer {KEY}", examples=20)
 
 
 def test_the_document_holds_where_nothing_is_ready(tmp_path: Path) -> None:
