@@ -34,7 +34,7 @@ TOMBSTONE_SECONDS = 10
 # ... and what took longer to read is not written.
 LONGEST_READ_SECONDS = TOMBSTONE_SECONDS - 1.0
 EPOCH_SECONDS = 10.0
-MOST_READS = 64
+MOST_READS = 256
 PAUSE_SECONDS = 1.0
 
 _EPOCH = re.compile(rb"[0-9a-f]{1,16}")  # of a key's name

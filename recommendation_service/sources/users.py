@@ -1,9 +1,7 @@
 """What the operator's tables say of one user, for those who are not in the catalog."""
 
-import asyncio
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
@@ -21,6 +19,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
 from recommendation_service.core.redis import RedisGuard
+from recommendation_service.core.together import Together
 from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, item_key
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE, sql
@@ -38,6 +37,7 @@ MOST_CHARACTERS = 100
 LARGEST_ENTRY_BYTES = 16 * 1024
 # Of a worker: as many connections to the database as it uses at once.
 READING_THREADS = 2
+MOST_TOGETHER = 32
 
 ENCODING_VERSION = 1
 LARGEST_ID = 2**63 - 1
@@ -108,7 +108,7 @@ def decode_facts(encoded: bytes) -> UserFacts | None:
 
 
 class UserReader:
-    """Reads one user in three statements. ``connect`` gives a connection to a replica or the primary."""
+    """Reads users in three statements. ``connect`` gives a connection to a replica or the primary."""
 
     def __init__(
         self,
@@ -123,26 +123,41 @@ class UserReader:
 
     def read(self, user_id: int) -> UserFacts | None:
         """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
+        return self.read_all([user_id])[user_id]
+
+    def read_all(self, user_ids: Sequence[int]) -> dict[int, UserFacts | None]:
+        """The same of several different ones, each as if alone: who has so much that a limit of a statement may have
+        cut it is read alone."""
         now = self._clock()
+        parameters = self._parameters(now)
+        found: dict[int, UserFacts | None] = dict.fromkeys(user_ids)
         try:
             with self._connect() as connection:
-                parameters = self._parameters(user_id, now)
-                profiles = _run(connection, "user_profile", parameters)
-                if not profiles:
-                    return None
-                connected = _run(connection, "user_connections", parameters | {"most": MOST_CONNECTIONS})
-                interactions = _run(connection, "user_interactions", parameters | {"most": MOST_OF_A_KIND})
+                profiles = _by_user(_run(connection, "user_profile", user_ids, parameters))
+                connected = _latest_of_each(
+                    connection, "user_connections", list(profiles), parameters, MOST_CONNECTIONS
+                )
+                interactions = _latest_of_each(
+                    connection, "user_interactions", list(profiles), parameters, MOST_OF_A_KIND
+                )
         except SQLAlchemyError as error:
             original = getattr(error, "orig", None)
             raise SourceError(f"user: {original or type(error).__name__}") from error
+        for user_id, rows in profiles.items():
+            found[user_id] = self._facts(user_id, rows, connected.get(user_id, []), interactions.get(user_id, []), now)
+        return found
+
+    def _facts(
+        self, user_id: int, profiles: list[Any], connected: list[Any], interactions: list[Any], now: float
+    ) -> UserFacts:
         others = _latest(
-            ((other, when) for other, when in connected if other != user_id and _is_id(other, LARGEST_ID)),
+            ((other, when) for _, other, when in connected if other != user_id and _is_id(other, LARGEST_ID)),
             now,
             self._zone,
         )
         keys = (
             (item_key(CHALLENGE if int(is_challenge) else RESUME, number), when)
-            for number, when, is_challenge in interactions
+            for _, number, when, is_challenge in interactions
             if _is_id(number, LARGEST_ITEM)
         )
         history = _latest(keys, now, self._zone)[:MOST_INTERACTIONS]
@@ -153,14 +168,13 @@ class UserReader:
             _attributes(profiles),
         )
 
-    def _parameters(self, user_id: int, now: float) -> dict[str, Any]:
+    def _parameters(self, now: float) -> dict[str, Any]:
         settings, moment = self._settings, datetime.fromtimestamp(now, UTC)
 
         def since(days: int) -> str:
             return local_text(moment - timedelta(days=days), self._zone)
 
         return {
-            "user_id": user_id,
             "interactions_since": since(settings.interactions_window_days),
             "views_since": since(settings.views_window_days),
             "connections_since": since(settings.connections_window_days),
@@ -182,8 +196,7 @@ class Users:
         guard: RedisGuard | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._reader = reader
-        self._threads = ThreadPoolExecutor(READING_THREADS, "user-reader")
+        self._reads = Together(reader.read_all, threads=READING_THREADS, most=MOST_TOGETHER, name="user-reader")
         windows = f"{settings.interactions_window_days}.{settings.views_window_days}.{settings.connections_window_days}"
         if settings.database_zone is not UTC:
             windows += f".{settings.mysql_time_zone}"
@@ -191,7 +204,7 @@ class Users:
             f"user:{ENCODING_VERSION}.{windows}",
             encode_facts,
             decode_facts,
-            self._load,
+            self._reads.get,
             guard=guard,
             metrics=metrics,
             limit_bytes=settings.cache_l1_megabytes << 20,
@@ -223,21 +236,49 @@ class Users:
     async def close(self) -> None:
         """Without waiting for the database; a thread that it holds up ends at its time limit."""
         await self._cache.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _load(self, user_id: int) -> UserFacts | None:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._reader.read, user_id)
+        self._reads.close()
 
 
-def _run(connection: Connection, query: str, parameters: dict[str, Any]) -> list[Any]:
-    statement = _statement(query)
+def _latest_of_each(
+    connection: Connection, query: str, user_ids: Sequence[int], parameters: dict[str, Any], most: int
+) -> dict[int, list[Any]]:
+    """By user, what the query gives of each alone, with its limit of ``most``."""
+    if not user_ids:
+        return {}
+    most_of_all = most * len(user_ids)
+    rows = _run(connection, query, user_ids, parameters | {"most": most_of_all})
+    by_user = _by_user(rows)
+    if len(user_ids) > 1:
+        cut = user_ids if len(rows) >= most_of_all else [user for user, own in by_user.items() if len(own) > most]
+        for user_id in cut:
+            by_user[user_id] = _run(connection, query, [user_id], parameters | {"most": most})
+    return by_user
+
+
+def _by_user(rows: Iterable[Any]) -> dict[int, list[Any]]:
+    """By the first column."""
+    found: dict[int, list[Any]] = {}
+    for row in rows:
+        found.setdefault(int(row[0]), []).append(row)
+    return found
+
+
+def _run(connection: Connection, query: str, user_ids: Sequence[int], parameters: dict[str, Any]) -> list[Any]:
+    count = 1 << (len(user_ids) - 1).bit_length()
+    statement = _statement(query, count)
+    parameters = parameters | {
+        f"user_id_{place}": user_ids[min(place, len(user_ids) - 1)]  # the last one stands for those that are missing
+        for place in range(count)
+    }
     wanted = {name: parameters[name] for name in statement._bindparams}
     return list(connection.execute(statement, wanted).fetchall())
 
 
 @cache
-def _statement(query: str) -> TextClause:
-    return text(sql(query))
+def _statement(query: str, users: int) -> TextClause:
+    """Of so many users: a power of two, so that there are few statements."""
+    names = ", ".join(f":user_id_{place}" for place in range(users))
+    return text(sql(query).replace("IN (:user_id)", f"IN ({names})"))
 
 
 def _is_id(value: Any, largest: int) -> bool:

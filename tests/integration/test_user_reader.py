@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,13 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.demo import schema
 from recommendation_service.demo.schema import CHALLENGE_MODEL, RESUME_MODEL
 from recommendation_service.doctor.queries import EXPLAIN
-from recommendation_service.sources.reader import sql
 from recommendation_service.sources.users import (
     MOST_CONNECTIONS,
     MOST_OF_A_KIND,
     UserFacts,
     UserReader,
+    _statement,
+    encode_facts,
 )
 from tests.unit.sources.operator_database import (
     NOW,
@@ -263,15 +266,16 @@ def test_with_indices_on_the_users_number_no_table_is_read_whole(tmp_path: Path,
             for table in {table for table, _ in INDICES}:
                 connection.execute(text(f"ANALYZE TABLE {table}"))
             ours = reader(database)
-            for query in ("user_profile", "user_interactions", "user_connections"):
-                parameters = ours._parameters(1007, NOW.timestamp()) | {"most": MOST_OF_A_KIND}
-                statement = text(EXPLAIN + sql(query))
+            users = {f"user_id_{place}": 1007 + place for place in range(8)}
+            for query, together in itertools.product(("user_profile", "user_interactions", "user_connections"), (1, 8)):
+                parameters = ours._parameters(NOW.timestamp()) | users | {"most": together * MOST_OF_A_KIND}
+                statement = text(EXPLAIN + _statement(query, together).text)
                 wanted = {name: parameters[name] for name in statement._bindparams}
                 plan = connection.execute(statement, wanted).mappings().all()
                 read_whole = [
                     step for step in plan if step["type"] in {"ALL", "index"} and not step["table"].startswith("<")
                 ]
-                assert read_whole == [], query
+                assert read_whole == [], (query, together)
     finally:
         with database.writer.begin() as connection:
             for table, column in INDICES:
@@ -295,3 +299,50 @@ MANY_ROWS = (
     "INSERT INTO activity_log (causer_id, subject_id, description, created_at) "
     f"SELECT 1000 + seq % 1000, seq, '#video #view #AU', {_TIME} FROM seq_1_to_20000",
 )
+
+
+def test_several_users_are_read_as_each_alone_is_in_three_statements(database: OperatorDatabase) -> None:
+    draw = random.Random(7)
+    users = [database.add("users") for _ in range(7)]
+    gone = database.add("users", deleted_at=ago(days=1))
+    for user in [*users[:-1], gone]:  # the last one has nothing
+        for _ in range(draw.randrange(1, 6)):
+            when = ago(days=draw.uniform(0, 100))
+            video = draw.randrange(1, 50)
+            database.add("likes", user_id=user, model_id=video, created_at=when)
+            database.add("matches", user_id=user, model_id=video, created_at=when)
+            database.add("team_feedbacks", user_id=user, model_id=video, created_at=when)
+            database.add("activity_log", causer_id=user, subject_id=video, created_at=when)
+            database.add("user_connections", from_id=user, to_id=draw.choice(users), created_at=when)
+        database.add("profiles", user_id=user, skills=f'["Canto {user}"]')
+    source = database.source()
+    together = UserReader(source.engine.connect, database.settings(), NOW.timestamp)
+    recorder = Recorder(source.engine)
+
+    found = together.read_all([*users, gone, SECOND])
+
+    assert len(recorder.statements) == 3
+    assert list(found) == [*users, gone, SECOND]
+    for user, facts in found.items():
+        alone = together.read(user)
+        assert (facts is None) == (alone is None) == (user in (gone, SECOND))
+        if facts is not None and alone is not None:
+            assert encode_facts(facts) == encode_facts(alone)
+    assert any(len(facts.history) and len(facts.network) for facts in found.values() if facts is not None)
+
+
+def test_who_has_more_than_a_statement_gives_is_read_alone_and_takes_nothing_from_the_others(
+    database: OperatorDatabase,
+) -> None:
+    many, few = database.add("users"), database.add("users")
+    for number in range(2 * MOST_OF_A_KIND + 5):
+        database.add("likes", user_id=many, model_id=1 + number, created_at=ago(minutes=number + 1))
+    database.add("likes", user_id=few, model_id=3, created_at=ago(days=80))  # later than all of the other's
+    database.add("matches", user_id=many, model_id=SECOND, created_at=ago(days=80))
+
+    found = reader(database).read_all([many, few])
+
+    assert {user: numbers(facts) for user, facts in found.items() if facts is not None} == {
+        many: [(1 + number, 0) for number in range(MOST_OF_A_KIND)] + [(SECOND, 0)],
+        few: [(3, 0)],
+    }

@@ -1,0 +1,97 @@
+"""Reads that share a round trip: who comes while others are read is read with the next."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import pytest
+
+from recommendation_service.core.together import Together
+
+
+class Source:
+    """Reads that the test lets go on."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[int]] = []
+        self.may_go_on = threading.Event()
+        self.failure: Exception | None = None
+
+    def read(self, keys: Sequence[int]) -> Mapping[int, str]:
+        self.reads.append(list(keys))
+        assert self.may_go_on.wait(60)
+        if self.failure is not None:
+            raise self.failure
+        return {key: f"value {key}" for key in keys}
+
+    async def begun(self, count: int) -> None:
+        while len(self.reads) < count:
+            await asyncio.sleep(0.001)
+
+
+def with_source(test: Callable[[Source, Together[str]], Awaitable[None]], threads: int = 1) -> None:
+    async def run() -> None:
+        source = Source()
+        together = Together(source.read, threads=threads, most=3, name="test")
+        try:
+            await test(source, together)
+        finally:
+            source.may_go_on.set()
+            together.close()
+
+    asyncio.run(run())
+
+
+def test_who_asks_in_one_turn_is_read_at_once_and_who_comes_meanwhile_with_the_next() -> None:
+    async def test(source: Source, together: Together[str]) -> None:
+        first = [asyncio.create_task(together.get(key)) for key in (1, 2, 1)]
+        await source.begun(1)
+        later = [asyncio.create_task(together.get(key)) for key in (3, 4, 5, 6)]
+        await asyncio.sleep(0)
+        source.may_go_on.set()
+        assert await asyncio.gather(*first, *later) == [f"value {key}" for key in (1, 2, 1, 3, 4, 5, 6)]
+        assert source.reads == [[1, 2], [4, 5, 6], [3]], "the latest first, three at most"
+
+    with_source(test)
+
+
+def test_a_reading_that_hangs_leaves_the_other_thread_to_others() -> None:
+    async def test(source: Source, together: Together[str]) -> None:
+        first = asyncio.create_task(together.get(1))
+        await source.begun(1)
+        second = asyncio.create_task(together.get(2))
+        await source.begun(2)
+        third = asyncio.create_task(together.get(3))
+        await asyncio.sleep(0.01)
+        assert source.reads == [[1], [2]]
+        source.may_go_on.set()
+        assert await asyncio.gather(first, second, third) == ["value 1", "value 2", "value 3"]
+
+    with_source(test, threads=2)
+
+
+def test_a_failure_is_told_to_all_who_asked_and_the_next_are_read() -> None:
+    async def test(source: Source, together: Together[str]) -> None:
+        source.failure = RuntimeError("away")
+        source.may_go_on.set()
+        asked = [asyncio.create_task(together.get(key)) for key in (1, 2)]
+        for one in asked:
+            with pytest.raises(RuntimeError, match="away"):
+                await one
+        source.failure = None
+        assert await together.get(1) == "value 1"
+
+    with_source(test)
+
+
+def test_who_gives_up_takes_nothing_from_the_others() -> None:
+    async def test(source: Source, together: Together[str]) -> None:
+        gone, stays = (asyncio.create_task(together.get(1)) for _ in range(2))
+        await source.begun(1)
+        gone.cancel()
+        source.may_go_on.set()
+        assert await stays == "value 1"
+
+    with_source(test)
