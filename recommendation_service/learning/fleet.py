@@ -297,8 +297,7 @@ class LearningFleet:
             self._cut_off(error)
             return
         with self._ledger.step():
-            self._ledger.abroad.handed(waiting)
-            self._ledger.totals.leave("elsewhere", len(waiting))
+            self._ledger.totals.leave("elsewhere", self._ledger.abroad.handed(waiting))
             self._ledger.keep(self._ledger.mark)
 
     def note_published(self, version: str, slots: int, now: float) -> None:

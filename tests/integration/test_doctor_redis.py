@@ -29,7 +29,7 @@ def test_what_the_user_may_not_do_is_named(redis: PrivateRedis) -> None:
     finding = found(redis, redis_username="narrow")
 
     assert finding.severity is Severity.WARNING
-    assert "denies narrow: SET, DEL, EXPIRE, XADD, XACK, XDEL, XGROUP CREATE, XREADGROUP" in finding.sentence
+    assert "denies narrow: SET, DEL, EXPIRE, XADD, XTRIM, XACK, XDEL, XGROUP CREATE, XREADGROUP" in finding.sentence
     assert "SCRIPT LOAD, EVALSHA" in finding.sentence
     assert "docs/deployment.md" in finding.advice
 

@@ -340,6 +340,19 @@ def test_feedback_that_comes_to_another_machine_teaches_the_one_that_made_the_fe
     assert one.totals.left == {"again": 1}
 
 
+def test_what_redis_lost_before_it_was_read_is_handed_over_once_more(machines: Fleet, redis: PrivateRedis) -> None:
+    served = feed(6)
+    machines.world("one").write([served])
+    machines.world("two").write([shown(served, 0)])
+    one, two = machines.learner("one"), machines.learner("two")
+    assert two.totals.left == {"elsewhere": 1}
+    redis.execute("FLUSHALL")
+    for learner in (one, two, two, one):
+        learner.step()
+    assert one.totals.slots == {"AU": 1}
+    assert two.totals.left == {"elsewhere": 1}
+
+
 def test_a_segment_of_feeds_that_is_read_later_is_no_reason_to_hand_over(machines: Fleet) -> None:
     world = machines.world("one")
     served = feed(6)
