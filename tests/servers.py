@@ -17,6 +17,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -31,6 +32,9 @@ from sqlalchemy.engine import URL
 from tests.support.made_once import copy_of_made_once
 
 LOOPBACK = "127.0.0.1"
+# For clients of plain HTTP (`verify=`), each of which would load the certificates of all authorities: more than 10 ms
+# of processor time.
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 # Below the range (from 32768) that Linux hands to outgoing connections: while a server is down between `kill`
 # and `start`, no client's connection can take its port.
 PORTS = range(20_000, 32_000)
@@ -39,7 +43,7 @@ PORT_ATTEMPTS = 5
 START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 30.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
-POLL_INTERVAL_SECONDS = 0.01
+SHORTEST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.01, 0.1
 
 
 class ServerNotInstalledError(RuntimeError):
@@ -78,12 +82,17 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Whether `condition` came true in time. Asked often, so that nobody waits longer than needed."""
-    deadline = time.monotonic() + timeout_seconds
+    """Whether `condition` came true in time.
+
+    Asked often at first, and then so that nobody waits a twentieth longer than needed: many conditions are requests,
+    and a hundred of them a second would take the processors from what is waited for.
+    """
+    began = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout_seconds:
             return False
-        time.sleep(POLL_INTERVAL_SECONDS)
+        time.sleep(min(max(SHORTEST_POLL_SECONDS, waited / 20), LONGEST_POLL_SECONDS))
     return True
 
 

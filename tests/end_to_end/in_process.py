@@ -24,7 +24,7 @@ from recommendation_service.policies.policy import load_policy
 from recommendation_service.server.protocol import DoorProtocol
 from recommendation_service.sources.reader import Source
 from tests.end_to_end.service import PATIENCE_SECONDS
-from tests.servers import LOOPBACK, wait_until
+from tests.servers import LOOPBACK, NO_AUTHORITIES, wait_until
 
 
 def publish_catalog(settings: Settings) -> str:
@@ -58,7 +58,8 @@ def served(app: FastAPI) -> Iterator[httpx.Client]:
             assert started, "the application did not start"
             assert server.started, "the application ended at its start"
             port = listener.getsockname()[1]
-            with httpx.Client(base_url=f"http://{LOOPBACK}:{port}", timeout=PATIENCE_SECONDS) as client:
+            address = f"http://{LOOPBACK}:{port}"
+            with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES) as client:
                 yield client
         finally:
             server.should_exit = True

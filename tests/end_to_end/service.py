@@ -26,12 +26,13 @@ import sqlalchemy
 
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
-from tests.servers import LOOPBACK, free_port, wait_until
+from tests.servers import LOOPBACK, NO_AUTHORITIES, free_port, wait_until
 from tests.support.made_once import copy_of_made_once
 
 REPOSITORY = Path(__file__).parents[2]
 # A first start after an edit compiles the kernels: half a minute, and twice that beside other tests.
 PATIENCE_SECONDS = 240.0
+LEFT_SECONDS = 10.0
 REFRESHER = "recommendation_service.catalog.refresher"
 ADMIN_TOKEN = "an-administrators-token"
 
@@ -47,7 +48,7 @@ class Service:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self.log_path = folder / "service.log"
         self.address = f"http://{LOOPBACK}:{port}"
-        self.client = httpx.Client(base_url=self.address, timeout=PATIENCE_SECONDS)
+        self.client = httpx.Client(base_url=self.address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES)
         environment = {
             **os.environ,
             "DATA_DIR": str(self.data_dir),
@@ -142,6 +143,10 @@ class Service:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_SECONDS)
+
+    def leaves_nothing(self) -> bool:
+        """Whether every process of it has ended: those that end with their parent do so a moment later."""
+        return wait_until(lambda: not self.pids, LEFT_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -159,7 +159,7 @@ def test_a_stop_loses_no_request(service: Service) -> None:
     cannot_hold_off = "the system refuses a filter on its socket" in service.log
     assert [failure for failure in load.failures if not (cannot_hold_off and failure.is_first_of_connection)] == []
     assert load.announced > 0
-    assert service.pids == set()
+    assert service.leaves_nothing()
     assert "Traceback" not in service.log
 
 

@@ -185,7 +185,7 @@ def test_a_reload_of_gunicorn_fails_no_request(service: Service, tmp_path: Path)
         hung_up.wait_until(lambda: len(hung_up.refreshers - refresher) == 1)
         assert "Traceback" not in hung_up.log
         assert hung_up.stop() == 0
-        assert hung_up.pids == set()
+        assert hung_up.leaves_nothing()
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def test_a_stop_lets_a_request_in_flight_end(service: Service, tmp_path: Path, k
         assert answer.startswith(b"HTTP/1.1 200"), answer[:200]
         assert b'"mix_ids"' in answer
         assert stopping.stop() in {0, -15}
-        assert stopping.pids == set()
+        assert stopping.leaves_nothing()
 
 
 @contextmanager
@@ -272,7 +272,7 @@ def test_uvicorn_serves_the_same(service: Service, tmp_path: Path) -> None:
         assert set(single.feed("flow", N_VIDEOS=3)) == set(service.feed("flow", N_VIDEOS=3))
         assert "DataService inicializado" in single.log
         assert single.stop() in {0, -15}
-        assert single.pids == set()
+        assert single.leaves_nothing()
 
 
 # Settings that cannot be used.

@@ -28,7 +28,7 @@ import sqlalchemy
 
 from recommendation_service.demo import load_interacpedia
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, parent_of
-from tests.servers import LOOPBACK, PrivateMariaDB, free_port, wait_until
+from tests.servers import LOOPBACK, NO_AUTHORITIES, PrivateMariaDB, free_port, wait_until
 
 DATABASE = "interacpedia"
 USER, PASSWORD = "app", "the-passphrase-of-the-application"
@@ -72,7 +72,7 @@ class Load:
 
     def _run(self, number: int) -> None:
         user = number
-        with httpx.Client(base_url=self._address, timeout=PATIENCE_SECONDS) as client:
+        with httpx.Client(base_url=self._address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES) as client:
             while not self._stop.wait(PAUSE_SECONDS):
                 user = (user + CLIENTS) % 3000
                 started = time.monotonic()

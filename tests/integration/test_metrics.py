@@ -17,6 +17,7 @@ import pytest
 
 from recommendation_service.telemetry.metrics_files import DEAD_FILE
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, sum_of_samples
+from tests.servers import NO_AUTHORITIES
 
 # What a counter or a timer adds up; gauges have none of these endings.
 _CUMULATIVE = re.compile(r"^(\w+_(?:total|count|sum|bucket)(?:\{[^}]*\})?) (\S+)$", re.M)
@@ -50,7 +51,7 @@ def fresh_get(service: Service, path: str) -> httpx.Response:
     while True:
         with (
             suppress(httpx.TransportError),
-            httpx.Client(base_url=service.address, timeout=PATIENCE_SECONDS) as client,
+            httpx.Client(base_url=service.address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES) as client,
         ):
             return client.get(path)
 
@@ -61,7 +62,7 @@ def post_feeds(service: Service, number: int) -> int:
     for _ in range(number):
         with (
             suppress(httpx.TransportError),
-            httpx.Client(base_url=service.address, timeout=PATIENCE_SECONDS) as client,
+            httpx.Client(base_url=service.address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES) as client,
         ):
             answered += client.post("/api/search/total", json={"N_VIDEOS": 3}).status_code == 200
     return answered
@@ -221,11 +222,13 @@ def test_processor_time_of_every_kind_of_process_adds_up(busy: Service) -> None:
 
 def test_open_connections_are_counted_whichever_worker_has_them(busy: Service) -> None:
     busy.client.close()  # one that other tests keep
-    busy.client = httpx.Client(base_url=busy.address, timeout=PATIENCE_SECONDS)
+    busy.client = httpx.Client(base_url=busy.address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES)
     busy.wait_until(lambda: sum_of_samples(fresh_get(busy, "/metrics").text, "recs_http_connections") == 1)
     with ExitStack() as clients:
         for _ in range(10):
-            client = clients.enter_context(httpx.Client(base_url=busy.address, timeout=PATIENCE_SECONDS))
+            client = clients.enter_context(
+                httpx.Client(base_url=busy.address, timeout=PATIENCE_SECONDS, verify=NO_AUTHORITIES)
+            )
             assert client.get("/health").status_code == 200
         # The ten, and the one that asks.
         assert sum_of_samples(fresh_get(busy, "/metrics").text, "recs_http_connections") == 11

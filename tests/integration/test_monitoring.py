@@ -33,7 +33,7 @@ from recommendation_service.demo import load_interacpedia
 from recommendation_service.doctor.tables import REQUIRED
 from recommendation_service.log.reader import LogReader
 from tests.end_to_end.service import REPOSITORY, Service, sum_of_samples
-from tests.servers import LOOPBACK, PrivateMariaDB, PrivateServer, find_program, wait_until
+from tests.servers import LOOPBACK, NO_AUTHORITIES, PrivateMariaDB, PrivateServer, find_program, wait_until
 
 DEPLOY = REPOSITORY / "deploy"
 ALERTS_FILE = DEPLOY / "prometheus" / "alerts.yml"
@@ -83,7 +83,9 @@ class PrivatePrometheus(PrivateServer):
 
     def answers(self, timeout_seconds: float = 1.0) -> bool:
         try:
-            return httpx.get(f"{self.address}/-/ready", timeout=timeout_seconds).status_code == 200
+            return (
+                httpx.get(f"{self.address}/-/ready", timeout=timeout_seconds, verify=NO_AUTHORITIES).status_code == 200
+            )
         except httpx.TransportError:
             return False
 
@@ -92,7 +94,9 @@ class PrivatePrometheus(PrivateServer):
         return f"http://{LOOPBACK}:{self.port}"
 
     def api(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self.address}/api/v1/{path}", params=parameters, timeout=SOON_SECONDS)
+        answer = httpx.get(
+            f"{self.address}/api/v1/{path}", params=parameters, timeout=SOON_SECONDS, verify=NO_AUTHORITIES
+        )
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
