@@ -72,5 +72,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SideBySid
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than processors: who waits for a service leaves them to the others."""
-    return len(os.sched_getaffinity(0)) + 1
+    """One more than processors: who waits for a service leaves them to the others. Each takes half a gigabyte, the
+    servers of its tests as much, and beyond eight the longest file is what is waited for."""
+    return min(len(os.sched_getaffinity(0)) + 1, 8)
