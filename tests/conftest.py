@@ -36,6 +36,8 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
         for name in list(os.environ):
             if name.lower() in Settings.model_fields or name.lower().startswith(SETTING_PREFIXES):
                 patch.delenv(name)
+        # Containers set it. Each of hundreds of processes would compile all modules anew, a tenth of its start.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.chdir(tmp_path_factory.mktemp("working-directory"))
         yield
 
