@@ -19,45 +19,108 @@ from recommendation_service.ranking.working_memory import Scoring, WorkingMemory
 LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # together ln 2; the first has 21 bits to spare
 VANISHING = 1e-280  # weights of less in all are weighed anew, see ``weight_against``
+SQUARE = 4  # entries of a root that are taken together
 ROUNDING = 1.5 * 2.0**52  # what is added to it is rounded to a whole number
 
 
 @inlined
 def predict(X: Float64, start: int, end: int, theta: Float64, precision_root: Float64, scoring: Scoring) -> None:
-    """For columns x of ``X`` (d, P) from start to end: mean = θᵀx and width = √(xᵀA⁻¹x) = ‖R⁻¹x‖ with A = RRᵀ.
+    """For columns x of ``X`` (d, P) from start to end: mean = θᵀx and width = xᵀA⁻¹x = ‖R⁻¹x‖² with A = RRᵀ.
 
-    ``precision_root`` is (R⁻¹)ᵀ, upper triangular. All columns are gone through once for four of its entries, which the
-    machine does for several columns at a time; of a diagonal one, as before any feedback, all but d are passed over.
+    ``precision_root`` is (R⁻¹)ᵀ, upper triangular. It is taken in squares of four by four: all columns are gone through
+    once for each, which the machine does for several columns at a time. Squares of zeros are passed over: of a diagonal
+    root, as before any feedback, those on the diagonal are left. Each sum is added up in the order of the features.
     """
-    mean, width, projected = scoring.mean[start:end], scoring.width[start:end], scoring.projected[start:end]
+    mean, width, projected = scoring.mean[start:end], scoring.width[start:end], scoring.projected
+    p0, p1, p2, p3 = projected[0, start:end], projected[1, start:end], projected[2, start:end], projected[3, start:end]
     mean[:] = 0.0
     width[:] = 0.0
-    for i in range(len(theta)):
-        x, weight = X[i, start:end], theta[i]
-        for c in range(len(mean)):
-            mean[c] += weight * x[c]
-    for j in range(len(theta)):
-        projected[:] = 0.0
-        i = 0
-        while i <= j:
-            if i + 3 <= j and precision_root[i, j] != 0.0:
-                x0, x1, x2, x3 = X[i, start:end], X[i + 1, start:end], X[i + 2, start:end], X[i + 3, start:end]
-                entry0, entry1 = precision_root[i, j], precision_root[i + 1, j]
-                entry2, entry3 = precision_root[i + 2, j], precision_root[i + 3, j]
+    for j in range(0, len(theta), SQUARE):
+        is_alone = True
+        for i in range(0, j, SQUARE):
+            a0, b0, c0, d0 = _column(precision_root, i, j)
+            a1, b1, c1, d1 = _column(precision_root, i, j + 1)
+            a2, b2, c2, d2 = _column(precision_root, i, j + 2)
+            a3, b3, c3, d3 = _column(precision_root, i, j + 3)
+            if (
+                a0 == b0 == c0 == d0 == 0.0
+                and a1 == b1 == c1 == d1 == 0.0
+                and a2 == b2 == c2 == d2 == 0.0
+                and a3 == b3 == c3 == d3 == 0.0
+            ):
+                continue
+            x0, x1, x2, x3 = _rows(X, i, start, end)
+            if is_alone:
                 for c in range(len(mean)):
-                    projected[c] = projected[c] + entry0 * x0[c] + entry1 * x1[c] + entry2 * x2[c] + entry3 * x3[c]
-                i += 4
+                    v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
+                    p0[c] = a0 * v0 + b0 * v1 + c0 * v2 + d0 * v3
+                    p1[c] = a1 * v0 + b1 * v1 + c1 * v2 + d1 * v3
+                    p2[c] = a2 * v0 + b2 * v1 + c2 * v2 + d2 * v3
+                    p3[c] = a3 * v0 + b3 * v1 + c3 * v2 + d3 * v3
             else:
-                entry = precision_root[i, j]
-                if entry != 0.0:
-                    x = X[i, start:end]
-                    for c in range(len(mean)):
-                        projected[c] += entry * x[c]
-                i += 1
-        for c in range(len(mean)):
-            width[c] += projected[c] * projected[c]
-    for c in range(len(mean)):
-        width[c] = sqrt(width[c])
+                for c in range(len(mean)):
+                    v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
+                    p0[c] = p0[c] + a0 * v0 + b0 * v1 + c0 * v2 + d0 * v3
+                    p1[c] = p1[c] + a1 * v0 + b1 * v1 + c1 * v2 + d1 * v3
+                    p2[c] = p2[c] + a2 * v0 + b2 * v1 + c2 * v2 + d2 * v3
+                    p3[c] = p3[c] + a3 * v0 + b3 * v1 + c3 * v2 + d3 * v3
+            is_alone = False
+        # The square on the diagonal, which is the last one of its four entries, and the mean of its four features.
+        x0, x1, x2, x3 = _rows(X, j, start, end)
+        t0, t1, t2, t3 = theta[j], _at(theta, j + 1), _at(theta, j + 2), _at(theta, j + 3)
+        a0, _, _, _ = _column(precision_root, j, j)
+        a1, b1, _, _ = _column(precision_root, j, j + 1)
+        a2, b2, c2, _ = _column(precision_root, j, j + 2)
+        a3, b3, c3, d3 = _column(precision_root, j, j + 3)
+        if is_alone:
+            for c in range(len(mean)):
+                v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
+                mean[c] = mean[c] + t0 * v0 + t1 * v1 + t2 * v2 + t3 * v3
+                q0 = a0 * v0
+                q1 = a1 * v0 + b1 * v1
+                q2 = a2 * v0 + b2 * v1 + c2 * v2
+                q3 = a3 * v0 + b3 * v1 + c3 * v2 + d3 * v3
+                width[c] = width[c] + q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3
+        else:
+            for c in range(len(mean)):
+                v0, v1, v2, v3 = x0[c], x1[c], x2[c], x3[c]
+                mean[c] = mean[c] + t0 * v0 + t1 * v1 + t2 * v2 + t3 * v3
+                q0 = p0[c] + a0 * v0
+                q1 = p1[c] + a1 * v0 + b1 * v1
+                q2 = p2[c] + a2 * v0 + b2 * v1 + c2 * v2
+                q3 = p3[c] + a3 * v0 + b3 * v1 + c3 * v2 + d3 * v3
+                width[c] = width[c] + q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3
+
+
+@inlined
+def _rows(X: Float64, i: int, start: int, end: int) -> tuple[Float64, Float64, Float64, Float64]:
+    """Four features; behind the last one, the last one, which then counts nothing."""
+    last = len(X) - 1
+    return (
+        X[i, start:end],
+        X[min(i + 1, last), start:end],
+        X[min(i + 2, last), start:end],
+        X[min(i + 3, last), start:end],
+    )
+
+
+@inlined
+def _at(values: Float64, i: int) -> float:
+    return values[i] if i < len(values) else 0.0
+
+
+@inlined
+def _column(root: Float64, i: int, j: int) -> tuple[float, float, float, float]:
+    """Four entries of one column."""
+    d = len(root)
+    if j >= d:
+        return 0.0, 0.0, 0.0, 0.0
+    return (
+        root[i, j],
+        root[i + 1, j] if i + 1 < d else 0.0,
+        root[i + 2, j] if i + 2 < d else 0.0,
+        root[i + 3, j] if i + 3 < d else 0.0,
+    )
 
 
 @inlined
@@ -100,10 +163,12 @@ def score_pool(
     predict(X, start, end, theta, precision_root, scoring)
     mean, width = scoring.mean[start:end], scoring.width[start:end]
     scores, weights = scoring.score[start:end], scoring.weight[start:end]
-    best = -np.inf
     for c in range(len(scores)):
+        width[c] = sqrt(width[c])
         score = mean[c] + alpha * width[c]
         scores[c] = score if isfinite(score) else -np.inf
+    best = -np.inf
+    for c in range(len(scores)):
         best = max(best, scores[c])
     if best == -np.inf:
         weights[:] = 0.0

@@ -56,13 +56,14 @@ class Scoring(NamedTuple):
 
     mean: npt.NDArray[np.float64]  # (P,) θᵀx
     width: npt.NDArray[np.float64]  # (P,) √(xᵀA⁻¹x)
-    projected: npt.NDArray[np.float64]  # (P,) one entry of R⁻¹x of each candidate
+    projected: npt.NDArray[np.float64]  # (4, P) four entries of R⁻¹x of each candidate
     score: npt.NDArray[np.float64]  # (P,) what is not a number is -∞
     weight: npt.NDArray[np.float64]  # (P,) softmax numerators
 
 
 def make_scoring(candidates: int) -> Scoring:
-    return Scoring(*(np.zeros(candidates) for _ in Scoring._fields))
+    sizes = Scoring(candidates, candidates, (4, candidates), candidates, candidates)  # type: ignore[arg-type]
+    return Scoring(*(np.zeros(size) for size in sizes))
 
 
 class WorkingMemory(NamedTuple):
