@@ -16,6 +16,7 @@ from recommendation_service.feed.request import FeedRequest
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.candidates import candidate_pools
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.user import load_user
 from recommendation_service.ranking.working_memory import SCANNED
@@ -71,10 +72,11 @@ def compare_retrieval(catalog: Catalog, policy: Policy, users: list[int]) -> lis
 
 def _best(pipeline: FeedPipeline, user: int) -> set[int]:
     kind = KINDS.index("AU")
-    arrays, policy, memory = pipeline.catalog.arrays, pipeline.policy.arrays, pipeline.memory
+    memory = pipeline.memory
+    frame = Frame(pipeline.catalog.arrays, pipeline.policy.arrays, memory)
     request = RankingRequest(pipeline.user_row(user), BEST, 0, 0, np.zeros(0, np.int64))
-    load_user(arrays, policy, request, memory)
-    candidate_pools(arrays, policy, request, memory)
+    load_user(frame, request)
+    candidate_pools(frame, request)
     start, end = int(memory.pool_offsets[kind]), int(memory.pool_offsets[kind + 1])
     order = np.argsort(-memory.heap_scores[: end - start], kind="stable")[:BEST]
     return {int(item) for item in memory.pool_items[start:end][order]}

@@ -27,7 +27,8 @@ from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.processes.parent import end_with_parent
-from recommendation_service.ranking.compiled import kernel_folder
+from recommendation_service.ranking.compiled import entry_for, kernel_folder
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import merge_entries, remember_events
@@ -40,19 +41,19 @@ from recommendation_service.ranking.working_memory import make_working_memory
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
-NAMES = ("find", "remember", "merge", "body", *(name for name, _ in STAGES), "decision", "shadows", "rank")
+NAMES = ("find", "remember", "merge", "body", "frame", *(name for name, _ in STAGES), "decision", "shadows", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
 # take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
-        ("find", "remember", "merge", "body", "slate", "describe", "features", "scores"),
+        ("find", "remember", "merge", "body", "frame", "slate", "describe", "features", "scores"),
         ("candidates", "user", "decision", "shadows"),
     ),
     3: (
         ("slate", "describe"),
         ("candidates", "decision", "shadows"),
-        ("find", "remember", "merge", "body", "user", "features", "scores"),
+        ("find", "remember", "merge", "body", "frame", "user", "features", "scores"),
     ),
 }
 
@@ -142,6 +143,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
     """What compiles each kernel, by its name."""
     arrays, policy = _empty_catalog(), load_policy().arrays
     memory = make_working_memory(arrays, policy)
+    frame, candidates = Frame(arrays, policy, memory), len(memory.pool_items)
     request = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, np.zeros(0, np.int64))
     shadows = stack_shadows([policy])
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
@@ -154,10 +156,11 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "remember": partial(remember_events, entries, 0, keys, *events, *limits),
         "merge": partial(merge_entries, entries[:1], entries[:1]),
         "body": partial(join_items, *body),
-        **{name: partial(stage, arrays, policy, request, memory) for name, stage in STAGES},
-        "decision": partial(pack_decision, arrays, policy, memory, make_decision_memory(arrays, policy)),
-        "shadows": partial(weigh_shadows, memory, shadows, make_shadow_memory(shadows, len(memory.pool_items))),
-        "rank": partial(rank, arrays, policy, request, memory),
+        "frame": partial(getattr, frame, "address"),
+        **{name: partial(entry_for, stage, frame, request) for name, stage in STAGES},
+        "decision": partial(entry_for, pack_decision, frame, make_decision_memory(arrays, policy)),
+        "shadows": partial(entry_for, weigh_shadows, frame, shadows, make_shadow_memory(shadows, candidates)),
+        "rank": partial(entry_for, rank, frame, request),
     }
 
 

@@ -17,6 +17,7 @@ from recommendation_service.model.columns import hash_token
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
@@ -97,13 +98,15 @@ class FeedPipeline:
         self._observe_stage = observe_stage
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
-        self._rank = entry_for(rank, catalog.arrays, policy.arrays, example, self.memory)
+        self._frame = Frame(catalog.arrays, policy.arrays, memory)
+        self._rank = entry_for(rank, self._frame, example)
+        self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
         self._seen = self.memory.seen_entries.data.cast("B")
         self._remembered = self.memory.remembered.data.cast("B")
         self._packed = self.memory.packing.packed.data.cast("B")
         self._decision = make_decision_memory(catalog.arrays, policy.arrays)
         self._decided_bytes = self._decision.packing.packed.data.cast("B")
-        self._pack_decision = entry_for(pack_decision, catalog.arrays, policy.arrays, self.memory, self._decision)
+        self._pack_decision = entry_for(pack_decision, self._frame, self._decision)
         self._item_bytes = np.asarray(catalog.item_bytes)
         self._body = np.empty(BODY_BYTES, np.uint8)
         self._join = entry_for(
@@ -146,15 +149,15 @@ class FeedPipeline:
         )
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
-            self._rank(self.catalog.arrays, self.policy.arrays, ranking_request, memory)
+            self._rank(self._frame, ranking_request)
         else:
             self._rank_by_stages(ranking_request, self._observe_stage)
         return self._slate(request, seed, with_decision=wants_decision is not None and wants_decision(request, seed))
 
     def _rank_by_stages(self, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
-        for name, stage in STAGES:
-            stage(self.catalog.arrays, self.policy.arrays, request, self.memory)
+        for name, stage in self._stages:
+            stage(self._frame, request)
             ended = time.perf_counter()
             observe(name, ended - started, self._handled(name))
             started = ended
@@ -180,18 +183,18 @@ class FeedPipeline:
 
     def _decided(self) -> bytes:
         """What else the slots that are in the memory could have held."""
-        length = self._pack_decision(self.catalog.arrays, self.policy.arrays, self.memory, self._decision)
+        length = self._pack_decision(self._frame, self._decision)
         return bytes(self._decided_bytes[:length])
 
     def _weigher(self, policies: tuple[Policy, ...]) -> Callable[[int], ShadowPropensities]:
         """What gives the shadows' propensities of so many slots that are in the memory."""
-        memory, arrays = self.memory, stack_shadows([policy.arrays for policy in policies])
-        scratch = make_shadow_memory(arrays, len(memory.pool_items))
-        weigh = entry_for(weigh_shadows, memory, arrays, scratch)
+        frame, arrays = self._frame, stack_shadows([policy.arrays for policy in policies])
+        scratch = make_shadow_memory(arrays, len(self.memory.pool_items))
+        weigh = entry_for(weigh_shadows, frame, arrays, scratch)
         rows = [(policy.version, row.data.cast("B")) for policy, row in zip(policies, scratch.propensity, strict=True)]
 
         def weighed(slots: int) -> ShadowPropensities:
-            weigh(memory, arrays, scratch)
+            weigh(frame, arrays, scratch)
             return tuple((version, bytes(row[: 4 * slots])) for version, row in rows)
 
         return weighed

@@ -13,6 +13,7 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.features import match_of, similarity_of
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
@@ -32,10 +33,9 @@ HIDDEN = EXCLUDED | SEEN
 
 
 @compiled
-def candidate_pools(
-    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory
-) -> None:
+def candidate_pools(frame: Frame, request: RankingRequest) -> None:
     """Fill ``pool_items`` for the kinds that the endpoint's pattern names."""
+    catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     place = 0
     for kind in range(len(KINDS)):
         memory.pool_offsets[kind] = place

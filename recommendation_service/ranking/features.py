@@ -5,6 +5,7 @@ from recommendation_service.model.features import FEATURES, HAND_SET
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     HAS_TOKENS,
@@ -106,10 +107,9 @@ def write_features(
 
 
 @compiled
-def candidate_features(
-    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory
-) -> None:
+def candidate_features(frame: Frame, request: RankingRequest) -> None:
     """Stage 3: X of all candidates."""
+    catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     offsets, kinds = memory.pool_offsets, memory.pool_kinds
     for kind in range(len(KINDS)):
         for c in range(offsets[kind], offsets[kind + 1]):

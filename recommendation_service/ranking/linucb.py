@@ -9,12 +9,12 @@ from math import isfinite, sqrt
 
 import numpy as np
 
-from recommendation_service.model.columns import Bytes, CatalogArrays, Float64
+from recommendation_service.model.columns import Bytes, Float64
 from recommendation_service.model.kinds import KINDS
-from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.request import RankingRequest
-from recommendation_service.ranking.working_memory import Scoring, WorkingMemory
+from recommendation_service.ranking.working_memory import Scoring
 
 LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # together ln 2; the first has 21 bits to spare
@@ -178,10 +178,9 @@ def score_pool(
 
 
 @compiled
-def score_candidates(
-    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory
-) -> None:
+def score_candidates(frame: Frame, request: RankingRequest) -> None:
     """Stage 4: of all candidates. A score that is not a number has weight 0: it sinks."""
+    policy, memory = frame.policy, frame.memory
     for kind in range(len(KINDS)):
         start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
         if start < end:

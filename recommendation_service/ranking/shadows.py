@@ -17,12 +17,12 @@ from recommendation_service.model.columns import Bytes, Float32, Float64, Int64
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, score_pool, weight_against
 from recommendation_service.ranking.working_memory import (
     LARGEST_FEED,
     SLOTS,
     Scoring,
-    WorkingMemory,
     make_scoring,
 )
 
@@ -61,8 +61,9 @@ def make_shadow_memory(shadows: ShadowArrays, candidates: int) -> ShadowMemory:
 
 
 @compiled
-def weigh_shadows(memory: WorkingMemory, shadows: ShadowArrays, shadow: ShadowMemory) -> None:
-    """``shadow.propensity`` of each policy and slot of the feed that is in ``memory``."""
+def weigh_shadows(frame: Frame, shadows: ShadowArrays, shadow: ShadowMemory) -> None:
+    """``shadow.propensity`` of each policy and slot of the feed that is in the frame's memory."""
+    memory = frame.memory
     policies, filled = len(shadows.alpha), memory.counts[SLOTS]
     for slot in range(filled):
         if memory.slot_pool[slot] >= len(KINDS):

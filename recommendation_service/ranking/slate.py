@@ -15,6 +15,7 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, weight_against
 from recommendation_service.ranking.packed_slots import pack_slots
 from recommendation_service.ranking.places import key_at
@@ -50,8 +51,9 @@ SAMPLING_TRIES = 4  # rejection sampling gives up after so many tries a wanted i
 
 
 @compiled
-def assemble(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+def assemble(frame: Frame, request: RankingRequest) -> None:
     """Fill the slots; fewer than asked for only where no item is left that was not excluded."""
+    catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     watched, items, tokens = memory.watched_skill, memory.pool_items, catalog.tokens
     candidate_creator, creator = memory.candidate_creator, catalog.creator
     # The absent token counts as being in the feed: a video without skills brings nothing new. The
@@ -76,9 +78,10 @@ def assemble(catalog: CatalogArrays, policy: PolicyArrays, request: RankingReque
 
 
 @compiled
-def describe(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+def describe(frame: Frame, request: RankingRequest) -> None:
     """Stage 6: features of what was chosen, for explanations and for learning, packed for the record of the feed; and
     what to remember."""
+    catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     slots, kinds, X = memory.counts[SLOTS], memory.slot_kind, memory.slot_X
     write_features(catalog, policy, memory, memory.slot_item, kinds, 0, slots, X)
     for slot in range(slots):

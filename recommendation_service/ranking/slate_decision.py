@@ -14,6 +14,7 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.decisions import FRACTION_BITS
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.packed_columns import (
     CLOSELY,
     EXACTLY,
@@ -64,8 +65,9 @@ def make_decision_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Decisi
 
 
 @compiled
-def pack_decision(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, decision: DecisionMemory) -> int:
-    """Of the feed that is in ``memory``. The number of bytes that ``decision.packing.packed`` then has."""
+def pack_decision(frame: Frame, decision: DecisionMemory) -> int:
+    """Of the feed that is in the frame's memory. The number of bytes that ``decision.packing.packed`` then has."""
+    catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     packing, floats, X, rows = decision.packing, decision.packing.floats, memory.X, decision.rows
     different = _find_different(memory, decision)
     stream = put(packing.packed, begin(), Word(different), Word(16))

@@ -1,17 +1,15 @@
 """The whole of a feed's computation, on one screen."""
 
-from recommendation_service.model.columns import CatalogArrays
-from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.candidates import candidate_pools
 from recommendation_service.ranking.compiled import compiled
 from recommendation_service.ranking.features import candidate_features
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.linucb import score_candidates
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.slate import assemble, describe
 from recommendation_service.ranking.user import load_user
-from recommendation_service.ranking.working_memory import WorkingMemory
 
-# The stages in order; each reads the catalog and the policy, and reads and writes the memory.
+# The stages in order; each reads the frame's catalog and policy, and reads and writes its memory.
 STAGES = (
     ("user", load_user),
     ("candidates", candidate_pools),
@@ -23,11 +21,11 @@ STAGES = (
 
 
 @compiled
-def rank(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
-    """All stages as one call into machine code: handing over the arrays costs as much as a stage."""
-    load_user(catalog, policy, request, memory)
-    candidate_pools(catalog, policy, request, memory)
-    candidate_features(catalog, policy, request, memory)
-    score_candidates(catalog, policy, request, memory)
-    assemble(catalog, policy, request, memory)
-    describe(catalog, policy, request, memory)
+def rank(frame: Frame, request: RankingRequest) -> None:
+    """All stages as one call into machine code."""
+    load_user(frame, request)
+    candidate_pools(frame, request)
+    candidate_features(frame, request)
+    score_candidates(frame, request)
+    assemble(frame, request)
+    describe(frame, request)

@@ -16,6 +16,7 @@ from recommendation_service.model.columns import (
 from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.places import find, find_item, pack_key
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import load_seen, mark_seen
@@ -33,8 +34,9 @@ from recommendation_service.ranking.working_memory import (
 
 
 @compiled
-def load_user(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+def load_user(frame: Frame, request: RankingRequest) -> None:
     """Clear the memory, then write down the user: tokens, cities, network, and what is seen or excluded."""
+    catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     clear(memory)
     memory.random[0] = np.uint64(request.seed)
     for number in request.excluded:

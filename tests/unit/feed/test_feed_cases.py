@@ -16,6 +16,7 @@ from recommendation_service.feed.request import FeedRequest
 from recommendation_service.model.features import FEATURE_NAMES, FEATURES
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import make_working_memory
@@ -279,7 +280,7 @@ def test_a_published_catalog_gives_the_same_bytes_as_the_built_one(tmp_path: Pat
 def test_the_stages_one_by_one_give_what_the_fused_call_gives(world: World, endpoint: str) -> None:
     pipeline = pipeline_of(world)
     catalog, policy = pipeline.catalog.arrays, pipeline.policy.arrays
-    fused, staged = make_working_memory(catalog, policy), make_working_memory(catalog, policy)
+    fused, staged = (Frame(catalog, policy, make_working_memory(catalog, policy)) for _ in range(2))
     for number, user_id in enumerate([ANONYMOUS, UNKNOWN, *USERS]):
         request = RankingRequest(
             user_row=pipeline.user_row(user_id),
@@ -288,12 +289,12 @@ def test_the_stages_one_by_one_give_what_the_fused_call_gives(world: World, endp
             seed=feed_seed(0, user_id, f"request {number}"),
             excluded=np.arange(number, dtype=np.int64),
         )
-        rank(catalog, policy, request, fused)
+        rank(fused, request)
         for _, stage in STAGES:
-            stage(catalog, policy, request, staged)
-        np.testing.assert_array_equal(fused.counts, staged.counts)
-        for name in (field for field in fused._fields if field.startswith("slot_")):
-            np.testing.assert_array_equal(getattr(fused, name), getattr(staged, name), name)
+            stage(staged, request)
+        np.testing.assert_array_equal(fused.memory.counts, staged.memory.counts)
+        for name in (field for field in fused.memory._fields if field.startswith("slot_")):
+            np.testing.assert_array_equal(getattr(fused.memory, name), getattr(staged.memory, name), name)
 
 
 def test_some_feeds_are_timed_by_stage_and_are_no_different_for_it() -> None:
@@ -353,7 +354,7 @@ def test_a_feed_that_was_broken_off_leaves_nothing_behind_either() -> None:
         pipeline = FeedPipeline(Generation(catalog, policy))
         other = RankingRequest(pipeline.user_row(USERS[8]), 100, 0, 5, np.arange(50, dtype=np.int64))
         for _, stage in STAGES[:stages]:
-            stage(catalog.arrays, policy.arrays, other, pipeline.memory)
+            stage(Frame(catalog.arrays, policy.arrays, pipeline.memory), other)
         assert pipeline.feed(request) == expected
 
 
