@@ -6,6 +6,7 @@ therefore lives in a folder named after all kernel sources together: other sourc
 by the path of the sources, as with Numba's own places: two checkouts of one version share it.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -39,6 +40,8 @@ def kernel_folder() -> Path:
         return folder
     # A read-only home, or none; machine code is run, so nobody else may be able to put some there.
     folder = Path(tempfile.gettempdir()) / f"recommendation-service-kernels-{os.geteuid()}" / name
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(mode=0o755)  # whatever the user's umask lets others do with parents made along the way
     if _can_be_used(folder) and _is_ours_alone(folder.parent) and _is_ours_alone(folder):
         return folder
     return Path(tempfile.mkdtemp(prefix="recommendation-service-kernels-"))

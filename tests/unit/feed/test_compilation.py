@@ -76,28 +76,36 @@ WHERE = "from recommendation_service.ranking.compiled import kernel_folder; prin
 STRANGER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner") if os.geteuid() == 0 else ()
 
 
-def folder_found(temporary: Path, **variables: str) -> Path:
+def folder_found(temporary: Path, umask: int = -1, **variables: str) -> Path:
     environment = {
         name: value for name, value in os.environ.items() if name not in {"NUMBA_CACHE_DIR", "XDG_CACHE_HOME"}
     }
     environment |= {"TMPDIR": str(temporary), **variables}
     done = subprocess.run(
-        [*STRANGER, sys.executable, "-c", WHERE], env=environment, capture_output=True, text=True, check=True
+        [*STRANGER, sys.executable, "-c", WHERE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        umask=umask,
     )
     return Path(done.stdout.strip())
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
 @pytest.mark.parametrize("home", ["read-only", "none"])
-def test_without_a_home_to_write_to_all_processes_of_a_user_find_one_folder(tmp_path: Path, home: str) -> None:
+def test_without_a_home_to_write_to_all_processes_of_a_user_find_one_folder(
+    tmp_path: Path, home: str, umask: int
+) -> None:
     temporary, of_nobody = tmp_path / "temporary", tmp_path / "home"
     temporary.mkdir()
     of_nobody.mkdir(mode=0o555)
     variables = {"HOME": str(of_nobody if home == "read-only" else tmp_path / "temporary" / "x" / "y")}
     if home == "none":
         (temporary / "x").touch()
-    first = folder_found(temporary, **variables)
+    first = folder_found(temporary, umask, **variables)
     assert first.parent.name == f"recommendation-service-kernels-{os.geteuid()}"
-    assert first == folder_found(temporary, **variables)
+    assert first == folder_found(temporary, umask, **variables)
 
 
 def test_a_folder_that_others_may_write_is_not_trusted_with_machine_code(tmp_path: Path) -> None:
