@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp
 
 from recommendation_service.api.access import Access
@@ -323,11 +323,15 @@ async def _answer_failure(request: Request, _error: Exception) -> Response:
     return Response(failure_body(request.state.request_id), 500, media_type="application/json")
 
 
-async def _answer_http_error(_request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     _, body = http_error_body(error.status_code)
     headers = dict(error.headers or {})
     if "Allow" in headers:
+        # Each route says its own methods, and an address may have several.
         allowed = set(re.split(r",\s*", headers["Allow"]))
+        for route in request.app.router.routes:
+            if route.matches(request.scope)[0] is not Match.NONE:
+                allowed |= route.methods or set()
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
     return Response(body, error.status_code, headers, "application/json")

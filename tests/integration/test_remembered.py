@@ -165,6 +165,7 @@ def test_only_administrators_are_told_and_what_they_ask_wrongly(folder: Path) ->
         ):
             error = error_of(client.get(path, headers=ADMINISTRATOR), 422, "invalid_request")
             assert [detail["field"] for detail in error["details"]] == [field]
+        assert client.put("/api/users/5").headers["Allow"] == "DELETE, GET, HEAD"
     with serving(folder, admin_token=None) as client:
         assert client.get("/api/users/5").status_code == 403
 
