@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from recommendation_service.serving.generation import Serving
 
 LOOK_SECONDS = 0.1
+# The demo learns, in times that one can watch; elsewhere whoever wants that says so.
+LEARNING_TO_WATCH = {
+    "learner": "shadow",
+    "learn_publish_seconds": "30",
+    "learning_file": str(Path(__file__).with_name("demo") / "learning.toml"),
+}
 BACKLOG = 2048
 
 
@@ -45,12 +51,14 @@ def serve(
     $ MYSQL_HOST=db.internal MYSQL_USER=recs MYSQL_PASSWORD=… recs serve
     """
     settings = load_settings()
-    if sys.stderr.isatty():
-        origins = origins_of(settings)
-        for name, value in (("log_format", "console"), ("log_level", "warning")):
-            if origins[name] == "default":
-                os.environ[name.upper()] = value  # for the processes that this one starts, too
-        settings = load_settings()
+    defaults = {"log_format": "console", "log_level": "warning"} if sys.stderr.isatty() else {}
+    if demo and settings.source_url.get_backend_name() == "sqlite":
+        defaults |= LEARNING_TO_WATCH
+    origins = origins_of(settings)
+    for name, value in defaults.items():
+        if origins[name] == "default":
+            os.environ[name.upper()] = value  # for the processes that this one starts, too
+    settings = load_settings()
     host, port = host or settings.api_host, port or settings.api_port
     try:
         listening = bound(host, port)
@@ -164,6 +172,11 @@ class Display:
             f"  curl -s {self._address}{self._settings.api_path}/search/total -H 'Content-Type: application/json'{key} "
             f'-d \'{{"SELF_ID": {_some_user(serving)}, "N_VIDEOS": 24}}\'\n'
         )
+        if self._settings.learner != "off":
+            typer.echo(
+                "It learns from what people do. Invented people, and what was learned from them:\n\n"
+                f"  .venv/bin/recs demo users {self._address}\n  .venv/bin/recs policy list\n"
+            )
         sys.stdout.flush()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ from recommendation_service.demo.movielens import load_movielens
 from recommendation_service.demo.schema import metadata
 from recommendation_service.demo.sizes import sizes_at
 from recommendation_service.demo.wheel import wheel_folder
+
+if TYPE_CHECKING:
+    from recommendation_service.demo.visits import Tally
 
 app = typer.Typer(no_args_is_help=True, help="Data to try the service on.")
 
@@ -104,6 +107,107 @@ def load(
         typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
     else:
         _print_summary(report, engine.url)
+
+
+@app.command()
+def users(
+    address: Annotated[
+        str, typer.Argument(metavar="[URL]", help="Of the service; a path takes the place of API_PATH.")
+    ] = "http://127.0.0.1:5005",
+    people: Annotated[int, typer.Option("--users", min=1, max=100_000, help="How many people.")] = 50,
+    rate: Annotated[float, typer.Option(min=0.01, max=1000, help="Feeds a second, of all together.")] = 5.0,
+    drift: Annotated[
+        float, typer.Option(min=0.1, max=1e6, help="Minutes after which what they like is something unrelated.")
+    ] = 30.0,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, max=1e6, help="How long. Default: until Ctrl-C.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed: the same people with the same tastes.")] = 1,
+    not_local: Annotated[
+        bool,
+        typer.Option("--yes-not-local", help="The service may be on another machine: invented events count there."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a summary in JSON at the end and nothing else.")
+    ] = False,
+) -> None:
+    """Simulated people with tastes that drift: they ask a service for feeds, look, and tell it what they did.
+
+    Watch what it learns from them: `recs learn --status`, `recs policy list`. Where API_KEYS is set, the first of them
+    is sent.
+
+    \b
+    $ recs demo users
+    $ recs demo users --users 200 --rate 20 --drift 10
+    $ recs demo users http://127.0.0.1:8080/recs/api --minutes 5 --json
+    """
+    from recommendation_service.core.config import load_settings
+    from recommendation_service.demo.visits import Api, Tally, visit
+
+    settings, tally = load_settings(), Tally()
+    key = next(iter(settings.api_keys), None)
+    console = Console(stderr=True, quiet=as_json)
+    told = ToldNowAndThen(console)
+    try:
+        api = Api(address, settings.api_path, key, anywhere=not_local)
+    except DemoError as error:
+        raise _exit(error, WRONG_USE) from None
+    try:
+        with told:
+            visit(
+                api,
+                users=people,
+                rate=rate,
+                drift_seconds=60 * drift,
+                seconds=None if minutes is None else 60 * minutes,
+                seed=seed,
+                tally=tally,
+                tell=told,
+            )
+    except KeyboardInterrupt:
+        pass
+    except DemoError as error:
+        raise _exit(error, FAILED) from None
+    finally:
+        api.close()
+    typer.echo(json.dumps(tally.as_dict()) if as_json else f"{in_words(tally)}.")
+
+
+class ToldNowAndThen:
+    """How far the people are: one line that is written anew on a terminal, and elsewhere one in a while."""
+
+    EVERY_SECONDS = 15.0
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("Asking for the first feed") if console.is_terminal else None
+        self._next = self.EVERY_SECONDS
+
+    def __enter__(self) -> None:
+        if self._status is not None:
+            self._status.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def __call__(self, tally: "Tally") -> None:
+        if self._status is not None:
+            self._status.update(in_words(tally))
+        elif tally.seconds >= self._next:
+            self._next = tally.seconds + self.EVERY_SECONDS
+            self._console.print(in_words(tally), markup=False, highlight=False, soft_wrap=True)
+
+
+def in_words(tally: "Tally") -> str:
+    """'2:05  625 feeds, 9,120 events, a feed is worth 2.31 (in the first minute 1.87)'."""
+    minutes, seconds = divmod(int(tally.seconds), 60)
+    said = f"{minutes}:{seconds:02d}  {tally.feeds:,} feeds, {tally.events:,} events"
+    if tally.reward_latest is not None:
+        said += f", a feed is worth {tally.reward_latest:.2f}"
+    if tally.reward_first is not None and tally.seconds > 60:
+        said += f" (in the first minute {tally.reward_first:.2f})"
+    return said + (f", {tally.refused} calls put off" if tally.refused else "")
 
 
 def _exit(error: Exception, status: int) -> typer.Exit:

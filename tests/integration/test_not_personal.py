@@ -133,16 +133,16 @@ def test_whoever_is_in_the_table_gets_feeds_that_are_not_personal_and_stays_in_i
     listed, other, *_ = operator.users
     operator.build()
     with operator.service() as client:
-        wait_until(lambda: metric(client, "recs_problems") == 0, 30)
+        assert wait_until(lambda: metric(client, "recs_problems") == 0, 30)
         assert personal_terms(client, listed) > 0
         before = operator.fingerprint()
         operator.run(f"INSERT INTO opted_out VALUES ({listed}), ({LISTED_OUTSIDER})")
         assert operator.fingerprint() != before
         operator.build()
-        wait_until(lambda: metric(client, "recs_not_personal_users") == 2, 30)
+        assert wait_until(lambda: metric(client, "recs_not_personal_users") == 2, 30)
         operator.run("DROP TABLE opted_out")
         operator.build()
-        wait_until(lambda: "2 users who were last read" in client.get("/ready").text, 30)
+        assert wait_until(lambda: "2 users who were last read" in client.get("/ready").text, 30)
         for user in (listed, LISTED_OUTSIDER):
             assert personal_terms(client, user, personal=True) == 0
             assert not is_personal(client, ask(client, "flow", SELF_ID=user)["request_id"])
@@ -165,11 +165,11 @@ def test_until_the_table_was_read_once_nobodys_feed_is_personal(operator: Operat
         assert "nobody's feed is personal" in client.get("/ready").text
         assert personal_terms(client, user) == 0
         operator.build()
-        wait_until(lambda: "cannot be read, and never was" in client.get("/ready").text, 30)
+        assert wait_until(lambda: "cannot be read, and never was" in client.get("/ready").text, 30)
         assert personal_terms(client, user) == 0
         operator.run("CREATE TABLE opted_out (user_id INTEGER)")
         operator.build()
-        wait_until(lambda: metric(client, "recs_problems") == 0, 30)
+        assert wait_until(lambda: metric(client, "recs_problems") == 0, 30)
         assert personal_terms(client, user) > 0
 
 
