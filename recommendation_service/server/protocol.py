@@ -217,7 +217,8 @@ class DoorProtocol(HttpToolsProtocol):
                 self._head_grows(len(data))
             else:
                 self._head_bytes = 0
-                if cycle.more_body and not cycle.keep_alive:
+                # Answered directly, a request has its whole body.
+                if cycle.more_body and not cycle.keep_alive and isinstance(cycle, RequestResponseCycle):
                     cycle.transport = _LateClose(self, cycle)  # type: ignore[assignment]
                 if self.expect_100_continue:
                     self._ask_newer_clients_only()

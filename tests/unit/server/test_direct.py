@@ -172,6 +172,25 @@ def test_a_body_that_is_late_is_408_and_one_whose_client_leaves_is_counted() -> 
     asyncio.run(run())
 
 
+def test_a_body_that_is_on_its_way_when_the_worker_stops_is_waited_for_and_answered() -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, protocol):
+            sent = post(b"0123456789")
+
+            async def send(part: bytes, then: bytes) -> None:
+                writer.write(part)
+                await until(lambda: isinstance(protocol.cycle, DirectCycle) and protocol.cycle.body == then)
+
+            await send(sent[:-5], b"01234")
+            protocol.shutdown()
+            await send(sent[-5:-2], b"01234567")
+            writer.write(sent[-2:])
+            assert await body_of(reader) == b"0123456789"
+            assert await rest(reader) == b""
+
+    asyncio.run(run())
+
+
 def test_a_client_that_leaves_before_its_answer_disturbs_nobody() -> None:
     async def run() -> None:
         async with direct() as scene:
