@@ -20,6 +20,7 @@ from recommendation_service.sources.users import UserFacts, UserReader, Users
 from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateRedis
 from tests.support.redis_workers import (
+    PATIENCE_SECONDS,
     PATIENT_MILLISECONDS,
     SharedSource,
     Worker,
@@ -79,6 +80,8 @@ def test_what_one_worker_read_the_others_have(settings: Settings) -> None:
 def test_a_stampede_is_one_read_however_many_workers_it_hits(settings: Settings) -> None:
     async def scenario(source: SharedSource, *workers: Worker) -> None:
         source.may_go_on.clear()
+        for worker in workers:
+            worker.guard.timeout_seconds = PATIENCE_SECONDS  # who hears nothing in time reads by itself
         asked = [asyncio.create_task(worker.cache.get(7)) for worker in workers for _ in range(20)]
         # Each worker has asked Redis who is at it.
         await until(lambda: all(worker.count(LEASES, operation="cache_lease", outcome="done") for worker in workers))
