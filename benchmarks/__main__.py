@@ -4,6 +4,7 @@ make bench                       all of it, in some minutes
 make bench ARGS=--quick          without the large catalogs, with shorter runs
 make bench ARGS='--json'         the figures for a script
 make bench ARGS='--beside v1.0'  feeds with everything on, here and at that commit in turn; nothing else
+make bench ARGS='--beside v1.0 --of database'  flushes, and users outside the catalog, likewise
 """
 
 import argparse
@@ -26,6 +27,7 @@ from sqlalchemy.engine import URL
 
 from benchmarks.agreement import measure_agreement
 from benchmarks.beside import measure_beside, print_beside
+from benchmarks.beside_database import measure_database_beside
 from benchmarks.database import demo_database, measure_queries
 from benchmarks.events import measure_flush
 from benchmarks.feedback import FIRST_PAGES, measure_feedback
@@ -40,6 +42,10 @@ from recommendation_service.policies.policy import load_policy
 from recommendation_service.sources.reader import Source
 
 BUILDS = 7
+MEASURED_BESIDE = {
+    "feeds": (measure_beside, "Everything on"),
+    "database": (measure_database_beside, "Flushes, and users outside the catalog"),
+}
 # Hardly anybody's catalog is as flat as this: popularity then helps retrieval least.
 FLAT = {"skew": 0.3, "views_per_video": 3}
 
@@ -58,6 +64,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller catalogs only, shorter runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--beside", metavar="COMMIT", help="compare with that commit, and measure nothing else")
+    parser.add_argument(
+        "--of", choices=MEASURED_BESIDE, default="feeds", help="of --beside: what is compared (default: feeds)"
+    )
     parser.add_argument("--rounds", type=int, default=9, help="of --beside: pairs of runs (default: 9)")
     parser.add_argument("--seconds", type=int, default=3, help="of --beside: of each run (default: 3)")
     options = parser.parse_args()
@@ -105,9 +114,10 @@ def main() -> int:
 
 
 def _beside(options: argparse.Namespace, folder: Path, console: Console) -> int:
+    measure, what = MEASURED_BESIDE[options.of]
     with console.status(f"Measuring beside {options.beside}"):
         try:
-            rows = measure_beside(options.beside, folder, options.rounds, options.seconds)
+            rows = measure(options.beside, folder, options.rounds, options.seconds)
         except subprocess.CalledProcessError as error:
             console.print(
                 f"error: {shlex.join(map(str, error.cmd))} failed: --beside takes a commit of this repository"
@@ -117,7 +127,7 @@ def _beside(options: argparse.Namespace, folder: Path, console: Console) -> int:
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1) + "\n")
     else:
-        print_beside(rows, options.beside, options.rounds)
+        print_beside(rows, options.beside, what, options.rounds)
     return 0
 
 

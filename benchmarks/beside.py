@@ -146,11 +146,12 @@ def _rows(pairs: list[tuple[Run, Run]]) -> list[Row]:
     return rows
 
 
-def print_beside(rows: list[Row], commit: str, pairs: int) -> None:
-    table = Table("", commit, "here", "ratio", "quartiles", title=f"Everything on, {pairs} alternating pairs of runs")
+def print_beside(rows: list[Row], commit: str, what: str, pairs: int) -> None:
+    table = Table("", commit, "here", "ratio", "quartiles", title=f"{what}, {pairs} alternating pairs of runs")
     for row in rows:
         digits = 0 if row.here >= 100 else 2
-        ratio = "" if row.what == "errors" else f"{row.ratio:.2f}"
-        quartiles = "" if row.what == "errors" else f"{row.quartiles[0]:.2f} to {row.quartiles[1]:.2f}"
+        is_compared = row.what != "errors" and row.ratio > 0
+        ratio = f"{row.ratio:.2f}" if is_compared else ""
+        quartiles = "" if not is_compared else f"{row.quartiles[0]:.2f} to {row.quartiles[1]:.2f}"
         table.add_row(row.what, f"{row.there:,.{digits}f}", f"{row.here:,.{digits}f}", ratio, quartiles)
     Console().print(table)

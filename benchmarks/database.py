@@ -39,7 +39,14 @@ def create_indices(url: URL) -> None:
     if client is None:
         raise RuntimeError("neither mariadb nor mysql is installed: `make bench` installs the client")
     subprocess.run(
-        [client, "--protocol=tcp", f"--host={url.host}", f"--port={url.port}", f"--user={url.username}", DATABASE],
+        [
+            client,
+            "--protocol=tcp",
+            f"--host={url.host}",
+            f"--port={url.port}",
+            f"--user={url.username}",
+            str(url.database),
+        ],
         env={"MYSQL_PWD": str(url.password or "")},
         stdin=(ROOT / "migrations" / "phase1_create_indexes.sql").open("rb"),
         stdout=subprocess.DEVNULL,

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def measure_flush(folder: Path, events: int) -> FlushFigures:
         )
         engine = make_writing_engine(settings)
         migrate(engine)
-        _write_log(settings.events_dir, _feedback(events))
+        write_log(settings.events_dir, map(encode, _feedback(events)))
         flusher = Flusher(settings, engine)
         server_before, own_before = cpu_seconds(server.pid) or 0.0, time.process_time()
         started = time.perf_counter()
@@ -67,12 +67,11 @@ def measure_flush(folder: Path, events: int) -> FlushFigures:
         return FlushFigures(events, events / seconds, of_server / events * 1e6, own / events * 1e6)
 
 
-def _write_log(folder: Path, records: Iterator[FeedbackRecord]) -> None:
+def write_log(folder: Path, payloads: Iterable[bytes]) -> None:
     """Complete segments, as workers leave them."""
     folder.mkdir(parents=True)
     segment: SegmentWriter | None = None
-    for number, record in enumerate(records):
-        payload = encode(record)
+    for number, payload in enumerate(payloads):
         try:
             if segment is None:
                 raise SegmentFull

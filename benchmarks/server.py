@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +147,11 @@ def users_with_history(data_dir: Path) -> list[int]:
 
 def write_script(folder: Path, data_dir: Path) -> Path:
     """A wrk script that asks for another user's feed each time, of those with a history."""
-    users = users_with_history(data_dir)
+    return feed_script(folder, users_with_history(data_dir))
+
+
+def feed_script(folder: Path, users: Sequence[int]) -> Path:
+    """The same of these users."""
     script = folder / "feed.lua"
     script.write_text(
         f"local users = {{{','.join(map(str, users))}}}\n"
