@@ -490,6 +490,21 @@ def test_what_cannot_be_trusted_is_refused_kept_and_begun_anew_when_somebody_say
     assert world.learn().totals.slots == {"AU": 1}, "what the log still has is learned again"
 
 
+def test_a_file_of_before_there_were_fleets_and_parts_of_persons_is_taken_up(world: World) -> None:
+    served = feed(6)
+    world.write([served, shown(served, 0)])
+    world.learn()
+    with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as database, database:
+        for table in ("persons", "others", "handed_over"):
+            database.execute(f"DROP TABLE {table}")
+        database.execute("DELETE FROM known WHERE name IN ('identity', 'abroad')")
+    more = feed(6)
+    world.write([more, shown(more, 0)])
+    learner = world.learn()
+    assert learner.totals.slots == {"AU": 2}
+    assert world.learn().ledger.fleet.identity == learner.ledger.fleet.identity
+
+
 def test_one_learner_learns_at_a_time(world: World) -> None:
     learner = world.learner()
     with pytest.raises(ReaderTaken, match="learn"):
