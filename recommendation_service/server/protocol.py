@@ -23,7 +23,17 @@ from recommendation_service.api.calls import Headers
 from recommendation_service.api.errors import error_body
 from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
+from recommendation_service.server.direct import DirectCycle, client_address
 from recommendation_service.server.door import Door, Reason, Stage
+from recommendation_service.server.refusals import (
+    BadRequest,
+    HeadersTooLarge,
+    RequestTimeout,
+    TooManyConnections,
+    TunnelRefused,
+    UriTooLong,
+    VersionNotSupported,
+)
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -38,58 +48,11 @@ HTTP2_PREFACE = b"PRI * HTTP/2.0"
 RETRY_SECONDS = 5
 
 
-class BadRequest(ServiceError):
-    status = 400
-    code = "bad_request"
-
-
-class RequestTimeout(ServiceError):
-    status = 408
-    code = "request_timeout"
-
-
-class UriTooLong(ServiceError):
-    status = 414
-    code = "uri_too_long"
-
-
-class HeadersTooLarge(ServiceError):
-    status = 431
-    code = "headers_too_large"
-
-
-class TunnelRefused(ServiceError):
-    status = 501
-    code = "not_implemented"
-
-
-class TooManyConnections(ServiceError):
-    status = 503
-    code = "too_many_connections"
-
-
-class VersionNotSupported(ServiceError):
-    status = 505
-    code = "http_version_not_supported"
-
-
 def has_arrivals(descriptor: int) -> bool:
     """Whether a socket holds bytes, or a listening one connections, that nobody has taken yet."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def client_address(client: tuple[str, int] | None, headers: Headers, trusted: Any) -> str:
-    """Of a request's client, as Uvicorn's layer puts it into a scope. ``trusted``: that layer's proxies."""
-    if client is None:
-        return "unknown"
-    if client[0] in trusted:
-        forwarded = b", ".join([value for name, value in headers if name == b"x-forwarded-for"])
-        if forwarded:
-            host: str = trusted.get_trusted_client_address(forwarded.decode("latin1"))[0]
-            return host or client[0]
-    return client[0]
 
 
 class _Flow(FlowControl):
@@ -123,27 +86,6 @@ class _LateClose:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._protocol.transport, name)
-
-
-class _Unheard:
-    """An event for which nobody waits."""
-
-    def set(self) -> None:
-        pass
-
-
-class DirectCycle:
-    """A request that is answered without ASGI: as much of Uvicorn's RequestResponseCycle as a connection asks for."""
-
-    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started", "scope")
-
-    message_event = _Unheard()
-
-    def __init__(self, scope: object) -> None:
-        self.scope = scope
-        self.body = b""
-        self.keep_alive = self.more_body = True
-        self.disconnected = self.response_started = self.response_complete = False
 
 
 class DoorProtocol(HttpToolsProtocol):

@@ -18,8 +18,9 @@ from recommendation_service.api.hot import Admission, DirectCalls
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest
+from recommendation_service.server.direct import DirectCycle, client_address
 from recommendation_service.server.door import Stage
-from recommendation_service.server.protocol import DIRECT_KEY, DirectCycle, client_address
+from recommendation_service.server.protocol import DIRECT_KEY
 from recommendation_service.serving.worker import Worker
 from recommendation_service.telemetry.metrics import Metrics
 from tests.unit.server.test_protocol import GET, Scene, answer, rest, serving, until
