@@ -22,6 +22,7 @@ from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.learner import Learner
 from recommendation_service.learning.ledger import FILE as FILE_NAME
 from recommendation_service.learning.ledger import LedgerRefused, put_aside
+from recommendation_service.learning.person import pending_of
 from recommendation_service.learning.publishing import OtherFeatures
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.marks import Place
@@ -121,6 +122,19 @@ def test_nothing_is_learned_from_a_feed_that_was_not_personal(
     assert learner.totals.all_slots == 1
     assert learner.totals.left == {"not_personal": 3}
     assert float(np.abs(sums_of(learner)).sum()) > 0
+
+
+def test_a_person_is_told_what_the_learner_keeps_and_nothing_of_another(world: World) -> None:
+    mine, anonymous = feed(6), feed(6, user_id=0, session_id="mine")
+    others = [feed(6, user_id=8), feed(6, user_id=0, session_id="another")]
+    assert pending_of(world.settings.learning_dir, 7, None) == {}
+    world.write([one for served in (mine, anonymous, *others) for one in (served, shown(served, 0), shown(served, 1))])
+    world.learn()
+
+    for person in ((7, None), (0, "mine")):
+        found = pending_of(world.settings.learning_dir, *person)
+        assert found == {"pending_feeds": 1, "pending_events": 2, "unmatched_events": 0, "learned_slots": 2.0}
+    assert set(pending_of(world.settings.learning_dir, 9, None).values()) == {0}
 
 
 def test_a_ledger_of_before_feeds_could_be_other_than_personal_is_read(world: World) -> None:
