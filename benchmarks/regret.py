@@ -17,11 +17,24 @@ from rich.progress import track
 
 from recommendation_service.core.output import print_rows
 from recommendation_service.learning.format import load_learning
-from tests.support.tastes import DRIFT, HALF_LIFE, PRIOR_IS_RIGHT, Course, Pools, Tastes, coverage, real_pools, regrets
+from recommendation_service.policies.policy import load_policy
+from tests.support.tastes import (
+    DRIFT,
+    HALF_LIFE,
+    PRIOR_IS_RIGHT,
+    Course,
+    Floats,
+    Pools,
+    Tastes,
+    coverage,
+    real_pools,
+    regrets,
+)
 
 KINDS = ("VMP", "AU", "NU", "FW")
 TASTES = {"drift": Tastes(), "as the prior": PRIOR_IS_RIGHT}
 FROM = 1_000  # of the first feeds nothing is promised
+WHOLE = "whole feeds"  # a slot of the mixed feed, on average: the kinds in the shares that its pattern gives them
 
 
 def main() -> None:
@@ -39,22 +52,18 @@ def main() -> None:
         given = [(pools[kind], TASTES[name], run, Course(feeds=options.feeds)) for kind, name, run in jobs]
         done = processes.map(_run, given)
         found = list(track(done, "Simulating", total=len(jobs), transient=True))
-        rows = []
-        for kind in kinds:
+        means = {
+            (kind, name): np.mean(
+                [run for job, run in zip(jobs, found, strict=True) if job[:2] == (kind, name)], axis=0
+            )
+            for kind in kinds
+            for name in TASTES
+        }
+        if set(kinds) == set(KINDS):
+            pattern = load_policy().file.feeds.total
             for name in TASTES:
-                mine = [run for job, run in zip(jobs, found, strict=True) if job[:2] == (kind, name)]
-                learned, prior = (np.mean([run[which] for run in mine], axis=0) for which in (0, 1))
-                share = learned[FROM - 1 :] / prior[FROM - 1 :]
-                rows.append(
-                    {
-                        "kind": kind,
-                        "tastes": name,
-                        "prior_regret": float(prior[-1] / options.feeds),
-                        "learner_regret": float(learned[-1] / options.feeds),
-                        "share_at_end": float(share[-1]),
-                        "largest_share": float(share.max()),
-                    }
-                )
+                means[WHOLE, name] = np.mean([means[kind, name] for kind in pattern], axis=0)
+        rows = [_row(kind, name, *both) for (kind, name), both in means.items()]
         widths = {kind: [coverage(pools[kind], drift, HALF_LIFE, runs=100) for drift in (DRIFT, 0.0)] for kind in kinds}
     if options.json:
         print(json.dumps({"regret": rows, "coverage": widths}))
@@ -71,7 +80,20 @@ def main() -> None:
     )
 
 
-def _run(given: tuple[Pools, Tastes, int, Course]) -> tuple[np.ndarray, np.ndarray]:
+def _row(kind: str, tastes: str, learned: Floats, prior: Floats) -> dict[str, str | float]:
+    """Of cumulative regrets, means over the runs."""
+    share = learned[FROM - 1 :] / prior[FROM - 1 :]
+    return {
+        "kind": kind,
+        "tastes": tastes,
+        "prior_regret": float(prior[-1] / len(prior)),
+        "learner_regret": float(learned[-1] / len(prior)),
+        "share_at_end": float(share[-1]),
+        "largest_share": float(share.max()),
+    }
+
+
+def _run(given: tuple[Pools, Tastes, int, Course]) -> tuple[Floats, Floats]:
     pools, tastes, seed, course = given
     return regrets(pools, tastes, load_learning(), seed, course)
 

@@ -67,6 +67,8 @@ class LearningFile(_Section):
     least: Reward
     most: Reward
     noise: Positive
+    precision_factor: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)] = 100.0
+    variety: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 0.9
     person_slots: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1000.0
     points: dict[str, Positive]
     events: Annotated[dict[EventName, EventReward], Field(min_length=1)]

@@ -9,9 +9,9 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.learning.format import LearningFile
-from recommendation_service.learning.posterior import Model, posterior
+from recommendation_service.learning.posterior import Model, believed_matrices, posterior
 from recommendation_service.learning.sums import BESIDE, Floats
-from recommendation_service.learning.variety import recorded_slots, temperatures
+from recommendation_service.learning.variety import recorded_slots, shares, temperatures
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import in_words, moves
 from recommendation_service.policies.fleet import FleetPolicies
@@ -57,8 +57,7 @@ class Publisher:
         prior = Policy(parse_policy(content, "policy file"))
         if sums.shape[1] != len(prior.feature_names) + BESIDE:
             raise OtherFeatures("The policy that is served has other features than what was learned is of.")
-        learned = posterior(sums, model_of(prior, self._file))
-        learned = self._as_varied(prior, learned)
+        learned = self._as_varied(prior, sums)
         after = Policy(prior.file, *learned)
         words = in_words(moves(self._opened(before) or prior, after), TOLD_MOVES)
         of = f" of {machines} machines" if machines > 1 else ""
@@ -69,14 +68,17 @@ class Publisher:
             self._show_beside(version, deed)
         return Published(version, words)
 
-    def _as_varied(self, prior: Policy, learned: Learned) -> Learned:
+    def _as_varied(self, prior: Policy, sums: Floats) -> Learned:
         """Where decisions cannot be read, temperatures are those of the file."""
+        model = model_of(prior, self._file)
+        learned = posterior(sums, model)
         try:
             slots = recorded_slots(self._settings.decisions_dir, len(prior.feature_names))
         except OSError as error:
             log.warning("decisions cannot be read", reason=str(error))
             return learned
-        return learned._replace(temperature=temperatures(prior, Policy(prior.file, *learned), slots))
+        evenness = shares(slots, believed_matrices(sums, model), model.precision, self._file.variety)
+        return learned._replace(temperature=temperatures(prior, Policy(prior.file, *learned), slots, evenness))
 
     def _served(self) -> bytes:
         """The policy file that feeds are ranked by. Raises PolicyError, ConfigurationError."""
@@ -103,6 +105,7 @@ def model_of(prior: Policy, file: LearningFile) -> Model:
     return Model(
         prior.arrays.theta.copy(),
         prior.file.prior.precision,
+        file.precision_factor,
         np.array([file.points[kind] for kind in KINDS]),
         file.noise,
     )

@@ -2,7 +2,8 @@
 
 The starting policy's widths are wide, and part of what sets its items apart. As they shrink, the same temperature would
 draw ever more evenly, and what was learned would be lost in the draw. So a temperature is lowered to where the draws of
-the slots whose decisions were recorded are as even as before; it is never raised.
+the slots whose decisions were recorded are as even as before; it is never raised. And as drawing is how one tries what
+is not known, draws become somewhat less even as less of that is left.
 """
 
 from collections.abc import Sequence
@@ -34,12 +35,21 @@ def evenness(scores: Sequence[Floats], temperature: float) -> float:
     return float(np.mean(entropies))
 
 
-def as_varied(before: Sequence[Floats], after: Sequence[Floats], temperature: float) -> float:
-    """The temperature, or the highest below it, at which draws by ``after`` are not more even than by ``before``; each
-    the scores of what the same slots could hold."""
+def unknown(slots: Sequence[Floats], A: Floats, precision: float) -> float:
+    """What is left, 0 to 1, of the prior's variance of the differences between items of one slot. ``A``: of what is
+    believed now; ``precision``: the prior's."""
+    centered = np.concatenate([X - X.mean(axis=0) for X in slots])
+    scatter = centered.T @ centered
+    before = float(np.trace(scatter)) / precision
+    return min(1.0, float(np.trace(np.linalg.solve(A, scatter))) / before) if before > 0 else 1.0
+
+
+def as_varied(before: Sequence[Floats], after: Sequence[Floats], temperature: float, share: float = 1.0) -> float:
+    """The temperature, or the highest below it, at which draws by ``after`` have at most that share of the evenness of
+    those by ``before``; each the scores of what the same slots could hold."""
     if not before:
         return temperature
-    wanted = evenness(before, temperature)
+    wanted = share * evenness(before, temperature)
     if evenness(after, temperature) <= wanted:
         return temperature
     low, high = np.log(LEAST_SHARE * temperature), np.log(temperature)
@@ -52,15 +62,21 @@ def as_varied(before: Sequence[Floats], after: Sequence[Floats], temperature: fl
     return float(np.exp(low))
 
 
-def temperatures(before: Policy, after: Policy, slots: Sequence[Sequence[Floats]]) -> Floats:
+def temperatures(before: Policy, after: Policy, slots: Sequence[Sequence[Floats]], shares: Floats) -> Floats:
     """(K,) of a learned policy; ``slots``: by kind, of each slot the features of what it could hold (m, d). Fewer than
-    LEAST_SLOTS say nothing, and the temperature stays."""
+    LEAST_SLOTS say nothing, and the temperature stays. ``shares`` (K,): as ``as_varied`` has them."""
     found = before.arrays.temperature.copy()
     for kind, some in enumerate(slots):
         if len(some) >= LEAST_SLOTS:
             one, other = ([_scores(policy, kind, X) for X in some] for policy in (before, after))
-            found[kind] = as_varied(one, other, float(found[kind]))
+            found[kind] = as_varied(one, other, float(found[kind]), float(shares[kind]))
     return found
+
+
+def shares(slots: Sequence[Sequence[Floats]], A: Floats, precision: float, least: float) -> Floats:
+    """(K,) how evenly each kind is drawn beside before: ``least`` once all is known of it, 1 while nothing is."""
+    left = [unknown(some, one, precision) if some else 1.0 for some, one in zip(slots, A, strict=True)]
+    return np.asarray(least + (1.0 - least) * np.array(left))
 
 
 def recorded_slots(folder: Path, features: int) -> list[list[Floats]]:

@@ -17,10 +17,10 @@ from benchmarks.worlds import make_catalog
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.learning.format import LearningFile
-from recommendation_service.learning.posterior import Model, posterior
+from recommendation_service.learning.posterior import Model, believed_matrices, posterior
 from recommendation_service.learning.publishing import model_of
 from recommendation_service.learning.sums import Sums
-from recommendation_service.learning.variety import as_varied
+from recommendation_service.learning.variety import as_varied, shares
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy, load_policy
@@ -134,10 +134,15 @@ def regrets(
         kinds = np.full(block, pools.kind)
         sums.add(kinds, X[rows, mine], rewards, times, np.ones(block))
         at += block
-        scores_learner = _scores(Policy(policy.file, *posterior(sums.at(times[-1]), model)), pools)
+        known = sums.at(times[-1])
+        posterior_now = posterior(known, model)
+        scores_learner = _scores(Policy(policy.file, *posterior_now), pools)
         decided = [(person[place], offer[place]) for place in range(min(block, 60))]  # what decisions record
         before, after = ([scores[one] for one in decided] for scores in (scores_prior, scores_learner))
-        temperature = as_varied(before, after, given)
+        slots = [[pools.X[one] for one in decided] if kind == pools.kind else [] for kind in range(len(KINDS))]
+        believed = believed_matrices(known, model)
+        share = shares(slots, believed, model.precision, file.variety)[pools.kind]
+        temperature = as_varied(before, after, given, share)
     return np.cumsum(learned), np.cumsum(lost)
 
 
@@ -162,7 +167,7 @@ def coverage(pools: Pools, drift: float, half_life: float, seed: int = 1, runs: 
     """
     draw = np.random.default_rng(seed)
     steps = int(6 * half_life)
-    model = Model(np.zeros((1, D)), 1.0, np.ones(1), 1.0)
+    model = Model(np.zeros((1, D)), 1.0, 100.0, np.ones(1), 1.0)
     middle = pools.items.mean(axis=0)
     truth = np.empty((steps, runs, D))
     truth[0] = draw.normal(size=(runs, D))
@@ -180,6 +185,3 @@ def coverage(pools: Pools, drift: float, half_life: float, seed: int = 1, runs: 
         widths = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(A[0]), items.T), axis=0)
         covered.append(np.abs(items @ (theta[0] - truth[-1, run])) <= 1.96 * widths)
     return float(np.mean(covered))
-
-
-PRIOR_IS_RIGHT = Tastes(turn_days=None)

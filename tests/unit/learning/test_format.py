@@ -71,6 +71,8 @@ def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
         ("24.0\nshows = true", "24.0\nshows = true\nby = 'value'\nfull = 1.0", "that only shows an item"),
         ("reward = 1.0", "reward = 7.0", "events.match.reward"),
         ("noise = 0.7", "noise = nan", "noise"),
+        ("variety = 0.9", "variety = 1.2", "variety"),
+        ("precision_factor = 100.0", "precision_factor = 0.5", "precision_factor"),
         ("version", "versión", "is not TOML"),
     ],
 )

@@ -14,7 +14,7 @@ COURSE = Course(feeds=12_000)
 RUNS = 2
 
 
-@pytest.fixture(scope="module", params=["AU", "NU"])
+@pytest.fixture(scope="module", params=["VMP", "FW"])
 def pools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pools:
     return real_pools(tmp_path_factory.mktemp("catalog"), request.param, people=40, videos=800)
 
