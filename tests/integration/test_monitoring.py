@@ -305,6 +305,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "MemoryOfUsersFails": (">", 0),
         "MemoryOfUsersFull": (">", 0),
         "EventsWaiting": (">", 3600),
+        "EventsOverdue": (">", 60),
         "ReaderBehind": (">", 3600),
         "LearnerBehind": (">", 1800),
         "ReaderCutOff": (">", 0),
