@@ -7,6 +7,7 @@ catalog's builder, and the pipeline that answers requests. Nothing of the rankin
   exclusions as well, since lifetimes and windows end and the protocol's questions do not.
 """
 
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,6 +72,7 @@ class ReplayedOperator:
         self._writing = create_engine(f"sqlite:///{path}", poolclass=NullPool)
         self.tables = OperatorTables(self._writing, log)
         self._reading = make_engine(self.settings)
+        weakref.finalize(self, self._reading.dispose)
         self._source = Source(self._reading, self.settings)
         self._store = CatalogStore(folder / "catalogs", keep=1)
         self._policy = policy

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.evaluation.interaction_log import InteractionLog
@@ -82,7 +82,7 @@ def test_the_tables_hold_what_was_told_and_nothing_of_the_future(
     plan: Plan, log: InteractionLog, operator: ReplayedOperator, tmp_path: Path
 ) -> None:
     """Of others until the refit, of who is asked until the question."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'operator.sqlite'}")
+    engine = create_engine(f"sqlite:///{tmp_path / 'operator.sqlite'}", poolclass=NullPool)
 
     def rows() -> int:
         with engine.connect() as connection:
