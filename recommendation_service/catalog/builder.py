@@ -10,13 +10,14 @@ import numpy as np
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.item_features import ItemStatistics, item_features
 from recommendation_service.catalog.items import Eligibility, Items, eligible_challenges, eligible_videos
+from recommendation_service.catalog.kept_lists import KeptLists
 from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
 from recommendation_service.catalog.people import Interactions, People, gather_interactions, gather_people, places
 from recommendation_service.catalog.report import BlacklistReport, BuildReport, NotPersonalReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
 from recommendation_service.model.columns import CatalogArrays, Int64
-from recommendation_service.model.features import FEATURES
+from recommendation_service.model.features import COLLABORATIVE, FEATURES, TRENDING
 from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
@@ -78,19 +79,26 @@ def _read(snapshot: Snapshot, settings: Settings) -> SourceTables:
     )
 
 
-def build_catalog(source: Source, settings: Settings, policy: Policy, now: datetime | None = None) -> BuiltCatalog:
-    """Read the source and build a catalog as of ``now``.
+def build_catalog(
+    source: Source, settings: Settings, policy: Policy, now: datetime | None = None, kept: KeptLists | None = None
+) -> BuiltCatalog:
+    """Read the source and build a catalog as of ``now``; ``kept``: of the builds before it, where there were any.
 
     Raises SourceError where the database cannot be read, or a blacklist that there should be; a bad row or value never
     stops a build.
     """
     now = now or datetime.now(UTC)
     tables, milliseconds = read_source(source, settings, now)
-    return assemble_catalog(tables, milliseconds, settings, policy, now)
+    return assemble_catalog(tables, milliseconds, settings, policy, now, kept)
 
 
 def assemble_catalog(
-    tables: SourceTables, milliseconds: dict[str, float], settings: Settings, policy: Policy, now: datetime
+    tables: SourceTables,
+    milliseconds: dict[str, float],
+    settings: Settings,
+    policy: Policy,
+    now: datetime,
+    kept: KeptLists | None = None,
 ) -> BuiltCatalog:
     """The whole build from tables in memory."""
     started = time.perf_counter()
@@ -129,6 +137,11 @@ def assemble_catalog(
     skills = tokens[:, :5]
     skill_count = (skills != absent).sum(axis=1)
 
+    keys = np.concatenate([item_keys(RESUME, video_ids), item_keys(CHALLENGE, challenge_ids)])
+    section = policy.file.collaborative
+    together = (kept or KeptLists()).of(interactions, keys, seconds, section, wanted=settings.collaborative)
+    report.collaborative = together.report
+
     created = np.array([*videos.created, *challenges.created], np.float64)
     age_days = (seconds - created) / DAY_SECONDS
     X = np.zeros((len(tokens), len(policy.feature_names)))
@@ -139,6 +152,8 @@ def assemble_catalog(
     recency = item_features(_only_age(age_days[count:]), policy.file)
     X[count:, 1] = recency[:, 1]
     X[count:, FEATURES:] = recency[:, FEATURES:]
+    if section is not None:
+        X[:, TRENDING] = together.trending
     terms = static_terms(X, age_days, policy.file)
     hand = np.zeros((len(tokens), len(KINDS)), np.float32)
     for name, kind in policy.file.kinds_in_use.items():
@@ -156,15 +171,13 @@ def assemble_catalog(
         )
     city_numbers, city_names = _number_cities([*videos.cities, *challenges.cities])
 
-    hash_key, hash_item = hash_table(
-        np.concatenate([item_keys(RESUME, video_ids), item_keys(CHALLENGE, challenge_ids)])
-    )
+    hash_key, hash_item = hash_table(keys)
     token_hash, token_of_hash = vocabulary.hashes()
     creator = places(creator_ids, np.array([*videos.creator_ids, *challenges.creator_ids], np.int64)).astype(np.int32)
 
     arrays = CatalogArrays(
         item_id=np.concatenate([video_ids, challenge_ids]),
-        features=X.astype(np.float32),
+        features=(X if section is None else np.delete(X, [COLLABORATIVE, TRENDING], axis=1)).astype(np.float32),
         hand=hand,
         tokens=tokens,
         skill_count=skill_count.astype(np.uint8),
@@ -196,6 +209,10 @@ def assemble_catalog(
         connections=people.connections,
         profile_offsets=people.profile_offsets.astype(np.int64),
         profile_tokens=people.profile_tokens,
+        neighbour_offsets=together.lists.offsets,
+        neighbour_items=together.lists.items,
+        neighbour_weight=together.lists.weight,
+        trending=together.trending,
         videos=count,
         creators=len(creator_ids),
         cities=len(city_names),

@@ -201,6 +201,8 @@ def _print_report(report: dict[str, Any]) -> None:
     print_rows(("query", "milliseconds"), times, title="Times", right={1})
     if listed := report.get("not_personal", {}).get("users"):
         typer.echo(f"{listed:,} users in NOT_PERSONAL_TABLE get feeds that are not personal.")
+    if together := report.get("collaborative"):  # a version of an earlier release says nothing of it
+        print_rows(("what", "is"), [(name, f"{value}") for name, value in together.items()], title="Taken together")
     if report["set_aside"]:
         aside = [(entry["column"], entry["reason"], f"{entry['count']:,}") for entry in report["set_aside"]]
         print_rows(("column", "reason", "count"), aside, title="Set aside", right={2})

@@ -15,7 +15,9 @@ import structlog
 
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.builder import BuiltCatalog, eligibility
+from recommendation_service.catalog.collaborative import NeighbourLists
 from recommendation_service.catalog.items import Eligibility, eligible_challenges, eligible_videos
+from recommendation_service.catalog.kept_lists import moved
 from recommendation_service.catalog.orderings import hash_table
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.store import Catalog, CatalogStore
@@ -196,7 +198,12 @@ def without(
     token_offsets, token_items, _ = listed(arrays.token_offsets, arrays.token_items)
     pair_offsets, pair_items, _ = listed(arrays.pair_offsets, arrays.pair_items)
     history_offsets, history_items, history = listed(arrays.history_offsets, arrays.history_items)
-    columns = ("features", "hand", "tokens", "skill_count", "created", "creator", "city")
+    together = moved(
+        NeighbourLists(arrays.neighbour_offsets, arrays.neighbour_items, arrays.neighbour_weight),
+        _keys(arrays.item_id[: arrays.videos], arrays.item_id[arrays.videos :]),
+        _keys(ids[:videos], ids[videos:]),
+    )
+    columns = ("features", "hand", "tokens", "skill_count", "created", "creator", "city", "trending")
     report.counts = current.counts | {"videos": videos, "challenges": len(ids) - videos}
     return BuiltCatalog(
         arrays=arrays._replace(
@@ -216,6 +223,9 @@ def without(
             history_items=history_items,
             history_weight=arrays.history_weight[history],
             history_when=arrays.history_when[history],
+            neighbour_offsets=together.offsets,
+            neighbour_items=together.items,
+            neighbour_weight=together.weight,
             videos=videos,
         ),
         item_bodies=[current.item_json(item) for item in np.flatnonzero(kept).tolist()],

@@ -22,6 +22,7 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
     if item < start:
         what = "challenge" if item_type == CHALLENGE else "video"
         raise CatalogError(f"There is no {what} {number} in catalog {catalog.version}: see the rules of eligibility.")
+    neighbours = slice(int(arrays.neighbour_offsets[item]), int(arrays.neighbour_offsets[item + 1]))
     feature_names = (*FEATURE_NAMES, *(added.split(" = ")[0] for added in catalog.added_features))
     return {
         "item": msgspec.json.decode(catalog.item_json(item)),
@@ -30,6 +31,17 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
         "tokens": [names["tokens"][token] for token in arrays.tokens[item] if token < len(names["tokens"])],
         "features": dict(zip(feature_names, arrays.features[item].tolist(), strict=True)),
         "static_sums": dict(zip(KINDS, arrays.hand[item].tolist(), strict=True)),
+        "trending": float(arrays.trending[item]),
+        "taken_after_it": [
+            {
+                "type": "resume" if other < arrays.videos else "challenge",
+                "id": int(arrays.item_id[other]),
+                "weight": float(weight),
+            }
+            for other, weight in zip(
+                arrays.neighbour_items[neighbours], arrays.neighbour_weight[neighbours], strict=True
+            )
+        ],
     }
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import Float64
-from recommendation_service.model.features import FEATURES
 from recommendation_service.policies.format import PolicyFile
 
 
@@ -28,7 +27,7 @@ class ItemStatistics(NamedTuple):
 
 def item_features(items: ItemStatistics, policy: PolicyFile) -> Float64:
     """Features of the item alone: (n, d); places 5–8, 13 and 17 stay 0 until a user asks, and of those that the policy
-    adds it is the item's part."""
+    adds it is the item's part. The collaborative ones are left to who knows what people did."""
     c = policy.features
     log_views, log_matches = np.log1p(items.views), np.log1p(items.matches)
     X = np.zeros((len(items.age_days), len(policy.feature_names)))
@@ -59,7 +58,7 @@ def item_features(items: ItemStatistics, policy: PolicyFile) -> Float64:
     X[:, 14] = items.ratings / (items.ratings.max(initial=0.0) + 1.0)
     X[:, 15] = items.saves / (items.saves.max(initial=0.0) + 1.0)
     X[:, 16] = items.exhibitions / (items.exhibitions.max(initial=0.0) + 1.0)
-    for place, added in enumerate(policy.added_features, FEATURES):
+    for place, added in enumerate(policy.added_features, X.shape[1] - len(policy.added_features)):
         X[:, place] = getattr(items, added.column) / added.scale
     return X
 

@@ -17,6 +17,7 @@ import structlog
 
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.hold import Holder
+from recommendation_service.catalog.kept_lists import KeptLists
 from recommendation_service.catalog.server_figures import ServerWatch
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.clock import Clock
@@ -79,6 +80,7 @@ class Refresher:
         self._holder = Holder(settings, source, store, clock)
         self._watch = watch
         self.status = RefresherStatus()
+        self._lists = KeptLists(settings.collaborative_refresh_seconds)
         self._last_fingerprint: str | None = None
         self._verified: str | None = None
         self._built: float | None = None  # when the last build was, by a clock that only goes on
@@ -142,7 +144,7 @@ class Refresher:
     def _build(self, fingerprint: str) -> None:
         started, policy = time.monotonic(), self._policies.policy
         with self._store.build_lock():
-            built = build_catalog(self._source, self._settings, policy, self._moment())
+            built = build_catalog(self._source, self._settings, policy, self._moment(), self._lists)
             version = self._holder.publish(built, policy, fingerprint)
         self._built = time.monotonic()
         self._build_seconds = self._built - started
@@ -156,7 +158,14 @@ class Refresher:
         """Of the tables and of the files that decide what a catalog holds."""
         settings = self._settings
         files = blacklist_stamp(settings), _stamp(settings.cities_file)
-        return repr((self._source.fingerprint(self._moment()), files, self._policies.policy.catalog_digest))
+        return repr(
+            (
+                self._source.fingerprint(self._moment()),
+                files,
+                self._policies.policy.catalog_digest,
+                settings.collaborative,
+            )
+        )
 
     def _moment(self) -> datetime:
         return datetime.fromtimestamp(self._clock.now(), UTC)

@@ -18,6 +18,20 @@ class NotPersonalReport:
     held: str | None = None  # why what was read last held, or nobody's feed is personal
 
 
+@dataclass(frozen=True)
+class CollaborativeReport:
+    """How it was found out what people take together, or why it was not."""
+
+    method: str = "none"  # slist, item_knn
+    reason: str = ""
+    interactions: int = 0  # by people with two or more
+    people: int = 0
+    items: int = 0
+    half_life_days: float = 0.0  # of the trend
+    milliseconds: float = 0.0  # that it took
+    computed_seconds_ago: float = 0.0  # builds in between take lists over
+
+
 @dataclass
 class BuildReport:
     counts: dict[str, int] = field(default_factory=dict)
@@ -28,6 +42,7 @@ class BuildReport:
     warnings: list[str] = field(default_factory=list)
     blacklist: BlacklistReport = BlacklistReport()
     not_personal: NotPersonalReport = NotPersonalReport()
+    collaborative: CollaborativeReport = CollaborativeReport()
 
     def aside(self, column: str, reason: str, how_many: int = 1) -> None:
         """Count rows or values that were set aside."""
@@ -47,4 +62,5 @@ class BuildReport:
             "warnings": self.warnings,
             "blacklist": asdict(self.blacklist),
             "not_personal": asdict(self.not_personal),
+            "collaborative": asdict(self.collaborative),
         }

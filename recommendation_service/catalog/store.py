@@ -15,7 +15,7 @@ import numpy as np
 from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import locked
-from recommendation_service.model.columns import COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
+from recommendation_service.model.columns import COLUMNS, LATER_COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
 from recommendation_service.model.features import FEATURES
 from recommendation_service.versions.store import NewVersion, VersionStore
 
@@ -72,7 +72,11 @@ class CatalogStore(VersionStore):
     what = "catalog"
     error = CatalogError
     layout = LAYOUT_VERSION
-    needed = (*(f"{column}.npy" for column in COLUMNS), f"{ITEM_OFFSETS}.npy", ITEM_BYTES)
+    needed = (
+        *(f"{column}.npy" for column in COLUMNS if column not in LATER_COLUMNS),
+        f"{ITEM_OFFSETS}.npy",
+        ITEM_BYTES,
+    )
 
     def __init__(self, folder: Path, keep: int, item_time_zone: str = "UTC") -> None:
         """``item_time_zone``: of the times in the items of what is opened: Z, which they bear, or another, without."""
@@ -130,7 +134,10 @@ class CatalogStore(VersionStore):
         folder = self.folder / version
         manifest = self.check(version, every_byte=verify)
         try:
-            columns: dict[str, Any] = {name: _column(folder, name) for name in COLUMNS}
+            columns: dict[str, Any] = {
+                name: _column(folder, name) for name in COLUMNS if f"{name}.npy" in manifest["files"]
+            }
+            columns |= _later_columns(columns)
             columns |= {name: int(manifest["sizes"][name]) for name in SIZES}
             arrays = CatalogArrays(**columns)
             offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
@@ -169,6 +176,17 @@ def _column(folder: Path, name: str) -> Any:
     if array.dtype != expected[0] or array.ndim != expected[1]:
         raise ValueError(f"{name} is {array.dtype} of {array.ndim} dimensions")
     return np.asarray(array)
+
+
+def _later_columns(columns: dict[str, Any]) -> dict[str, Any]:
+    """Of a version of an earlier release: nobody took anything together. Read-only, as mapped ones are."""
+    items, later = len(columns["item_id"]), {}
+    for name in LATER_COLUMNS:
+        if name not in columns:
+            rows = {"neighbour_offsets": items + 1, "trending": items}.get(name, 0)
+            later[name] = np.zeros(rows, COLUMNS[name][0])
+            later[name].flags.writeable = False
+    return later
 
 
 def _map(path: Path) -> memoryview:

@@ -274,6 +274,16 @@ class Settings(BaseSettings):
         description="rebuilt after so long even where nothing changed, as ages move on",
         json_schema_extra=Seconds,
     )
+    collaborative: bool = Field(
+        True, description="what people take together counts, where there are enough interactions"
+    )
+    collaborative_refresh_seconds: int = Field(
+        900,
+        ge=0,
+        le=604800,
+        description="what people take together is computed anew by the first build after so long",
+        json_schema_extra=Seconds,
+    )
     catalog_keep: int = Field(
         3, ge=1, le=100, description="catalog versions kept", json_schema_extra={"unit": "versions"}
     )

@@ -191,6 +191,7 @@ def _empty_catalog() -> CatalogArrays:
         if name.endswith("_offsets"):
             shape = (len(KINDS) + 1,)
         columns[name] = np.zeros(shape, kind)
+    columns["neighbour_offsets"] = np.zeros(1, np.int64)
     columns["hash_key"], columns["hash_item"] = np.full(8, EMPTY, np.int64), np.zeros(8, np.int32)
     columns["token_kind"] = np.full(1, 255, np.uint8)
     for column in columns.values():

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
-from recommendation_service.model.features import names_of
+from recommendation_service.model.features import COLLABORATIVE, TRENDING, names_of
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_terms
@@ -92,5 +92,7 @@ def hand_terms(policy: Policy, x: npt.NDArray[np.float64], kind: int, age_days: 
     terms = static_terms(x[None, :], np.array([age_days]), policy.file)
     values = {name: float(value[0]) for name, value in terms.items()}
     values |= {"similarity": float(x[5]), "match": float(x[6]), "network": float(x[8])}
+    # Of a record by an earlier policy nothing is known of it.
+    values["collaborative"] = float(x[COLLABORATIVE]) if policy.file.collaborative and len(x) > TRENDING else 0.0
     weights = policy.file.kind(KINDS[kind]).weights
     return {term: weight * values[term] for term, weight in weights.items()}

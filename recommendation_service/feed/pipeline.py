@@ -99,6 +99,7 @@ class FeedPipeline:
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
         self._frame = Frame(catalog.arrays, policy.arrays, memory)
+        self._impersonal = Frame(catalog.arrays, policy.arrays._replace(latest_weight=np.zeros(0)), memory)
         self._rank = entry_for(rank, self._frame, example)
         self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
         self._seen = self.memory.seen_entries.data.cast("B")
@@ -149,15 +150,19 @@ class FeedPipeline:
         )
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
-            self._rank(self._frame, ranking_request)
+            self._rank(self._frame_for(request), ranking_request)
         else:
-            self._rank_by_stages(ranking_request, self._observe_stage)
+            self._rank_by_stages(self._frame_for(request), ranking_request, self._observe_stage)
         return self._slate(request, seed, with_decision=wants_decision is not None and wants_decision(request, seed))
 
-    def _rank_by_stages(self, request: RankingRequest, observe: ObserveStage) -> None:
+    def _frame_for(self, request: FeedRequest) -> Frame:
+        """Where a feed is not personal, what is remembered keeps items away and says nothing of what the user likes."""
+        return self._frame if request.personal else self._impersonal
+
+    def _rank_by_stages(self, frame: Frame, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
         for name, stage in self._stages:
-            stage(self._frame, request)
+            stage(frame, request)
             ended = time.perf_counter()
             observe(name, ended - started, self._handled(name))
             started = ended

@@ -22,7 +22,8 @@ EventName = Literal["impression", "view", "like", "save", "match", "rating", "sk
 EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 
 STATE_OF: dict[EventName, int] = dict.fromkeys(EVENT_NAMES, ACTED)
-STATE_OF["impression"], STATE_OF["hide"] = IMPRESSED, HIDDEN
+# What was acted on tells what a person likes: of what was skipped no more is known than that it was looked at.
+STATE_OF["impression"], STATE_OF["skip"], STATE_OF["hide"] = IMPRESSED, IMPRESSED, HIDDEN
 
 
 class Flag(IntFlag):

@@ -76,6 +76,11 @@ class CatalogArrays(NamedTuple):
     connections: Int32  # (U,) number of connections
     profile_offsets: Int64  # (U + 1,)
     profile_tokens: Int32
+    # What people took together; all empty, or 0, where there is too little to tell (catalog/collaborative.py).
+    neighbour_offsets: Int64  # (M + 1,)
+    neighbour_items: Int32  # for each item those that people take after it, the likeliest first
+    neighbour_weight: Float32  # how much each is to be expected, more than 0
+    trending: Float32  # (M,) how often an item was taken, what is a half-life ago counting half; the largest is 1
     # Sizes that no shape tells.
     videos: int
     creators: int
@@ -127,5 +132,11 @@ COLUMNS: dict[str, tuple[Any, int]] = {
     "connections": (np.int32, 1),
     "profile_offsets": (np.int64, 1),
     "profile_tokens": (np.int32, 1),
+    "neighbour_offsets": (np.int64, 1),
+    "neighbour_items": (np.int32, 1),
+    "neighbour_weight": (np.float32, 1),
+    "trending": (np.float32, 1),
 }
+# What a version of an earlier release has no file of.
+LATER_COLUMNS = ("neighbour_offsets", "neighbour_items", "neighbour_weight", "trending")
 SIZES = ("videos", "creators", "cities")

@@ -1,7 +1,7 @@
 """Names of what a candidate is scored by: the features, and the terms of the hand-set sums.
 
-A policy has these 18 features, and after them those that its file adds: what the catalog knows of an item, as it is or
-times a term of the user.
+A policy has these 18 features; then, where it has a section for what people take together, two of that; and after them
+those that its file adds: what the catalog knows of an item, as it is or times a term of the user.
 """
 
 FEATURES = 18  # that every policy has
@@ -28,6 +28,9 @@ FEATURE_NAMES = (
     "hand_set_score",
 )
 
+COLLABORATIVE, TRENDING = 18, 19  # of a policy that has the section
+COLLABORATIVE_NAMES = ("collaborative", "trending")
+
 # Terms of a kind's hand-set sum that do not depend on the user, and those that do.
 STATIC_TERMS = (
     "engagement",
@@ -40,8 +43,9 @@ STATIC_TERMS = (
     "boost",
     "days_left",
     "share_left",
+    "trending",
 )
-USER_TERMS = ("similarity", "match", "network")
+USER_TERMS = ("similarity", "match", "network", "collaborative")
 
 
 def names_of(count: int, names: tuple[str, ...] = FEATURE_NAMES) -> list[str]:

@@ -6,7 +6,7 @@ from recommendation_service.model.columns import Float64, Int64
 
 
 class PolicyArrays(NamedTuple):
-    """What the kernels read. K kinds, d features, E of them beside the 18 that all have; all float64 or int64."""
+    """What the kernels read. K kinds, d features, E of them added by the file; all float64 or int64."""
 
     theta: Float64  # (K, d) posterior mean
     precision_root: Float64  # (K, d, d) (R⁻¹)ᵀ, upper triangular, with A = R Rᵀ, so xᵀA⁻¹x = ‖R⁻¹x‖²
@@ -16,6 +16,10 @@ class PolicyArrays(NamedTuple):
     weight_similarity: Float64  # (K,)
     weight_match: Float64  # (K,)
     weight_network: Float64  # (K,)
+    weight_collaborative: Float64  # (K,)
+    latest_weight: (
+        Float64  # (L,) what a user's latest item counts, the one before, ...; (0,): no collaborative features
+    )
     added_term: (
         Int64  # (E,) by what an added feature is multiplied: 0 nothing, else 1 more than the place in USER_TERMS
     )
@@ -24,6 +28,7 @@ class PolicyArrays(NamedTuple):
     pattern: Int64  # (endpoints, longest pattern) kinds of the slots
     pattern_length: Int64  # (endpoints,)
     kind_is_video: Int64  # (K,) 1 for résumés
+    first_added: int  # place of the first added feature: 18, or 20 after the collaborative ones
     match_cap: float  # on the same scale as match_weight
     reach_scale: float
     hand_scale: float

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES
 from recommendation_service.model.features import (
+    COLLABORATIVE_NAMES,
     FEATURE_NAMES,
     FEATURES,
     MOST_FEATURES,
@@ -22,7 +23,10 @@ KindName = Literal["VMP", "AU", "NU", "FW", "FLOW"]
 ItemColumn = Literal[
     "age_days", "views", "average", "ratings", "matches", "saves", "exhibitions", "attribute_count", "rarity"
 ]
-UserTerm = Literal["similarity", "match", "network"]
+UserTerm = Literal["similarity", "match", "network", "collaborative"]
+
+
+ITS_OWN_POOL = ("collaborative",)  # terms that bring candidates from beside a kind's ordering
 
 
 class _Section(BaseModel):
@@ -86,6 +90,39 @@ class AddedFeature(_Section):
     def of_item(self) -> str:
         """What a catalog has of it, in words by which two are compared."""
         return f"{self.name} = {self.column} / {self.scale!r}"
+
+
+class ClosedForm(_Section):
+    """SLIST's hyperparameters (Choi et al. 2021, section 3.4), for catalogs of not too many items."""
+
+    most_items: Annotated[int, Field(ge=0, le=20_000)]
+    regularization: Positive
+    whole_history: Annotated[float, Field(ge=0, le=1)]
+    position_items: Positive
+
+
+class Neighbourhood(_Section):
+    """Of nearest neighbours by what people take close to each other, for larger catalogs."""
+
+    window_items: Annotated[int, Field(ge=1, le=100)]
+    position_items: Positive
+    backward: Annotated[float, Field(ge=0, le=1)]
+    shrink: NotNegative
+    scale: Positive
+
+
+class Collaborative(_Section):
+    """What people take together: two features, and two terms of the hand-set sums. Without the section, neither."""
+
+    least_interactions: Count
+    most_interactions: Count
+    most_items_of_user: Annotated[int, Field(ge=2, le=1000)]
+    neighbours: Annotated[int, Field(ge=1, le=1000)]
+    latest_items: Annotated[int, Field(ge=1, le=200)]
+    recency_items: Positive
+    half_lives_days: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
+    closed_form: ClosedForm
+    neighbourhood: Neighbourhood
 
 
 class UserConstants(_Section):
@@ -161,6 +198,7 @@ class PolicyFile(_Section):
     cuts: Cuts
     features: FeatureConstants
     added_features: Annotated[tuple[AddedFeature, ...], Field(max_length=MOST_FEATURES - FEATURES)] = ()
+    collaborative: Collaborative | None = None
     user: UserConstants
     limits: Limits
     exploration: Exploration
@@ -172,7 +210,8 @@ class PolicyFile(_Section):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        return (*FEATURE_NAMES, *(added.name for added in self.added_features))
+        collaborative = COLLABORATIVE_NAMES if self.collaborative else ()
+        return (*FEATURE_NAMES, *collaborative, *(added.name for added in self.added_features))
 
     @property
     def kinds_in_use(self) -> dict[str, Kind]:
@@ -197,6 +236,10 @@ def contradictions(content: dict[str, Any]) -> list[str]:
                 problems.append(f"kinds.{name}.weights.{term}: there is no such term; the terms are {known}")
             elif term in USER_TERMS and isinstance(weight, int | float) and weight < 0:
                 problems.append(f"kinds.{name}.weights.{term}: must be 0 or more, but is {weight}")
+            elif term in COLLABORATIVE_NAMES and "collaborative" not in content:
+                problems.append(f"kinds.{name}.weights.{term}: needs a section collaborative, which is missing")
+            elif term in ITS_OWN_POOL and (kind.get("gate") or kind.get("max_age_days") is not None):
+                problems.append(f"kinds.{name}.weights.{term}: a kind with it can have neither gate nor max_age_days")
     for endpoint, item in (("discover", "resume"), ("flow", "challenge")):
         pattern = feeds.get(endpoint) if isinstance(feeds, dict) else None
         for name in pattern if isinstance(pattern, list) else ():
@@ -210,8 +253,11 @@ def contradictions(content: dict[str, Any]) -> list[str]:
             left_out = [name for name in named if name not in kinds]
             problems += [f"feeds.{endpoint}: names {name}, which kinds leaves out" for name in left_out]
     added = content.get("added_features")
-    names = [one.get("name") for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    added = [one for one in added if isinstance(one, dict)] if isinstance(added, list) else []
+    names = [one.get("name") for one in added]
     for place, name in enumerate(names):
-        if name in FEATURE_NAMES or name in names[:place]:
+        if name in (*FEATURE_NAMES, *COLLABORATIVE_NAMES) or name in names[:place]:
             problems.append(f"added_features.{place}.name: there is a feature {name} already")
+        if added[place].get("times") == "collaborative" and "collaborative" not in content:
+            problems.append(f"added_features.{place}.times: needs a section collaborative, which is missing")
     return list(dict.fromkeys(problems))

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.model.columns import Float64
-from recommendation_service.model.features import FEATURES, HAND_SET, USER_TERMS
+from recommendation_service.model.features import HAND_SET, USER_TERMS
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.format import PolicyFile, contradictions
@@ -65,6 +65,8 @@ class Policy:
         parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kinds_in_use.get(name) for name in KINDS)]
         drawing = {"alpha", "temperature", "pool"}
         content: list[object] = [part.model_dump(exclude=drawing) if part else None for part in parts]
+        if file.collaborative is not None:
+            content.append(file.collaborative.model_dump())
         text = msgspec.json.encode(content + self.added_features)
         return hashlib.sha256(text).hexdigest()[:16]
 
@@ -145,7 +147,11 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
     policy that is taken up would be compiled for."""
     in_use = file.kinds_in_use
     kinds = [in_use.get(name) for name in KINDS]
-    features, prior, d = file.features, file.prior, FEATURES + len(file.added_features)
+    features, prior, d = file.features, file.prior, len(file.feature_names)
+    collaborative = file.collaborative
+    recency = np.zeros(0)
+    if collaborative is not None:
+        recency = np.exp(-np.arange(collaborative.latest_items) / collaborative.recency_items)
     if theta is None:
         theta = np.zeros((len(kinds), d))
         theta[:, HAND_SET] = prior.hand_feature_mean
@@ -168,6 +174,8 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         weight_similarity=user_weight("similarity"),
         weight_match=user_weight("match"),
         weight_network=user_weight("network"),
+        weight_collaborative=user_weight("collaborative"),
+        latest_weight=recency,
         added_term=np.array(
             [USER_TERMS.index(added.times) + 1 if added.times else 0 for added in file.added_features], np.int64
         ),
@@ -183,6 +191,7 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         pattern=np.array([pattern + [0] * (longest - len(pattern)) for pattern in patterns]),
         pattern_length=np.array([len(pattern) for pattern in patterns]),
         kind_is_video=np.array([int(kind is not None and kind.item == "resume") for kind in kinds]),
+        first_added=d - len(file.added_features),
         match_cap=features.match_cap / 100.0,
         reach_scale=features.reach_scale,
         hand_scale=features.hand_scale,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from recommendation_service.model.columns import Float64
+from recommendation_service.model.features import TRENDING
 from recommendation_service.policies.format import Kind, PolicyFile
 
 
@@ -19,6 +20,8 @@ def static_terms(X: Float64, age_days: Float64, policy: PolicyFile) -> dict[str,
         "fresh": (age_days <= terms.fresh_days).astype(np.float64),
         "boost": np.where(age_days <= terms.boost_days, terms.boost, 1.0),
         "days_left": terms.days_left_of - age_days,
+        # Of a record by an earlier policy nothing is known of it.
+        "trending": X[:, TRENDING] if policy.collaborative and X.shape[1] > TRENDING else np.zeros(len(X)),
         "share_left": np.maximum(0.0, terms.share_left_of - age_days) / terms.share_left_of,
     }
 

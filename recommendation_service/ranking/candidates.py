@@ -1,7 +1,8 @@
 """Stage 2: for each kind of the feed, the best n items by its hand-set sum.
 
 Where no term of a kind's sum depends on the user, its pool is the head of an ordering made at build
-time. Otherwise the ordering is searched: exactly, with an early stop, up to a policy's number of
+time. Otherwise what the user is to be expected to take next is scored first, where the kind's sum has that term, and
+then the ordering is searched: exactly, with an early stop, up to a policy's number of
 videos; beyond that, only the heads of the user's inverted lists and of the ordering are scored, so
 that the cost follows the candidates and not the catalog (docs/decisions/0005).
 """
@@ -20,6 +21,7 @@ from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     HAS_NETWORK,
     HAS_TOKENS,
+    NEIGHBOURS,
     POOLED,
     SCANNED,
     SEEN,
@@ -44,10 +46,11 @@ def candidate_pools(frame: Frame, request: RankingRequest) -> None:
             wanted = wanted or policy.pattern[request.endpoint, slot] == kind
         if wanted:
             bound = _user_bound(catalog, policy, memory, kind)
-            if bound == 0.0:
+            neighbours = memory.counts[NEIGHBOURS] if policy.weight_collaborative[kind] > 0.0 else 0
+            if bound == 0.0 and neighbours == 0:
                 place = _head_of_ordering(catalog, policy, memory, kind, place)
             else:
-                place = _search(catalog, policy, memory, kind, bound, place)
+                place = _search(catalog, policy, memory, kind, neighbours, bound, place)
     memory.pool_offsets[len(KINDS)] = place
     for c in range(place):
         flag(memory, memory.pool_items[c], POOLED)
@@ -55,8 +58,8 @@ def candidate_pools(frame: Frame, request: RankingRequest) -> None:
 
 @inlined
 def _user_bound(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int) -> float:
-    """The most that the user's terms can add to a static sum of this kind; 0 where they add the same to
-    every item, and the static ordering is the answer."""
+    """The most that the user's terms can add to a static sum of this kind, but for the collaborative one, which is of
+    few items; 0 where they add the same to every item, and the static ordering is the answer."""
     bound = 0.0
     if policy.weight_network[kind] > 0.0 and memory.counts[HAS_NETWORK] > 0:
         bound += policy.weight_network[kind]
@@ -117,16 +120,27 @@ def _head_of_ordering(
 
 @inlined
 def _search(
-    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, bound: float, place: int
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    memory: WorkingMemory,
+    kind: int,
+    neighbours: int,
+    bound: float,
+    place: int,
 ) -> int:
     """The best n by the whole hand-set sum, kept in a heap whose root is the worst of them."""
     start, end = catalog.order_offsets[kind], catalog.order_offsets[kind + 1]
     size = 0
+    if memory.counts[HAS_TOKENS] == 0:  # then the similarity is the same for each item, and not 0
+        bound += policy.weight_similarity[kind] * policy.similarity[2]
     prune = end - start > policy.exact_up_to_videos and policy.weight_similarity[kind] > 0.0
+    if neighbours > 0:
+        size = _offer(catalog, policy, memory, kind, memory.neighbours, 0, neighbours, True, False, bound, size)
     if prune:
-        size = _search_inverted_lists(catalog, policy, memory, kind)
+        size = _search_inverted_lists(catalog, policy, memory, kind, size)
         end = min(end, start + policy.static_entries)
-    size = _offer(catalog, policy, memory, kind, catalog.order_items, start, end, prune, bound, size)
+    once = prune or neighbours > 0
+    size = _offer(catalog, policy, memory, kind, catalog.order_items, start, end, once, True, bound, size)
     items, pool = memory.heap_items, memory.pool_items
     for i in range(size):
         pool[place + i] = items[i]
@@ -134,7 +148,9 @@ def _search(
 
 
 @part
-def _search_inverted_lists(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int) -> int:
+def _search_inverted_lists(
+    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, size: int
+) -> int:
     """Offer the heads of the inverted lists of the user's most frequent skills, and of their pairs."""
     strongest = memory.strongest
     strongest[:] = -1
@@ -147,7 +163,6 @@ def _search_inverted_lists(catalog: CatalogArrays, policy: PolicyArrays, memory:
             if token >= 0 and counts[token] > 0.0 and (held < 0 or counts[token] > counts[held]):
                 strongest[rank], token = token, held
     tokens = len(catalog.token_kind) - 1
-    size = 0
     for rank in range(wanted):
         token = strongest[rank]
         if token < 0:
@@ -159,10 +174,10 @@ def _search_inverted_lists(catalog: CatalogArrays, policy: PolicyArrays, memory:
             if pair >= 0:
                 first, last = catalog.pair_offsets[pair], catalog.pair_offsets[pair + 1]
                 last = min(last, first + policy.entries_per_pair)
-                size = _offer(catalog, policy, memory, kind, catalog.pair_items, first, last, True, np.inf, size)
+                size = _offer(catalog, policy, memory, kind, catalog.pair_items, first, last, True, True, np.inf, size)
         first, last = catalog.token_offsets[token], catalog.token_offsets[token + 1]
         last = min(last, first + policy.entries_per_skill)
-        size = _offer(catalog, policy, memory, kind, catalog.token_items, first, last, True, np.inf, size)
+        size = _offer(catalog, policy, memory, kind, catalog.token_items, first, last, True, True, np.inf, size)
     return size
 
 
@@ -176,34 +191,41 @@ def _offer(
     start: int,
     end: int,
     once: bool,
+    ordered: bool,
     bound: float,
     size: int,
 ) -> int:
-    """Score offered[start:end], best static sum first, and keep what is among the best so far.
+    """Score offered[start:end] and keep what is among the best so far.
 
-    Stops where ``bound``, the most that the user's terms can add, no longer reaches the worst item
-    kept. ``once``: an item may stand in several lists, and only its first time counts. Gives the
-    number of items kept. The arrays are taken out of their tuples first: inside a loop each use
+    ``bound``: the most that the user's terms can add, but for the collaborative one; what does not reach the worst item
+    kept with it is passed over. ``ordered``: best static sum first, so that nothing after such an item can either; else
+    there may be items of the other type. ``once``: an item may stand in several lists, and only its first time counts.
+    Gives the number of items kept. The arrays are taken out of their tuples first: inside a loop each use
     would count references.
     """
     hand, tokens, skill_count, creator = catalog.hand, catalog.tokens, catalog.skill_count, catalog.creator
     flags, scored, touched, counts = memory.flags, memory.scored, memory.touched_items, memory.counts
     user_skills, match_weight, scale = memory.skill_count, memory.match_weight, memory.similarity_scale
     in_network, scores, items = memory.in_network, memory.heap_scores, memory.heap_items
+    collaborative, weight_collaborative = memory.collaborative, policy.weight_collaborative[kind]
     has_tokens = counts[HAS_TOKENS] > 0
     without_history, without_skills = policy.similarity[2], policy.similarity[3]
     weight_similarity, weight_match = policy.weight_similarity[kind], policy.weight_match[kind]
     weight_network, cap, limit = policy.weight_network[kind], policy.match_cap, policy.pool[kind]
     largest_match = memory.largest_match[0]
-    videos, bit = catalog.videos, np.uint8(1 << kind)
+    videos, bit, is_video = catalog.videos, np.uint8(1 << kind), policy.kind_is_video[kind] == 1
     scanned = 0
     for i in range(start, end):
         item = offered[i]
         if flags[item] & HIDDEN != 0:
             continue
-        score = float(hand[item, kind])
+        score = float(hand[item, kind]) + weight_collaborative * collaborative[item]
         if size == limit and score + bound <= scores[0]:
-            break
+            if ordered:
+                break
+            continue
+        if not ordered and (item < videos) != is_video:
+            continue
         if once:
             if scored[item] & bit != 0:
                 continue

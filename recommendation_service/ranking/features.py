@@ -1,7 +1,7 @@
 """Stage 3: the features of user and item; those of the item alone come ready from the catalog."""
 
 from recommendation_service.model.columns import SKILL_PLACES, TOKEN_PLACES, Bytes, CatalogArrays, Float64, Int32
-from recommendation_service.model.features import FEATURES, HAND_SET
+from recommendation_service.model.features import COLLABORATIVE, FEATURES, HAND_SET, TRENDING
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
@@ -59,7 +59,8 @@ def write_features(
     X: Float64,
 ) -> None:
     """The features of items[start:end] for the user in memory, each in the column of its place in ``X`` (d, n): the 18,
-    and those that the policy adds; ``kinds`` says whose hand-set sum feature 17 is.
+    the collaborative ones where the policy has them, and those that it adds; ``kinds`` says whose hand-set sum feature
+    17 is.
 
     The arrays are taken out of their tuples first: inside a loop each use would count references.
     """
@@ -71,7 +72,9 @@ def write_features(
     weight_network, hand_scale, cap = policy.weight_network, policy.hand_scale, policy.match_cap
     has_tokens = memory.counts[HAS_TOKENS] > 0
     without_history, without_skills = policy.similarity[2], policy.similarity[3]
-    reach, added_term = memory.reach[0], policy.added_term
+    reach, added_term, first_added = memory.reach[0], policy.added_term, policy.first_added
+    collaborative, trending = memory.collaborative, catalog.trending
+    weight_collaborative = policy.weight_collaborative
     for place in range(start, end):
         item, kind = items[place], kinds[place]
         for i in range(FEATURES):
@@ -84,6 +87,7 @@ def write_features(
             match = match_of(item, tokens, match_weight, cap)
             same_city = float(user_city[city[item]])
         network = float(in_network[creator[item]])
+        expected = collaborative[item]
         X[5, place] = similarity
         X[6, place] = match
         X[7, place] = same_city
@@ -94,7 +98,11 @@ def write_features(
             + weight_similarity[kind] * similarity
             + weight_match[kind] * match
             + weight_network[kind] * network
+            + weight_collaborative[kind] * expected
         ) / hand_scale
+        if first_added > FEATURES:
+            X[COLLABORATIVE, place] = expected
+            X[TRENDING, place] = trending[item]
         for added in range(len(added_term)):
             value, term = float(static[item, FEATURES + added]), added_term[added]
             if term == 1:
@@ -103,7 +111,9 @@ def write_features(
                 value *= match
             elif term == 3:
                 value *= network
-            X[FEATURES + added, place] = value
+            elif term == 4:
+                value *= expected
+            X[first_added + added, place] = value
 
 
 @compiled

@@ -20,6 +20,7 @@ from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.places import find, find_item, unpack_key
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
+    DISLIKED,
     EXCLUDED,
     REMEMBERED,
     SEEN,
@@ -56,7 +57,7 @@ def session_number(session_id: str | None) -> int:
 
 
 @inlined
-def _when(detail: int) -> int:
+def when_of(detail: int) -> int:
     return (detail >> 32) + EPOCH
 
 
@@ -76,13 +77,13 @@ _pack_detail = inlined(pack_detail)
 @inlined
 def at_most_now(detail: int, now: int) -> int:
     """An entry of the future is of a clock that was ahead: it counts as of now, or it would stay until then."""
-    return max(0, now - EPOCH) << 32 | (detail & 0xFFFFFFFF) if _when(detail) > now else detail
+    return max(0, now - EPOCH) << 32 | (detail & 0xFFFFFFFF) if when_of(detail) > now else detail
 
 
 @inlined
 def _stays_away(detail: int, now: int, lives: bool, lifetimes: Int64) -> bool:
     """Whether an entry still counts; ``lives``: its session does."""
-    state, age = detail & 15, now - _when(detail)
+    state, age = detail & 15, now - when_of(detail)
     if state == HIDDEN:
         return True
     if state == ACTED:
@@ -99,7 +100,7 @@ def _find_live_sessions(entries: Int64, count: int, now: int, live: Int64, lifet
     for i in range(count - 1, -1, -1):
         detail = entries[i, 1]
         session = _session(detail)
-        if found == len(live) or now - _when(detail) > lifetimes[1]:
+        if found == len(live) or now - when_of(detail) > lifetimes[1]:
             break
         known = session == NO_SESSION
         for j in range(found):
@@ -150,9 +151,9 @@ def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMe
             continue
         rows[i] = item
         if detail & 15 == HIDDEN:
-            flag(memory, item, EXCLUDED)
+            flag(memory, item, EXCLUDED | DISLIKED)
         elif _stays_away(detail, now, _session(detail) == session and _lives(detail, live, found), lifetimes):
-            mark_seen(memory, item, _when(detail))
+            mark_seen(memory, item, when_of(detail))
 
 
 @inlined

@@ -15,6 +15,7 @@ from recommendation_service.model.columns import (
 )
 from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME
 from recommendation_service.model.policy_arrays import PolicyArrays
+from recommendation_service.ranking.collaborative import load_collaborative
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.places import find, find_item, pack_key
@@ -67,6 +68,7 @@ def load_user(frame: Frame, request: RankingRequest) -> None:
         for i in range(catalog.network_offsets[row], catalog.network_offsets[row + 1]):
             _add_creator(memory, catalog.network_creators[i])
         memory.reach[0] = log1p(catalog.connections[row]) / policy.reach_scale
+    load_collaborative(catalog, policy, request, memory)
     memory.counts[HAS_TOKENS] = int(memory.counts[TOUCHED_TOKENS] > 0)
     memory.counts[HAS_NETWORK] = int(memory.counts[TOUCHED_NETWORK] > 0)
     _scale_similarity(policy, memory)

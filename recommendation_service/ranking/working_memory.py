@@ -32,6 +32,7 @@ SEEN = np.uint8(2)  # the user interacted with it
 USED = np.uint8(4)  # it is in the feed
 POOLED = np.uint8(8)  # it is in a pool
 EXPLORED = np.uint8(16)  # it is in the exploration sample
+DISLIKED = np.uint8(32)  # the user hid it
 
 # Places of ``counts``.
 TOUCHED_ITEMS = 0
@@ -48,7 +49,8 @@ RELAXED = 10  # bits of all rules that gave way
 SEEN_ITEMS = 11  # places of ``seen_items`` that hold, 0 before anything seen had to come back
 REMEMBERED = 12  # entries of ``remembered``
 PACKED = 13  # bytes of ``packing.packed``: the slots as a record has them
-COUNTS = 14
+NEIGHBOURS = 14  # places of ``neighbours`` that hold
+COUNTS = 15
 
 
 class Scoring(NamedTuple):
@@ -89,6 +91,9 @@ class WorkingMemory(NamedTuple):
     held_kinds: npt.NDArray[np.int64]  # (4,) how many skills, knowledges, tools, languages the user has
     largest_match: npt.NDArray[np.float64]  # (1,) the most that feature 6 can be for the user
     strongest: npt.NDArray[np.int64]  # (policy's pruning.skills,) the user's most frequent skills
+    latest: npt.NDArray[np.int32]  # (L,) items that the user took, the latest first
+    collaborative: npt.NDArray[np.float64]  # (M,) how much an item is to be expected after those
+    neighbours: npt.NDArray[np.int32]  # (M,) the items of which that is more than 0
     # What is remembered of the user, as it came, and as it is after the feed.
     seen_entries: npt.NDArray[np.int64]  # (SEEN_CAPACITY, 2)
     seen_rows: npt.NDArray[np.int32]  # (SEEN_CAPACITY,) the entries' items
@@ -160,6 +165,9 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         held_kinds=np.zeros(4, np.int64),
         largest_match=np.zeros(1),
         strongest=np.zeros(policy.prune_skills, np.int64),
+        latest=np.zeros(len(policy.latest_weight), np.int32),
+        collaborative=np.zeros(items),
+        neighbours=np.zeros(items, np.int32),
         seen_entries=np.zeros((SEEN_CAPACITY, 2), np.int64),
         seen_rows=np.zeros(SEEN_CAPACITY, np.int32),
         remembered=np.zeros((SEEN_CAPACITY + LARGEST_FEED, 2), np.int64),
@@ -221,6 +229,9 @@ def clear(memory: WorkingMemory) -> None:
     in_network, touched_network = memory.in_network, memory.touched_network
     for i in range(counts[TOUCHED_NETWORK]):
         in_network[touched_network[i]] = 0
+    collaborative, neighbours = memory.collaborative, memory.neighbours
+    for i in range(counts[NEIGHBOURS]):
+        collaborative[neighbours[i]] = 0.0
     creator_last, touched_creators = memory.creator_last, memory.touched_creators
     for i in range(counts[TOUCHED_CREATORS]):
         creator_last[touched_creators[i]] = NEVER

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import Learned, read_policy_file
@@ -28,6 +27,7 @@ from recommendation_service.policies.store import PolicyStore
 from recommendation_service.ranking.compiled import kernel_folder
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, recs
 from tests.servers import LOOPBACK
+from tests.support.policies import FEATURES
 
 WORKERS = 2
 # Of a feed at most. The kernels take half a minute to compile, and what a busy machine puts between is less.

@@ -18,7 +18,6 @@ from pydantic import SecretStr
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.feed.compilation import compile_apart
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.journal import Deed
@@ -28,6 +27,7 @@ from recommendation_service.ranking.stages import rank
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, sum_of_samples
 from tests.servers import wait_until
+from tests.support.policies import FEATURES
 
 PATIENCE_SECONDS = 60
 TOKEN = "an-administrators-token"

@@ -13,6 +13,10 @@ from recommendation_service.policies.format import PolicyFile
 SHIPPED = Path(next(iter(recommendation_service.policies.__path__))) / "starting.toml"
 
 
+# How many features the shipped policy has: the 18, and the collaborative ones.
+FEATURES = 20
+
+
 def shipped_content() -> dict[str, Any]:
     """The shipped policy file as it is parsed."""
     return tomllib.loads(SHIPPED.read_text("utf-8"))

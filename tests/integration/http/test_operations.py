@@ -253,7 +253,7 @@ def test_metrics_tell_of_the_catalog(client: httpx.Client, catalog: Catalog) -> 
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     text = answer.text
     assert sum_of_samples(text, "recs_ready") == 1
-    assert sum_of_samples(text, "recs_catalog_info", policy="starting-1") == 1
+    assert sum_of_samples(text, "recs_catalog_info", policy="starting-2") == 1
     assert sum_of_samples(text, "recs_catalog_rows", what="videos") == catalog.arrays.videos
     assert sum_of_samples(text, "recs_catalog_built_timestamp_seconds") == pytest.approx(catalog.built_at)
     assert sum_of_samples(text, "recs_catalog_set_aside") > 0, "the demo is dirty"

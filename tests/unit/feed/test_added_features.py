@@ -15,7 +15,13 @@ from recommendation_service.feed.explain import choice_of, why
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.model.features import FEATURE_NAMES, FEATURES, USER_TERMS
+from recommendation_service.model.features import (
+    COLLABORATIVE,
+    COLLABORATIVE_NAMES,
+    FEATURE_NAMES,
+    FEATURES,
+    USER_TERMS,
+)
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.format import ItemColumn, UserTerm
 from recommendation_service.policies.policy import Policy
@@ -36,17 +42,19 @@ ADDED: list[dict[str, Any]] = [
     *({"name": f"views_times_{term}", "column": "views", "scale": 100.0, "times": term} for term in USER_TERMS),
     {"name": "saved_how_often", "column": "saves"},
 ]
-D = FEATURES + len(ADDED)
-WITHOUT = Policy(policy_file())
+BEFORE = FEATURES + len(COLLABORATIVE_NAMES)
+D = BEFORE + len(ADDED)
+ENOUGH = {"collaborative__least_interactions": 20}
+WITHOUT = Policy(policy_file(**ENOUGH))
 
 
 def policy_of(seed: int | None = None, added: list[dict[str, Any]] = ADDED) -> Policy:
     """With θ and A, where there is a seed, as if they had been learned."""
-    file = policy_file(added_features=added)
+    file = policy_file(**ENOUGH, added_features=added)
     if seed is None:
         return Policy(file)
     draw = np.random.default_rng(seed)
-    prior, d = Policy(file).arrays, FEATURES + len(added)
+    prior, d = Policy(file).arrays, BEFORE + len(added)
     root = draw.normal(0, 1, (len(KINDS), d, d))
     return Policy(
         file, prior.theta + draw.normal(0, 0.3, prior.theta.shape), np.eye(d) + root @ root.transpose(0, 2, 1)
@@ -71,7 +79,7 @@ def test_what_a_file_may_name_is_what_there_is() -> None:
 
 def test_the_catalog_has_each_items_part() -> None:
     static, arrays = CATALOG.arrays.features, CATALOG.arrays
-    assert static.shape == (340, D)
+    assert static.shape == (340, FEATURES + len(ADDED))
     assert static[:, :FEATURES].tolist() == make_catalog(WORLD, WITHOUT).arrays.features.tolist()
     ages = (CATALOG.built_at - arrays.created) / 86400
     assert static[:, FEATURES] == pytest.approx(ages / 30, rel=1e-6)
@@ -89,9 +97,10 @@ def test_a_candidate_has_them_times_the_users_terms() -> None:
         end = memory.pool_offsets[-1]
         X, items = memory.X[:, :end], memory.pool_items[:end]
         terms = {None: np.ones(end), "similarity": X[5], "match": X[6], "network": X[8]}
+        terms["collaborative"] = X[COLLABORATIVE]
         for place, added in enumerate(ADDED):
             expected = static[items, FEATURES + place] * terms[added.get("times")]
-            assert X[FEATURES + place] == pytest.approx(expected, rel=1e-12)
+            assert X[BEFORE + place] == pytest.approx(expected, rel=1e-12)
             seen[place] += np.abs(expected).sum()
     assert (seen > 0).all()
 
@@ -104,7 +113,7 @@ def test_records_and_explanations_have_them() -> None:
         exact = pipeline.memory.slot_X[:, : len(slots.items)].T
         assert slots.features == pytest.approx(exact, rel=RELATIVE_ERROR, abs=0)
         reason = why(policy, choice_of(pipeline.memory, 0), 0, None)
-        assert list(reason.features) == [*FEATURE_NAMES, *(added["name"] for added in ADDED)]
+        assert list(reason.features) == [*FEATURE_NAMES, *COLLABORATIVE_NAMES, *(added["name"] for added in ADDED)]
         start = pipeline.memory.pool_offsets[reason_pool := int(slots.pools[0])]
         candidate = pipeline.memory.slot_candidate[0]
         assert reason_pool < len(KINDS)
@@ -116,7 +125,8 @@ def test_an_explanation_by_a_policy_of_other_features_names_what_it_can() -> Non
     pipeline = pipeline_of(policy_of(2))
     pipeline.rank(requests()[0])
     found = why(WITHOUT, choice_of(pipeline.memory, 0), 0, None).features
-    assert list(found) == [*FEATURE_NAMES, *(f"feature_{place}" for place in range(FEATURES, D))]
+    before = [*FEATURE_NAMES, *COLLABORATIVE_NAMES]
+    assert list(found) == [*before, *(f"feature_{place}" for place in range(BEFORE, D))]
 
 
 def test_decisions_and_shadows_have_them() -> None:

@@ -13,7 +13,6 @@ from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.log.decisions import MOST_BYTES
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.decisions import (
@@ -26,6 +25,7 @@ from recommendation_service.ranking.packed_columns import CLOSE_RELATIVE_ERROR
 from recommendation_service.ranking.working_memory import SLOTS
 from recommendation_service.serving.decisions import is_drawn
 from tests.support.catalogs import make_catalog
+from tests.support.policies import FEATURES
 from tests.support.slates import request_for
 from tests.support.worlds import FIRST_USER, random_world
 

@@ -13,7 +13,7 @@ import pytest
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import IDS_FIELDS, TIMED_EVERY, FeedPipeline, feed_seed
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.model.features import FEATURE_NAMES, FEATURES
+from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURE_NAMES
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.frame import Frame
@@ -22,7 +22,7 @@ from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import make_working_memory
 from tests.support.catalogs import Challenge, Interaction, User, Video, World, build, in_memory, make_catalog, published
 from tests.support.http_contract import CHALLENGE_FIELDS, RESUME_FIELDS
-from tests.support.policies import policy_file
+from tests.support.policies import FEATURES, policy_file
 from tests.support.slates import ranked, request_for
 from tests.support.worlds import random_world
 
@@ -401,7 +401,7 @@ def test_an_explanation_adds_up(endpoint: str, policy: Policy) -> None:
     for user_id in USERS:
         for position, why in enumerate(why_of(pipeline, request_for(user_id, endpoint, explain=True))):
             assert why["position"] == position
-            assert list(why["features"]) == list(FEATURE_NAMES)
+            assert list(why["features"]) == [*FEATURE_NAMES, *COLLABORATIVE_NAMES]
             assert sum(why["terms"].values()) == pytest.approx(10 * why["features"]["hand_set_score"], abs=1e-5)
             assert why["expected"] + why["bonus"] == pytest.approx(why["score"], abs=1e-9)
             assert 0 < why["propensity"] <= 1

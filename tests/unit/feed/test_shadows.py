@@ -11,13 +11,12 @@ from numba.core import event
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import Decision, propensities_under, unpack_decision
 from recommendation_service.ranking.working_memory import SLOTS
 from tests.support.catalogs import make_catalog
-from tests.support.policies import policy_file
+from tests.support.policies import FEATURES, policy_file
 from tests.support.slates import request_for
 from tests.support.worlds import FIRST_USER, random_world
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from recommendation_service.core.errors import ConfigurationError, PolicyError
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import changed_values, in_words, moves
 from recommendation_service.policies.journal import Deed, Journal, entry_of
 from recommendation_service.policies.policy import Learned, Policy, load_policy, parse_policy, read_policy_file
 from recommendation_service.policies.store import POLICY, PolicyStore
 from recommendation_service.versions.store import MANIFEST
+from tests.support.policies import FEATURES
 
 START = datetime(2026, 11, 29, 10, tzinfo=UTC)
 SHIPPED = read_policy_file()
@@ -126,10 +126,10 @@ def asymmetric(A: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda model: model._replace(theta=model.theta[:-1]), r"theta must be numbers of shape \(5, 18\)"),
+        (lambda model: model._replace(theta=model.theta[:-1]), r"theta must be numbers of shape \(5, 20\)"),
         (lambda model: model._replace(theta=model.theta.astype(str)), r"theta must be numbers"),
-        (lambda model: model._replace(theta=model.theta * np.nan), r"theta must be finite, but 90 numbers are not"),
-        (lambda model: model._replace(A=model.A[:, :-1]), r"A must be numbers of shape \(5, 18, 18\)"),
+        (lambda model: model._replace(theta=model.theta * np.nan), r"theta must be finite, but 100 numbers are not"),
+        (lambda model: model._replace(A=model.A[:, :-1]), r"A must be numbers of shape \(5, 20, 20\)"),
         (lambda model: model._replace(A=asymmetric(model.A)), r"A of NU must be symmetric"),
         (lambda model: model._replace(temperature=np.zeros(len(KINDS))), r"temperature must be more than 0"),
         (lambda model: model._replace(temperature=np.ones(2)), r"temperature must be numbers of shape \(5,\)"),
@@ -407,8 +407,8 @@ def test_a_reader_sees_a_whole_version_at_every_moment(tmp_path: Path) -> None:
 def test_a_version_may_add_features_and_what_was_learned_must_be_of_them(store: PolicyStore) -> None:
     content = renamed("added") + b'\n[[added_features]]\nname = "age_in_months"\ncolumn = "age_days"\nscale = 30.0\n'
     policy = store.open(store.publish(content, None, deed(1)))
-    assert policy.feature_names[18:] == ("age_in_months",)
+    assert policy.feature_names[20:] == ("age_in_months",)
     assert policy.arrays.theta.shape == (len(KINDS), FEATURES + 1)
     assert policy.catalog_digest != Policy(parse_policy(SHIPPED, "policy file")).catalog_digest
-    with pytest.raises(PolicyError, match=r"theta must be numbers of shape \(5, 19\)"):
+    with pytest.raises(PolicyError, match=r"theta must be numbers of shape \(5, 21\)"):
         store.publish(content, learned(), deed(2))

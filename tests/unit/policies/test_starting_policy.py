@@ -43,7 +43,7 @@ def test_au_is_drawn_at_a_lower_temperature_than_nu_and_fw() -> None:
 
 def test_the_prior_is_a_mean_of_10_on_the_hand_set_score_and_the_identity() -> None:
     arrays = load_policy().arrays
-    expected = np.zeros((len(KINDS), 18))
+    expected = np.zeros((len(KINDS), 20))
     expected[:, 17] = 10.0
     np.testing.assert_array_equal(arrays.theta, expected)
-    np.testing.assert_array_equal(arrays.precision_root, np.broadcast_to(np.eye(18), (len(KINDS), 18, 18)))
+    np.testing.assert_array_equal(arrays.precision_root, np.broadcast_to(np.eye(20), (len(KINDS), 20, 20)))

@@ -10,11 +10,10 @@ import pytest
 
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Challenge, Interaction, User, Video, World, make_catalog
-from tests.support.policies import policy_file
+from tests.support.policies import FEATURES, policy_file
 from tests.support.slates import candidate_features, candidate_scores, pool_of, ranked, request_for, tokens_noted
 from tests.support.worlds import FIRST_USER, random_world
 from tests.unit.ranking.oracle import KIND_TYPE, Floats, Oracle

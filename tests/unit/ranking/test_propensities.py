@@ -11,12 +11,11 @@ import pytest
 
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.model.features import FEATURES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.format import PolicyFile
 from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Challenge, Item, Key, Video, World, frozen, make_catalog
-from tests.support.policies import policy_file
+from tests.support.policies import FEATURES, policy_file
 from tests.support.rules import FeedSoFar, Pools
 from tests.support.slates import Slot, exploration_sample, pool_of, ranked, request_for
 from tests.support.worlds import random_world
