@@ -117,7 +117,7 @@ def test_the_kernels_agree_with_numbers_worked_out_by_hand() -> None:
             0.35 + 0.40 * 0.8 + 0.25, 1.5 * recency, quality, popularity, 2 / 15,
             0.6 * 0.5 + 0.4 * 0.5, 0.15, 1, 1, np.log(20) / 10, 0.8, (1 / 3 + 1 / 2) / 2, 1,
             np.log(3) / 10, 10 / 11, 3 / 4, 1 / 2,
-            (2.2 * 0.92 + 1.6 * popularity + 1.8 * quality + 1.4) / 10,
+            (2.2 * 0.92 + 1.6 * popularity + 1.8 * quality + 1.4) / 10, 0, 0,
         ]),
     )  # fmt: skip
 
