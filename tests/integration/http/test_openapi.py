@@ -55,7 +55,7 @@ def try_out(client: httpx.Client, folder: Path, *options: str, examples: int = 8
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=3 * PATIENCE_SECONDS,  # most of a minute of processor time
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
