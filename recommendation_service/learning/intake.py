@@ -16,6 +16,7 @@ from recommendation_service.learning.status import Totals
 from recommendation_service.log.marks import UNREAD
 from recommendation_service.log.reader import Batch
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
+from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURES
 from recommendation_service.model.item_keys import CREATOR, item_key
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unpack_slots
@@ -306,10 +307,18 @@ class Intake:
             log.warning("a feed's record cannot be read", reason=str(error))
             self._totals.leave("unreadable")
             return None
+        slots = self._with_collaborative(slots)
         if slots.features.shape[1] != len(self._ledger.sums.features) or max(slots.kinds, default=0) >= len(KINDS):
             self._totals.leave("dimensions")
             return None
         return slots
+
+    def _with_collaborative(self, slots: Slots) -> Slots:
+        """A feed of before there were collaborative features was ranked as if they were 0."""
+        names, d = self._ledger.sums.features, slots.features.shape[1]
+        if d != FEATURES or names[FEATURES:] != COLLABORATIVE_NAMES:
+            return slots
+        return slots._replace(features=np.pad(slots.features, ((0, 0), (0, len(COLLABORATIVE_NAMES)))))
 
     def drop_old(self, most_feeds: int) -> None:
         """What nothing can come for any more, and beyond ``most_feeds`` the oldest."""

@@ -170,6 +170,6 @@ def test_the_explanation_of_a_record_is_what_was_served_to_4_digits(
 def test_a_learned_policys_explanation_is_too(pipeline: FeedPipeline) -> None:
     """Not only the hand-set sum counts then."""
     [(slate, payload)] = feeds(pipeline, "total", 1)
-    theta = np.random.default_rng(3).normal(0, 1, 18)
+    theta = np.random.default_rng(3).normal(0, 1, 20)
     exact = np.array([choice.x for choice in slate.choices]) @ theta
     assert recorded(payload).slots().features @ theta == pytest.approx(exact, abs=5e-4)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import recommendation_service.policies
+from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURE_NAMES
 from recommendation_service.policies.format import PolicyFile
 
 SHIPPED = Path(next(iter(recommendation_service.policies.__path__))) / "starting.toml"
@@ -15,6 +16,7 @@ SHIPPED = Path(next(iter(recommendation_service.policies.__path__))) / "starting
 
 # How many features the shipped policy has: the 18, and the collaborative ones.
 FEATURES = 20
+ALL_FEATURE_NAMES = (*FEATURE_NAMES, *COLLABORATIVE_NAMES)
 
 
 def shipped_content() -> dict[str, Any]:

@@ -21,9 +21,9 @@ from recommendation_service.learning.posterior import Model, believed_matrices, 
 from recommendation_service.learning.publishing import model_of
 from recommendation_service.learning.sums import Sums
 from recommendation_service.learning.variety import as_varied, shares
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy, load_policy
+from tests.support.policies import ALL_FEATURE_NAMES as FEATURE_NAMES
 from tests.support.slates import candidate_features, request_for
 
 Floats = npt.NDArray[np.float64]

@@ -221,7 +221,7 @@ def test_explain_adds_why_and_only_then(client: httpx.Client, user: int) -> None
         assert why["pool"] in {"VMP", "AU", "NU", "FW", "exploration", "seen"}
         assert 0 < why["propensity"] <= 1
         assert why["score"] == pytest.approx(why["expected"] + why["bonus"], rel=1e-5)
-        assert len(why["features"]) == 18
+        assert len(why["features"]) == 20
         assert why["terms"]
         assert set(why["relaxed"]) <= RULES
 

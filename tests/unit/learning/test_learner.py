@@ -29,7 +29,7 @@ from recommendation_service.log.marks import Place
 from recommendation_service.log.reader import ReaderTaken
 from recommendation_service.log.records import FeedRecord, Record
 from recommendation_service.log.retention import remove_passed
-from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
@@ -37,6 +37,7 @@ from recommendation_service.policies.store import BY_LEARNER, PolicyStore
 from recommendation_service.ranking.packed_slots import pack_as_they_are
 from tests.support.events import HAPPENED_MS, feed, feedback, write_segment
 from tests.support.older_records import AS_READ, IN_THE_LOG
+from tests.support.policies import FEATURES
 
 FILE = load_learning()
 SETTLED_MS = HAPPENED_MS + FILE.settle_ms + 1
@@ -83,11 +84,11 @@ def sums_of(learner: Learner) -> np.ndarray[Any, Any]:
 
 
 def count(learner: Learner, kind: int) -> float:
-    return float(sums_of(learner)[kind, len(FEATURE_NAMES), len(FEATURE_NAMES)])
+    return float(sums_of(learner)[kind, FEATURES, FEATURES])
 
 
 def reward(learner: Learner, kind: int) -> float:
-    return float(sums_of(learner)[kind, len(FEATURE_NAMES), len(FEATURE_NAMES) + 1])
+    return float(sums_of(learner)[kind, FEATURES, FEATURES + 1])
 
 
 def test_only_what_was_seen_teaches_and_a_match_is_worth_one(world: World) -> None:
@@ -424,7 +425,7 @@ def test_the_sums_hold_no_more_of_a_person_than_the_file_says(
         world.write([served, *(shown(served, place, **at) for place in range(6))])
         learner = world.learn()
     latest = max(served.happened_ms for served in feeds) / 1000
-    here = learner.ledger.sums.at(latest)[:, len(FEATURE_NAMES), len(FEATURE_NAMES)].sum()
+    here = learner.ledger.sums.at(latest)[:, FEATURES, FEATURES].sum()
     assert 0 < here <= most * (1 + 1e-9)
 
 
@@ -584,7 +585,7 @@ def test_a_feature_that_the_served_policy_adds_is_learned_of_by_the_next_learner
     learner = world.learner()
     learner.learn_all()
     learner.close()
-    assert learner.ledger.sums.features == (*FEATURE_NAMES, "age")
+    assert learner.ledger.sums.features == (*FEATURE_NAMES, *COLLABORATIVE_NAMES, "age")
     policy = store.open(str(learner.totals.version))
     assert policy.feature_names[-1] == "age"
     assert not policy.arrays.theta[:, -1].any()

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recommendation_service.learning.sums import Sums
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
+from tests.support.policies import ALL_FEATURE_NAMES as FEATURE_NAMES
 
 Floats = npt.NDArray[np.float64]
 DAY = 86400.0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from recommendation_service.learning.variety import as_varied, evenness, recorded_slots, shares, unknown
-from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.kinds import KINDS
+from tests.support.policies import ALL_FEATURE_NAMES as FEATURE_NAMES
 
 DRAW = np.random.default_rng(1)
 SCORES = [DRAW.normal(size=count) for count in (3, 10, 40, 40)]

@@ -263,6 +263,7 @@ def test_every_event_has_its_state() -> None:
     assert STATE_OF.keys() == set(EVENT_NAMES)
     assert {name: state for name, state in STATE_OF.items() if state != ACTED} == {
         "impression": IMPRESSED,
+        "skip": IMPRESSED,
         "hide": HIDDEN,
     }
 
