@@ -213,7 +213,7 @@ def test_a_feed_without_items_has_a_record_too(recorded: Recorded) -> None:
     record = recorded.record(request_for(5, request_id=REQUEST_ID), pipeline)
     slots = record.slots()
     assert len(slots.items) == len(slots.propensities) == 0
-    assert slots.features.shape == (0, 18)
+    assert slots.features.shape == (0, 20)
 
 
 def test_one_event_takes_few_bytes() -> None:
