@@ -1,5 +1,6 @@
 """The list of required columns is what the source queries read: no less, and no more."""
 
+import re
 import sqlite3
 import zlib
 
@@ -19,7 +20,7 @@ def failing(columns: dict[str, tuple[str, ...]]) -> set[str]:
         connection.execute(f"CREATE TABLE {table} ({', '.join(names)})")
     failed = set()
     for query in queries():
-        names = {name.split(":")[1] for name in sql(query).replace(")", " ").split() if name.startswith(":")}
+        names = re.findall(r":([a-z_]+)", sql(query))
         try:
             connection.execute(sql(query), dict.fromkeys(names, 1))
         except sqlite3.OperationalError:
