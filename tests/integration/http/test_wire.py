@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 import httpx
 import pytest
@@ -32,16 +33,20 @@ OFFERS = {
 
 @contextmanager
 def connected(client: httpx.Client) -> Iterator[Wire]:
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), 60) as connection:
-        yield Wire(connection)
+    with (
+        socket.create_connection((client.base_url.host, client.base_url.port or 80), 60) as connection,
+        # As long as it is open, so is the connection.
+        connection.makefile("rb") as answers,
+    ):
+        yield Wire(connection, answers)
 
 
 class Wire:
     """A client's side of a connection."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, answers: IO[bytes]) -> None:
         self.socket = connection
-        self._file = connection.makefile("rb")
+        self._file = answers
 
     def send(self, sent: bytes) -> None:
         self.socket.sendall(sent)
