@@ -566,6 +566,10 @@ class Settings(BaseSettings):
         return URL.create("sqlite", database=str(self.data_dir / "interacpedia.sqlite"))
 
     @property
+    def has_redis(self) -> bool:
+        return bool(self.redis_host or self.redis_sentinels)
+
+    @property
     def replica_urls(self) -> tuple[URL, ...]:
         """Each with a driver, and the primary's database where it names none."""
         urls = map(make_url, _parts(self.mysql_replica_urls))

@@ -45,7 +45,7 @@ PROBES: tuple[tuple[Any, ...], ...] = (
 
 def check_redis(settings: Settings) -> list[Finding]:
     """Nothing where the settings name no Redis."""
-    if not settings.redis_host and not settings.redis_sentinels:
+    if not settings.has_redis:
         return []
     name, where = "Redis", redis_address(settings)
     user = settings.redis_username or "the default user"

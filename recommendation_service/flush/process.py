@@ -45,8 +45,7 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    has_redis = settings.redis_host or settings.redis_sentinels
-    fleet = FlusherStream(settings, Metrics(), rescue_after_seconds(settings)) if has_redis else None
+    fleet = FlusherStream(settings, Metrics(), rescue_after_seconds(settings)) if settings.has_redis else None
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
     if settings.seen_state:
         start_replay(settings, clock.now, stop)

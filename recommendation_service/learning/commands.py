@@ -129,7 +129,7 @@ def _begin_anew(settings: Settings, *, as_json: bool) -> None:
 
     # Whoever learns holds this name; a process whose file was refused does not, and takes up the new one by itself.
     with LogReader(settings.events_dir, LEARN):
-        if settings.redis_host or settings.redis_sentinels:
+        if settings.has_redis:
             _strike_own(settings)
         kept = put_aside(settings.learning_dir, datetime.now(UTC))
     if as_json:

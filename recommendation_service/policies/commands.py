@@ -337,8 +337,7 @@ def _cut_off(settings: Settings) -> str | None:
     """Why this machine does not follow the fleet, as the service last told; None: it does, or there is no fleet."""
     from recommendation_service.policies.fleet_status import read_fleet_status
 
-    has_fleet = settings.redis_host or settings.redis_sentinels
-    status = read_fleet_status(settings.policy_dir) if has_fleet else None
+    status = read_fleet_status(settings.policy_dir) if settings.has_redis else None
     return status.error if status is not None else None
 
 

@@ -97,7 +97,7 @@ class Condition:
     def _cut_off(self) -> str | None:
         """Of the machine, from what the fleet serves; None: there is no fleet, or it is followed."""
         settings = self._settings
-        if not settings.redis_host and not settings.redis_sentinels:
+        if not settings.has_redis:
             return None
         status = read_fleet_status(settings.policy_dir)
         if status is None or not status.is_cut_off(self._clock.now()):

@@ -46,7 +46,7 @@ class Remembered(msgspec.Struct, frozen=True):
 
     user_id: int
     session_id: str | None  # of an anonymous person
-    not_personal: bool  # listed in NOT_PERSONAL_TABLE
+    not_personal: bool  # listed in NOT_PERSONAL_TABLE, or as all are until that was read
     catalog: dict[str, Any] | None  # past, connections and profile; null: none of them, the person is not in it
     cached_facts: dict[str, Any] | None  # of a user outside the catalog, as last read of the operator's tables
     seen: list[SeenItem]  # by this machine, the latest last
@@ -136,8 +136,11 @@ def remembered(
 
 
 def _is_listed(settings: Settings, catalog: Catalog | None, person: Person) -> bool:
-    listed = catalog.not_personal if catalog is not None and settings.not_personal_table is not None else None
-    return listed is not None and bool((listed == person.user_id).any())
+    """As FeedPipeline.is_listed."""
+    if settings.not_personal_table is None:
+        return False
+    listed = catalog.not_personal if catalog is not None else None
+    return listed is None or bool((listed == person.user_id).any())
 
 
 def _in_catalog(settings: Settings, catalog: Catalog | None, person: Person) -> dict[str, Any] | None:

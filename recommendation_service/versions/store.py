@@ -4,12 +4,13 @@ A reader sees a whole version or none. CURRENT names the version to serve; a dam
 and whoever serves an earlier version goes on with it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -89,24 +90,13 @@ class VersionStore:
         ``fill`` writes its files and gives what the manifest says beside them. Raises ``error`` where it cannot be
         written (disk full, no permission).
         """
-        try:
-            make_folder(self.folder)
-            self._remove_left_overs()  # before their space is needed
-            temporary = self.folder / f"{TEMPORARY}{os.getpid()}"
-            make_folder(temporary)
-            try:
-                new = NewVersion(temporary)
-                manifest = {"layout": self.layout, **fill(new), "files": new.files}
-                described = _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-                version = f"{moment.strftime('%Y%m%dT%H%M%S.%fZ')}-{described['sha256'][:_DIGITS]}"
-                _sync_folder(temporary)
-                self._put(temporary, version)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
-            _sync_folder(self.folder)
-        except OSError as error:
-            raise self._not_written(error) from error
+        with self._made() as temporary:
+            new = NewVersion(temporary)
+            manifest = {"layout": self.layout, **fill(new), "files": new.files}
+            described = _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+            version = f"{moment.strftime('%Y%m%dT%H%M%S.%fZ')}-{described['sha256'][:_DIGITS]}"
+            _sync_folder(temporary)
+            self._put(temporary, version)
         return version
 
     def contents(self, version: str) -> dict[str, bytes]:
@@ -122,17 +112,23 @@ class VersionStore:
         names = [name for name in files if Path(name).name != name or name[0] == "."]
         if names or not _VERSION.fullmatch(version) or version[0] == ".":
             raise self.error(f"{self.what} version {version} is damaged: it has files that no version has")
+        with self._made() as temporary:
+            for name, content in files.items():
+                _write(temporary / name, content)
+            self._refuse_damaged(temporary, version)
+            _sync_folder(temporary)
+            self._put(temporary, version)
+
+    @contextlib.contextmanager
+    def _made(self) -> Iterator[Path]:
+        """A folder in which a version is written, gone again where that fails. Raises ``error`` for an OSError."""
         try:
             make_folder(self.folder)
-            self._remove_left_overs()
+            self._remove_left_overs()  # before their space is needed
             temporary = self.folder / f"{TEMPORARY}{os.getpid()}"
             make_folder(temporary)
             try:
-                for name, content in files.items():
-                    _write(temporary / name, content)
-                self._refuse_damaged(temporary, version)
-                _sync_folder(temporary)
-                self._put(temporary, version)
+                yield temporary
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise

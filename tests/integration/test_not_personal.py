@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -102,6 +103,11 @@ def is_personal(client: httpx.Client, request_id: str) -> object:
     return body_of(answer, 200)["personal"]
 
 
+def is_listed(client: httpx.Client, user: int) -> object:
+    """As the person is told."""
+    return body_of(client.get(f"/api/users/{user}", headers=ADMINISTRATOR), 200)["not_personal"]
+
+
 def previewed(client: httpx.Client, user: int) -> float:
     feed = body_of(client.get(f"/api/users/{user}/preview", headers=ADMINISTRATOR), 200)["feed"]
     return float(sum(item["why"]["features"][name] for item in feed["items"] for name in OF_THE_USER))
@@ -164,6 +170,7 @@ def test_until_the_table_was_read_once_nobodys_feed_is_personal(operator: Operat
     with operator.service() as client:
         assert "nobody's feed is personal" in client.get("/ready").text
         assert personal_terms(client, user) == 0
+        assert is_listed(client, user)
         operator.build()
         assert wait_until(lambda: "cannot be read, and never was" in client.get("/ready").text, 30)
         assert personal_terms(client, user) == 0
@@ -171,6 +178,8 @@ def test_until_the_table_was_read_once_nobodys_feed_is_personal(operator: Operat
         operator.build()
         assert wait_until(lambda: metric(client, "recs_problems") == 0, 30)
         assert personal_terms(client, user) > 0
+        time.sleep(1)  # one person is told of in a second
+        assert not is_listed(client, user)
 
 
 def test_with_redis_other_machines_facts_make_no_feed_personal(operator: Operator, redis: PrivateRedis) -> None:
