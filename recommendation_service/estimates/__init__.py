@@ -1,0 +1,1 @@
+"""How well another policy would have done, from what was logged while one served."""

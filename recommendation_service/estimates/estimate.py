@@ -1,0 +1,212 @@
+"""One log, one target policy: what can be said about the difference, or why nothing can.
+
+The figure that decides is the paired difference to what was logged: both see the same feeds, and what these have in
+common falls out. docs/evidence.md says how to read the rest.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recommendation_service.estimates.intervals import NOTHING, Estimate, Mean, Sum, Users
+from recommendation_service.estimates.logged import Floats, LoggedFeeds, Modelled
+from recommendation_service.estimates.sequences import Bounds, lower_bound
+from recommendation_service.estimates.weights import CUT, Slot, by_slot, effective_sample_size, whole_feed_weights
+
+CONFIDENCE = 0.95
+# Of the effective sample sizes of all slots, the least: under the first an estimate warns, under the second it refuses.
+FEW, TOO_FEW = 300, 100
+# Under so many, intervals that are clustered by user are too narrow.
+FEW_USERS = 50
+# A slot that a smaller share of feeds has is left out: it would decide about the support and hardly about the value.
+LEAST_SHARE = 0.01
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Of the reward of a feed under the target policy. Where there is a refusal, no estimate is a number; the sequence
+    holds nevertheless."""
+
+    feeds: int
+    users: int
+    logged: float  # mean reward of a feed
+    estimate: Estimate  # by the products up to each slot, self-normalised: the one to go by
+    guardrail: Estimate  # by the same cut at 10: it pulls the target towards the policy that served
+    whole_feed: Estimate  # by the product of all slots: right too where later slots change what earlier ones bring
+    single: Estimate  # by each slot's ratio alone: wrong where a choice changes what may follow; shown to be known
+    doubly_robust: Estimate | None  # by products and a model of rewards; None: no model was given
+    sequence: Bounds  # of the difference; holds at every moment
+    ess: Floats  # (slots,) effective sample size
+    largest_weights: Floats  # (slots,)
+    support: Floats  # (slots,) share of feeds that the target might have made up to there
+    warnings: tuple[str, ...] = ()
+    refusal: str | None = None
+
+    @property
+    def value(self) -> float:
+        return self.estimate.value
+
+    @property
+    def difference(self) -> float:
+        return self.estimate.difference
+
+    @property
+    def lower(self) -> float:
+        return self.estimate.lower
+
+    @property
+    def upper(self) -> float:
+        return self.estimate.upper
+
+    @property
+    def slots(self) -> int:
+        """How many are in the estimate."""
+        return len(self.ess)
+
+
+def estimate(
+    feeds: LoggedFeeds,
+    slots: int | None = None,
+    bounds: tuple[float, float] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Estimates:
+    """``slots``: so many of each feed are weighed, None: those that at least a hundredth of the feeds has; ``bounds``:
+    the least and the most that a slot may bring, None: that one of these did."""
+    users = Users(feeds.users)
+    has = _shares(feeds)
+    weighed = min(int(np.count_nonzero(has >= LEAST_SHARE)), feeds.slots if slots is None else slots)
+    whole = whole_feed_weights(feeds, weighed)
+    sums = {name: Sum(users) for name in ("estimate", "guardrail", "whole_feed", "single")}
+    robust = Sum(users) if feeds.modelled is not None else None
+    gains = _Gains(feeds, weighed, bounds)
+    logged, before = 0.0, np.ones(feeds.feeds)
+    ess, largest, support = np.zeros(weighed), np.zeros(weighed), np.zeros(weighed)
+    for slot in by_slot(feeds, weighed):
+        place, rows, base, rewards = slot.place, slot.rows, slot.base, slot.rewards
+        as_logged = users.mean(rows, base, rewards)
+        logged += float(has[place]) * as_logged.value
+        weights = {
+            "estimate": slot.products,
+            "guardrail": np.minimum(slot.products, CUT),
+            "whole_feed": whole[rows],
+            "single": slot.ratios,
+        }
+        for name, each in weights.items():
+            sums[name].add(float(has[place]), users.mean(rows, base * each, rewards), as_logged)
+        if feeds.modelled is not None and robust is not None:
+            mean = _doubly_robust(feeds.modelled, users, slot, before[rows])
+            robust.add(float(has[place]), mean, as_logged)
+            before[rows] = slot.products
+        gains.add(slot)
+        ess[place] = effective_sample_size(base * slot.products)
+        largest[place] = slot.products.max(initial=0.0)
+        support[place] = base[slot.products > 0].sum() / base.sum()
+    one, guardrail, whole_feed, single = (sums[name].estimate(confidence) for name in sums)
+    found = Estimates(
+        feeds=feeds.feeds,
+        users=users.count,
+        logged=logged,
+        estimate=one,
+        guardrail=guardrail,
+        whole_feed=whole_feed,
+        single=single,
+        doubly_robust=robust.estimate(confidence) if robust is not None else None,
+        sequence=gains.bounds(confidence),
+        ess=ess,
+        largest_weights=largest,
+        support=support,
+    )
+    reason = _reason_to_refuse(found)
+    if reason is None:
+        return replace(found, warnings=tuple(_doubts(found, feeds.slots if slots is None else weighed)))
+    return replace(
+        found,
+        estimate=NOTHING,
+        guardrail=NOTHING,
+        whole_feed=NOTHING,
+        single=NOTHING,
+        doubly_robust=None if robust is None else NOTHING,
+        refusal=reason,
+    )
+
+
+def _shares(feeds: LoggedFeeds) -> Floats:
+    """(slots,) of the feeds, that have each."""
+    if feeds.feeds == 0:
+        return np.zeros(feeds.slots)
+    all_feeds = feeds.weights.sum()
+    return np.array([feeds.weights[~np.isnan(column)].sum() / all_feeds for column in feeds.rewards.T])
+
+
+def _doubly_robust(modelled: Modelled, users: Users, slot: Slot, before: Floats) -> Mean:
+    """What a model expects of the target, and by the products what it leaves over (Kiyohara et al. 2022, "Doubly robust
+    off-policy evaluation for ranking policies under the cascade behavior model", WSDM). ``before``: (m,) the products
+    up to the slot before."""
+    place, rows, base = slot.place, slot.rows, slot.base
+    left_over = slot.rewards - modelled.chosen[rows, place]
+    above = users.mean(rows, base * slot.products, left_over)
+    expected = users.mean(rows, base * before, modelled.expected[rows, place])
+    return Mean(above.value + expected.value, above.without + expected.without)
+
+
+class _Gains:
+    """What each feed brings in more under the target than was logged, at least: by products that are cut."""
+
+    def __init__(self, feeds: LoggedFeeds, slots: int, bounds: tuple[float, float] | None) -> None:
+        shown = feeds.rewards[:, :slots]
+        with np.errstate(all="ignore"):
+            self._least, self._most = bounds or (
+                float(np.nanmin(shown, initial=np.inf)),
+                float(np.nanmax(shown, initial=-np.inf)),
+            )
+        self._weights = feeds.weights / feeds.weights.mean() if feeds.feeds else feeds.weights
+        self._largest_loss = slots * (self._most - self._least) * self._weights.max(initial=0.0)
+        self._of_reward = np.zeros(feeds.feeds)
+        self._of_loss = np.zeros(feeds.feeds)
+
+    def add(self, slot: Slot) -> None:
+        more = np.minimum(slot.products, CUT) - 1.0
+        self._of_reward[slot.rows] += more * (slot.rewards - self._least)
+        self._of_loss[slot.rows] += more * (self._most - slot.rewards)
+
+    def bounds(self, confidence: float) -> Bounds:
+        """Each side is missed half as often as both."""
+        error = (1.0 - confidence) / 2
+        return Bounds(
+            lower_bound(self._weights * self._of_reward, self._largest_loss, error),
+            -lower_bound(self._weights * self._of_loss, self._largest_loss, error),
+        )
+
+
+def _reason_to_refuse(found: Estimates) -> str | None:
+    if found.feeds == 0:
+        return "There is no feed to weigh."
+    if found.slots == 0:
+        return "No feed has a slot."
+    if found.users < 2:
+        return "All feeds are of one user: nothing says how far another would differ."
+    least = int(found.ess.argmin())
+    if found.ess[least] < TOO_FEW:
+        enough = int(np.argmax(found.ess < TOO_FEW))
+        way_out = f" The first {enough} slots alone can be weighed." if enough else ""
+        return (
+            f"Slot {least + 1} has an effective sample size of {found.ess[least]:,.1f} of {found.feeds:,} feeds, under "
+            f"{TOO_FEW}: the policies are too far apart for these feeds to tell.{way_out}"
+        )
+    if not np.isfinite(found.estimate).all():
+        return "The estimate is no finite number."
+    return None
+
+
+def _doubts(found: Estimates, slots: int) -> Iterator[str]:
+    least = int(found.ess.argmin())
+    if found.ess[least] < FEW:
+        yield (
+            f"Slot {least + 1} has an effective sample size of {found.ess[least]:,.0f}, under {FEW}: intervals are too "
+            "narrow and may be off to a side. Go by the guardrail and the sequence."
+        )
+    if found.users < FEW_USERS:
+        yield f"{found.users} users are few: intervals, which are by user, are too narrow."
+    if slots > found.slots:
+        yield f"Slots from {found.slots + 1} on are left out: less than 1 % of the feeds has them."

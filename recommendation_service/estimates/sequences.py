@@ -1,0 +1,49 @@
+"""Bounds of the difference that hold at every moment, however often one looks and while the logging policy learns.
+
+Of the unnormalised products, cut at a bound, with rewards shifted to 0 and above, what is cut off can only make the
+target look worse (Waudby-Smith et al. 2022, "Anytime-valid off-policy inference for contextual bandits",
+arXiv:2210.10768). What a feed brings in is then bounded below, and whatever is bounded below has an empirical-Bernstein
+supermartingale (Howard et al. 2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Ann. Statist.).
+Its factor is fixed beforehand, a mixture of many, so that it bounds the mean of all feeds so far also where that moves.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from recommendation_service.estimates.logged import Floats
+
+# Factors of the mixture, as shares of the largest that is allowed: from one for ten feeds to one for 10⁹.
+_FACTORS = np.geomspace(0.5, 5e-6, 24)
+_STEPS = 60  # of the search for a bound; each halves what is uncertain
+
+
+class Bounds(NamedTuple):
+    """Of the mean difference of a feed; infinite where nothing can be told."""
+
+    lower: float
+    upper: float
+
+
+def lower_bound(gains: Floats, largest_loss: float, error: float) -> float:
+    """Of the mean of the conditional expectations of ``gains`` (n,), in the order in which they came, none below
+    −``largest_loss``. It is missed at any moment with a probability of ``error`` at most."""
+    n = len(gains)
+    if n == 0 or not largest_loss > 0 or not np.isfinite(gains).all():
+        return -np.inf
+    scaled = gains / largest_loss
+    mean, squares = float(scaled.mean()), float(np.square(scaled).sum())
+    factors = _FACTORS
+    # exp(λ Σ(x − m) − ψ(λ) Σ x²), ψ(λ) = −log(1 − λ) − λ, starts at 1 and falls in expectation as long as x ≥ −1.
+    spent = (-np.log1p(-factors) - factors) * squares
+    wanted = np.log(len(factors) / error)
+    # The mixture reaches 1/error where one of its parts alone does, at the latest.
+    low = mean - float(((wanted + spent) / (factors * n)).min())
+    high = mean
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        if np.logaddexp.reduce(factors * n * (mean - middle) - spent) >= wanted:
+            low = middle
+        else:
+            high = middle
+    return float(low * largest_loss)
