@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -152,7 +153,7 @@ def show(
 
     \b
     $ recs catalog show
-    $ recs catalog show --video 812
+    $ recs catalog show --video 812          # of one that is not there, the rule that keeps it out
     $ recs catalog show --user 4711 --json
     """
     from recommendation_service.catalog.inspection import describe_item, describe_user
@@ -190,6 +191,11 @@ def _print_manifest(catalog: Catalog) -> None:
     manifest = catalog.manifest
     typer.echo(f"{catalog.version}, policy {manifest['policy_version']}, built {manifest['built_at']}")
     _print_report(manifest["report"])
+    if catalog.rejected is not None and len(catalog.rejected.keys):
+        counts = zip(catalog.rejected.names, np.bincount(catalog.rejected.rules).tolist(), strict=False)
+        print_rows(
+            ("rule", "rows"), [(rule, f"{count:,}") for rule, count in counts if count], title="Kept out", right={1}
+        )
 
 
 def _print_report(report: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import CHALLENGE
+from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, item_key
 from recommendation_service.model.kinds import KINDS
 
 
@@ -21,7 +21,9 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
     item = _place(arrays.item_id[start:end], number) + start
     if item < start:
         what = "challenge" if item_type == CHALLENGE else "video"
-        raise CatalogError(f"There is no {what} {number} in catalog {catalog.version}: see the rules of eligibility.")
+        raise CatalogError(
+            f"There is no {what} {number} in catalog {catalog.version}: {_absence(catalog, item_type, number)}."
+        )
     neighbours = slice(int(arrays.neighbour_offsets[item]), int(arrays.neighbour_offsets[item + 1]))
     feature_names = (*FEATURE_NAMES, *(added.split(" = ")[0] for added in catalog.added_features))
     return {
@@ -43,6 +45,15 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
             )
         ],
     }
+
+
+def _absence(catalog: Catalog, item_type: int, number: int) -> str:
+    if catalog.rejected is None:
+        return "see the rules of eligibility"
+    rule = catalog.rejected.rule_of(item_key(item_type, number)) if 0 < number <= LARGEST_ITEM else None
+    if rule is None:
+        return "its build read no such row, which is not in the tables, or is deleted, unpublished or too old"
+    return f"its row broke the rule {rule}"
 
 
 def describe_user(catalog: Catalog, names: dict[str, Any], number: int) -> dict[str, Any]:

@@ -11,8 +11,18 @@ import msgspec
 
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.item_forms import TIME_FORM
+from recommendation_service.catalog.rejections import (
+    BLACKLISTED,
+    NO_CREATOR,
+    NO_TIME,
+    NO_VIDEO,
+    SUPERSEDED,
+    TEST_ROW,
+    TOO_OLD,
+    UNKNOWN_CREATOR,
+)
 from recommendation_service.catalog.report import BuildReport
-from recommendation_service.model.item_keys import LARGEST_ITEM
+from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, pack
 from recommendation_service.sources.lists import Cities
 from recommendation_service.sources.reader import Table
 
@@ -87,17 +97,18 @@ class Eligibility:
     cuts: tuple[int, int, int, int]  # of skills, knowledges, tools, languages
     video_as_image: bool  # of an item that has no picture
 
-    def admits(self, video: str, texts: Sequence[str], table: str, report: BuildReport) -> bool:
+    def broken_by(self, video: str, texts: Sequence[str], table: str, report: BuildReport) -> str:
+        """The rule that keeps a row out, which is counted; empty where none does."""
         if not video:
             report.aside(f"{table}.video", "empty")
-            return False
+            return NO_VIDEO
         if video in self.blacklist:
             report.aside(f"{table}.video", "blacklisted")
-            return False
+            return BLACKLISTED
         if self.test_words and any(self.test_words.search(text) for text in (video, *texts)):
             report.aside(table, "test row")
-            return False
-        return True
+            return TEST_ROW
+        return ""
 
     def time(self, seconds: float) -> str:
         """ISO 8601 to the second; empty where it is not known."""
@@ -127,14 +138,20 @@ def eligible_videos(table: Table, rules: Eligibility, now: float, report: BuildR
     last = 0
     for row in order:
         item_id, creator = int(ids[row]), int(creators[row])
-        if item_id == 0 or creator == 0 or math.isnan(created[row]) or item_id == last:
+        if item_id in (0, last):
+            continue
+        key = pack(RESUME, item_id)
+        if creator == 0 or math.isnan(created[row]):
+            report.reject(key, NO_CREATOR if creator == 0 else NO_TIME)
             continue
         if columns["creator_row"][row] is None:
             report.aside("resumes.user_id", "no such user")
+            report.reject(key, UNKNOWN_CREATOR)
             continue
         video = cleaning.text(columns["video"][row]).strip()
         description = cleaning.text(columns["description"][row], "resumes.description", report)
-        if not rules.admits(video, (description,), "resumes", report):
+        if broken := rules.broken_by(video, (description,), "resumes", report):
+            report.reject(key, broken)
             continue
         last = item_id
         lists = [cleaning.text_list(columns[name][row], f"resumes.{name}", report) for name in _LISTS]
@@ -182,21 +199,30 @@ def eligible_challenges(table: Table, rules: Eligibility, now: float, since: flo
     columns = table.columns
     newest: dict[str, int] = {}
     for row in range(len(ids)):
+        key = pack(CHALLENGE, int(ids[row]))  # of what has no id it is 0's, whom nobody asks for
         if columns["creator_row"][row] is None:
             report.aside("challenges.user_id", "no such user")
+            report.reject(key, UNKNOWN_CREATOR)
             continue
         known = [time for time in (created[row], updated[row]) if not math.isnan(time)]
-        if ids[row] == 0 or creators[row] == 0 or not known or max(known) < since:
+        if creators[row] == 0 or not known or max(known) < since:
+            report.reject(key, NO_CREATOR if creators[row] == 0 else TOO_OLD if known else NO_TIME)
+            continue
+        if ids[row] == 0:
             continue
         video = cleaning.text(columns["video"][row]).strip()
         texts = [cleaning.text(columns[name][row], f"challenges.{name}", report) for name in ("description", "name")]
-        if not rules.admits(video, texts, "challenges", report):
+        if broken := rules.broken_by(video, texts, "challenges", report):
+            report.reject(key, broken)
             continue
         held = newest.get(video)
         if held is not None:
             report.aside("challenges.video", "an older one with the same address")
         if held is None or _newness(created, ids, row) > _newness(created, ids, held):
             newest[video] = row
+        if held is not None:
+            loser = held if newest[video] == row else row
+            report.reject(pack(CHALLENGE, int(ids[loser])), SUPERSEDED)
 
     items = Items()
     for row in sorted(newest.values(), key=ids.__getitem__):

@@ -39,6 +39,7 @@ class BuildReport:
     build_milliseconds: float = 0.0
     write_milliseconds: float = 0.0
     set_aside: Counter[tuple[str, str]] = field(default_factory=Counter)  # (column, reason): how many
+    rejected: dict[int, str] = field(default_factory=dict)  # key of an item: which of rejections.RULES its row broke
     warnings: list[str] = field(default_factory=list)
     blacklist: BlacklistReport = BlacklistReport()
     not_personal: NotPersonalReport = NotPersonalReport()
@@ -48,6 +49,10 @@ class BuildReport:
         """Count rows or values that were set aside."""
         if how_many:
             self.set_aside[column, reason] += how_many
+
+    def reject(self, key: int, rule: str) -> None:
+        """Note why a row is no item of the catalog; of several rules, and of several rows of one id, the first."""
+        self.rejected.setdefault(key, rule)
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
+from recommendation_service.catalog.rejections import RULES, Rejected, rejected
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import locked
 from recommendation_service.model.columns import COLUMNS, LATER_COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
@@ -28,6 +29,7 @@ ITEM_BYTES = "items.json"
 ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
 NAMES = "names.json"
 NOT_PERSONAL = "not_personal"  # (n,) int64, where there is such a list
+REJECTED_KEYS, REJECTED_RULES = "rejected_keys", "rejected_rules"  # (r,) int64 and uint8, see rejections.py
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Catalog:
     item_bytes: memoryview
     # Users whose feeds are not personal, ascending; None: it was built without a list of them.
     not_personal: Int64 | None = None
+    # Rows that its build read and kept out; None: an earlier release built it, and kept nothing of them.
+    rejected: Rejected | None = None
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
@@ -118,6 +122,7 @@ class CatalogStore(VersionStore):
                 "fingerprint": fingerprint,
                 "items": item_form(built.item_time_zone),
                 "sizes": {name: getattr(built.arrays, name) for name in SIZES},
+                "rejection_rules": RULES,
                 "report": built.report.as_json(),
             }
 
@@ -145,7 +150,7 @@ class CatalogStore(VersionStore):
                 offsets, items = reformed(offsets, items, manifest, self._item_time_zone)
             has_list = f"{NOT_PERSONAL}.npy" in manifest["files"]
             not_personal = _column(folder, NOT_PERSONAL) if has_list else None
-            catalog = Catalog(version, manifest, arrays, offsets, items, not_personal)
+            catalog = Catalog(version, manifest, arrays, offsets, items, not_personal, _rejected(folder, manifest))
             if arrays.features.shape[1] != FEATURES + len(catalog.added_features):
                 raise ValueError(f"features has {arrays.features.shape[1]} columns")
             return catalog
@@ -166,16 +171,25 @@ def _write_files(new: NewVersion, built: "BuiltCatalog") -> None:
     new.write(ITEM_BYTES, b"".join(built.item_bodies) or b" ")
     if built.not_personal is not None:
         new.save(NOT_PERSONAL, built.not_personal)
+    kept_out = rejected(built.report.rejected)
+    new.save(REJECTED_KEYS, kept_out.keys)
+    new.save(REJECTED_RULES, kept_out.rules)
     new.write(NAMES, json.dumps(built.names, ensure_ascii=False).encode())
 
 
 def _column(folder: Path, name: str) -> Any:
     """A plain array over the mapping: np.memmap itself is slower to hand to a kernel."""
     array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    expected = COLUMNS.get(name, (np.int64, 1))
+    expected = COLUMNS.get(name, (np.uint8 if name == REJECTED_RULES else np.int64, 1))
     if array.dtype != expected[0] or array.ndim != expected[1]:
         raise ValueError(f"{name} is {array.dtype} of {array.ndim} dimensions")
     return np.asarray(array)
+
+
+def _rejected(folder: Path, manifest: dict[str, Any]) -> Rejected | None:
+    if f"{REJECTED_KEYS}.npy" not in manifest["files"]:
+        return None
+    return Rejected(_column(folder, REJECTED_KEYS), _column(folder, REJECTED_RULES), manifest["rejection_rules"])
 
 
 def _later_columns(columns: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from dataclasses import replace
+from typing import Any
 
 from recommendation_service.catalog.builder import BuiltCatalog
-from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.catalog.store import REJECTED_KEYS, REJECTED_RULES, CatalogStore
 from recommendation_service.versions.store import MANIFEST
 
 
@@ -20,6 +21,22 @@ def published_with_text_ids(store: CatalogStore, built: BuiltCatalog) -> str:
     published = store.publish(replace(built, item_bodies=old))
     manifest = json.loads((store.folder / published / MANIFEST).read_bytes())
     del manifest["items"]
+    return _renamed(store, published, manifest)
+
+
+def published_without_rejections(store: CatalogStore, built: BuiltCatalog) -> str:
+    """Publish what was built as releases did that kept nothing of rejected rows; its version."""
+    published = store.publish(built)
+    manifest = json.loads((store.folder / published / MANIFEST).read_bytes())
+    del manifest["rejection_rules"]
+    for name in (f"{REJECTED_KEYS}.npy", f"{REJECTED_RULES}.npy"):
+        del manifest["files"][name]
+        (store.folder / published / name).unlink()
+    return _renamed(store, published, manifest)
+
+
+def _renamed(store: CatalogStore, published: str, manifest: dict[str, Any]) -> str:
+    """The version with another manifest, made current."""
     content = json.dumps(manifest, indent=1).encode()
     version = f"{published.rpartition('-')[0]}-{hashlib.sha256(content).hexdigest()[:16]}"
     (store.folder / published / MANIFEST).write_bytes(content)
