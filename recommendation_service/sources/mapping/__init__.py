@@ -1,0 +1,1 @@
+"""A mapping: one file that says what an operator's own tables mean."""

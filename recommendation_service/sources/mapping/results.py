@@ -1,0 +1,157 @@
+"""Runs the queries of a mapping one by one; what is wrong with any is noted, and the others go on."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from typing import Any
+
+import numpy as np
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from recommendation_service.core.errors import SourceError
+from recommendation_service.core.local_time import local_text
+from recommendation_service.sources.mapping import values
+from recommendation_service.sources.mapping.format import IdForm
+from recommendation_service.sources.mapping.mapping import Mapping
+from recommendation_service.sources.mapping.names import every_problem, server_words
+from recommendation_service.sources.mapping.problems import Problem, did_you_mean
+from recommendation_service.sources.mapping.statements import Statement
+from recommendation_service.sources.mapping.tables import Findings, Float64, Ids, QueryFacts
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one query, by column."""
+
+    section: str
+    columns: dict[str, list[Any]]
+    rows: int
+
+
+def parameters(statement: Statement, days: float | None, now: datetime, zone: tzinfo) -> dict[str, Any]:
+    """What the statement asks for: times as text, as the tables write them."""
+    known = {"now": local_text(now, zone)}
+    if days is not None:
+        known["since"] = local_text(now - timedelta(days=days), zone)
+    return {name: known[name] for name in statement.parameters if name in known}
+
+
+class Queries:
+    """Of one mapping and moment, over one connection."""
+
+    def __init__(self, mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo) -> None:
+        self._mapping = mapping
+        self._connection = connection
+        self._now = now
+        self._zone = zone
+        self.findings = Findings()
+
+    def run(self, section: str, days: float | None = None) -> Result | None:
+        """None where there is no query, or it failed, which is noted."""
+        statement = self._mapping.statements.get(section)
+        if statement is None:
+            return None
+        started = time.perf_counter()
+        given = parameters(statement, days, self._now, self._zone)
+        try:
+            result = self._connection.execute(text(statement.text), given)
+            names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
+            rows = result.fetchall()
+        except SQLAlchemyError as error:
+            if getattr(error, "connection_invalidated", False):
+                raise SourceError(f"{section}: {server_words(error)}") from error
+            self.findings.fatal += every_problem(error, statement, self._connection, given)
+            return None
+        milliseconds = round((time.perf_counter() - started) * 1000, 1)
+        self.findings.queries[section] = QueryFacts(len(rows), milliseconds, tuple(names))
+        for name, count in Counter(names).items():
+            if count > 1:
+                said = f"{count} columns of the result are called {name}"
+                instead = "give each a name of its own, with AS"
+                self.findings.fatal.append(statement.problem(said, instead, column=name))
+        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names]
+        return Result(section, dict(zip(names, columns, strict=True)), len(rows))
+
+    def column(self, result: Result, key: str, column: str) -> list[Any]:
+        """What the mapping names under a key; noted where the query has no such column."""
+        if column in result.columns:
+            return result.columns[column]
+        by_case = {name.casefold(): name for name in result.columns}
+        if column.casefold() in by_case:
+            return result.columns[by_case[column.casefold()]]
+        self.missing(result, key, column)
+        return [None] * result.rows
+
+    def missing(self, result: Result, key: str, column: str, section: str | None = None) -> None:
+        section = section or result.section
+        said = f"{key} names the column {column}, which the query of {result.section} does not give"
+        instead = did_you_mean(column, result.columns, what="it gives")
+        problem = self._mapping.problem(section, key, said, instead, column)
+        if problem not in self.findings.fatal:
+            self.findings.fatal.append(problem)
+
+    def ids(self, result: Result, key: str, column: str, form: IdForm) -> Ids:
+        """Noted where none of the values is an id of that form: then the form is wrong, and not a value."""
+        given = self.column(result, key, column)
+        reasons: Counter[str] = Counter()
+        found = values.ids(given, form, reasons)
+        wrong = sum(count for reason, count in reasons.items() if reason != values.NULL)
+        present = result.rows - reasons[values.NULL]
+        if present and wrong == present and column in result.columns:
+            self.findings.fatal.append(self._wrong_form(result, key, column, form, given))
+        else:
+            self.note(result.section, column, reasons)
+        return found
+
+    def _wrong_form(self, result: Result, key: str, column: str, form: IdForm, given: list[Any]) -> Problem:
+        example = next(value for value in given if value is not None)
+        said = f"{key}: the column {column} holds no ids of the form {form}, but such as {str(example)[:60]!r}"
+        instead = (
+            'write ids = "text"' if form == "integer" else "select it as text, such as HEX(id) or CAST(id AS CHAR)"
+        )
+        if form == "integer" and isinstance(example, bytes):
+            instead += ", and select it as text, such as HEX(id)"
+        return self._mapping.problem(result.section, key, said, instead, column)
+
+    def times(self, result: Result, column: str | None) -> Float64:
+        if column is None:
+            return np.full(result.rows, np.nan)
+        given = self.column(result, "time", column)
+        reasons: Counter[str] = Counter()
+        found = values.times(given, self._now.timestamp(), self._zone, reasons)
+        present = result.rows - reasons[values.NO_TIME]
+        if present and reasons[values.NOT_A_TIME] == present:
+            example = next(value for value in given if value is not None)
+            said = f"time: the column {column} holds no times, but such as {str(example)[:60]!r}"
+            instead = "select YYYY-MM-DD HH:MM:SS, or seconds since 1970"
+            self.findings.fatal.append(self._mapping.problem(result.section, "time", said, instead, column))
+        else:
+            self.note(result.section, column, reasons)
+        return found
+
+    def note(self, section: str, column: str, reasons: Counter[str]) -> None:
+        for reason, count in reasons.items():
+            self.findings.set_aside(section, column, reason, count)
+
+    def column_of(
+        self, section: str, key: str, column: str, of: str, columns: dict[str, list[Any]], rows: int
+    ) -> list[Any]:
+        """A column of another section's query."""
+        if column in columns:
+            return columns[column]
+        if columns:
+            self.missing(Result(of, columns, rows), key, column, section)
+        return [None] * rows
+
+    def weights(self, result: Result, key: str, column: str) -> Float64:
+        """nan counts as absent, and leaves the row out."""
+        reasons: Counter[str] = Counter()
+        given = self.column(result, key, column)
+        found = values.numbers(given, reasons, may_be_negative=False)
+        if count := sum(value is None for value in given):
+            reasons[values.NULL] += count
+        self.note(result.section, column, reasons)
+        return np.nan_to_num(found, nan=0.0)
