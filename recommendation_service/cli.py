@@ -28,6 +28,7 @@ from recommendation_service.core.output import print_rows
 from recommendation_service.demo import commands as demo_commands
 from recommendation_service.doctor import commands as doctor_commands
 from recommendation_service.evaluation import commands as evaluation_commands
+from recommendation_service.experiments import commands as experiment_commands
 from recommendation_service.flush import commands as events_commands
 from recommendation_service.flush import data_commands, reader_commands
 from recommendation_service.learning import commands as learning_commands
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(policy_commands.app, name="policy")
+app.add_typer(experiment_commands.app, name="experiment")
 app.add_typer(demo_commands.app, name="demo")
 app.add_typer(evaluation_commands.app, name="evaluate")
 app.add_typer(events_commands.app, name="events")

@@ -7,6 +7,7 @@ may not read. Only who acts makes anything: a command that looks opens nothing f
 
 import contextlib
 import fcntl
+import json
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -71,6 +72,22 @@ def write_whole(path: Path, content: bytes | str, *, most: int = 0o666, synced: 
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def append_line(path: Path, content: object) -> None:
+    """Add a line of JSON to a file of such lines, whole and synced, or not at all. Raises OSError."""
+    line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+    descriptor = create(path, os.O_RDWR | os.O_APPEND)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line  # after one that was cut
+        if os.write(descriptor, line) < len(line):
+            os.ftruncate(descriptor, size)
+            raise OSError(28, "No space left on device")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_lock(path: Path) -> int:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from recommendation_service.catalog.store import Catalog
+from recommendation_service.policies.experiment import Experiment
 from recommendation_service.policies.policy import Policy
 
 
@@ -12,6 +13,13 @@ class Generation(NamedTuple):
     catalog: Catalog
     policy: Policy
     shadows: tuple[Policy, ...] = ()  # of the same pools; what they would have drawn is recorded
+    experiment: Experiment | None = None  # people's feeds are made by its arms
+    arms: tuple[Policy, ...] = ()  # of the experiment, in its order
+
+    def of_arm(self, policy: Policy) -> "Generation":
+        """What feeds of an arm are made from: shadows draw from the arm's pools, or are none of its feeds'."""
+        shadows = tuple(shadow for shadow in self.shadows if shadow.pools_digest == policy.pools_digest)
+        return Generation(self.catalog, policy, shadows)
 
     @property
     def fits(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.core.errors import PolicyError
+from recommendation_service.feed.arms import Arms
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
@@ -89,8 +90,16 @@ class FeedPipeline:
         if reason := misfit(generation.catalog, generation.policy):
             raise PolicyError(reason)
         self.generation = generation
-        catalog, policy, shadows = generation
+        catalog, policy, shadows = generation[:3]
         self.catalog, self.policy = catalog, policy
+        self.arms: Arms | None = None  # pipelines of the experiment that runs
+        if generation.experiment is not None:
+            made = {policy.version: self}
+            for arm in generation.arms:
+                if arm.version not in made:
+                    of_arm = generation.of_arm(arm)
+                    made[arm.version] = FeedPipeline(of_arm, seed, observe_stage, lifetimes, needs_list=needs_list)
+            self.arms = Arms(generation.experiment, [made[arm.version] for arm in generation.arms])
         memory = self.memory = make_working_memory(catalog.arrays, policy.arrays)
         memory.lifetimes[:] = lifetimes
         self._needs_list = needs_list

@@ -40,7 +40,7 @@ EVENT_COLUMNS = (
 )
 _LONG_INTEGERS = ("user_id", "item_id")
 _SHORT_INTEGERS = ("position", "flags")
-_FEED_FIELDS = ("catalog", "policy", "seed", "personal", "slots", "shadows")
+_FEED_FIELDS = ("catalog", "policy", "seed", "personal", "arm", "slots", "shadows")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
         "policy": feed.policy_version,
         "seed": feed.seed,
         "personal": feed.personal,
+        "arm": feed.arm or None,
         "slots": [
             {
                 "position": place,
@@ -194,7 +195,7 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         **dict.fromkeys(_SHORT_INTEGERS, pa.int32()),
         **dict.fromkeys(("value", "watch_seconds"), pa.float64()),
         **dict.fromkeys(("happened_at", "received_at"), moment),
-        **dict.fromkeys(("catalog", "policy", "seed"), pa.string()),
+        **dict.fromkeys(("catalog", "policy", "seed", "arm"), pa.string()),
         "personal": pa.bool_(),
         "slots": pa.list_(slot),
         "shadows": pa.list_(pa.struct([("policy", pa.string()), ("propensities", pa.list_(pa.float32()))])),

@@ -81,13 +81,13 @@ def plain_feed_literals(records: Sequence[FeedRecord], flush_id: int, escape: Es
 
     ``escape``: of versions' names, which are not looked at. Times are numbers, as above.
     """
-    beginnings: dict[tuple[str, str, bool], str] = {}  # of properties
+    beginnings: dict[tuple[str, str, bool, str], str] = {}  # of properties
     seconds: dict[int, str] = {}
     found = []
     for record, (items, kinds, others) in zip(
         records, unpack_shown_of_each([record.packed for record in records]), strict=True
     ):
-        begun = record.catalog_version, record.policy_version, record.personal
+        begun = record.catalog_version, record.policy_version, record.personal, record.arm
         if begun not in beginnings:
             beginnings[begun] = escape(json_text(common_properties(record))).removesuffix("}'")
         happened, rest = divmod(record.happened_ms, 1000)

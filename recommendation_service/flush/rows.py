@@ -237,8 +237,10 @@ def feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
 
 def common_properties(record: FeedRecord) -> dict[str, object]:
     """Of a feed's ``properties``, what is the same in many."""
-    personal: dict[str, object] = {} if record.personal else {"personal": False}
-    return {"catalog": record.catalog_version, "policy": record.policy_version, **personal}
+    seldom: dict[str, object] = {} if record.personal else {"personal": False}
+    if record.arm:
+        seldom["arm"] = record.arm
+    return {"catalog": record.catalog_version, "policy": record.policy_version, **seldom}
 
 
 def shown_text(items: Iterable[int], kinds: Iterable[int]) -> str:
@@ -282,6 +284,7 @@ class _FeedProperties(msgspec.Struct):
     policy: str
     items: str  # of each slot the item's number, a mark of its type, a blank and the kind; commas between
     personal: bool = True
+    arm: str = ""
 
     def shown(self) -> list[tuple[int, int]]:
         """Key of the item and kind of each slot. Raises ValueError."""
@@ -330,6 +333,7 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             pack_shown([item for item, _ in shown], [kind for _, kind in shown], others),
             shadows,
             properties.personal,
+            properties.arm,
         )
     except (msgspec.DecodeError, TypeError) as error:
         raise ValueError(str(error)) from None

@@ -79,6 +79,7 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=F
     packed: bytes  # the slots, see packed_slots.py
     shadows: tuple[ShadowRecord, ...] = ()  # of an older release, and without any, it ends before them
     personal: bool = True  # so too; False: made without any fact of the user, and nothing is to be learned from it
+    arm: str = ""  # so too; EXPERIMENT:ARM by which it was made
 
     @property
     def size(self) -> int:
@@ -172,6 +173,7 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
     packed: bytes
     shadows: Sequence[tuple[str, bytes]] = ()  # what a ShadowRecord holds
     personal: bool = True
+    arm: str = ""
 
 
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
@@ -191,8 +193,9 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
                 feed.policy_version,
                 feed.seed,
                 feed.packed,
-                *((feed.shadows,) if feed.shadows or not feed.personal else ()),
-                *((False,) if not feed.personal else ()),
+                *((feed.shadows,) if feed.shadows or not feed.personal or feed.arm else ()),
+                *((feed.personal,) if not feed.personal or feed.arm else ()),
+                *((feed.arm,) if feed.arm else ()),
             )
         )
         for place, feed in enumerate(feeds)

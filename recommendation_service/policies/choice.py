@@ -8,19 +8,22 @@ import structlog
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
+from recommendation_service.policies.experiment import Experiment
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.policies.store import PolicyStore
 
 log = structlog.get_logger(__name__)
 
 Shadows = tuple[Policy, ...]
+_Named = tuple[str | None, tuple[str, ...], Experiment | None]
 
 
 class PolicyChoice:
     """Follows the store for whoever serves, or builds with, a policy.
 
-    ``policy`` and ``shadows`` are what was last taken up, before that POLICY_FILE or the one that ships: nothing of
-    DATA_DIR is read until then. A version that cannot be served changes nothing, and ``problems`` says why.
+    ``policy``, ``shadows`` and ``experiment`` are what was last taken up, before that POLICY_FILE or the one that
+    ships: nothing of DATA_DIR is read until then. A version that cannot be served changes nothing, and ``problems``
+    says why; of an experiment that lacks an arm no arm is served.
     """
 
     def __init__(self, settings: Settings, refused: Callable[[], None] = lambda: None) -> None:
@@ -29,9 +32,11 @@ class PolicyChoice:
         self._file: Path | None = settings.policy_file
         self._refused = refused
         self.problems: list[str] = []
-        self._looked_at: tuple[str | None, tuple[str, ...]] | None = None
+        self._looked_at: _Named | None = None
         self.policy = load_policy(self._file)
         self.shadows: Shadows = ()
+        self.experiment: Experiment | None = None
+        self.arms: tuple[Policy, ...] = ()  # of the experiment, in its order
 
     def is_changed(self) -> bool:
         """Whether other versions are named than when they were last taken up: a read of some bytes."""
@@ -40,12 +45,14 @@ class PolicyChoice:
     def take_up(self) -> Self:
         """Open what is named. Reads some files: call it off the event loop."""
         is_first = self._looked_at is None
-        version, shadows = self._looked_at = self._named()
+        version, shadows, experiment = self._looked_at = self._named()
         self.problems = []
         if version is not None and version != self.policy.version:
             opened = self._opened(version, "The current policy is not served")
             self.policy = opened or (self._served_before() if is_first else None) or self.policy
         self.shadows = tuple(shadow for name in shadows if (shadow := self._shadow(name)) is not None)
+        self.arms = self._arms(experiment) if experiment is not None else ()
+        self.experiment = experiment if self.arms else None
         return self
 
     def kept(self, version: str) -> Policy | None:
@@ -55,9 +62,21 @@ class PolicyChoice:
         except PolicyError:
             return None
 
-    def _named(self) -> tuple[str | None, tuple[str, ...]]:
-        """The version to serve, and the shadows. None: what is served stays."""
-        return (None, ()) if self._file is not None else (self._store.current(), self._store.shadows())
+    def _named(self) -> _Named:
+        """The version to serve, the shadows, and the experiment. None: what is served stays."""
+        if self._file is not None:
+            return None, (), None
+        return self._store.current(), self._store.shadows(), self._store.experiment()
+
+    def _arms(self, experiment: Experiment) -> tuple[Policy, ...]:
+        """All of them, or none. Of versions that are served already, the same policies."""
+        known = {policy.version: policy for policy in (self.policy, *self.shadows, *self.arms)}
+        told = f"Experiment {experiment.name} is not served"
+        for version in experiment.versions:
+            if version not in known and (opened := self._opened(version, told)) is not None:
+                known[version] = opened
+        arms = [known.get(version) for version in experiment.versions]
+        return tuple(arm for arm in arms if arm is not None) if None not in arms else ()
 
     def _served_before(self) -> Policy | None:
         """The latest whole version that was served before the current one, for a start where that is damaged."""

@@ -1,12 +1,6 @@
 """`recs policy …`: policy versions, which one is served, and who decided that."""
 
-import getpass
 import json
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,29 +9,28 @@ import typer
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.output import print_rows
+from recommendation_service.policies.changing import (
+    AsJson,
+    By,
+    Expect,
+    Here,
+    Why,
+    changing,
+    deed_of,
+    warn_of_file,
+)
 from recommendation_service.versions.commands import tell_what_is_wrong
 
 if TYPE_CHECKING:
     # What only prints its help loads no arrays.
-    from recommendation_service.policies.journal import Deed, Entry
+    from recommendation_service.policies.journal import Entry
     from recommendation_service.policies.policy import Learned, Policy
     from recommendation_service.policies.store import PolicyStore
 
 app = typer.Typer(no_args_is_help=True, help="Policy versions: what feeds are ranked by.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
 OneVersion = Annotated[str, typer.Argument(metavar="VERSION", help="One of those that `recs policy list` shows.")]
-Expect = Annotated[
-    str | None,
-    typer.Option(metavar="VERSION", help="Change nothing unless this is the current version; none: there is none."),
-]
-Why = Annotated[str, typer.Option(help="The reason, for the journal.")]
-By = Annotated[str | None, typer.Option(help="Who, for the journal. Default: USER@HOST.")]
-
-Here = Annotated[
-    bool, typer.Option("--here", help="Where Redis does not answer: on this machine alone, until it does again.")
-]
 
 LATEST_CHANGES = 10
 
@@ -53,10 +46,11 @@ def list_versions(as_json: AsJson = False) -> None:
     from recommendation_service.policies.store import BY_LEARNER
 
     settings, store = _store()
-    current, pinned, shadows = store.current(), store.pinned(), store.shadows()
+    current, pinned, shadows, experiment = store.current(), store.pinned(), store.shadows(), store.experiment()
     rows: list[dict[str, Any]] = []
     for version in reversed(store.versions()):
         row: dict[str, Any] = {"version": version, "current": version == current, "shadow": version in shadows}
+        row["arms"] = [arm.name for arm in experiment.arms if arm.version == version] if experiment is not None else []
         try:
             manifest = store.manifest(version)
         except PolicyError as error:
@@ -66,7 +60,14 @@ def list_versions(as_json: AsJson = False) -> None:
         rows.append({**row, **described, "learned": "theta.npy" in manifest["files"]})
     journal, cut_off = store.journal.entries(), _cut_off(settings)
     if as_json:
-        found = {"current": current, "pinned": pinned, "shadows": shadows, "cut_off": cut_off, "versions": rows}
+        found: dict[str, Any] = {
+            "current": current,
+            "pinned": pinned,
+            "shadows": shadows,
+            "cut_off": cut_off,
+            "versions": rows,
+        }
+        found["experiment"] = experiment.content() if experiment is not None else None
         typer.echo(json.dumps({**found, "journal": [vars(entry) for entry in journal]}, ensure_ascii=False))
         return
     if not rows:
@@ -81,12 +82,13 @@ def list_versions(as_json: AsJson = False) -> None:
     if cut_off is not None:
         warning = f"This machine does not follow the policy that the fleet serves: {cut_off}"
         typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)
-    _warn_of_file(settings)
+    warn_of_file(settings)
 
 
 def _listed(row: dict[str, Any], pinned: str | None) -> tuple[str, ...]:
     marks = ["pinned" if row["version"] == pinned else "current"] if row["current"] else []
     marks += ["shadow"] if row["shadow"] else []
+    marks += [f"arm {name}" for name in row["arms"]]
     if "problem" in row:
         return (row["version"], ", ".join([*marks, "damaged"]), "", "", "", "")
     learned = "yes" if row["learned"] else "no"
@@ -137,7 +139,7 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
         right={3, 4, 5},
     )
     _print_changes(changes[::-1])
-    _warn_of_file(settings)
+    warn_of_file(settings)
 
 
 @app.command()
@@ -218,10 +220,10 @@ def publish(
     from recommendation_service.policies.policy import read_policy_file
 
     try:
-        with _changing(here) as (settings, store):
+        with changing(here) as (settings, store):
             content, until_now = read_policy_file(file), read_policy_file(settings.policy_file)
             learned = _learned(theta, precision)
-            version = store.publish(content, learned, _deed(why, by), expect, aside=aside, until_now=until_now)
+            version = store.publish(content, learned, deed_of(why, by), expect, aside=aside, until_now=until_now)
     except ConfigurationError as error:
         raise PolicyError("The policy cannot be published: " + "; ".join(error.problems) + ".") from error
     is_current = store.current() == version
@@ -229,7 +231,7 @@ def publish(
         typer.echo(json.dumps({"version": version, "current": is_current}))
     else:
         typer.echo(f"Published {version}" + ("" if is_current else f"; {store.current() or 'none'} is current"))
-    _warn_of_file(settings)
+    warn_of_file(settings)
 
 
 def _learned(theta: Path | None, precision: Path | None) -> "Learned | None":
@@ -255,14 +257,57 @@ def _learned(theta: Path | None, precision: Path | None) -> "Learned | None":
 def promote(
     version: OneVersion, why: Why, by: By = None, expect: Expect = None, here: Here = False, as_json: AsJson = False
 ) -> None:
-    """Serve a version that is kept. Refused while one is pinned.
+    """Serve a version that is kept. Refused while one is pinned. An arm of the experiment that runs ends it; while one
+    runs any other is refused.
 
     \b
     $ recs policy promote 20261129T101500.000000Z-5d41402abc4b2a76 --why "won the experiment"
     """
-    with _changing(here) as (settings, store):
-        store.promote(version, _deed(why, by), expect)
+    with changing(here) as (settings, store):
+        store.promote(version, deed_of(why, by), expect)
         _tell(settings, store, as_json)
+
+
+@app.command()
+def canary(
+    version: OneVersion,
+    why: Why,
+    share: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Of people.")] = 0.05,
+    name: Annotated[str | None, typer.Option(help="Of the experiment. Default: canary- and a time.")] = None,
+    by: By = None,
+    expect: Expect = None,
+    here: Here = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a version make the feeds of a small share of people, beside the current one.
+
+    It is an experiment of two arms, control and candidate: `recs experiment show` says what comes of it. `recs policy
+    promote VERSION` serves the version to all, `recs experiment stop` goes back to the current one.
+
+    \b
+    $ recs policy canary 20261129T101500.000000Z-5d41402abc4b2a76 --share 0.05 --why "better by the estimate"
+    """
+    from recommendation_service.policies.experiment import CURRENT_VERSION, Arm
+    from recommendation_service.policies.experiments import start_experiment
+    from recommendation_service.policies.policy import read_policy_file
+
+    deed = deed_of(why, by)
+    arms = [Arm("control", CURRENT_VERSION, 1 - share), Arm("candidate", version, share)]
+    with changing(here) as (settings, store):
+        begun = start_experiment(
+            store,
+            name or f"canary-{deed.moment:%Y%m%dT%H%M%S}",
+            arms,
+            deed,
+            salt=None,
+            expect=expect,
+            until_now=read_policy_file(settings.policy_file),
+        )
+    if as_json:
+        typer.echo(json.dumps(begun.content(), ensure_ascii=False))
+    else:
+        typer.echo(f"Experiment {begun.name} runs: {version} makes the feeds of {100 * share:g} % of people")
+    warn_of_file(settings)
 
 
 @app.command()
@@ -272,8 +317,8 @@ def rollback(why: Why, by: By = None, expect: Expect = None, here: Here = False,
     \b
     $ recs policy rollback --why "fewer challenges were opened"
     """
-    with _changing(here) as (settings, store):
-        store.rollback(_deed(why, by), expect)
+    with changing(here) as (settings, store):
+        store.rollback(deed_of(why, by), expect)
         _tell(settings, store, as_json)
 
 
@@ -286,8 +331,8 @@ def pin(
     \b
     $ recs policy pin 20261129T101500.000000Z-5d41402abc4b2a76 --why "nothing changes before the fair"
     """
-    with _changing(here) as (settings, store):
-        store.pin(version, _deed(why, by), expect)
+    with changing(here) as (settings, store):
+        store.pin(version, deed_of(why, by), expect)
         _tell(settings, store, as_json)
 
 
@@ -298,8 +343,8 @@ def unpin(why: Why, by: By = None, expect: Expect = None, here: Here = False, as
     \b
     $ recs policy unpin --why "the fair is over"
     """
-    with _changing(here) as (settings, store):
-        store.unpin(_deed(why, by), expect)
+    with changing(here) as (settings, store):
+        store.unpin(deed_of(why, by), expect)
         _tell(settings, store, as_json)
 
 
@@ -317,13 +362,13 @@ def shadow(
     $ recs policy shadow 20261129T101500.000000Z-5d41402abc4b2a76
     $ recs policy shadow
     """
-    with _changing(here) as (settings, store):
-        store.shadow(versions or [], _deed(why, by))
+    with changing(here) as (settings, store):
+        store.shadow(versions or [], deed_of(why, by))
     if as_json:
         typer.echo(json.dumps({"shadows": store.shadows()}))
     else:
         typer.echo(f"Shadows: {', '.join(store.shadows()) or 'none'}")
-    _warn_of_file(settings)
+    warn_of_file(settings)
 
 
 def _store() -> "tuple[Settings, PolicyStore]":
@@ -341,52 +386,10 @@ def _cut_off(settings: Settings) -> str | None:
     return status.error if status is not None else None
 
 
-@contextmanager
-def _changing(here: bool) -> "Iterator[tuple[Settings, PolicyStore]]":
-    """For a change, with the fleet's agreement where there is one."""
-    from recommendation_service.core.blocking_redis import open_blocking_redis
-    from recommendation_service.policies.fleet import FleetPolicies, FleetUnreachable
-    from recommendation_service.policies.store import PolicyStore
-
-    settings = load_settings()
-    redis = open_blocking_redis(settings)
-    fleet = FleetPolicies(redis, may_go_alone=here) if redis is not None else None
-    try:
-        yield settings, PolicyStore(settings.policy_dir, settings.policy_keep, fleet)
-    except FleetUnreachable as error:
-        told = "--here changes it on this machine alone, until Redis answers again."
-        raise PolicyError(f"Nothing was changed. {error} {told}") from error
-    finally:
-        if redis is not None:
-            redis.close()
-    if fleet is not None and fleet.is_alone:
-        warning = "Redis does not answer: this holds on this machine alone, until it does and the fleet's holds again."
-        typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)
-
-
-def _deed(why: str, by: str | None) -> "Deed":
-    from recommendation_service.policies.journal import Deed
-
-    return Deed(datetime.now(UTC), by or f"{_user()}@{socket.gethostname()}", why)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as containers have
-        return str(os.getuid())
-
-
 def _tell(settings: Settings, store: "PolicyStore", as_json: bool) -> None:
     current, pinned = store.current(), store.pinned()
     if as_json:
         typer.echo(json.dumps({"current": current, "pinned": pinned}))
     else:
         typer.echo(f"Current is {current}" + (", pinned" if pinned else ""))
-    _warn_of_file(settings)
-
-
-def _warn_of_file(settings: Settings) -> None:
-    if settings.policy_file is not None:
-        warning = f"POLICY_FILE is set: {settings.policy_file} is served, and no version, until a start without it."
-        typer.secho(f"Warning: {warning}", fg=typer.colors.YELLOW, err=True)
+    warn_of_file(settings)

@@ -20,6 +20,7 @@ from recommendation_service.core.blocking_redis import BlockingRedis
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.core.files import write_whole
 from recommendation_service.core.redis import LUA_GET, RedisUnavailable
+from recommendation_service.policies.experiment import experiment_of
 from recommendation_service.policies.journal import Deed, Entry, entry_of
 from recommendation_service.policies.store import BY_LEARNER, NOTHING_SERVED, PolicyStore, Served
 
@@ -72,14 +73,21 @@ class State:
         return self.number, self.moment
 
     def encoded(self) -> bytes:
-        return json.dumps(asdict(self) | {"served": self.served._asdict()}).encode()
+        experiment = self.served.experiment
+        served = self.served._asdict() | {"experiment": experiment.content() if experiment is not None else None}
+        return json.dumps(asdict(self) | {"served": served}).encode()
 
 
 def decoded(content: bytes) -> State | None:
     """None: it is no state."""
     try:
         found: dict[str, Any] = json.loads(content)
-        served = Served(found["served"]["current"], found["served"]["pinned"], tuple(found["served"]["shadows"]))
+        told = found["served"]
+        experiment = told.get("experiment")  # of a release that had none it lacks
+        served = Served(
+            *(told["current"], told["pinned"], tuple(told["shadows"])),
+            experiment_of(experiment) if experiment is not None else None,
+        )
         entries = tuple(Entry(**entry) for entry in found["entries"])
         return State(int(found["number"]), float(found["moment"]), served, tuple(found["versions"]), entries)
     except (ValueError, TypeError, KeyError):

@@ -1,13 +1,12 @@
 """Who changed what is served, when and why: one line of JSON a change, and none is ever changed or removed."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from recommendation_service.core.files import create
+from recommendation_service.core.files import append_line
 
 FILE = "journal.jsonl"
 
@@ -27,8 +26,9 @@ class Entry:
     when: str
     who: str
     why: str
-    did: str  # publish, promote, rollback, pin, unpin, shadow; follow: the fleet serves it; restore: a backup had it
-    version: str | None
+    did: str  # publish, promote, rollback, pin, unpin, shadow, experiment, experiment-end; follow: the fleet serves it;
+    # restore: a backup had it
+    version: str | None  # several: with blanks between
     before: str | None
 
 
@@ -47,18 +47,7 @@ class Journal:
 
         Raises OSError.
         """
-        line = json.dumps(asdict(entry), ensure_ascii=False).encode() + b"\n"
-        descriptor = create(self._path, os.O_RDWR | os.O_APPEND)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # after one that was cut
-            if os.write(descriptor, line) < len(line):
-                os.ftruncate(descriptor, size)
-                raise OSError(28, "No space left on device")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(self._path, asdict(entry))
 
     def entries(self) -> list[Entry]:
         """Oldest first."""

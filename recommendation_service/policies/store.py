@@ -1,8 +1,8 @@
 """Policy versions on disk: the policy file, and what was learned; which one is served, and who decided that.
 
 CURRENT names the version to serve, and while there is a PINNED, that one is served whatever CURRENT names. SHADOWS
-names those that are loaded beside. Every change is made under one lock, compared with what the
-caller took for the current version, and written down first.
+names those that are loaded beside, EXPERIMENT has the experiment that runs: then people's feeds are made by its arms.
+Every change is made under one lock, compared with what the caller took for the current version, and written down first.
 """
 
 import shutil
@@ -17,6 +17,8 @@ import numpy as np
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.files import locked, make_folder, write_whole
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies import experiment_files
+from recommendation_service.policies.experiment import END, Ended, Experiment, about
 from recommendation_service.policies.journal import FILE as JOURNAL
 from recommendation_service.policies.journal import Deed, Entry, Journal, entry_of
 from recommendation_service.policies.policy import Learned, Policy, learned_problems, parse_policy
@@ -33,15 +35,17 @@ _THETA, _PRECISION, _TEMPERATURE = "theta", "A", "temperature"
 
 
 class Served(NamedTuple):
-    """What the three files name."""
+    """What the files name."""
 
     current: str | None
     pinned: str | None
     shadows: tuple[str, ...]
+    experiment: Experiment | None = None
 
     @property
     def named(self) -> list[str]:
-        return [version for version in (self.current, self.pinned, *self.shadows) if version is not None]
+        arms = self.experiment.versions if self.experiment is not None else []
+        return [version for version in (self.current, self.pinned, *self.shadows, *arms) if version is not None]
 
 
 NOTHING_SERVED = Served(None, None, ())
@@ -88,8 +92,16 @@ class PolicyStore(VersionStore):
         except (OSError, UnicodeDecodeError):
             return ()
 
+    def experiment(self) -> Experiment | None:
+        """The one that runs."""
+        return experiment_files.running(self.folder)
+
+    def ended_experiments(self) -> list[Ended]:
+        """Oldest first."""
+        return experiment_files.ended(self.folder)
+
     def served(self) -> Served:
-        return Served(self.pointer(CURRENT), self.pinned(), self.shadows())
+        return Served(self.pointer(CURRENT), self.pinned(), self.shadows(), self.experiment())
 
     def open(self, version: str) -> Policy:
         """Raises PolicyError where it is missing, damaged, of another layout, or of other kinds or features."""
@@ -148,35 +160,40 @@ class PolicyStore(VersionStore):
     ) -> str:
         """Keep a version of a policy file and what was learned under it, and serve it.
 
-        ``aside``: it is only kept. So it is while another is pinned. ``until_now``: the file that is served before
-        there is a version; it becomes the first, so that there is one to go back to. Raises ConfigurationError with
-        every problem of the file.
+        ``aside``: it is only kept. So it is while another is pinned, or an experiment runs. ``until_now``: the file
+        that is served before there is a version; it becomes the first, so that there is one to go back to. Raises
+        ConfigurationError with every problem of the file.
         """
         policy = Policy(parse_policy(content, "policy file"))
         if learned is not None and (problems := learned_problems(learned, len(policy.feature_names))):
             raise PolicyError(f"What was learned cannot be served: {'; '.join(problems)}.")
-        with self._changing(expect) as before:
+        with self.changing(expect) as before:
             here = set(self.versions())
             served, entries, new = before, [], []
             try:
                 if served is None and until_now is not None and not aside:
-                    first = Deed(deed.moment - timedelta(microseconds=1), deed.who, "what was served before")
-                    served = self._add(until_now, Policy(parse_policy(until_now, "policy file")), None, first)
+                    served, entry = self.add_first(until_now, deed)
                     new.append(served)
-                    entries.append(entry_of(first, "publish", served, None))
+                    entries.append(entry)
                 version = self._add(content, policy, learned, deed)
                 new.append(version)
-                if not aside and self.pinned() is None:
+                if not aside and self.pinned() is None and self.experiment() is None:
                     entries.append(entry_of(deed, "publish", version, served))
-                    self._change(entries, self.served()._replace(current=version), new)
+                    self.change(entries, self.served()._replace(current=version), new)
                 else:
-                    self._change(entries, self.served(), new)
+                    self.change(entries, self.served(), new)
             except PolicyError:
                 for name in set(new) - here - set(self.served().named):
                     shutil.rmtree(self.folder / name, ignore_errors=True)
                 raise
             self._remove_old(version)
         return version
+
+    def add_first(self, until_now: bytes, deed: Deed) -> tuple[str, Entry]:
+        """A version of what was served before there was any."""
+        first = Deed(deed.moment - timedelta(microseconds=1), deed.who, "what was served before")
+        version = self._add(until_now, Policy(parse_policy(until_now, "policy file")), None, first)
+        return version, entry_of(first, "publish", version, None)
 
     def _add(self, content: bytes, policy: Policy, learned: Learned | None, deed: Deed) -> str:
         def fill(new: NewVersion) -> dict[str, Any]:
@@ -199,16 +216,18 @@ class PolicyStore(VersionStore):
         return self.add(deed.moment, fill)
 
     def promote(self, version: str, deed: Deed, expect: str | None = None) -> None:
-        """Serve a version that is kept."""
-        with self._changing(expect) as before:
-            self._must_not_be_pinned()
+        """Serve a version that is kept. An arm of the experiment that runs ends it."""
+        with self.changing(expect) as before:
+            self.must_not_be_pinned()
+            self.must_not_be_compared(version)
             self.open(version)
             self._serve(version, deed, "promote", before)
 
     def rollback(self, deed: Deed, expect: str | None = None) -> str:
         """Serve the version that was served before the current one; that version."""
-        with self._changing(expect) as before:
-            self._must_not_be_pinned()
+        with self.changing(expect) as before:
+            self.must_not_be_pinned()
+            self.must_not_be_compared()
             version = self._before(before)
             if version is None:
                 raise PolicyError("There is no version to go back to: none was served before the current one.")
@@ -217,50 +236,58 @@ class PolicyStore(VersionStore):
         return version
 
     def pin(self, version: str, deed: Deed, expect: str | None = None) -> None:
-        """Serve a version, and no other until it is unpinned."""
-        with self._changing(expect) as before:
+        """Serve a version, and no other until it is unpinned; an experiment that runs is over."""
+        with self.changing(expect) as before:
             self.open(version)
-            self._change([entry_of(deed, "pin", version, before)], self.served()._replace(pinned=version))
+            entries = [entry_of(deed, "pin", version, before), *self.end_of_experiment(deed, before)]
+            self.change(entries, self.served()._replace(pinned=version, experiment=None))
 
     def unpin(self, deed: Deed, expect: str | None = None) -> str:
         """Let others be served again; until one is, the version that was pinned is."""
-        with self._changing(expect) as before:
+        with self.changing(expect) as before:
             version = self.pinned()
             if version is None:
                 raise PolicyError("No version is pinned.")
-            served = Served(version, None, self.shadows())
-            self._change([entry_of(deed, "unpin", version, before)], served)
+            served = self.served()._replace(current=version, pinned=None)
+            self.change([entry_of(deed, "unpin", version, before)], served)
         return version
 
     def shadow(self, versions: Sequence[str], deed: Deed) -> None:
         """Have these versions loaded beside what is served; none: no more."""
         if len(versions) > MOST_SHADOWS:
             raise PolicyError(f"At most {MOST_SHADOWS} shadows can be kept, but {len(versions)} were named.")
-        with self._changing(None) as before:
+        with self.changing(None) as before:
             for version in versions:
                 self.open(version)
             entry = entry_of(deed, "shadow", " ".join(versions) or None, before)
-            self._change([entry], self.served()._replace(shadows=tuple(versions)))
+            self.change([entry], self.served()._replace(shadows=tuple(versions)))
+
+    def end_of_experiment(self, deed: Deed, before: str | None) -> list[Entry]:
+        experiment = self.experiment()
+        if experiment is None:
+            return []
+        return [entry_of(about(experiment, deed), END, " ".join(experiment.versions), before)]
 
     def what_is_served(self) -> list[Path]:
         """The files that say so, and who decided it."""
-        return [self.folder / name for name in (CURRENT, PINNED, SHADOWS, JOURNAL)]
+        names = (CURRENT, PINNED, SHADOWS, experiment_files.RUNNING, experiment_files.ENDED, JOURNAL)
+        return [self.folder / name for name in names]
 
     def bring_back(self, entries: Sequence[Entry], served: Served, deed: Deed) -> bool:
         """Serve what was, with its journal, where nothing is served and nobody decided that; whether it is served.
 
         The versions are there. Raises PolicyError.
         """
-        with self._changing(None):
+        with self.changing(None):
             if self.served() != NOTHING_SERVED or self.journal.entries() or served == NOTHING_SERVED:
                 return self.served() == served
             restored = entry_of(deed, "restore", served.pinned or served.current, None)
-            self._change([*entries, restored], served, self.versions())
+            self.change([*entries, restored], served, self.versions())
         return True
 
     def follow(self) -> None:
         """Serve what the fleet does. Raises PolicyError."""
-        with self._changing(None):
+        with self.changing(None):
             pass
 
     def served_before(self) -> Iterator[str]:
@@ -273,7 +300,7 @@ class PolicyStore(VersionStore):
             version = self._before(version)
 
     @contextmanager
-    def _changing(self, expect: str | None) -> Iterator[str | None]:
+    def changing(self, expect: str | None) -> Iterator[str | None]:
         """Nobody else changes anything meanwhile; gives what is served."""
         try:
             make_folder(self.folder)
@@ -289,9 +316,10 @@ class PolicyStore(VersionStore):
             raise self._not_written(error) from error
 
     def _serve(self, version: str, deed: Deed, did: str, before: str | None) -> None:
-        self._change([entry_of(deed, did, version, before)], self.served()._replace(current=version))
+        entries = [entry_of(deed, did, version, before), *self.end_of_experiment(deed, before)]
+        self.change(entries, self.served()._replace(current=version, experiment=None))
 
-    def _change(self, entries: list[Entry], served: Served, new: Sequence[str] = ()) -> None:
+    def change(self, entries: list[Entry], served: Served, new: Sequence[str] = ()) -> None:
         """With the fleet's agreement, where there is one."""
         if self._fleet is not None:
             self._fleet.agree(self, entries, served, list(new))
@@ -315,16 +343,28 @@ class PolicyStore(VersionStore):
                 (self.folder / PINNED).unlink(missing_ok=True)
             if served.shadows != now.shadows:
                 write_whole(self.folder / SHADOWS, "".join(f"{name}\n" for name in served.shadows), synced=True)
+            if served.experiment != now.experiment:
+                experiment_files.put(self.folder, served.experiment, _over(now.experiment, entries))
         except OSError as error:
             raise self._not_written(error) from error
 
-    def _must_not_be_pinned(self) -> None:
+    def must_not_be_pinned(self) -> None:
         version = self.pinned()
         if version is None:
             return
         deeds = [entry for entry in self.journal.entries() if entry.did == "pin" and entry.version == version]
         told = f" by {deeds[-1].who} at {deeds[-1].when}: {deeds[-1].why}" if deeds else ""
         raise PolicyError(f"Nothing was changed: version {version} was pinned{told}. `recs policy unpin` ends that.")
+
+    def must_not_be_compared(self, promoted: str | None = None) -> None:
+        """``promoted``: the version that is to be served from now on."""
+        experiment = self.experiment()
+        if experiment is None or promoted in experiment.versions:
+            return
+        raise PolicyError(
+            f"Nothing was changed: experiment {experiment.name} of {experiment.who} runs since {experiment.started}, "
+            f"and its arms are not changed half way. `recs experiment stop` ends it, and so does promoting one of them."
+        )
 
     def _before(self, version: str | None) -> str | None:
         """What was served when ``version`` was put in its place, other than by going back to it."""
@@ -349,7 +389,14 @@ class PolicyStore(VersionStore):
 
     def _remove_old(self, new: str) -> None:
         """Of what people published, and of what was learned, the newest each: the learner crowds nobody out."""
-        held = {new, self.pointer(CURRENT), self._before(self.current()), *self.shadows()}
+        held = {new, self._before(self.current()), *self.served().named}
         versions, learners = self.versions(), self.is_learners(new)
         alike = [version for version in versions if self.is_learners(version) == learners]
         self.remove_old({*held, *(set(versions) - set(alike[: -self._keep]))})
+
+
+def _over(experiment: Experiment | None, entries: Sequence[Entry]) -> Ended | None:
+    if experiment is None:
+        return None
+    last = next((entry for entry in reversed(entries) if entry.did == END), entries[-1])
+    return Ended(experiment, last.when, last.who, last.why.removeprefix(experiment.name).removeprefix(": "))

@@ -2,7 +2,8 @@
 
 1. **Facts of the user.** The catalog has them; of a user who is not in it, what the operator's tables say, in time.
 2. **What was seen**, here and on other machines: it stays away.
-3. **Rank**, on one generation: a slate.
+3. **Rank**, on one generation: a slate. While an experiment runs, by the person's arm; a feed that is not personal
+   is of none, as nothing is counted of it.
 4. **Bytes**, of the answer and of the record, taken from the slate before another request is ranked.
 5. **Commit.** What is about to be shown is remembered and recorded, together with the other feeds of this turn of the
    event loop. Where somebody else has served the user meanwhile, nothing was, and it begins again at 2. Of some feeds
@@ -62,6 +63,9 @@ class Feeds:
             happened_ms=int(now * 1000),
             personal=fields.personal and not pipeline.is_listed(fields.user_id),
         )
+        arm = ""
+        if pipeline.arms is not None and request.personal:
+            pipeline, arm = pipeline.arms.of(fields.user_id, session, request_id)
         visit = self._store.visit(fields.user_id, session, asked)
         answer = await visit.answer()
         if answer is not None:
@@ -73,7 +77,7 @@ class Feeds:
             seen = await visit.read()
             slate = pipeline.rank(request, seen, decisions.wants if decisions is not None else None)
             decision = decisions.record_of(slate) if decisions is not None else None
-            answer = await visit.commit(self._made(pipeline, slate))
+            answer = await visit.commit(self._made(pipeline, slate, arm))
             if answer is not None:
                 break
             self._metrics.feeds_ranked_again.inc()
@@ -95,9 +99,9 @@ class Feeds:
             return None
         return pipeline.outsider(*facts)
 
-    def _made(self, pipeline: FeedPipeline, slate: Slate) -> MadeFeed:
-        """All that a feed leaves."""
-        record = record_of(slate) if self._decisions is not None else None
+    def _made(self, pipeline: FeedPipeline, slate: Slate, arm: str) -> MadeFeed:
+        """All that a feed leaves. ``arm``: of the experiment that runs; empty: of none."""
+        record = record_of(slate, arm) if self._decisions is not None else None
         return MadeFeed(pipeline.render(slate), slate.keys.tobytes(), slate.remembered, record)
 
     def _count_relaxed(self, slate: Slate) -> None:

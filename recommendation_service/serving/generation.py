@@ -143,7 +143,8 @@ class Serving:
         """Whether it has the policies that are named, or these do not go with its catalog."""
         if self._misfit == (generation.catalog.version, self._policies.policy.version):
             return True
-        return generation.policy is self._policies.policy and generation.shadows == self._policies.shadows
+        named = self._policies
+        return generation.policy is named.policy and generation[2:] == (named.shadows, named.experiment, named.arms)
 
     def load_current(self) -> bool:
         """Open the catalog and the policy that are named, where they are new and whole; else serve on from what is
@@ -172,16 +173,23 @@ class Serving:
         reason = misfit(catalog, policy)
         if not reason:
             self._misfit = None
-            return Generation(catalog, policy, self._policies.shadows)
+            return self._with_arms(Generation(catalog, policy, self._policies.shadows))
         if self._misfit != (catalog.version, policy.version):
             self._misfit, self._misfit_reason = (catalog.version, policy.version), f"The {reason}."
             self._metrics.policy_refused.inc()
             log.error("policy refused", version=policy.version, reason=reason)
         other = served or Generation(catalog, load_policy())
         if not misfit(catalog, other.policy):
-            return other._replace(catalog=catalog)
+            return other._replace(catalog=catalog, experiment=None, arms=())
         self._refused, self._refused_reason = catalog.version, reason
         return None
+
+    def _with_arms(self, generation: Generation) -> Generation:
+        """With those of the experiment that runs, where the catalog has what they need."""
+        named = self._policies
+        if any(misfit(generation.catalog, arm) for arm in named.arms):
+            return generation
+        return generation._replace(experiment=named.experiment, arms=named.arms)
 
     def _new_catalog(self) -> Catalog | None:
         """What CURRENT names, where it is not served yet and can be."""
@@ -227,7 +235,7 @@ class Serving:
         return None
 
     def _take_up(self, generation: Generation, started: float) -> None:
-        catalog, policy, _ = generation
+        catalog, policy = generation.catalog, generation.policy
         before = self._pipeline.generation if self._pipeline else None
         pipeline = FeedPipeline(
             generation,
@@ -237,8 +245,9 @@ class Serving:
             needs_list=self._settings.not_personal_table is not None,
         )
         # The first feed loads machine code and touches the version's pages: nobody should wait for that.
-        for endpoint in ENDPOINTS:
-            pipeline.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
+        for each in {pipeline, *(pipeline.arms.pipelines if pipeline.arms is not None else ())}:
+            for endpoint in ENDPOINTS:
+                each.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
         self._pipeline = pipeline
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
         if not generation.fits:
@@ -258,6 +267,9 @@ class Serving:
         if before is not None and before.policy is not policy:
             self._metrics.policy_swaps.inc()
             log.info("policy taken up", version=policy.version, milliseconds=milliseconds)
+        now, then = generation.experiment, before.experiment if before is not None else None
+        if now != then:
+            log.info("experiment taken up", name=now.name if now is not None else None, milliseconds=milliseconds)
 
     async def watch(self) -> None:
         """Take up new versions until cancelled, and note how far behind the event loop is."""

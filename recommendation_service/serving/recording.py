@@ -12,7 +12,8 @@ from recommendation_service.telemetry.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 
-def record_of(slate: Slate) -> UnwrittenFeed:
+def record_of(slate: Slate, arm: str = "") -> UnwrittenFeed:
+    """``arm``: of an experiment, by which the feed was made."""
     request = slate.request
     return UnwrittenFeed(
         request.request_id,
@@ -26,6 +27,7 @@ def record_of(slate: Slate) -> UnwrittenFeed:
         slate.packed,
         slate.shadows,
         request.personal,
+        arm,
     )
 
 

@@ -14,10 +14,12 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.errors import PolicyError
-from recommendation_service.policies.fleet import Fenced, FleetPolicies, FleetUnreachable
+from recommendation_service.policies.experiment import Arm
+from recommendation_service.policies.experiments import start_experiment, stop_experiment
+from recommendation_service.policies.fleet import Fenced, FleetPolicies, FleetUnreachable, State, decoded
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
-from recommendation_service.policies.store import POLICY, PolicyStore
+from recommendation_service.policies.store import NOTHING_SERVED, POLICY, PolicyStore
 from tests.servers import LOOPBACK, PrivateRedis
 from tests.support.redis_workers import redis_settings
 
@@ -76,6 +78,32 @@ def test_what_is_decided_on_one_machine_is_served_and_journaled_on_all(machine: 
     assert one.store.rollback(deed(7)) == second, "the journal of both is one"
     two.store.follow()
     assert two.store.served() == one.store.served()
+
+
+def test_an_experiment_is_the_fleets_and_over_on_all_machines_with_its_reason(machine: Callable[..., Machine]) -> None:
+    one, two = machine("one"), machine("two")
+    one.publish(1)
+    other = one.publish(2, aside=True)
+    arms = [Arm("control", "current", 0.5), Arm("bold", other, 0.5)]
+    begun = start_experiment(one.store, "bolder", arms, deed(3), salt=None, expect=None, until_now=b"")
+    two.store.follow()
+    assert two.store.experiment() == begun
+    assert set(begun.versions) <= set(two.store.versions())
+    with pytest.raises(PolicyError, match="experiment bolder of ana runs"):
+        start_experiment(two.store, "another", arms, deed(4), salt=None, expect=None, until_now=b"")
+    stop_experiment(two.store, "bolder", deed(5))
+    two.publish(6)
+    one.store.follow()
+    assert one.store.experiment() is None
+    assert one.store.ended_experiments() == two.store.ended_experiments()
+    assert [over.why for over in one.store.ended_experiments()] == ["change 5"]
+
+
+def test_what_a_release_without_experiments_put_there_is_followed() -> None:
+    state = State(3, 1.0, NOTHING_SERVED)
+    content = json.loads(state.encoded())
+    del content["served"]["experiment"]
+    assert decoded(json.dumps(content).encode()) == state
 
 
 def test_of_two_changes_at_once_one_is_refused_and_what_was_expected_is_compared_over_the_fleet(

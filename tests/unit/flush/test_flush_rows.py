@@ -89,6 +89,7 @@ feeds = st.builds(
     catalog_version=odd_names,
     policy_version=odd_names,
     personal=st.booleans(),
+    arm=st.sampled_from(["", "bolder:control", "bolder:bold"]),
     seed=ids,
     shadows=st.lists(st.builds(ShadowRecord, odd_names, st.binary(max_size=12)), max_size=2).map(tuple),
 )
@@ -238,6 +239,16 @@ def test_a_feed_comes_back_from_its_row_as_one_that_was_not_personal(
     assert event_of_record(record)["personal"] is False
     others = dict(zip(FEED_COLUMNS, feed_row(feed(), 1), strict=True))
     assert "personal" not in str(others["properties"])
+
+
+@pytest.mark.parametrize("session_id", [None, "😀'"])
+def test_a_feed_comes_back_from_its_row_with_the_arm_that_made_it(session_id: str | None) -> None:
+    record = feed(session_id=session_id, arm="bolder:bold")
+    row = row_of(record)
+    assert feed_of_row(row).arm == "bolder:bold"
+    assert event_of_record(record)["arm"] == "bolder:bold"
+    assert event_of_record(feed())["arm"] is None
+    assert "arm" not in json.loads(str(row_of(feed())["properties"]))
 
 
 @pytest.mark.parametrize("cut", [1, 9, 10, 11, 30])

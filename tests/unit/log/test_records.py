@@ -174,6 +174,24 @@ def test_a_record_says_that_a_feed_was_not_personal(recorded: Recorded, has_shad
     assert (read.personal, read.shadows) == (False, tuple(ShadowRecord(*shadow) for shadow in shadows))
 
 
+@pytest.mark.parametrize("has_shadow", [False, True])
+def test_a_record_says_by_which_arm_a_feed_was_made_and_a_release_before_reads_it(
+    recorded: Recorded, has_shadow: bool
+) -> None:
+    slate = recorded.pipelines[0].rank(request_for(FIRST_USER, request_id=REQUEST_ID))
+    assert decode(encode_feeds([record_of(slate)])[0]).arm == ""  # type: ignore[union-attr]
+    shadows = (("p", b"abcd"),) if has_shadow else ()
+    [plain] = encode_feeds([record_of(slate)])
+    [written] = encode_feeds([msgspec.structs.replace(record_of(slate, "bolder:control"), shadows=shadows)])
+    read = decode(written)
+    assert isinstance(read, FeedRecord)
+    assert (read.arm, read.personal, len(read.shadows)) == ("bolder:control", True, len(shadows))
+    assert decode(encode(read)) == read
+    assert msgspec.msgpack.decode(written, type=FeedOfTheReleaseBefore).packed == read.packed
+    if not has_shadow:
+        assert len(written) - len(plain) == 2 + 1 + len("bolder:control"), "no more than it takes to say"
+
+
 def test_records_without_shadows_are_read_and_a_release_before_reads_those_with_them() -> None:
     before = FeedOfTheReleaseBefore(bytes(16), bytes(16), 7, None, 0, 1, "c", "p", 5, b"\x00")
     read = decode(msgspec.msgpack.encode(before))

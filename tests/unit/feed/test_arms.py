@@ -1,0 +1,75 @@
+"""While an experiment runs, a person's feed is what the arm's policy makes, as if it alone served."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recommendation_service.experiments.assignment import Assignment
+from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.policies.experiment import Arm, Experiment
+from recommendation_service.policies.policy import Policy
+from tests.support.catalogs import make_catalog
+from tests.support.policies import policy_file
+from tests.support.slates import request_for
+from tests.support.worlds import FIRST_USER, random_world
+
+WORLD = random_world(5, videos=300, challenges=40, users=40)
+SERVED = Policy(policy_file(), version="served")
+BOLD = Policy(policy_file(kinds__AU__temperature=2.0, kinds__VMP__alpha=3.0), version="bold")
+WIDE = Policy(policy_file(kinds__AU__pool=300, kinds__VMP__pool=200), version="wide")  # pools of its own
+CATALOG = make_catalog(WORLD, SERVED)
+
+
+def pipeline_of(*arms: tuple[Policy, float], shadows: tuple[Policy, ...] = ()) -> FeedPipeline:
+    policies = tuple(policy for policy, _ in arms)
+    named = tuple(Arm(f"arm{place}", policy.version, share) for place, (policy, share) in enumerate(arms))
+    experiment = Experiment("test", "salt", named, "2026-11-29T10:00:00+00:00", "ana", "")
+    return FeedPipeline(Generation(CATALOG, SERVED, shadows, experiment, policies), seed=11)
+
+
+def test_a_persons_feed_is_what_the_arms_policy_makes_alone() -> None:
+    arms = pipeline_of((SERVED, 0.4), (BOLD, 0.3), (WIDE, 0.3)).arms
+    assert arms is not None
+    alone = {policy.version: FeedPipeline(Generation(CATALOG, policy), seed=11) for policy in (SERVED, BOLD, WIDE)}
+    assignment = Assignment("salt", [0.4, 0.3, 0.3])
+    drawn = set()
+    for user in range(FIRST_USER, FIRST_USER + 40):
+        request = request_for(user, "total", 24, f"{user:032x}")
+        pipeline, label = arms.of(user, 0, request.request_id)
+        place = assignment.of(user, 0, "")
+        assert (label, pipeline.policy) == (f"test:arm{place}", (SERVED, BOLD, WIDE)[place])
+        slate = pipeline.rank(request)
+        assert slate.policy_version == pipeline.policy.version
+        assert pipeline.render(slate) == alone[pipeline.policy.version].feed(request)
+        drawn.add(label)
+    assert drawn == {"test:arm0", "test:arm1", "test:arm2"}
+
+
+def test_what_serves_is_not_made_twice_and_arms_of_one_version_are_told_apart() -> None:
+    pipeline = pipeline_of((SERVED, 0.5), (SERVED, 0.5))
+    assert pipeline.arms is not None
+    assert set(pipeline.arms.pipelines) == {pipeline}
+    labels = {pipeline.arms.of(user, 0, "")[1] for user in range(1, 40)}
+    assert labels == {"test:arm0", "test:arm1"}
+
+
+def test_shadows_are_of_the_arms_that_have_their_pools() -> None:
+    arms = pipeline_of((SERVED, 0.4), (BOLD, 0.3), (WIDE, 0.3), shadows=(SERVED,)).arms
+    assert arms is not None
+    request = request_for(FIRST_USER, "total", 24, "0" * 32)
+    served, bold, wide = (pipeline.rank(request).shadows for pipeline in arms.pipelines)
+    assert [version for version, _ in (*served, *bold)] == ["served", "served"]
+    assert wide == ()
+    slate = arms.pipelines[0].rank(request)
+    assert np.frombuffer(served[0][1], "<f4").size == len(slate.items)
+
+
+def test_without_an_experiment_there_are_no_arms() -> None:
+    assert FeedPipeline(Generation(CATALOG, SERVED)).arms is None
+
+
+@pytest.mark.parametrize("policy", [BOLD, WIDE])
+def test_arms_need_no_other_catalog(policy: Policy) -> None:
+    assert policy.catalog_digest == SERVED.catalog_digest
