@@ -16,12 +16,14 @@ from recommendation_service.core.files import make_folder
 from recommendation_service.demo.loading import DemoError
 from recommendation_service.demo.wheel import wheel_folder
 from recommendation_service.evaluation.errors import EvaluationError
+from recommendation_service.evaluation.off_policy import off_policy
 
 if TYPE_CHECKING:
     from recommendation_service.evaluation.interaction_log import InteractionLog
     from recommendation_service.policies.policy import Policy
 
 app = typer.Typer(no_args_is_help=True, help="How well feeds are ordered.")
+app.command("off-policy")(off_policy)
 
 FAILED, WRONG_USE = 1, 2
 # What the extra `evaluation` installs, by the names that are imported.
