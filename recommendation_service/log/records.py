@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.log.names import Short, session_name, short_session, short_version, version_name
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.ranking.packed_slots import Slots, pack_as_they_are, unpack_shown, unpack_slots
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
@@ -65,9 +66,9 @@ class ShadowRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=False):
-    """A feed: what determined it, and its slots."""
+    """A feed: what determined it, and its slots. The log has it as a ``_ShortFeedRecord``."""
 
-    event_id: bytes  # 16 random bytes
+    event_id: bytes  # 16 bytes, 8 of them random
     request_id: bytes  # 16 bytes; its hexadecimal digits are the request_id of the answer
     user_id: int
     session_id: str | None
@@ -96,6 +97,42 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=F
         return zip(items, kinds, strict=True)
 
 
+class _ShortFeedRecord(msgspec.Struct, array_like=True, tag="feed3", frozen=True, gc=False):
+    """As the log has it."""
+
+    random: bytes  # 8; with as many of the request's the event_id
+    request_id: bytes
+    user_id: int
+    session_id: Short | None  # names.py, as are the versions
+    endpoint: int
+    happened_ms: int
+    catalog_version: Short
+    policy_version: Short
+    seed: int
+    packed: bytes
+    shadows: tuple[tuple[Short, bytes], ...] = ()
+    personal: bool = True
+    arm: str = ""
+
+    def in_full(self) -> FeedRecord:
+        """Raises ValueError for names that are none."""
+        return FeedRecord(
+            self.random + self.request_id[:8],
+            self.request_id,
+            self.user_id,
+            session_name(self.session_id),
+            self.endpoint,
+            self.happened_ms,
+            version_name(self.catalog_version),
+            version_name(self.policy_version),
+            self.seed,
+            self.packed,
+            tuple(ShadowRecord(version_name(version), propensities) for version, propensities in self.shadows),
+            self.personal,
+            self.arm,
+        )
+
+
 class _OlderFeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True, gc=False):
     """As older releases wrote it: the slots are columns of n slots, little-endian."""
 
@@ -115,7 +152,7 @@ class _OlderFeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True
     propensities: bytes  # n float64
     features: bytes  # (n, 18) float32
 
-    def as_written_today(self) -> FeedRecord:
+    def in_full(self) -> FeedRecord:
         """Raises ValueError for columns that do not fit together."""
         slots = Slots(
             np.frombuffer(self.items, "<i8"),
@@ -151,8 +188,9 @@ Record = FeedbackRecord | FeedRecord
 LogRecord = Record | StreamedRecord
 
 _encoder = msgspec.msgpack.Encoder()
-_FEED_TAG = FeedRecord.__struct_config__.tag
-_decoder: msgspec.msgpack.Decoder[LogRecord | _OlderFeedRecord] = msgspec.msgpack.Decoder(LogRecord | _OlderFeedRecord)
+_FEED_TAG = _ShortFeedRecord.__struct_config__.tag
+_AnyRecord = LogRecord | _ShortFeedRecord | _OlderFeedRecord
+_decoder: msgspec.msgpack.Decoder[_AnyRecord] = msgspec.msgpack.Decoder(_AnyRecord)
 
 
 def encode(record: LogRecord) -> bytes:
@@ -178,22 +216,22 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
 
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
     """FeedRecords, each with an event_id of its own."""
-    event_ids = os.urandom(16 * len(feeds))
+    random = os.urandom(8 * len(feeds))
     return [
         _encoder.encode(
             (
                 _FEED_TAG,
-                event_ids[16 * place : 16 * place + 16],
+                random[8 * place : 8 * place + 8],
                 bytes.fromhex(feed.request_id),
                 feed.user_id,
-                feed.session_id,
+                short_session(feed.session_id),
                 feed.endpoint,
                 feed.happened_ms,
-                feed.catalog_version,
-                feed.policy_version,
+                short_version(feed.catalog_version),
+                short_version(feed.policy_version),
                 feed.seed,
                 feed.packed,
-                *((feed.shadows,) if feed.shadows or not feed.personal or feed.arm else ()),
+                *((_short(feed.shadows),) if feed.shadows or not feed.personal or feed.arm else ()),
                 *((feed.personal,) if not feed.personal or feed.arm else ()),
                 *((feed.arm,) if feed.arm else ()),
             )
@@ -202,13 +240,17 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
     ]
 
 
+def _short(shadows: Sequence[tuple[str, bytes]]) -> list[tuple[Short, bytes]]:
+    return [(short_version(version), propensities) for version, propensities in shadows]
+
+
 def decode(payload: bytes | memoryview) -> LogRecord:
     """Raises msgspec.DecodeError (ValidationError) for what is no record of this release, nor of one before."""
     record = _decoder.decode(payload)
-    if not isinstance(record, _OlderFeedRecord):
+    if not isinstance(record, _ShortFeedRecord | _OlderFeedRecord):
         return record
     try:
-        return record.as_written_today()
+        return record.in_full()
     except ValueError as error:
         raise msgspec.ValidationError(str(error)) from None
 

@@ -12,10 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.features import HAND_SET
-from recommendation_service.ranking.packed_columns import CLOSE_STEP, Reader
+from recommendation_service.ranking.packed_columns import CLOSELY, Reader
+from recommendation_service.ranking.packed_slots import GROWING_STEPS
 
 Floats = npt.NDArray[np.float64]
-FRACTION_BITS = 32
+FRACTION_BITS = 29
+# In an older release's features and weights.
+_OLDER_STEP = 8
+_OLDER_FRACTION_BITS = 32
 
 
 class Pool(NamedTuple):
@@ -48,26 +52,31 @@ def unpack_decision(packed: bytes | memoryview) -> Decision:
     count = reader.take(16)
     items = np.array(reader.integers(count), np.uint64).view(np.int64)
     features = reader.take(8)
+    is_older = features < GROWING_STEPS
+    features %= GROWING_STEPS
     if features <= HAND_SET:
         raise ValueError(f"it has {features} features")
-    columns = [reader.floats(count, CLOSE_STEP) for _ in range(features - 1)]
+    if is_older:
+        columns = [reader.older_floats(count, _OLDER_STEP) for _ in range(features - 1)]
+    else:
+        columns = [reader.floats(count, CLOSELY) for _ in range(features - 1)]
     X = np.array(columns, np.uint32).reshape(features - 1, count).view(np.float32).T
-    pools = [_unpack_pool(reader, X) for _ in range(reader.take(8))]
+    pools = [_unpack_pool(reader, X, is_older) for _ in range(reader.take(8))]
     slots = [_unpack_slot(reader, items, pools) for _ in range(reader.take(8))]
     reader.finish()
     return Decision(items, pools, slots)
 
 
-def _unpack_pool(reader: Reader, X: npt.NDArray[np.float32]) -> Pool:
+def _unpack_pool(reader: Reader, X: npt.NDArray[np.float32], is_older: bool) -> Pool:
     count = reader.take(16)
     if count == 0:
         return Pool(np.zeros(0, np.int64), np.zeros((0, X.shape[1] + 1), np.float32), np.zeros(0))
     members = np.flatnonzero(reader.values(len(X), 1))
     if len(members) != count:
         raise ValueError("a pool has other members than it says")
-    own = np.array(reader.floats(count, 1), np.uint32).view(np.float32)
-    below = np.array(reader.integers(count), np.float64) / (1 << FRACTION_BITS)
-    return Pool(members, np.insert(X[members], HAND_SET, own, axis=1), below)
+    own = np.array(reader.older_floats(count, 1) if is_older else reader.floats(count, CLOSELY), np.uint32)
+    below = np.array(reader.integers(count), np.float64) / (1 << (_OLDER_FRACTION_BITS if is_older else FRACTION_BITS))
+    return Pool(members, np.insert(X[members], HAND_SET, own.view(np.float32), axis=1), below)
 
 
 def _unpack_slot(reader: Reader, items: npt.NDArray[np.int64], pools: list[Pool]) -> DecidedSlot:

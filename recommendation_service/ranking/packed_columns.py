@@ -1,15 +1,16 @@
 """Columns of numbers in few bits: put together by kernels, taken apart by Python.
 
 Of a column of integers the least value is written, and of each value how far it is above that, in as many bits as the
-largest needs. A column of floats is taken for the integers that the bits of its float32 are: so what is rounded is
-rounded relative to itself, whatever the range. Zeros are a bit each, and few different values are written once. A
-column with what the rounding is not made for (a negative number, one beyond 2¹²⁶, infinity, no number) is float32 as
-it is.
+largest needs. A float becomes an integer by its float32's bits: the number of steps from 0 on. Each quarter of an
+octave has steps of its own size, so what is rounded is rounded relative to itself, whatever the range. Zeros are a bit
+each, and few different values are written once. A column with what the rounding is not made for (a negative number,
+one beyond 2¹²⁶, infinity, no number) is float32 as it is.
 
 The bits are those of docs/events.md, the lowest of the first byte first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,15 +23,27 @@ Word = np.uint64
 Stream = tuple[np.uint64, np.uint64, np.uint64]
 Words = npt.NDArray[np.uint32]
 
-# A float32 has 2²³ steps an octave. A feature is rounded to so many of them: by half of that, and by the rounding to
-# float32, it is off. A propensity is not rounded further.
-STEP = 832
-RELATIVE_ERROR = 5e-5
-# Of a decision's candidates, features are kept more closely: scores are computed from them.
-CLOSE_STEP = 8
-CLOSE_RELATIVE_ERROR = 6e-7
-# How a column of floats is rounded.
+# How a column of floats is rounded: a propensity not beyond float32, a feature of a slot by at most RELATIVE_ERROR of
+# itself, and a feature of a decision's candidates, from which scores are computed, by CLOSE_RELATIVE_ERROR; with the
+# rounding to float32.
 EXACTLY, IN_STEPS, CLOSELY = 0, 1, 2
+RELATIVE_ERROR = 5e-5
+CLOSE_RELATIVE_ERROR = 1.1e-6
+
+# A float32 has 2²³ numbers an octave. Those of a step, for each form in each quarter of an octave: as what is rounded
+# grows, so may the step.
+STEPS = np.array([(1, 1, 1, 1), (832, 1040, 1248, 1456), (16, 20, 24, 28)], np.uint64)
+_QUARTER_BITS = 21
+_OCTAVE_BITS = 23
+_IN_QUARTER = (1 << _QUARTER_BITS) - 1
+# How many steps a quarter has, those before it in its octave, and those of an octave.
+_COUNTS = (np.uint64(_IN_QUARTER) + STEPS) // STEPS
+_BEFORE = np.cumsum(_COUNTS, axis=1, dtype=np.uint64) - _COUNTS
+_OF_OCTAVE = _COUNTS.sum(axis=1, dtype=np.uint64)
+# Division by a step: exact below 2²², as 2²² × a step is less than 2⁴⁰.
+_SHIFT = 40
+_RECIPROCALS = (np.uint64((1 << _SHIFT) - 1) + STEPS) // STEPS
+_HALVES = STEPS // np.uint64(2)
 
 # The two bits that a column of floats begins with.
 ALL_ZERO, WITHOUT_ZEROS, WITH_ZEROS, AS_IT_IS = 0, 1, 2, 3
@@ -41,8 +54,14 @@ _INTEGER_WIDTH, _FLOAT_WIDTH = 7, 5
 # A column of so few different values has them once, and of each slot which it is.
 MOST_CHOICES = 16
 _CHOICES_WIDTH = 4
-# How much of the least value is written: more where it stands for all.
-_BASE_OF_ONE, _BASE_OF_SEVERAL = 24, 16
+# How much of the least value is written: where it stands for all, the upper bits of its float32; else of its step all
+# but so many bits, by form.
+_BASE_OF_ONE = 24
+_STEP_BITS = (32, 21, 27)
+_LEFT_OUT = np.array([16, 9, 14], np.uint64)
+_BASE_WIDTHS = np.array(_STEP_BITS, np.uint64) - _LEFT_OUT
+# Older releases: the upper bits of its float32 in either case, and steps of one size.
+_OLDER_BASE = 16
 
 
 class PackingMemory(NamedTuple):
@@ -114,29 +133,30 @@ def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.u
     least, most = Word(below) + Word(1), Word(largest)
     base_width = Word(_BASE_OF_ONE)
     base = least >> (Word(32) - base_width)
-    width = _bit_length(_steps(most - (base << (Word(32) - base_width)), form))
-    if width > Word(0):
-        base_width = Word(_BASE_OF_SEVERAL)
-        base = least >> (Word(32) - base_width)
-        width = _bit_length(_steps(most - (base << (Word(32) - base_width)), form))
+    left_out, width = Word(0), Word(0)
+    if most - (base << (Word(32) - base_width)) > _HALVES[form, 0]:
+        base_width, left_out = _BASE_WIDTHS[form], _LEFT_OUT[form]
+        base = _step_of(least, form) >> left_out
+        # At least one: a width of 0 says that the base stands for all.
+        width = max(_bit_length(_step_of(most, form) - (base << left_out)), Word(1))
     stream = put(packed, stream, Word(WITH_ZEROS if zeros > Word(0) else WITHOUT_ZEROS) | width << Word(2), Word(7))
     stream = put(packed, stream, base, base_width)
-    base <<= Word(32) - base_width
     present = n
     if zeros > Word(0):
         present = Word(0)
         for i in range(n):
             memory.bits[i] = words[i] == np.uint32(0)
-            above[present] = Word(words[i]) - base
+            above[present] = Word(words[i])
             present += Word(words[i] != np.uint32(0))
         stream = put_bits(memory, stream, n)
     else:
         for i in range(n):
-            above[i] = Word(words[i]) - base
+            above[i] = Word(words[i])
     if width == Word(0):
         return stream
+    base <<= left_out
     for i in range(present):
-        above[i] = _steps(above[i], form)
+        above[i] = _step_of(above[i], form) - base
     choices = _find_choices(above, present, memory.choices)
     which = _bit_length(choices - Word(1))
     if choices == Word(0) or Word(_CHOICES_WIDTH) + choices * width + present * which >= present * width:
@@ -200,12 +220,12 @@ def _ones(places: np.uint64) -> np.uint64:
 
 
 @inlined
-def _steps(above: np.uint64, form: int) -> np.uint64:
-    if form == EXACTLY:
-        return above
-    if form == CLOSELY:
-        return (above + Word(CLOSE_STEP // 2)) // Word(CLOSE_STEP)
-    return (above + Word(STEP // 2)) // Word(STEP)
+def _step_of(word: np.uint64, form: int) -> np.uint64:
+    """The nearest step to a float32 that is not negative, counted from 0 on."""
+    octave, quarter = word >> Word(_OCTAVE_BITS), (word >> Word(_QUARTER_BITS)) & Word(3)
+    within = (word & Word(_IN_QUARTER)) + _HALVES[form, quarter]
+    before = octave * _OF_OCTAVE[form] + _BEFORE[form, quarter]
+    return before + (within * _RECIPROCALS[form, quarter] >> Word(_SHIFT))
 
 
 @inlined
@@ -281,25 +301,33 @@ class Reader:
         together, mask = self.take(count * width), (1 << width) - 1
         return [together >> place & mask for place in range(0, count * width, width)] if width else [0] * count
 
-    def floats(self, count: int, step: int) -> list[int]:
+    def floats(self, count: int, form: int) -> list[int]:
         """As the bits of float32."""
+        return self._floats(count, int(_BASE_WIDTHS[form]), int(_LEFT_OUT[form]), _numbers(form))
+
+    def older_floats(self, count: int, step: int) -> list[int]:
+        """Of an older release, whose steps were all of one size."""
+        return self._floats(count, _OLDER_BASE, 32 - _OLDER_BASE, lambda base, above: base + step * above)
+
+    def _floats(self, count: int, base_width: int, left_out: int, number: Callable[[int, int], int]) -> list[int]:
         form = self.take(2)
         if form == ALL_ZERO:
             return [0] * count
         if form == AS_IT_IS:
             return self.values(count, 32)
         width = self.take(_FLOAT_WIDTH)
-        base_width = _BASE_OF_SEVERAL if width else _BASE_OF_ONE
-        base = self.take(base_width) << 32 - base_width
+        base = self.take(base_width) << left_out if width else self.take(_BASE_OF_ONE) << 32 - _BASE_OF_ONE
         is_zero = self.values(count, 1) if form == WITH_ZEROS else [0] * count
         present = count - sum(is_zero)
-        if width and self.take(1):
+        if width == 0:
+            return [0 if zero else base for zero in is_zero]
+        if self.take(1):
             choices = self.values(self.take(_CHOICES_WIDTH) + 1, width)
-            above = [choices[which] for which in self.values(present, (len(choices) - 1).bit_length())]
+            choices = [number(base, above) for above in choices]
+            values = iter([choices[which] for which in self.values(present, (len(choices) - 1).bit_length())])
         else:
-            above = self.values(present, width)
-        values = iter(above)
-        return [0 if zero else base + step * next(values) for zero in is_zero]
+            values = iter([number(base, above) for above in self.values(present, width)])
+        return [0 if zero else next(values) for zero in is_zero]
 
     def rest(self) -> bytes:
         return (self._bits >> self.place).to_bytes((self._length - self.place + 7) // 8, "little")
@@ -308,3 +336,23 @@ class Reader:
         """Raises ValueError where more is there than fills up a byte, or two where the beginning was written anew."""
         if self._length - self.place >= 16:
             raise ValueError("it is longer than what it holds")
+
+
+@cache
+def _numbers(form: int) -> Callable[[int, int], int]:
+    """The bits of the float32 that a step is, counted from a base on."""
+    of_octave = int(_OF_OCTAVE[form])
+    if form == EXACTLY:
+        return lambda base, above: base + above
+    quarters = zip(STEPS[form].tolist(), _COUNTS[form].tolist(), strict=True)
+    within = [
+        (quarter << _QUARTER_BITS) + step * place
+        for quarter, (step, count) in enumerate(quarters)
+        for place in range(count)
+    ]
+
+    def number(base: int, above: int) -> int:
+        octave, place = divmod(base + above, of_octave)
+        return (octave << _OCTAVE_BITS) + within[place]
+
+    return number

@@ -16,7 +16,6 @@ from recommendation_service.ranking.packed_columns import (
     AS_IT_IS,
     EXACTLY,
     IN_STEPS,
-    STEP,
     PackingMemory,
     Reader,
     Word,
@@ -28,6 +27,10 @@ from recommendation_service.ranking.packed_columns import (
     put_floats,
     put_integers,
 )
+
+# Added to the number of features where their steps grow with them; in an older release's they were all of one size.
+GROWING_STEPS = 128
+_OLDER_STEP = 832
 
 
 class Slots(NamedTuple):
@@ -72,7 +75,7 @@ def pack_slots(
             else:
                 integers[i] = Word(relaxed[i])
         stream = put_integers(memory, stream, n)
-    stream = put(packed, stream, d, Word(8))
+    stream = put(packed, stream, d + Word(GROWING_STEPS), Word(8))
     for i in range(n):
         floats[d, i] = np.float32(propensities[i]).view(np.uint32)
     stream = put_floats(memory, stream, n, d, EXACTLY)
@@ -89,8 +92,13 @@ def unpack_slots(packed: bytes | memoryview) -> Slots:
     count = reader.take(8)
     items, kinds, pools, relaxed = (reader.integers(count) for _ in range(4))
     features = reader.take(8)
-    propensities = reader.floats(count, 1)
-    columns = [reader.floats(count, STEP) for _ in range(features)]
+    if features >= GROWING_STEPS:
+        features -= GROWING_STEPS
+        propensities = reader.floats(count, EXACTLY)
+        columns = [reader.floats(count, IN_STEPS) for _ in range(features)]
+    else:
+        propensities = reader.older_floats(count, 1)
+        columns = [reader.older_floats(count, _OLDER_STEP) for _ in range(features)]
     reader.finish()
     pools = [kind if pool == 0 else pool - 1 for pool, kind in zip(pools, kinds, strict=True)]
     if max((*kinds, *pools, *relaxed), default=0) > 255 or max(items, default=0) >= 1 << 64:

@@ -17,7 +17,6 @@ from recommendation_service.ranking.decisions import FRACTION_BITS
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.packed_columns import (
     CLOSELY,
-    EXACTLY,
     PackingMemory,
     Stream,
     Word,
@@ -30,6 +29,7 @@ from recommendation_service.ranking.packed_columns import (
     put_integers,
     put_long,
 )
+from recommendation_service.ranking.packed_slots import GROWING_STEPS
 from recommendation_service.ranking.places import key_at
 from recommendation_service.ranking.working_memory import (
     LARGEST_FEED,
@@ -74,7 +74,7 @@ def pack_decision(frame: Frame, decision: DecisionMemory) -> int:
     for i in range(different):
         packing.integers[i] = Word(key_at(catalog, memory.pool_items[rows[i]]))
     stream = put_integers(packing, stream, Word(different))
-    stream = put(packing.packed, stream, Word(len(X)), Word(8))
+    stream = put(packing.packed, stream, Word(len(X) + GROWING_STEPS), Word(8))
     for feature in range(len(X)):
         if feature != HAND_SET:
             for i in range(different):
@@ -131,7 +131,7 @@ def _put_pool(
     stream = put_bits(packing, stream, Word(different))
     for i in range(end - start):
         own[i] = np.float32(memory.X[HAND_SET, ordered[start + i]]).view(np.uint32)
-    stream = put_floats(packing, stream, Word(end - start), Word(HAND_SET), EXACTLY)
+    stream = put_floats(packing, stream, Word(end - start), Word(HAND_SET), CLOSELY)
     for i in range(end - start):
         below = 0.0 if best == -np.inf else (best - scores[ordered[start + i]]) / policy.temperature[kind]
         packing.integers[i] = Word(min(below, FARTHEST) * 2.0**FRACTION_BITS + 0.5)

@@ -4,6 +4,7 @@ policy that did not serve, without catalog, database or user."""
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from recommendation_service.ranking.packed_columns import CLOSE_RELATIVE_ERROR
 from recommendation_service.ranking.working_memory import SLOTS
 from recommendation_service.serving.decisions import is_drawn
 from tests.support.catalogs import make_catalog
+from tests.support.older_records import DECISION_IN_STEPS_OF_ONE_SIZE, DECISION_READ
 from tests.support.policies import FEATURES
 from tests.support.slates import request_for
 from tests.support.worlds import FIRST_USER, random_world
@@ -195,6 +197,14 @@ def test_recording_a_decision_changes_no_feed(pipeline: FeedPipeline) -> None:
         alone = pipeline.rank(request).packed
         with_decision = pipeline.rank(request, wants_decision=lambda *_: True)
         assert (with_decision.packed, pipeline.rank(request).packed) == (alone, alone)
+
+
+def test_a_decision_of_the_release_before_is_read_as_it_read_it() -> None:
+    decision = unpack_decision(DECISION_IN_STEPS_OF_ONE_SIZE)
+    columns = [decision.items, *(column for pool in decision.pools for column in pool)]
+    assert sha256(b"".join(column.tobytes() for column in columns)).hexdigest() == DECISION_READ
+    served = [slot.propensity for slot in decision.slots]
+    assert recorded_propensities(decision) == pytest.approx(served, rel=0, abs=1e-9)
 
 
 def test_what_is_no_decision_is_refused(pipeline: FeedPipeline) -> None:

@@ -42,6 +42,9 @@ REQUEST_ID = "a34246688d6df53e320a194b06d8ae3a"
 # What docs/events.md says of it.
 MOST_BYTES_OF_24_SLOTS = 1_000
 
+SESSION_ID = "5d41402a-bc4b-4a76-b971-9d911017c592"
+VERSION = "20261129T201054.333484Z-004e70bdbd62eaab"
+
 TEXT = st.none() | st.text(max_size=130)
 
 
@@ -219,9 +222,14 @@ def test_no_two_records_have_one_id(recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_feed_of_24_takes_few_bytes(recorded: Recorded, endpoint: str) -> None:
-    record = recorded.record(request_for(2**63 - 1, endpoint, 24, REQUEST_ID)._replace(session_id="s" * 36))
-    assert len(record.slots().items) == 24
-    assert len(encode(record)) <= MOST_BYTES_OF_24_SLOTS
+    request = request_for(2**63 - 1, endpoint, 24, REQUEST_ID)._replace(session_id=SESSION_ID)
+    feed = record_of(recorded.pipelines[0].rank(request))
+    written = [msgspec.structs.replace(feed, catalog_version=VERSION, policy_version=VERSION)]
+    shadowed = msgspec.structs.replace(written[0], shadows=[(VERSION, bytes(4 * 24))])
+    alone, beside_a_shadow = encode_feeds([*written, shadowed])
+    assert decode(alone).size == 24
+    assert len(alone) <= MOST_BYTES_OF_24_SLOTS
+    assert len(beside_a_shadow) - len(alone) <= 5 * 24
 
 
 def test_a_feed_without_items_has_a_record_too(recorded: Recorded) -> None:
