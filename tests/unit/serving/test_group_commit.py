@@ -74,7 +74,7 @@ class Writer:
 
 def payload_request(payload: bytes) -> bytes:
     """Of a record whose columns are nulls, which no reader takes."""
-    start = payload.index(b"\xc4\x10", payload.index(b"\xc4\x10") + 18) + 2
+    start = payload.index(b"\xc4\x10") + 2
     return payload[start : start + 16]
 
 
