@@ -561,8 +561,7 @@ class Settings(BaseSettings):
                 query={"charset": "utf8mb4"},
             )
         if self.database_url:
-            url = make_url(self.database_url.get_secret_value())
-            return url if "+" in url.drivername or url.drivername == "sqlite" else url.set(drivername="mysql+pymysql")
+            return with_driver(make_url(self.database_url.get_secret_value()))
         return URL.create("sqlite", database=str(self.data_dir / "interacpedia.sqlite"))
 
     @property
@@ -572,10 +571,9 @@ class Settings(BaseSettings):
     @property
     def replica_urls(self) -> tuple[URL, ...]:
         """Each with a driver, and the primary's database where it names none."""
-        urls = map(make_url, _parts(self.mysql_replica_urls))
+        urls = (with_driver(make_url(address)) for address in _parts(self.mysql_replica_urls))
         return tuple(
             url.set(
-                drivername=url.drivername if "+" in url.drivername else "mysql+pymysql",
                 database=url.database or self.source_url.database,
                 query=url.query or {"charset": "utf8mb4"},
             )
@@ -615,6 +613,11 @@ class Settings(BaseSettings):
     @property
     def seen_dir(self) -> Path:
         return self.data_dir / "seen"
+
+
+def with_driver(url: URL) -> URL:
+    """PyMySQL where an address names no driver, as mysql:// and mariadb:// do."""
+    return url if "+" in url.drivername or url.drivername == "sqlite" else url.set(drivername="mysql+pymysql")
 
 
 def _parts(value: SecretStr | None) -> list[str]:

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine
+from sqlalchemy import Engine, NullPool, create_engine, text
 from sqlalchemy.engine import URL
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
+from recommendation_service.sources.mapping.changes import fingerprint
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
-from recommendation_service.sources.mapping.reading import TablesError, read
+from recommendation_service.sources.mapping.reading import TablesError, read, read_users
+from recommendation_service.sources.mapping.results import By, OfUsers, of_users
 from recommendation_service.sources.mapping.tables import Tables
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -274,3 +276,76 @@ def test_a_query_that_is_no_sql_says_near_what(engine: Engine, tmp_path: Path) -
 def test_a_query_may_ask_for_now_and_since(engine: Engine, tmp_path: Path) -> None:
     content = MAPPING.replace("at FROM plays", "at FROM plays WHERE at > :since AND at < :now AND member <> ' \\\\:x'")
     assert tables(engine, tmp_path, content).findings.queries["events.play"].rows == 2
+
+
+def test_one_user_is_read_alone_and_as_with_everybody(engine: Engine, tmp_path: Path) -> None:
+    everything = tables(engine, tmp_path)
+    with engine.connect() as connection:
+        found = read_users(mapping(tmp_path), connection, ["u-2"], 10, NOW)
+        nobody = read_users(mapping(tmp_path), connection, ["u-9"], 10, NOW)
+    assert found.users.ids.tolist() == ["u-2"]
+    assert found.users.columns["speaks"] == ["es"]
+    play = everything.events["play"]
+    own = play.users == "u-2"
+    assert found.events["play"].items.tolist() == play.items[own].tolist()
+    assert found.events["play"].weights.tolist() == play.weights[own].tolist()
+    assert sorted(zip(found.links["friend"].users, found.links["friend"].others, strict=True)) == [
+        ("u-1", "u-2"),
+        ("u-2", "u-1"),
+    ]
+    assert (len(nobody.users), len(nobody.events["play"])) == (0, 0)
+
+
+def test_the_latest_of_a_user_come_first_where_there_are_many(engine: Engine, tmp_path: Path) -> None:
+    with engine.connect() as connection:
+        found = read_users(mapping(tmp_path), connection, ["u-1", "u-2"], 1, NOW)
+    assert found.findings.queries["events.play"].rows == 2
+
+
+CHANGES = [
+    "UPDATE tracks SET title = 'Another' WHERE slug = 'b-song'",
+    "UPDATE members SET town = 'Quito' WHERE uid = 'u-2'",
+    "DELETE FROM tracks WHERE slug = 'c-song'",
+    "INSERT INTO plays VALUES ('u-1', 'b-song', '5', '2026-11-23 10:00:00')",
+    "UPDATE track_tags SET tag = 'loud' WHERE tag = 'sad'",
+    "UPDATE follows SET b = 'u-3' WHERE a = 'u-1'",
+    "UPDATE tracks SET genres = (CASE slug WHEN 'a-song' THEN 'x' ELSE 'y' END) WHERE slug IN ('a-song', 'b-song')",
+    "UPDATE tracks SET genres = (CASE slug WHEN 'a-song' THEN 'y' ELSE 'x' END) WHERE slug IN ('a-song', 'b-song')",
+]
+
+
+def test_every_change_that_a_catalog_is_made_of_is_seen(
+    engine: Engine, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    def look(content: str = MAPPING) -> str:
+        with engine.connect() as connection:
+            return fingerprint(mapping(tmp_path, content), connection, NOW)
+
+    seen = [look()]
+    assert look() == seen[0]
+    writer = create_engine(engine.url, poolclass=NullPool)
+    for change in CHANGES:
+        with writer.begin() as connection:
+            connection.exec_driver_sql(change)
+        seen.append(look())
+    seen.append(look(MAPPING.replace("weight = 2", "weight = 3")))
+    assert len(set(seen)) == len(seen)
+
+
+INDEX = "CREATE INDEX plays_of_member ON plays (member)"
+
+
+def test_what_is_read_of_one_user_is_found_by_the_index(engine: Engine, tmp_path: Path) -> None:
+    """A query around the operator's own does not come between, however that one joins and filters."""
+    writer = create_engine(engine.url, poolclass=NullPool)
+    with writer.begin() as connection:
+        connection.exec_driver_sql(INDEX)
+        rows = [{"u": f"v-{number % 500}", "t": "a-song", "at": "2026-11-20 10:00:00"} for number in range(3000)]
+        connection.execute(text("INSERT INTO plays VALUES (:u, :t, '1', :at)"), rows)
+    query = "SELECT p.member, p.track, p.at FROM plays p JOIN tracks t ON t.slug = p.track WHERE p.at > :since"
+    sql, asked = of_users(query, By(("member",), "at"), OfUsers(("v-3",), 80), lambda name: name)
+    with engine.connect() as connection:
+        explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+        plan = connection.execute(text(explain + sql), {**asked, "since": "2026-01-01"}).fetchall()
+    assert "plays_of_member" in str(plan)
+    assert "DERIVED" not in str(plan)

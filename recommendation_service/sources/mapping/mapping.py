@@ -1,5 +1,6 @@
 """A mapping, read whole: what its file says, and every query as text. Its problems are told all at once."""
 
+import hashlib
 import re
 import tomllib
 import types
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.sources.lists import Unreadable, read_file
 from recommendation_service.sources.mapping.checks import contradictions
-from recommendation_service.sources.mapping.format import Feed, Kind, MappingFile, Queried
+from recommendation_service.sources.mapping.format import Event, Feed, Kind, Link, MappingFile, Queried
 from recommendation_service.sources.mapping.places import Places
 from recommendation_service.sources.mapping.problems import Problem, did_you_mean, in_order
 from recommendation_service.sources.mapping.statements import Statement, read_statement
@@ -35,6 +36,15 @@ class MappingError(ConfigurationError):
     def __init__(self, found: Sequence[Problem]) -> None:
         super().__init__([str(problem) for problem in found])
         self.found = list(found)
+
+
+@dataclass(frozen=True)
+class Look:
+    """``row``: the column that tells rows apart; ``columns``: whose values are compared, None: all of the query's."""
+
+    row: str
+    time: str | None
+    columns: tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,32 @@ class Mapping:
         """None where each row of the event says its own."""
         section = self.content.events[event]
         return None if section.type_column else section.type or next(iter(self.content.items))
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that it says: another one builds another catalog."""
+        said = [self.content.model_dump_json(), *(f"{name}\0{one.text}" for name, one in self.statements.items())]
+        return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+
+    def _section(self, section: str) -> Any:
+        part, *names = section.split(".")
+        found = getattr(self.content, part)
+        for name in names:
+            found = found[name] if isinstance(found, dict) else getattr(found, name)
+        return found
+
+    def days_of(self, section: str) -> float | None:
+        """The window of a section with a query, in days."""
+        found = self._section(section)
+        return getattr(found, "lives_days", None) or getattr(found, "days", None)
+
+    def look_at(self, section: str) -> "Look":
+        """What a change of the section's rows is seen by."""
+        found = self._section(section)
+        if isinstance(found, Event | Link):
+            other = found.item if isinstance(found, Event) else found.other
+            return Look(found.user, found.time, () if found.time else (found.user, other))
+        return Look(found.id, getattr(found, "time", None), None)
 
     def problem(self, section: str, key: str, said: str, instead: str = "", column: str | None = None) -> Problem:
         """About what the mapping's file says under a key of a section."""

@@ -13,7 +13,7 @@ from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.format import Event, Filter, IdForm, Items, Link, Number, Terms
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.problems import in_order
-from recommendation_service.sources.mapping.results import Queries, Result
+from recommendation_service.sources.mapping.results import By, OfUsers, Queries, Result
 from recommendation_service.sources.mapping.tables import (
     EventTable,
     FilterColumns,
@@ -50,12 +50,27 @@ def read(mapping: Mapping, connection: Connection, now: datetime | None = None, 
     return _Reading(mapping, connection, now or datetime.now(UTC), zone).tables()
 
 
+def read_users(
+    mapping: Mapping,
+    connection: Connection,
+    users: Sequence[int | str],
+    most: int,
+    now: datetime | None = None,
+    zone: tzinfo = UTC,
+) -> Tables:
+    """What the tables say of some users, at most ``most`` rows of each from a query; no items. Raises as `read`."""
+    of_users = OfUsers(tuple(users), most)
+    return _Reading(mapping, connection, now or datetime.now(UTC), zone, of_users).tables()
+
+
 class _Reading:
-    def __init__(self, mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo) -> None:
+    def __init__(
+        self, mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo, users: OfUsers | None = None
+    ) -> None:
         self._mapping = mapping
         self._content = mapping.content
         self._now = now
-        self._queries = Queries(mapping, connection, now, zone)
+        self._queries = Queries(mapping, connection, now, zone, users)
         self._findings = self._queries.findings
 
     def tables(self) -> Tables:
@@ -99,7 +114,7 @@ class _Reading:
 
     def _users(self) -> tuple[UserTable, Result]:
         section = self._content.users
-        result = self._queries.run("users") or _nothing("users")
+        result = self._queries.run("users", by=By((section.id,))) or _nothing("users")
         ids = self._queries.ids(result, "id", section.id, self._content.user_ids) if result.columns else _no_ids()
         times = self._queries.times(result, section.time) if result.columns else np.zeros(0)
         kept = self._once(result, section.id, ids)
@@ -160,7 +175,8 @@ class _Reading:
                 given = self._queries.column_of(section, "column", column, kind, of.columns, len(of))
             weights = np.ones(len(given))
         else:
-            result = self._queries.run(section)
+            of_users = isinstance(of, UserTable)
+            result = self._queries.run(section, by=By((terms.id,)) if of_users else None)
             if result is None:
                 return TermTable(_no_ids(), [], np.zeros(0))
             column = terms.term
@@ -199,7 +215,7 @@ class _Reading:
         )
 
     def _events(self, name: str, event: Event) -> EventTable:
-        result = self._queries.run(f"events.{name}", event.days)
+        result = self._queries.run(f"events.{name}", event.days, By((event.user,), event.time))
         if result is None:
             return EventTable(_no_ids(), _no_ids(), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
         users = self._queries.ids(result, "user", event.user, self._content.user_ids)
@@ -248,7 +264,8 @@ class _Reading:
         return found
 
     def _links(self, name: str, link: Link) -> LinkTable:
-        result = self._queries.run(f"links.{name}", link.days)
+        columns = (link.user, link.other) if link.mutual else (link.user,)
+        result = self._queries.run(f"links.{name}", link.days, By(columns))
         if result is None:
             return LinkTable(_no_ids(), _no_ids(), np.zeros(0))
         users = self._queries.ids(result, "user", link.user, self._content.user_ids)
