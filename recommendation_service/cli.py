@@ -32,6 +32,7 @@ from recommendation_service.experiments import commands as experiment_commands
 from recommendation_service.flush import commands as events_commands
 from recommendation_service.flush import data_commands, reader_commands
 from recommendation_service.learning import commands as learning_commands
+from recommendation_service.onboarding import commands as source_commands
 from recommendation_service.policies import commands as policy_commands
 from recommendation_service.serve import serve
 from recommendation_service.serving import commands as serving_commands
@@ -43,6 +44,7 @@ app = typer.Typer(
     help="Personal, diverse feeds over the tables you have.",
 )
 app.add_typer(catalog_commands.app, name="catalog")
+app.add_typer(source_commands.app, name="source")
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(experiment_commands.app, name="experiment")
 app.add_typer(demo_commands.app, name="demo")

@@ -54,7 +54,7 @@ Table(
     "friendships",
     METADATA,
     Column("one_uuid", ID, primary_key=True),
-    Column("other_uuid", ID, primary_key=True),
+    Column("other_uuid", ID, primary_key=True, index=True),
     Column("since", DateTime),
 )
 

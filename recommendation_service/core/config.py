@@ -104,6 +104,10 @@ class Settings(BaseSettings):
         30, ge=1, le=86400, description="a replica that is further behind is not read from", json_schema_extra=Seconds
     )
 
+    mapping_file: Path | None = Field(
+        None, description="TOML file that says what your tables mean, for `recs source check`"
+    )
+
     # The service's address.
     api_path: str = Field("/api", description="prefix of the endpoints")
     api_host: str = Field("0.0.0.0", description="address that `recs serve` binds")  # noqa: S104

@@ -75,7 +75,8 @@ class Mapping:
         said = [self.content.model_dump_json(), *(f"{name}\0{one.text}" for name, one in self.statements.items())]
         return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
 
-    def _section(self, section: str) -> Any:
+    def section(self, section: str) -> Any:
+        """What the file says under a dotted name."""
         part, *names = section.split(".")
         found = getattr(self.content, part)
         for name in names:
@@ -84,12 +85,12 @@ class Mapping:
 
     def days_of(self, section: str) -> float | None:
         """The window of a section with a query, in days."""
-        found = self._section(section)
+        found = self.section(section)
         return getattr(found, "lives_days", None) or getattr(found, "days", None)
 
     def look_at(self, section: str) -> "Look":
         """What a change of the section's rows is seen by."""
-        found = self._section(section)
+        found = self.section(section)
         if isinstance(found, Event | Link):
             other = found.item if isinstance(found, Event) else found.other
             return Look(found.user, found.time, () if found.time else (found.user, other))

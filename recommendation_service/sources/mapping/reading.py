@@ -13,7 +13,7 @@ from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.format import Event, Filter, IdForm, Items, Link, Number, Terms
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.problems import in_order
-from recommendation_service.sources.mapping.results import By, OfUsers, Queries, Result
+from recommendation_service.sources.mapping.results import By, Observer, OfUsers, Queries, Result
 from recommendation_service.sources.mapping.tables import (
     EventTable,
     FilterColumns,
@@ -42,12 +42,19 @@ class TablesError(SourceError):
         self.findings = findings
 
 
-def read(mapping: Mapping, connection: Connection, now: datetime | None = None, zone: tzinfo = UTC) -> Tables:
+def read(
+    mapping: Mapping,
+    connection: Connection,
+    now: datetime | None = None,
+    zone: tzinfo = UTC,
+    observe: Observer | None = None,
+) -> Tables:
     """Everything of a mapping, in the transaction that the connection is in. ``zone``: of times that say none.
 
     Raises TablesError with every problem of all queries, SourceError where the database went away.
     """
-    return _Reading(mapping, connection, now or datetime.now(UTC), zone).tables()
+    now = now or datetime.now(UTC)
+    return _Reading(mapping, Queries(mapping, connection, now, zone, observe=observe), now).tables()
 
 
 def read_users(
@@ -59,19 +66,28 @@ def read_users(
     zone: tzinfo = UTC,
 ) -> Tables:
     """What the tables say of some users, at most ``most`` rows of each from a query; no items. Raises as `read`."""
-    of_users = OfUsers(tuple(users), most)
-    return _Reading(mapping, connection, now or datetime.now(UTC), zone, of_users).tables()
+    now = now or datetime.now(UTC)
+    queries = Queries(mapping, connection, now, zone, OfUsers(tuple(users), most))
+    return _Reading(mapping, queries, now).tables()
+
+
+def by_user(mapping: Mapping, section: str) -> By | None:
+    """How a section's rows are found by user; None: they are nobody's."""
+    found = mapping.section(section)
+    if isinstance(found, Event):
+        return By((found.user,), found.time)
+    if isinstance(found, Link):
+        return By((found.user, found.other) if found.mutual else (found.user,))
+    return None if isinstance(found, Items) or ".items." in section else By((found.id,))
 
 
 class _Reading:
-    def __init__(
-        self, mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo, users: OfUsers | None = None
-    ) -> None:
+    def __init__(self, mapping: Mapping, queries: Queries, now: datetime) -> None:
         self._mapping = mapping
         self._content = mapping.content
         self._now = now
-        self._queries = Queries(mapping, connection, now, zone, users)
-        self._findings = self._queries.findings
+        self._queries = queries
+        self._findings = queries.findings
 
     def tables(self) -> Tables:
         content = self._content
@@ -112,9 +128,12 @@ class _Reading:
             raise TablesError(self._findings)
         return tables
 
+    def _run(self, section: str) -> Result | None:
+        return self._queries.run(section, self._mapping.days_of(section), by_user(self._mapping, section))
+
     def _users(self) -> tuple[UserTable, Result]:
         section = self._content.users
-        result = self._queries.run("users", by=By((section.id,))) or _nothing("users")
+        result = self._run("users") or _nothing("users")
         ids = self._queries.ids(result, "id", section.id, self._content.user_ids) if result.columns else _no_ids()
         times = self._queries.times(result, section.time) if result.columns else np.zeros(0)
         kept = self._once(result, section.id, ids)
@@ -122,7 +141,7 @@ class _Reading:
         return UserTable(ids[kept], times[kept], columns), Result("users", columns, len(kept))
 
     def _items(self, name: str, section: Items) -> ItemTable:
-        result = self._queries.run(f"items.{name}", section.lives_days) or _nothing(f"items.{name}")
+        result = self._run(f"items.{name}") or _nothing(f"items.{name}")
         if not result.columns:
             return ItemTable(_no_ids(), np.zeros(0), None, section.fields, {})
         ids = self._queries.ids(result, "id", section.id, self._content.item_ids(name))
@@ -175,8 +194,7 @@ class _Reading:
                 given = self._queries.column_of(section, "column", column, kind, of.columns, len(of))
             weights = np.ones(len(given))
         else:
-            of_users = isinstance(of, UserTable)
-            result = self._queries.run(section, by=By((terms.id,)) if of_users else None)
+            result = self._run(section)
             if result is None:
                 return TermTable(_no_ids(), [], np.zeros(0))
             column = terms.term
@@ -215,7 +233,7 @@ class _Reading:
         )
 
     def _events(self, name: str, event: Event) -> EventTable:
-        result = self._queries.run(f"events.{name}", event.days, By((event.user,), event.time))
+        result = self._run(f"events.{name}")
         if result is None:
             return EventTable(_no_ids(), _no_ids(), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
         users = self._queries.ids(result, "user", event.user, self._content.user_ids)
@@ -264,8 +282,7 @@ class _Reading:
         return found
 
     def _links(self, name: str, link: Link) -> LinkTable:
-        columns = (link.user, link.other) if link.mutual else (link.user,)
-        result = self._queries.run(f"links.{name}", link.days, By(columns))
+        result = self._run(f"links.{name}")
         if result is None:
             return LinkTable(_no_ids(), _no_ids(), np.zeros(0))
         users = self._queries.ids(result, "user", link.user, self._content.user_ids)

@@ -69,17 +69,28 @@ def of_users(statement: str, by: By, users: OfUsers, quote: Callable[[str], str]
     return f"{' UNION '.join(parts)}{order} LIMIT :most", asked | {"most": users.most * len(users.ids)}
 
 
+Observer = Callable[[Result, float], None]
+
+
 class Queries:
-    """Of one mapping and moment, over one connection. ``users``: whose rows alone are read; None: everybody's."""
+    """Of one mapping and moment, over one connection. ``users``: whose rows alone are read; None: everybody's.
+    ``observe``: is shown each result as the database gave it, and the milliseconds that it took."""
 
     def __init__(
-        self, mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo, users: OfUsers | None = None
+        self,
+        mapping: Mapping,
+        connection: Connection,
+        now: datetime,
+        zone: tzinfo,
+        users: OfUsers | None = None,
+        observe: Observer | None = None,
     ) -> None:
         self._mapping = mapping
         self._connection = connection
         self._now = now
         self._zone = zone
         self._users = users
+        self._observe = observe
         self.findings = Findings()
 
     def run(self, section: str, days: float | None = None, by: By | None = None) -> Result | None:
@@ -109,7 +120,10 @@ class Queries:
                 instead = "give each a name of its own, with AS"
                 self.findings.fatal.append(statement.problem(said, instead, column=name))
         columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names]
-        return Result(section, dict(zip(names, columns, strict=True)), len(rows))
+        found = Result(section, dict(zip(names, columns, strict=True)), len(rows))
+        if self._observe is not None:
+            self._observe(found, milliseconds)
+        return found
 
     def column(self, result: Result, key: str, column: str) -> list[Any]:
         """What the mapping names under a key; noted where the query has no such column."""

@@ -1,0 +1,168 @@
+"""`recs source …`: a mapping for a database, checked, and written for one never seen before."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from recommendation_service.core.config import Settings, load_settings
+from recommendation_service.core.output import print_rows
+
+if TYPE_CHECKING:
+    from recommendation_service.doctor.findings import Finding
+    from recommendation_service.doctor.queries import PlanStep
+    from recommendation_service.onboarding.examination import CheckReport
+    from recommendation_service.sources.mapping.mapping import Mapping
+
+app = typer.Typer(no_args_is_help=True, help="Your tables: the mapping that says what they mean.")
+
+FAILED = 1
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.callback()
+def source() -> None:
+    """Your tables: the mapping that says what they mean."""
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of mappings, with which editors complete and check them.
+
+    \b
+    $ recs source schema > mapping.schema.json
+    $ sed -i '1i #:schema mapping.schema.json' mapping.toml
+    """
+    from recommendation_service.sources.mapping.schema import schema_text
+
+    typer.echo(schema_text(), nl=False)
+
+
+@app.command()
+def check(
+    mapping: Annotated[Path | None, typer.Argument(help="A mapping. Default: that of MAPPING_FILE.")] = None,
+    database: Annotated[
+        str | None, typer.Option("--database", metavar="URL", help="Its database. Default: that of the settings.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run everything of a mapping once, and say what a catalog of it would be. Nothing is written or published.
+
+    Of each query rows, kinds of values, nulls, different ones, and how the database reads it, for all and for one user;
+    what was set aside and why; some items as people would see them. Problems are told all at once, each with its line.
+    Exit status: 0 where a catalog can be built, 1 where not, or where something is wrong.
+
+    \b
+    $ recs source check
+    $ recs source check mapping.toml --database mysql://reader@db.internal/shop
+    $ recs source check --json | jq '.problems[] | {file, line, said, instead}'
+    """
+    from recommendation_service.core.database import make_engine
+    from recommendation_service.onboarding.examination import CheckReport, check_mapping
+    from recommendation_service.sources.mapping.mapping import MappingError, load_mapping
+
+    settings = _settings(database)
+    path = mapping or settings.mapping_file
+    if path is None:
+        raise typer.BadParameter(
+            "name a mapping, or set MAPPING_FILE; `recs source init` writes one", param_hint="[MAPPING]"
+        )
+    loaded: Mapping | None = None
+    try:
+        loaded = load_mapping(path)
+    except MappingError as error:
+        report = CheckReport(str(path), "", list(error.found))
+    if loaded is not None:
+        engine = make_engine(settings)
+        try:
+            with Console(stderr=True, quiet=as_json).status("Connecting") as status:
+                report = check_mapping(loaded, engine, settings, status.update)
+        finally:
+            engine.dispose()
+    if as_json:
+        typer.echo(json.dumps(_as_dict(report), ensure_ascii=False, default=str))
+    else:
+        _print(report)
+    raise typer.Exit(report.status)
+
+
+def _settings(database: str | None) -> Settings:
+    if database is None:
+        return load_settings()
+    return load_settings(database_url=database, mysql_host=None, mysql_user=None)
+
+
+def _as_dict(report: "CheckReport") -> dict[str, Any]:
+    return {
+        "status": report.status,
+        "mapping": report.mapping,
+        "database": report.database,
+        "problems": [problem.as_dict() for problem in report.problems],
+        "findings": [asdict(finding) for finding in report.findings],
+        "queries": [asdict(query) for query in report.queries],
+        "set_aside": report.set_aside,
+        "items": {name: [asdict(item) for item in items] for name, items in report.items.items()},
+    }
+
+
+def _print(report: "CheckReport") -> None:
+    typer.echo(f"{report.mapping}{f' on {report.database}' if report.database else ''}\n")
+    if report.queries:
+        rows = [
+            (
+                query.section,
+                f"{query.rows:,}",
+                f"{query.milliseconds:,.0f}",
+                _read(query.plan),
+                "" if query.user_plan is None else _read(query.user_plan),
+            )
+            for query in report.queries
+        ]
+        print_rows(("query", "rows", "ms", "reads", "of one user"), rows, title="Queries", right={1, 2})
+        columns = [
+            (query.section, column.name, ", ".join(column.kinds), f"{column.nulls:,}", f"{column.different:,}")
+            for query in report.queries
+            for column in query.columns
+        ]
+        print_rows(("query", "column", "holds", "nulls", "different"), columns, title="Columns", right={3, 4})
+    if report.set_aside:
+        aside = [(one["section"], one["column"], one["reason"], f"{one['count']:,}") for one in report.set_aside]
+        print_rows(("query", "column", "reason", "values"), aside, title="Set aside", right={3})
+    for name, items in report.items.items():
+        shown = [
+            (
+                str(item.id),
+                item.time or "",
+                ", ".join(f"{column} {value}" for column, value in item.fields.items()),
+                "; ".join(f"{vocabulary}: {', '.join(terms)}" for vocabulary, terms in item.terms.items() if terms),
+            )
+            for item in items
+        ]
+        if shown:
+            print_rows(("id", "time", "fields", "terms"), shown, title=f"Some {name}s, the newest first")
+    for finding in report.findings:
+        _print_finding(finding)
+    for problem in report.problems:
+        typer.secho(f"Problem: {problem}", fg=typer.colors.RED)
+    if report.status:
+        typer.echo("\nA catalog cannot be built of it, or not as it is meant: mend what is red.")
+    else:
+        typer.echo("\nA catalog can be built of it.")
+
+
+def _read(plan: "list[PlanStep]") -> str:
+    """Each table, and by which index."""
+    return ", ".join(
+        f"{step.table} {'whole' if step.access == 'ALL' else f'by {step.key or step.access}'}" for step in plan
+    )
+
+
+def _print_finding(finding: "Finding") -> None:
+    colors = {"ok": typer.colors.GREEN, "info": typer.colors.CYAN, "warning": typer.colors.YELLOW}
+    mark = typer.style(f"{finding.severity.value:>7}", fg=colors.get(finding.severity.value, typer.colors.RED))
+    typer.echo(f"{mark}  {finding.name}: {finding.sentence}")
+    if finding.advice:
+        typer.echo(f"         → {finding.advice}")

@@ -1,0 +1,162 @@
+"""What `recs source check` finds: everything of a mapping run once, and nothing published."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database import address
+from recommendation_service.core.errors import SourceError
+from recommendation_service.doctor.findings import Finding, Severity, error, ok, warning
+from recommendation_service.doctor.queries import PlanStep
+from recommendation_service.onboarding.plans import plan_of
+from recommendation_service.onboarding.profile import ColumnProfile, profile
+from recommendation_service.onboarding.sense import sense_of
+from recommendation_service.onboarding.showing import ShownItem, shown_items
+from recommendation_service.sources.mapping.mapping import Mapping
+from recommendation_service.sources.mapping.names import server_words
+from recommendation_service.sources.mapping.problems import Problem
+from recommendation_service.sources.mapping.reading import TablesError, by_user, read
+from recommendation_service.sources.mapping.results import OfUsers, Result, of_users, parameters
+from recommendation_service.sources.mapping.tables import Findings, Tables
+
+# As of a user whom a feed asks for and who is not in the catalog.
+MOST_OF_ONE_USER = 80
+
+
+@dataclass
+class QueryReport:
+    """``user_plan``: of the same query for one user; None: it is not asked by user."""
+
+    section: str
+    rows: int
+    milliseconds: float
+    columns: list[ColumnProfile]
+    plan: list[PlanStep] = field(default_factory=list)
+    user_plan: list[PlanStep] | None = None
+
+
+@dataclass
+class CheckReport:
+    """What was found. ``problems``: of the mapping or its queries, each with its line."""
+
+    mapping: str
+    database: str
+    problems: list[Problem] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    queries: list[QueryReport] = field(default_factory=list)
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    items: dict[str, list[ShownItem]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """0 where a catalog can be built of it, 1 where not or where something of it is wrong."""
+        return int(bool(self.problems) or any(one.severity is Severity.ERROR for one in self.findings))
+
+
+def check_mapping(
+    mapping: Mapping, engine: Engine, settings: Settings, progress: Callable[[str], None] = lambda _: None
+) -> CheckReport:
+    """Run everything once. ``progress`` is told what is being done. Raises SourceError where there is no connection."""
+    report = CheckReport(str(mapping.path), address(engine.url))
+    now = datetime.now(UTC)
+
+    def observe(result: Result, milliseconds: float) -> None:
+        progress(f"Looking at what {result.section} gave: {result.rows:,} rows")
+        report.queries.append(QueryReport(result.section, result.rows, milliseconds, profile(result)))
+
+    progress("Running the queries")
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name != "sqlite":
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            try:
+                tables = read(mapping, connection, now, settings.database_zone, observe)
+                findings = tables.findings
+                report.findings += _results(tables, mapping)
+                report.items = shown_items(tables)
+            except TablesError as failure:
+                findings = failure.findings
+                report.problems += failure.found
+            _note(report, findings)
+            for query in report.queries:
+                progress(f"Asking how {query.section} is read")
+                report.findings += _plans(query, mapping, connection, settings, now)
+    except SQLAlchemyError as failure:
+        raise SourceError(f"{report.database}: {server_words(failure)}") from failure
+    return report
+
+
+def _note(report: CheckReport, findings: Findings) -> None:
+    report.problems += findings.faults
+    report.set_aside = [
+        {"section": section, "column": column, "reason": reason, "count": count}
+        for (section, column, reason), count in sorted(findings.aside.items())
+    ]
+
+
+def _results(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
+    """What a catalog would be made of, and what of it makes no sense."""
+    there = {name: len(items) for name, items in tables.items.items() if len(items)}
+    if there:
+        counts = ", ".join(f"{count:,} {name}{'s' if count != 1 else ''}" for name, count in there.items())
+        yield ok("items", f"There are {counts} to show to {len(tables.users):,} users.")
+    else:
+        yield error(
+            "items",
+            "There is no item to show: a catalog of it would be empty.",
+            "Look at the WHERE of the items' queries, lives_days, and at what was set aside.",
+        )
+    for name in tables.items.keys() - there.keys() if there else ():
+        yield warning(
+            f"items.{name}", f"There is no {name} to show.", "Look at the WHERE of its query, and lives_days."
+        )
+    yield from sense_of(tables, mapping)
+
+
+def _plans(
+    query: QueryReport, mapping: Mapping, connection: Connection, settings: Settings, now: datetime
+) -> Iterator[Finding]:
+    statement = mapping.statements[query.section]
+    zone = settings.database_zone
+    given = parameters(statement, mapping.days_of(query.section), now, zone)
+    try:
+        query.plan = plan_of(connection, statement.text, given)
+        by = by_user(mapping, query.section)
+        if by is None:
+            return
+        user = _some_user(mapping, connection)
+        quote = connection.dialect.identifier_preparer.quote
+        sql, asked = of_users(statement.text, by, OfUsers((user,), MOST_OF_ONE_USER), quote)
+        query.user_plan = plan_of(connection, sql, given | asked)
+    except SQLAlchemyError as failure:
+        yield warning(query.section, f"How it is read could not be asked: {server_words(failure)}.")
+        return
+    scans = [step for step in query.user_plan if step.is_scan]
+    if scans:
+        tables = ", ".join(f"{step.table} (about {step.rows:,} rows)" for step in scans)
+        column = by.columns[0]
+        yield warning(
+            query.section,
+            f"Of one user it reads {tables} whole, at each feed of somebody who is not in the catalog.",
+            f"Add an index on the column that is {column} in the query"
+            f"{', and select it as it is' if len(scans) == 1 else ''}; a column that is computed has none.",
+        )
+
+
+def _some_user(mapping: Mapping, connection: Connection) -> int | str:
+    """Any that is there; of a form that fits, where there is none."""
+    content = mapping.content
+    quote = connection.dialect.identifier_preparer.quote
+    sql = f"SELECT q.{quote(content.users.id)} FROM (\n{mapping.statements['users'].text}\n) q LIMIT 1"
+    given = parameters(mapping.statements["users"], None, datetime.now(UTC), UTC)
+    found = connection.execute(text(sql), given).scalar()
+    if found is None:
+        return "nobody" if content.user_ids == "text" else 1
+    return str(found) if content.user_ids == "text" else int(found)

@@ -1,0 +1,126 @@
+"""What can be read and yet makes no sense: events of items that are not there, terms that nobody shares."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from recommendation_service.doctor.findings import Finding, error, info, warning
+from recommendation_service.sources.mapping.mapping import Mapping
+from recommendation_service.sources.mapping.tables import EventTable, FilterColumns, Ids, Tables, TermTable
+
+MUCH = 0.5  # a share that is worth saying
+LIKELY_JSON = ("[", "{")
+
+
+def sense_of(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
+    if not len(tables.users):
+        yield warning("users", "There are no users: everybody is somebody unknown.", "Look at the users' query.")
+    yield from _events(tables, mapping)
+    for name, vocabulary in tables.vocabularies.items():
+        for item_type, terms in vocabulary.items.items():
+            section = f"vocabularies.{name}.items.{item_type}"
+            yield from _terms(section, terms, tables.items[item_type].ids, f"of the {item_type}s have one")
+        if vocabulary.users is not None:
+            yield from _terms(f"vocabularies.{name}.users", vocabulary.users, tables.users.ids, "of the users have one")
+            yield from _shared(name, vocabulary.users, list(vocabulary.items.values()))
+    for name, link in tables.links.items():
+        if not len(link):
+            yield warning(f"links.{name}", "It gives no links.", "Look at its query, or remove it.")
+    for name, columns in tables.filters.items():
+        yield from _filter(name, columns)
+
+
+def _events(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
+    types = list(tables.items)
+    users = set(tables.users.ids.tolist())
+    items = [set(tables.items[name].ids.tolist()) for name in types]
+    with_query = {name: event for name, event in tables.events.items() if f"events.{name}" in mapping.statements}
+    for name, events in with_query.items():
+        section, event = f"events.{name}", mapping.content.events[name]
+        if not len(events):
+            yield warning(section, "It gives no events within its days.", "Look at its query, and at days.")
+            continue
+        known = sum(user in users for user in events.users.tolist())
+        there = _there(events, items)
+        shares = f"{known / len(events):.0%} of them by users who are there, {there / len(events):.0%} of items to show"
+        yield info(section, f"{len(events):,} events, {shares}.")
+        if not known and users:
+            yield error(section, *_nothing_fits("user", f"the column {event.user}", "users"))
+        if not there and any(items):
+            yield error(section, *_nothing_fits("item", f"the column {event.item}", "items"))
+        timeless = int(np.isnan(events.times).sum())
+        if timeless == len(events):
+            yield info(
+                section,
+                "Its events have no time: they count as long as they are there, and never as recent.",
+                "If the table has a column of when, select it and name it as time.",
+            )
+        elif timeless:
+            yield info(section, f"{timeless:,} of its {len(events):,} events have no time, and count as the others.")
+    if with_query and not any(map(len, with_query.values())):
+        yield warning("events", "Nobody did anything yet: feeds know no popularity.")
+
+
+def _there(events: EventTable, items: list[set[Any]]) -> int:
+    return sum(item in items[place] for item, place in zip(events.items.tolist(), events.types.tolist(), strict=True))
+
+
+def _nothing_fits(key: str, column: str, part: str) -> tuple[str, str]:
+    return (
+        f"None of its {key}s is one of the {part}: {column} holds other ids than the {part}' query gives.",
+        f"Select in {key} the same id as in {part}, by a JOIN where it is in another table.",
+    )
+
+
+def _terms(section: str, terms: TermTable, ids: Ids, of: str) -> Iterator[Finding]:
+    if not len(terms):
+        yield warning(section, "It gives no terms.", "Look at its query or column.")
+        return
+    have = len(set(terms.ids.tolist()) & set(ids.tolist()))
+    different = Counter(terms.terms)
+    share = have / len(ids) if len(ids) else 0.0
+    yield info(section, f"{len(terms):,} terms, {len(different):,} different ones; {share:.0%} {of}.")
+    if not have and len(ids):
+        yield error(section, *_nothing_fits("id", "it", "items" if ".items." in section else "users"))
+    if len(different) == len(terms) > 1:
+        yield warning(
+            section, "No two share a term, so it brings nothing together.", "Name a column that repeats itself."
+        )
+    if sum(term.startswith(LIKELY_JSON) for term in terms.terms) > MUCH * len(terms):
+        yield warning(section, f"Terms look like JSON, such as {terms.terms[0][:40]!r}.", 'Write form = "json".')
+    elif sum("," in term for term in terms.terms) > MUCH * len(terms):
+        yield warning(section, f"Terms look like lists, such as {terms.terms[0][:40]!r}.", 'Write form = "commas".')
+
+
+def _shared(name: str, users: TermTable, items: list[TermTable]) -> Iterator[Finding]:
+    of_items = {term.casefold() for terms in items for term in terms.terms}
+    if len(users) and of_items and not of_items & {term.casefold() for term in users.terms}:
+        yield warning(
+            f"vocabularies.{name}", "No term of a user is one of an item.", "Select the same spelling for both."
+        )
+
+
+def _filter(name: str, columns: FilterColumns) -> Iterator[Finding]:
+    section = f"filters.{name}"
+    offered: set[str] = set()
+    for item_type, values in columns.items.items():
+        if isinstance(values, np.ndarray):
+            missing = int(np.isnan(values).sum())
+        else:
+            missing = sum(not value for value in values)
+            offered |= {term.casefold() for value in values for term in value}
+        if missing and len(values):
+            share = missing / len(values)
+            say = warning if share > MUCH else info
+            yield say(
+                section, f"{share:.0%} of the {item_type}s have no value.", 'missing = "passes" shows them as well.'
+            )
+    users = columns.users
+    if isinstance(users, tuple) and offered and any(users):
+        asked = {term.casefold() for value in users for term in value}
+        if not asked & offered:
+            yield error(
+                section, "No user's value is one of an item's: users would see nothing.", "Select the same spelling."
+            )

@@ -1,0 +1,208 @@
+"""`recs source check` on the examples and on mappings that are wrong, on SQLite and MariaDB."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.engine import URL
+from typer.testing import CliRunner
+
+from examples.world import run
+from recommendation_service import cli
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+NAMES = ("jobs", "music", "blog")
+BACKENDS = ("sqlite", "mariadb")
+WARNING, ERROR = "warning", "error"
+
+
+def fill(example: str, url: URL) -> None:
+    module = importlib.import_module(f"examples.{example}.__main__")
+    address = url.render_as_string(hide_password=False)
+    assert run(example, module.METADATA, module.make, [address, "--people", "60"]) == 0
+
+
+@pytest.fixture
+def filled(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[[str, str], URL]:
+    """A database with an example; commands run in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+
+    def make(example: str, backend: str) -> URL:
+        url: URL = request.getfixturevalue(f"{backend}_url")
+        fill(example, url)
+        return url
+
+    return make
+
+
+def check(mapping: Path, url: URL, *, status: int = 0) -> dict[str, Any]:
+    """What the command prints as JSON."""
+    address = url.render_as_string(hide_password=False)
+    done = CliRunner().invoke(cli.app, ["source", "check", str(mapping), "--database", address, "--json"])
+    assert done.exit_code == status, done.output
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["status"] == status
+    return report
+
+
+def changed(folder: Path, example: str, *changes: tuple[str, str]) -> Path:
+    """A copy of an example's mapping with something else in it."""
+    text = (EXAMPLES / example / "mapping.toml").read_text("utf-8")
+    for one, other in changes:
+        assert one in text
+        text = text.replace(one, other)
+    file = folder / "mapping.toml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def sentences(report: dict[str, Any], severity: str) -> list[str]:
+    return [f"{one['name']}: {one['sentence']}" for one in report["findings"] if one["severity"] == severity]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("example", NAMES)
+def test_each_example_can_be_built_and_nothing_in_it_is_odd(
+    filled: Callable[[str, str], URL], example: str, backend: str
+) -> None:
+    report = check(EXAMPLES / example / "mapping.toml", filled(example, backend))
+    assert report["problems"] == []
+    assert sentences(report, WARNING) == []
+    for query in report["queries"]:
+        assert query["rows"] > 0
+        assert query["plan"]
+        if query["user_plan"] is not None:
+            assert not any(step["access"] == "ALL" for step in query["user_plan"]), query
+    for items in report["items"].values():
+        assert len(items) == 5
+        assert all(any(item["terms"].values()) for item in items)
+    timeless = {"jobs": [], "music": ["events.favourite"], "blog": ["events.bookmark"]}[example]
+    assert [s.split(":")[0] for s in sentences(report, "info") if "have no time" in s] == timeless
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_an_examples_mapping_is_short(example: str) -> None:
+    assert len((EXAMPLES / example / "mapping.toml").read_text("utf-8").splitlines()) < 60
+
+
+@pytest.mark.parametrize("example", NAMES)
+def test_an_example_is_the_same_for_the_same_seed(example: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"examples.{example}.__main__")
+    dumps = []
+    for place in range(2):
+        url = f"sqlite:///{tmp_path / str(place)}.sqlite"
+        assert run(example, module.METADATA, module.make, [url, "--people", "20", "--now", "2026-11-24T12:00:00Z"]) == 0
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            tables = module.METADATA.sorted_tables
+            dumps.append([connection.execute(table.select()).fetchall() for table in tables])
+    assert dumps[0] == dumps[1]
+
+
+def test_an_example_touches_no_table_that_is_there(sqlite_url: URL, capsys: pytest.CaptureFixture[str]) -> None:
+    fill("blog", sqlite_url)
+    module = importlib.import_module("examples.blog.__main__")
+    assert run("blog", module.METADATA, module.make, [str(sqlite_url)]) == 1
+    assert "Name an empty one" in capsys.readouterr().err
+
+
+def test_problems_of_file_and_queries_fail_and_name_line_and_column(
+    filled: Callable[[str, str], URL], tmp_path: Path
+) -> None:
+    url = filled("jobs", "sqlite")
+    mapping = changed(
+        tmp_path, "jobs", ("SELECT a.id, a.title,", "SELECT a.id, a.tilte,"), ("seen_at FROM", "seenat FROM")
+    )
+    (title, seen) = check(mapping, url, status=1)["problems"]
+    assert (title["line"], title["section"], title["column"]) == (10, "items.job", "tilte")
+    assert title["instead"] == "did you mean a.title?"
+    assert (seen["section"], seen["instead"]) == ("events.view", "did you mean seen_at?")
+    mapping = changed(tmp_path, "jobs", ('time = "published_at"', 'tiem = "published_at"'))
+    report = check(mapping, url, status=1)
+    assert [problem["instead"] for problem in report["problems"]] == [
+        "did you mean time?",
+        "add time, the column of when it came",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("a.state = 'open'", "a.state = 'opened'"), "items: There is no item to show"),
+        (
+            (
+                "SELECT candidate_id, job_ad_id, sent_at",
+                "SELECT candidate_id, job_ad_id + 100000 AS job_ad_id, sent_at",
+            ),
+            "events.apply: None of its items is one of the items",
+        ),
+        (
+            ("SELECT c.candidate_id AS id", "SELECT c.candidate_id + 100000 AS id"),
+            "vocabularies.skill.users: None of its ids is one of the users: it holds other ids",
+        ),
+        (
+            ('column = "city"', 'column = "city"\nuser = "wanted_salary"'),
+            "filters.city: No user's value is one of an item's",
+        ),
+    ],
+)
+def test_what_can_be_read_and_makes_no_sense_fails(
+    filled: Callable[[str, str], URL], tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    report = check(changed(tmp_path, "jobs", change), filled("jobs", "sqlite"), status=1)
+    assert any(sentence.startswith(said) for sentence in sentences(report, ERROR)), report["findings"]
+
+
+def test_a_column_of_lists_is_recognised(filled: Callable[[str, str], URL], tmp_path: Path) -> None:
+    report = check(changed(tmp_path, "music", (', form = "json"', "")), filled("music", "sqlite"))
+    assert any("Terms look like JSON" in sentence for sentence in sentences(report, WARNING))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_query_of_one_user_that_reads_a_large_table_whole_is_named(
+    filled: Callable[[str, str], URL], tmp_path: Path, backend: str
+) -> None:
+    url = filled("jobs", backend)
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE logs (who INTEGER, what INTEGER)")
+        connection.exec_driver_sql("INSERT INTO logs SELECT candidate_id, job_ad_id FROM ad_views")
+        for _ in range(5):
+            connection.exec_driver_sql("INSERT INTO logs SELECT * FROM logs")
+    query = '[events.log]\nquery = "SELECT who, what FROM logs"\nuser = "who"\nitem = "what"\n\n[filters.city]'
+    report = check(changed(tmp_path, "jobs", ("[filters.city]", query)), url)
+    (sentence,) = [one for one in sentences(report, WARNING) if one.startswith("events.log")]
+    assert sentence.startswith("events.log: Of one user it reads logs (about ")
+
+
+def test_people_are_told_the_same_in_words(filled: Callable[[str, str], URL]) -> None:
+    url = filled("blog", "sqlite")
+    mapping = str(EXAMPLES / "blog" / "mapping.toml")
+    done = CliRunner().invoke(cli.app, ["source", "check", mapping, "--database", str(url)])
+    assert done.exit_code == 0
+    for expected in ("events.read", "Some articles, the newest first", "A catalog can be built of it."):
+        assert expected in done.stdout
+
+
+def test_without_a_mapping_the_next_step_is_named(filled: Callable[[str, str], URL]) -> None:
+    done = CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["source", "check"])
+    assert done.exit_code == 2
+    assert "recs source init" in done.output
+
+
+def test_the_setting_names_the_mapping(filled: Callable[[str, str], URL], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAPPING_FILE", str(EXAMPLES / "music" / "mapping.toml"))
+    monkeypatch.setenv("DATABASE_URL", str(filled("music", "sqlite")))
+    assert CliRunner().invoke(cli.app, ["source", "check"]).exit_code == 0
+
+
+def test_the_schema_is_printed_for_editors() -> None:
+    done = CliRunner().invoke(cli.app, ["source", "schema"])
+    assert json.loads(done.stdout)["properties"]["items"]
