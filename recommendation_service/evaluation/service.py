@@ -48,6 +48,7 @@ def ranking_alone(policy: Policy) -> Policy:
             "feeds": file.feeds.model_copy(update={"total": ["AU"], "discover": ["AU"]}),
             "kinds": file.kinds.model_copy(update={"AU": close}),
             "limits": file.limits.model_copy(update={"creator_window": 1, "novelty_after_skills": NO_LIMIT}),
+            "exploration": file.exploration.model_copy(update={"floor": 0.0}),
         }
     )
     return Policy(alone, policy.arrays.theta, version=f"{policy.version}, ranking alone")

@@ -47,6 +47,7 @@ def _as_dict(record: DecisionRecord, happened: datetime) -> dict[str, Any]:
         "seed": record.seed,
         "drawn": record.drawn,
         "share": record.share,
+        "floor": decision.floor,
         "features": names_of(decision.pools[0].X.shape[1]),
         "items": [_item(key) for key in decision.items.tolist()],
         "pools": {kind: _pool(pool) for kind, pool in zip(KINDS, decision.pools, strict=True) if len(pool.members)},

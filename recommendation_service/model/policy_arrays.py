@@ -36,6 +36,7 @@ class PolicyArrays(NamedTuple):
     creator_window: int
     novelty_after_skills: int
     exploration_size: int
+    floor: float  # share of the draws from a pool that are even
     exact_up_to_videos: int
     prune_skills: int
     entries_per_skill: int

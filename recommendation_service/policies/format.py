@@ -135,7 +135,11 @@ class Limits(_Section):
 
 
 class Exploration(_Section):
+    """``size``: of the sample of what is in no pool. ``floor``: share of the draws from a pool that are even, so that
+    nothing a slot could hold has less than that over their number."""
+
     size: Count
+    floor: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
 
 
 class Pruning(_Section):

@@ -77,6 +77,7 @@ class Policy:
         content = self.file.model_dump(exclude={"version", "prior"})
         for kind in filter(None, content["kinds"].values()):
             del kind["alpha"], kind["temperature"]
+        del content["exploration"]["floor"]
         return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
     def label(self, kind: int) -> str:
@@ -199,6 +200,7 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         creator_window=file.limits.creator_window,
         novelty_after_skills=file.limits.novelty_after_skills,
         exploration_size=file.exploration.size,
+        floor=file.exploration.floor,
         exact_up_to_videos=file.pruning.exact_up_to_videos,
         prune_skills=file.pruning.skills,
         entries_per_skill=file.pruning.entries_per_skill,

@@ -2,7 +2,7 @@
 
 A policy's probability of a feed that was drawn slot by slot is the product of what it gives to each slot, given the
 slots before (docs/architecture.md). What a slot could hold given those before is recorded, so the record alone suffices
-for any policy with the same pools, kinds, patterns and limits: other θ, A, α and temperatures.
+for any policy with the same pools, kinds, patterns and limits: other θ, A, α, temperatures and floor.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.features import HAND_SET
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.packed_columns import CLOSELY, Reader
 from recommendation_service.ranking.packed_slots import GROWING_STEPS
 
@@ -44,6 +45,7 @@ class Decision(NamedTuple):
     items: npt.NDArray[np.int64]  # (u,) keys of all candidates
     pools: list[Pool]  # of each kind
     slots: list[DecidedSlot]
+    floor: float = 0.0  # share of the draws from a pool that were even
 
 
 def unpack_decision(packed: bytes | memoryview) -> Decision:
@@ -63,8 +65,15 @@ def unpack_decision(packed: bytes | memoryview) -> Decision:
     X = np.array(columns, np.uint32).reshape(features - 1, count).view(np.float32).T
     pools = [_unpack_pool(reader, X, is_older) for _ in range(reader.take(8))]
     slots = [_unpack_slot(reader, items, pools) for _ in range(reader.take(8))]
+    floor = _float(reader.take(64)) if reader.left >= 64 else 0.0
+    if not 0.0 <= floor <= 1.0:
+        raise ValueError(f"its floor is {floor}")
     reader.finish()
-    return Decision(items, pools, slots)
+    return Decision(items, pools, slots, floor)
+
+
+def _float(bits: int) -> float:
+    return float(np.array(bits, np.uint64).view(np.float64))
 
 
 def _unpack_pool(reader: Reader, X: npt.NDArray[np.float32], is_older: bool) -> Pool:
@@ -81,7 +90,7 @@ def _unpack_pool(reader: Reader, X: npt.NDArray[np.float32], is_older: bool) -> 
 
 def _unpack_slot(reader: Reader, items: npt.NDArray[np.int64], pools: list[Pool]) -> DecidedSlot:
     kind, pool, relaxed, key = reader.take(8), reader.take(8), reader.take(4), reader.take(64)
-    propensity = float(np.array(reader.take(64), np.uint64).view(np.float64))
+    propensity = _float(reader.take(64))
     item = key - (1 << 64) if key >> 63 else key
     if pool >= len(pools):
         return DecidedSlot(item, kind, pool, relaxed, propensity, -1, np.zeros(0, bool))
@@ -95,35 +104,33 @@ def _unpack_slot(reader: Reader, items: npt.NDArray[np.int64], pools: list[Pool]
 
 def recorded_propensities(decision: Decision) -> Floats:
     """(n,) of each slot, from the weights that are recorded."""
-    return _propensities(decision, [pool.below for pool in decision.pools])
+    return _propensities(decision, [pool.below for pool in decision.pools], decision.floor)
 
 
-def propensities_under(
-    decision: Decision, theta: Floats, precision_root: Floats, alpha: Floats, temperature: Floats
-) -> Floats:
-    """(n,) of each slot under another policy, whose arrays are as ``PolicyArrays`` has them.
+def propensities_under(decision: Decision, policy: PolicyArrays) -> Floats:
+    """(n,) of each slot under another policy.
 
     Exploration, and what was seen before, is drawn without regard to scores: these keep their propensity.
     """
     below = []
     for kind, pool in enumerate(decision.pools):
         X = pool.X.astype(np.float64)
-        scores = X @ theta[kind] + alpha[kind] * np.linalg.norm(X @ precision_root[kind], axis=1)
+        scores = X @ policy.theta[kind] + policy.alpha[kind] * np.linalg.norm(X @ policy.precision_root[kind], axis=1)
         scores[~np.isfinite(scores)] = -np.inf
         best = scores.max(initial=-np.inf)
-        below.append((best - scores) / temperature[kind] if best > -np.inf else np.zeros(len(scores)))
-    return _propensities(decision, below)
+        below.append((best - scores) / policy.temperature[kind] if best > -np.inf else np.zeros(len(scores)))
+    return _propensities(decision, below, policy.floor)
 
 
-def _propensities(decision: Decision, below: Sequence[Floats]) -> Floats:
+def _propensities(decision: Decision, below: Sequence[Floats], floor: float) -> Floats:
     slots = decision.slots
-    return np.array([_share(slot, below[slot.pool]) if slot.chosen >= 0 else slot.propensity for slot in slots])
+    return np.array([_share(slot, below[slot.pool], floor) if slot.chosen >= 0 else slot.propensity for slot in slots])
 
 
-def _share(slot: DecidedSlot, below: Floats) -> float:
-    """Of the chosen one in the softmax over what the slot could hold."""
+def _share(slot: DecidedSlot, below: Floats, floor: float) -> float:
+    """Of the chosen one in the softmax over what the slot could hold, over the floor."""
     left = below[slot.eligible]
     least = left.min()
     if least == np.inf:
         return 1.0 / len(left)
-    return float(np.exp(least - below[slot.chosen]) / np.exp(least - left).sum())
+    return float((1.0 - floor) * np.exp(least - below[slot.chosen]) / np.exp(least - left).sum() + floor / len(left))

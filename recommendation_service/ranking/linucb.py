@@ -203,3 +203,10 @@ def weight_against(score: float, best: float, temperature: float) -> float:
     """The softmax numerator among candidates whose weights all vanish beside the pool's best: against the best of
     themselves; where no score is a number, evenly."""
     return 1.0 if best == -np.inf else exp_of_negative((score - best) / temperature)
+
+
+@inlined
+def over_floor(share: float, floor: float, eligible: int) -> float:
+    """Probability of one of ``eligible`` candidates whose share of the weights is given, where ``floor`` of the draws
+    are even: whatever one thinks of an item, it is drawn now and then, so that any other policy can be weighed."""
+    return (1.0 - floor) * share + floor / eligible

@@ -329,12 +329,17 @@ class Reader:
             values = iter([number(base, above) for above in self.values(present, width)])
         return [0 if zero else next(values) for zero in is_zero]
 
+    @property
+    def left(self) -> int:
+        """Bits."""
+        return self._length - self.place
+
     def rest(self) -> bytes:
-        return (self._bits >> self.place).to_bytes((self._length - self.place + 7) // 8, "little")
+        return (self._bits >> self.place).to_bytes((self.left + 7) // 8, "little")
 
     def finish(self) -> None:
         """Raises ValueError where more is there than fills up a byte, or two where the beginning was written anew."""
-        if self._length - self.place >= 16:
+        if self.left >= 16:
             raise ValueError("it is longer than what it holds")
 
 

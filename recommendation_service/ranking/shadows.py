@@ -1,9 +1,9 @@
 """Shadows: how likely policies that do not serve were to fill each slot as it was filled.
 
-A shadow draws from the pools of the policy that serves, under its limits, with weights of its own. What each slot could
-hold given the slots before it depends on what was chosen and on no score, so a shadow's probability of the choice is
-the share of its weight in what the slate noted as eligible. Exploration, and what was seen before, is drawn without
-regard to scores: there all policies have the propensity that was served.
+A shadow draws from the pools of the policy that serves, under its limits, with its own weights and floor. What each
+slot could hold given the slots before it depends on what was chosen and on no score, so a shadow's probability of the
+choice is the share of its weight in what the slate noted as eligible, over its floor. Exploration, and what was seen
+before, is drawn without regard to scores: there all policies have the propensity that was served.
 
 What ranking/decisions.py computes of a recorded decision, this computes of every feed.
 """
@@ -18,7 +18,13 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.frame import Frame
-from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, score_pool, weight_against
+from recommendation_service.ranking.linucb import (
+    VANISHING,
+    best_of_eligible,
+    over_floor,
+    score_pool,
+    weight_against,
+)
 from recommendation_service.ranking.working_memory import (
     LARGEST_FEED,
     SLOTS,
@@ -37,6 +43,7 @@ class ShadowArrays(NamedTuple):
     precision_root: Float64  # (N, K, d, d)
     alpha: Float64  # (N, K)
     temperature: Float64  # (N, K)
+    floor: Float64  # (N,)
 
 
 class ShadowMemory(NamedTuple):
@@ -93,7 +100,7 @@ def weigh_shadows(frame: Frame, shadows: ShadowArrays, shadow: ShadowMemory) -> 
             _add_up(memory.eligible, shadow, start, end, count)
             for i in range(count):
                 slot = shadow.slots[i]
-                shadow.propensity[n, slot] = _share(
+                share = _share(
                     shadow.scoring,
                     memory.eligible[slot],
                     start,
@@ -102,6 +109,7 @@ def weigh_shadows(frame: Frame, shadows: ShadowArrays, shadow: ShadowMemory) -> 
                     shadow.totals[i],
                     temperature,
                 )
+                shadow.propensity[n, slot] = over_floor(share, shadows.floor[n], memory.slot_eligible[slot])
 
 
 @inlined

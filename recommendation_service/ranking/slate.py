@@ -1,7 +1,8 @@
 """Stage 5: draw the feed, slot by slot, under its limits (docs/architecture.md), with exact propensities.
 
-A slot's item is drawn from the softmax over the eligible items of its kind's pool; where the pool has
-none, evenly from an exploration sample of the rest. Each draw's probability given what was chosen
+A slot's item is drawn from the softmax over the eligible items of its kind's pool, and in a share of the
+draws, the policy's floor, evenly from them; where the pool has none, evenly from an exploration sample of
+the rest. Each draw's probability given what was chosen
 before is its propensity (Plackett–Luce over a set that the rules shrink; drawn anew for each slot,
 because reused Gumbel noise is no longer exact once a rule lets an item back in).
 
@@ -16,7 +17,7 @@ from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
 from recommendation_service.ranking.frame import Frame
-from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, weight_against
+from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, over_floor, weight_against
 from recommendation_service.ranking.packed_slots import pack_slots
 from recommendation_service.ranking.places import key_at
 from recommendation_service.ranking.randomness import below, uniform
@@ -171,8 +172,8 @@ def _new_skill(item: int, tokens: Int32, skill_count: Bytes, feed_skill: Bytes) 
 def _draw_from_pool(
     catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, slot: int, pool: int, broken: int
 ) -> int:
-    """Softmax draw among the pool's eligible items: one pass adds up their weights, and a search in the
-    running sums finds the item."""
+    """Draw among the pool's eligible items, by the softmax or evenly: one pass adds up their weights, and a search in
+    the running sums finds the item."""
     start, end = memory.pool_offsets[pool], memory.pool_offsets[pool + 1]
     novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
     blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else slot
@@ -211,21 +212,35 @@ def _draw_from_pool(
             if eligible[c]:
                 total += weight_against(scores[c], best, temperature)
             cumulative[c] = total
-    target = uniform(memory.random) * total
-    low, high = start, end - 1
-    while low < high:
-        middle = (low + high) >> 1
-        if cumulative[middle] > target:
-            high = middle
-        else:
-            low = middle + 1
-    while eligible[low] == 0:  # the target was rounded up to the total: the last eligible item is meant
-        low -= 1
+    floor, point = policy.floor, uniform(memory.random)
+    if point < floor:
+        low = _nth_eligible(eligible, start, min(int(point / floor * found), found - 1))
+    else:
+        target = (point - floor) / (1.0 - floor) * total
+        low, high = start, end - 1
+        while low < high:
+            middle = (low + high) >> 1
+            if cumulative[middle] > target:
+                high = middle
+            else:
+                low = middle + 1
+        while eligible[low] == 0:  # the target was rounded up to the total: the last eligible item is meant
+            low -= 1
     weight = weight_against(scores[low], best, temperature) if vanish else weights[low]
-    memory.slot_propensity[slot] = weight / total
+    memory.slot_propensity[slot] = over_floor(weight / total, floor, found)
     memory.slot_pool[slot] = pool
     memory.slot_candidate[slot] = low
+    memory.slot_eligible[slot] = found
     return items[low]
+
+
+@inlined
+def _nth_eligible(eligible: Bytes, start: int, n: int) -> int:
+    place = start
+    while eligible[place] == 0 or n > 0:
+        n -= eligible[place]
+        place += 1
+    return place
 
 
 @inlined

@@ -83,7 +83,7 @@ def pack_decision(frame: Frame, decision: DecisionMemory) -> int:
     stream = put(packing.packed, stream, Word(len(KINDS)), Word(8))
     for kind in range(len(KINDS)):
         stream = _put_pool(policy, memory, decision, stream, kind, different)
-    stream = _put_slots(memory, decision, stream)
+    stream = _put_slots(memory, decision, stream, policy.floor)
     for i in range(different):
         decision.place[memory.pool_items[rows[i]]] = 0
     return finish(packing.packed, stream)
@@ -139,7 +139,8 @@ def _put_pool(
 
 
 @inlined
-def _put_slots(memory: WorkingMemory, decision: DecisionMemory, stream: Stream) -> Stream:
+def _put_slots(memory: WorkingMemory, decision: DecisionMemory, stream: Stream, floor: float) -> Stream:
+    """``floor``: of the draws; where there is one, it is at the end."""
     packing, packed, ordered = decision.packing, decision.packing.packed, decision.ordered
     slots = memory.counts[SLOTS]
     stream = put(packed, stream, Word(slots), Word(8))
@@ -155,4 +156,4 @@ def _put_slots(memory: WorkingMemory, decision: DecisionMemory, stream: Stream) 
             for i in range(members):
                 packing.bits[i] = eligible[ordered[start + i]]
             stream = put_bits(packing, stream, Word(members))
-    return stream
+    return stream if floor == 0.0 else put_long(packed, stream, Word(np.float64(floor).view(np.uint64)), Word(64))

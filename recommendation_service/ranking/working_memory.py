@@ -134,6 +134,7 @@ class WorkingMemory(NamedTuple):
     slot_kind: Bytes  # (S,) the kind that the pattern asks for
     slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
     slot_candidate: npt.NDArray[np.int32]  # (S,) the place of what was drawn from a pool
+    slot_eligible: npt.NDArray[np.int32]  # (S,) among how many of the pool's candidates it was drawn
     slot_relaxed: Bytes  # (S,) bits of the rules that gave way
     slot_propensity: npt.NDArray[np.float64]  # (S,)
     slot_X: npt.NDArray[np.float64]  # (d, S)
@@ -203,6 +204,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         slot_kind=np.zeros(LARGEST_FEED, np.uint8),
         slot_pool=np.zeros(LARGEST_FEED, np.uint8),
         slot_candidate=np.zeros(LARGEST_FEED, np.int32),
+        slot_eligible=np.zeros(LARGEST_FEED, np.int32),
         slot_relaxed=np.zeros(LARGEST_FEED, np.uint8),
         slot_propensity=np.zeros(LARGEST_FEED),
         slot_X=np.zeros((features, LARGEST_FEED)),

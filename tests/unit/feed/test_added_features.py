@@ -137,10 +137,7 @@ def test_decisions_and_shadows_have_them() -> None:
         served = pipeline.memory.slot_propensity[: pipeline.memory.counts[SLOTS]]
         decision = unpack_decision(slate.decision)
         assert recorded_propensities(decision) == pytest.approx(served, rel=0, abs=1e-9)
-        weighed = [
-            propensities_under(decision, one.theta, one.precision_root, one.alpha, one.temperature)
-            for one in (shadow.arrays, policy.arrays)
-        ]
+        weighed = [propensities_under(decision, one) for one in (shadow.arrays, policy.arrays)]
         shadows = [np.frombuffer(propensities, "<f4") for _, propensities in slate.shadows]
         for found, expected in zip(shadows, weighed, strict=True):
             assert found == pytest.approx(expected, rel=0, abs=2e-4)

@@ -27,7 +27,7 @@ from recommendation_service.ranking.working_memory import SLOTS
 from recommendation_service.serving.decisions import is_drawn
 from tests.support.catalogs import make_catalog
 from tests.support.older_records import DECISION_IN_STEPS_OF_ONE_SIZE, DECISION_READ
-from tests.support.policies import FEATURES
+from tests.support.policies import FEATURES, policy_file
 from tests.support.slates import request_for
 from tests.support.worlds import FIRST_USER, random_world
 
@@ -47,6 +47,12 @@ def pipeline() -> FeedPipeline:
 def small() -> FeedPipeline:
     """So little that rules give way, what was seen comes back, and slots hold what is in no pool."""
     policy = _with_pools_of(4)
+    return FeedPipeline(Generation(make_catalog(SMALL, policy), policy), seed=3)
+
+
+@pytest.fixture(scope="module")
+def floored() -> FeedPipeline:
+    policy = Policy(policy_file(exploration__floor=0.3, kinds__AU__pool=7))
     return FeedPipeline(Generation(make_catalog(SMALL, policy), policy), seed=3)
 
 
@@ -72,7 +78,7 @@ def requests(count: int = 12) -> list[FeedRequest]:
 
 
 @pytest.mark.parametrize("request_", requests(), ids=str)
-@pytest.mark.parametrize("which", ["pipeline", "small"])
+@pytest.mark.parametrize("which", ["pipeline", "small", "floored"])
 def test_the_served_propensities_follow_from_the_recorded_weights(
     which: str, request_: FeedRequest, request: pytest.FixtureRequest
 ) -> None:
@@ -115,7 +121,7 @@ def test_another_policys_probability_is_what_its_own_run_gives(pipeline: FeedPip
     arrays = other.arrays
     for request in requests():
         _, decision, _ = decided(pipeline, request)
-        weighed = propensities_under(decision, arrays.theta, arrays.precision_root, arrays.alpha, arrays.temperature)
+        weighed = propensities_under(decision, arrays)
         theirs.rank(request)
         assert weighed == pytest.approx(_as_it_would_draw(theirs, decision), rel=0, abs=1e-4)
     assert len(weighed) > 0
@@ -139,13 +145,7 @@ def test_what_another_policy_draws_has_the_probability_that_it_is_served_with(
                 break  # exploration has no weights
             members = decision.items[decision.pools[slot.pool].members].tolist()
             chosen = slot._replace(item=key, chosen=members.index(key))
-            [weighed] = propensities_under(
-                decision._replace(slots=[chosen]),
-                arrays.theta,
-                arrays.precision_root,
-                arrays.alpha,
-                arrays.temperature,
-            )
+            [weighed] = propensities_under(decision._replace(slots=[chosen]), arrays)
             assert weighed == pytest.approx(theirs.memory.slot_propensity[place], rel=0, abs=1e-4)
             compared += 1
             if key != slot.item:
@@ -168,7 +168,9 @@ def _as_it_would_draw(theirs: FeedPipeline, decision: Decision) -> Floats:
         scores = memory.scoring.score[start:end] / theirs.policy.arrays.temperature[slot.pool]
         weights = {int(key): np.exp(score - scores.max()) for key, score in zip(keys, scores, strict=True)}
         assert eligible <= weights.keys()
-        found.append(weights[slot.item] / sum(weights[key] for key in eligible))
+        floor = theirs.policy.arrays.floor
+        share = weights[slot.item] / sum(weights[key] for key in eligible)
+        found.append((1 - floor) * share + floor / len(eligible))
     return np.array(found)
 
 
@@ -176,7 +178,7 @@ def test_the_same_policy_gives_the_same_from_features(pipeline: FeedPipeline) ->
     arrays = POLICY.arrays
     for request in requests():
         _, decision, served = decided(pipeline, request)
-        weighed = propensities_under(decision, arrays.theta, arrays.precision_root, arrays.alpha, arrays.temperature)
+        weighed = propensities_under(decision, arrays)
         assert weighed == pytest.approx(served, rel=0, abs=1e-4)
 
 
@@ -190,6 +192,18 @@ def test_candidates_have_their_features(pipeline: FeedPipeline) -> None:
         exact = dict(zip(keys, memory.X.T[start:end], strict=True))
         for key, x in zip(decision.items[pool.members].tolist(), pool.X, strict=True):
             assert x == pytest.approx(exact[key], rel=CLOSE_RELATIVE_ERROR, abs=0)
+
+
+def test_a_decision_says_the_floor_of_its_draws(floored: FeedPipeline) -> None:
+    """Without one it is as before there were floors."""
+    without = FeedPipeline(Generation(floored.catalog, Policy(policy_file(exploration__floor=0.0))), seed=3)
+    for request in requests():
+        _, decision, _ = decided(floored, request)
+        assert decision.floor == 0.3
+        slate, decision, _ = decided(without, request)
+        assert decision.floor == 0.0
+        with pytest.raises(ValueError, match="floor"):
+            unpack_decision(slate.decision + b"\xff" * 8)
 
 
 def test_recording_a_decision_changes_no_feed(pipeline: FeedPipeline) -> None:

@@ -25,6 +25,7 @@ SMALL = random_world(6, videos=20, challenges=5, users=4)
 Floats = npt.NDArray[np.float64]
 
 SERVED = Policy(policy_file())
+OVER_A_FLOOR = Policy(policy_file(exploration__floor=0.2))
 # So little that rules give way, what was seen comes back, and slots hold what is in no pool.
 OF_LITTLE = Policy(policy_file(**{f"kinds__{kind}__pool": 4 for kind in KINDS}))
 
@@ -69,7 +70,11 @@ def shadow_of(slate: Slate, place: int = 0) -> npt.NDArray[np.float32]:
     return np.frombuffer(slate.shadows[place][1], "<f4")
 
 
-@pytest.mark.parametrize("policy", [SERVED, OF_LITTLE, learned(SERVED, 1)], ids=["starting", "of little", "learned"])
+@pytest.mark.parametrize(
+    "policy",
+    [SERVED, OF_LITTLE, OVER_A_FLOOR, learned(SERVED, 1), learned(OVER_A_FLOOR, 1)],
+    ids=["starting", "of little", "over a floor", "learned", "learned over a floor"],
+)
 def test_a_shadow_of_what_serves_has_just_its_propensities(policy: Policy) -> None:
     pipeline, pools = pipeline_of(policy, learned(policy, 2), policy), set[int]()
     for request in requests():
@@ -79,18 +84,16 @@ def test_a_shadow_of_what_serves_has_just_its_propensities(policy: Policy) -> No
     assert pools >= ({0, 1, 2, 3, 4, 100} if policy is OF_LITTLE else {0, 1, 2, 3, 4})
 
 
-@pytest.mark.parametrize("policy", [SERVED, OF_LITTLE], ids=["starting", "of little"])
+@pytest.mark.parametrize("policy", [SERVED, OF_LITTLE, OVER_A_FLOOR], ids=["starting", "of little", "over a floor"])
 def test_shadows_are_what_the_decision_of_the_same_feed_says(policy: Policy) -> None:
-    shadows = [learned(policy, seed) for seed in range(4)]
+    shadows = [learned(policy, seed) for seed in range(3)] + [learned(OVER_A_FLOOR, 3)]
     pipeline = pipeline_of(policy, *shadows)
     for request in requests():
         slate, decision, served = ranked(pipeline, request)
         assert [version for version, _ in slate.shadows] == [shadow.version for shadow in shadows]
         for place, shadow in enumerate(shadows):
             found, arrays = shadow_of(slate, place), shadow.arrays
-            weighed = propensities_under(
-                decision, arrays.theta, arrays.precision_root, arrays.alpha, arrays.temperature
-            )
+            weighed = propensities_under(decision, arrays)
             assert found == pytest.approx(weighed, rel=0, abs=1e-4)
             drawn_without_scores = [slot.chosen < 0 for slot in decision.slots]
             assert found[drawn_without_scores].tolist() == served[drawn_without_scores].tolist()
@@ -108,7 +111,8 @@ def as_numpy_has_it(pipeline: FeedPipeline, shadow: Policy, slot: int) -> tuple[
     scores /= arrays.temperature[pool]
     left = scores[memory.eligible[slot, start:end].astype(bool)]
     chosen = scores[memory.slot_candidate[slot] - start]
-    return float(np.exp(chosen - left.max()) / np.exp(left - left.max()).sum()), float(scores.max() - left.max())
+    share = np.exp(chosen - left.max()) / np.exp(left - left.max()).sum()
+    return float((1 - arrays.floor) * share + arrays.floor / len(left)), float(scores.max() - left.max())
 
 
 def test_shadows_are_as_exact_as_their_form() -> None:

@@ -270,12 +270,13 @@ class Oracle:
         return allowed[: self._kind(kind).pool]
 
     def softmax(self, kind: str, user_id: int, items: Sequence[Item]) -> list[float]:
-        """Probability of each of ``items``, at the kind's temperature."""
+        """Probability of each of ``items``, at the kind's temperature, over the floor."""
         temperature = self._kind(kind).temperature
         scores = [self.score(item, user_id, kind) for item in items]
         best = max(scores)
         weights = [math.exp((score - best) / temperature) for score in scores]
-        return [weight / sum(weights) for weight in weights]
+        floor = self.file.exploration.floor
+        return [(1 - floor) * weight / sum(weights) + floor / len(weights) for weight in weights]
 
     def _kind(self, name: str) -> Kind:
         kind: Kind = getattr(self.file.kinds, name)

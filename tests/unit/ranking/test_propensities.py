@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -15,7 +16,7 @@ from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.format import PolicyFile
 from recommendation_service.policies.policy import Policy
 from tests.support.catalogs import Challenge, Item, Key, Video, World, frozen, make_catalog
-from tests.support.policies import FEATURES, policy_file
+from tests.support.policies import FEATURES, policy_file, shipped_content
 from tests.support.rules import FeedSoFar, Pools
 from tests.support.slates import Slot, exploration_sample, pool_of, ranked, request_for
 from tests.support.worlds import random_world
@@ -103,6 +104,44 @@ def test_propensities_stay_exact_when_pools_are_spent_and_rules_give_way(endpoin
         sources += assert_propensities_are_exact(world, policy, oracle, user.id, endpoint, 100)
     assert sources["exploration"] > 0
     assert sources["seen"] > 0
+
+
+@pytest.mark.parametrize("temperature", [0.8, 1e-6], ids=["soft", "vanishing"])
+def test_propensities_are_exact_over_a_floor(temperature: float) -> None:
+    world = random_world(12, videos=90, challenges=20, users=8, creators=25, skills=25, longest_history=25)
+    temperatures = {f"kinds__{kind}__temperature": temperature for kind in FEED_KINDS}
+    policy = Policy(small_pools(exploration__floor=0.2, **temperatures))
+    oracle = Oracle(world, policy.file)
+    sources: Counter[str] = Counter()
+    for user in world.users:
+        sources += assert_propensities_are_exact(world, policy, oracle, user.id, "total", 100)
+    assert sources["exploration"] > 0
+    assert sources["seen"] > 0  # whose propensity stays 1
+
+
+def test_nothing_that_is_drawn_from_a_pool_is_below_the_floor() -> None:
+    world = random_world(11, videos=300, challenges=50, users=8)
+    policy = Policy(policy_file(exploration__floor=0.1))
+    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
+    for number in range(50):
+        for slot in ranked(pipeline, world, request_for(world.users[number % 8].id, request_id=f"{number}")):
+            assert slot.propensity >= 0.1 / policy.file.kind(slot.pool).pool
+
+
+def test_without_a_floor_feeds_are_as_before_there_was_one() -> None:
+    """One number a slot decides as it did; these are the items of the release before."""
+    world = random_world(11, videos=300, challenges=50, users=8)
+    content = shipped_content()
+    del content["exploration"]["floor"]
+    older, none = Policy(PolicyFile.model_validate(content)), Policy(policy_file(exploration__floor=0.0))
+    one, other = (FeedPipeline(Generation(make_catalog(world, policy), policy)) for policy in (older, none))
+    digest = hashlib.sha256()
+    for number in range(20):
+        request = request_for(world.users[number % 8].id, request_id=f"{number}")
+        slate = one.rank(request)
+        assert other.rank(request).packed == slate.packed
+        digest.update(slate.keys.tobytes())
+    assert digest.hexdigest()[:16] == "181a24dbd39e549e"
 
 
 def test_propensities_stay_exact_among_scores_far_below_the_best() -> None:
@@ -212,6 +251,23 @@ def test_a_kinds_items_are_drawn_as_often_as_its_softmax_says(kind: str) -> None
     assert_frequencies_fit(counts, probabilities)
 
 
+def test_over_a_floor_items_are_drawn_as_often_as_it_says() -> None:
+    """From among those that the slot could hold: here not of the first slot's creator."""
+    world = World(
+        [Video(n, creator=1 + n // 3, skills=(f"a{n}", f"b{n}", f"c{n}"), views=n * n) for n in range(1, 13)], []
+    )
+    policy = Policy(policy_file(**only("AU"), exploration__floor=0.5, kinds__AU__temperature=0.02))
+    oracle = Oracle(world, policy.file)
+    pool = oracle.pool("AU", 0)
+    seconds: dict[Hashable, float] = {}
+    for item, p in zip(pool, oracle.softmax("AU", 0, pool), strict=True):
+        others = [other for other in pool if other.creator != item.creator]
+        for other, q in zip(others, oracle.softmax("AU", 0, others), strict=True):
+            seconds[other.key] = seconds.get(other.key, 0.0) + p * q
+    counts = drawn(world, policy, "discover", 2, lambda slots: slots[1].item.key)
+    assert_frequencies_fit(counts, seconds)
+
+
 def test_two_slots_together_are_drawn_without_replacement() -> None:
     world = all_different(videos=6)
     policy = Policy(policy_file(**only("AU")))
@@ -259,7 +315,7 @@ def pipeline_with_broken_features(world: World, broken: Sequence[int], value: fl
     arrays = catalog.arrays._replace(features=frozen(features))
     theta = np.zeros((len(KINDS), FEATURES))
     theta[:, [14, 17]] = 1.0, 10.0
-    policy = Policy(policy_file(**only("AU")), theta)
+    policy = Policy(policy_file(**only("AU"), exploration__floor=0.0), theta)
     return FeedPipeline(
         Generation(type(catalog)("broken", catalog.manifest, arrays, catalog.item_offsets, catalog.item_bytes), policy)
     )
