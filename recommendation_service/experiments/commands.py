@@ -13,6 +13,7 @@ from recommendation_service.policies.changing import AsJson, By, Expect, Here, W
 
 if TYPE_CHECKING:
     # What only prints its help loads no arrays.
+    from recommendation_service.experiments.evidence import ArmEvidence
     from recommendation_service.policies.experiment import Arm, Ended, Experiment
     from recommendation_service.policies.store import PolicyStore
 
@@ -144,19 +145,53 @@ def _ended(one: "Ended") -> dict[str, Any]:
 
 @app.command()
 def show(name: Name = None, as_json: AsJson = False) -> None:
-    """What an experiment compares.
+    """What an experiment compares, and what came of it on this machine: people, feeds, what a feed brought, and how
+    much more than in the first arm.
+
+    The interval holds however often one looks, and so does the test that people come into the arms as the shares say.
 
     \b
     $ recs experiment show
-    $ recs experiment show bolder --json
+    $ recs experiment show bolder --json | jq .evidence
     """
+    from recommendation_service.experiments.evidence import evidence, verdicts
+
+    settings = load_settings()
     experiment, over = found(_store(), name)
+    weighed = evidence(experiment, settings.learning_dir)
     if as_json:
-        typer.echo(json.dumps(_ended(over) if over else {**experiment.content(), "ended": None}, ensure_ascii=False))
+        content = _ended(over) if over else {**experiment.content(), "ended": None}
+        typer.echo(json.dumps({**content, "evidence": weighed.content() if weighed else None}, ensure_ascii=False))
         return
     typer.echo(f"Experiment {experiment.name}, started {experiment.started} by {experiment.who}: {experiment.why}")
     typer.echo(f"It ended {over.when} by {over.who}: {over.why}" if over else "It runs.")
-    print_rows(("arm", "version", "share"), [(arm.name, arm.version, f"{arm.share:g}") for arm in experiment.arms])
+    counted = weighed.arms if weighed else [None for _ in experiment.arms]
+    lines = [
+        (arm.name, arm.version, f"{100 * arm.share:g} %", *_figures(of))
+        for arm, of in zip(experiment.arms, counted, strict=True)
+    ]
+    headings = ("arm", "version", "share", "people", "feeds", "reward a feed", "more than the first", "95 % interval")
+    print_rows(headings, lines, right=set(range(2, 8)))
+    if weighed is not None:
+        for sentence in verdicts(weighed):
+            typer.echo(sentence)
+        explained = max((arm.beside.explained for arm in weighed.arms if arm.beside), default=0.0)
+        if explained > 0:
+            typer.echo(f"What people did before explains {100 * explained:.0f} % of the variance, and is taken out.")
+    elif settings.learner == "off":
+        typer.echo("Nothing is counted: LEARNER is off.")
+    else:
+        typer.echo("Nothing was counted yet.")
+
+
+def _figures(arm: "ArmEvidence | None") -> tuple[str, ...]:
+    if arm is None:
+        return ("", "", "", "", "")
+    counted = f"{arm.people:,}", f"{arm.feeds:,}", f"{arm.reward:.4f}" if arm.reward is not None else ""
+    beside = arm.beside
+    if beside is None:
+        return (*counted, "", "")
+    return (*counted, f"{beside.value:+.4f}", f"{beside.lower:+.4f} to {beside.upper:+.4f}")
 
 
 def found(store: "PolicyStore", name: str | None) -> "tuple[Experiment, Ended | None]":

@@ -100,7 +100,8 @@ class Intake:
         if not record.personal:
             self._totals.leave("not_personal")
         happened_ms = min(record.happened_ms, now_ms)
-        return Feed(record.request_id, happened_ms, record.user_id, record.session_id, record.packed, record.personal)
+        who = record.user_id, record.session_id
+        return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, record.arm)
 
     def _event(self, record: FeedbackRecord) -> list[bytes]:
         """Note it; feeds whose rewards may be others now."""
@@ -254,6 +255,8 @@ class Intake:
                 settled.append((one.feed.request, np.zeros(0)))
                 continue
             rewards = rewards_of(slots.items.tolist(), within, self._file)
+            if one.feed.arm:
+                self._ledger.count_for_arm(one.feed, float(np.nansum(rewards)))
             rewards[~_teaches(slots)] = np.nan
             before = one.rewards if one.rewards is not None and len(one.rewards) == len(rewards) else rewards * np.nan
             new, gone = self._admitted(one.feed, rewards, before)
@@ -279,7 +282,10 @@ class Intake:
         beyond = more[admitted:]
         rewards[beyond] = np.inf
         self._totals.leave("person", len(beyond))
-        return np.setdiff1d(new, beyond), gone
+        new = np.setdiff1d(new, beyond)
+        brought = float(rewards[new].sum() - before[gone].sum())
+        self._ledger.persons.reward(feed.user_id, feed.session_id, happened, brought)
+        return new, gone
 
     def _within(self, feed: Feed, happened: list[Happened]) -> list[Happening]:
         """What counts for a feed. The rest is dropped: what came too late, and what a row tells where feedback tells
@@ -325,6 +331,7 @@ class Intake:
         now_ms = self._now_ms()
         before_ms = now_ms - self._file.longest_ms
         self._ledger.persons.drop_old(now_ms / 1000)
+        self._ledger.trials.drop_old()
         self._totals.leave("no_feed", self._ledger.abroad.drop_before(before_ms))
         self._totals.leave("no_feed", self._ledger.drop_before(before_ms, before_ms))
         self._totals.leave("crowded", self._ledger.drop_oldest(most_feeds))

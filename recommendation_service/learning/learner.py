@@ -26,11 +26,13 @@ from recommendation_service.learning.publishing import Publisher
 from recommendation_service.learning.row_notes import TRANSACTION_MS
 from recommendation_service.learning.status import LearnerStatus, Totals, read_status
 from recommendation_service.learning.sums import Sums
+from recommendation_service.learning.trials import in_short
 from recommendation_service.log.marks import LEARN
 from recommendation_service.log.reader import LogReader
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.fleet import Fenced, FleetPolicies
+from recommendation_service.policies.store import PolicyStore
 from recommendation_service.processes.registry import LEARNER
 from recommendation_service.processes.requests import asked
 
@@ -78,6 +80,7 @@ class Learner:
         self._intake = Intake(self.ledger, self.totals, file, self._now_ms, has_fleet=self.fleet is not None)
         self._longest_ms = file.longest_ms
         self._received: Received | None = None  # of other machines, which waits as the looks do
+        self._policies = PolicyStore(settings.policy_dir, settings.policy_keep)
         self._publisher = Publisher(settings, file, None if redis is None else FleetPolicies(redis))
         self._problem: str | None = None  # why nothing is published
         self._unshared: str | None = None  # why what is learned is not, as it was logged last
@@ -231,6 +234,9 @@ class Learner:
         self.status.pending_feeds = self.ledger.pending_feeds()
         self.status.unread = self._operator.problems
         self.status.error = refused or self._problem or (self.fleet.problem if self.fleet is not None else None)
+        experiment = self._policies.experiment()
+        totals = self.ledger.trials.totals() if experiment is not None else {}
+        self.status.experiment = in_short(experiment, totals) if experiment is not None else None
         self.status.fleet = self.fleet.status() if self.fleet is not None else None
         self.status.write(self._settings.learning_dir, self._now_ms())
 

@@ -29,6 +29,7 @@ from recommendation_service.learning.rewards import Happening
 from recommendation_service.learning.row_notes import BY_ROW, RowNotes
 from recommendation_service.learning.status import Totals
 from recommendation_service.learning.sums import Sums
+from recommendation_service.learning.trials import Trials
 from recommendation_service.log.marks import Mark
 
 FILE = "learned.sqlite"
@@ -40,7 +41,8 @@ _TABLES = """
 CREATE TABLE known (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE feeds (
   request BLOB NOT NULL UNIQUE, happened INTEGER NOT NULL, user INTEGER NOT NULL, session TEXT, packed BLOB NOT NULL,
-  due INTEGER, rewards BLOB, personal INTEGER NOT NULL DEFAULT 1
+  due INTEGER, rewards BLOB, personal INTEGER NOT NULL DEFAULT 1, arm TEXT NOT NULL DEFAULT '',
+  counted REAL NOT NULL DEFAULT 0
 );
 CREATE INDEX feeds_due ON feeds (due) WHERE due IS NOT NULL;
 CREATE INDEX feeds_happened ON feeds (happened);
@@ -57,6 +59,13 @@ CREATE TABLE unmatched (
 );
 CREATE TABLE forgotten (user INTEGER PRIMARY KEY, moment INTEGER NOT NULL);
 """
+
+
+_LATER_COLUMNS = {
+    "personal": "INTEGER NOT NULL DEFAULT 1",
+    "arm": "TEXT NOT NULL DEFAULT ''",
+    "counted": "REAL NOT NULL DEFAULT 0",
+}
 
 
 class LedgerRefused(SourceError):
@@ -92,6 +101,8 @@ class Feed(NamedTuple):
     session_id: str | None
     packed: bytes
     personal: bool = True  # False: it is known so that what was done with it is told from what belongs to no feed
+    arm: str = ""  # of an experiment, that made it
+    counted: float = 0.0  # what it has brought, as the arm's
 
 
 class Event(NamedTuple):
@@ -161,6 +172,7 @@ class Ledger:
         try:
             self._open(is_new)
             self.persons = Persons(self._database, person_slots, sums.half_life_seconds)
+            self.trials = Trials(self._database, self.persons)
             self.rows = RowNotes(self._database)
             self.abroad = Abroad(self._database)
             self.fleet = FleetNotes(self._database)
@@ -187,9 +199,10 @@ class Ledger:
         layout = self._read("layout")
         if layout != LAYOUT:
             raise ValueError(f"it is of another release: its layout is {layout}, and this one's {LAYOUT}")
-        if "personal" not in [row[1] for row in self._database.execute("PRAGMA table_info(feeds)")]:
-            # Of a release whose feeds all were.
-            self._database.execute("ALTER TABLE feeds ADD COLUMN personal INTEGER NOT NULL DEFAULT 1")
+        known = [row[1] for row in self._database.execute("PRAGMA table_info(feeds)")]
+        for name, column in _LATER_COLUMNS.items():
+            if name not in known:  # of a release whose feeds were all personal, or of no experiment
+                self._database.execute(f"ALTER TABLE feeds ADD COLUMN {name} {column}")
         self.mark = Mark.decoded(json.dumps(self._read("mark")))
         self.taken = {str(name): int(position) for name, position in self._read("taken").items()}
         self.totals = Totals(**self._read("totals"))
@@ -241,11 +254,14 @@ class Ledger:
     # What comes from the log. All of these within a step.
 
     def add_feeds(self, feeds: Iterable[Feed], settle_ms: int) -> None:
-        self._database.executemany(
-            "INSERT OR IGNORE INTO feeds (request, happened, user, session, packed, personal, due) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            ((*feed, feed.happened_ms + settle_ms) for feed in feeds),
+        insert = (
+            "INSERT OR IGNORE INTO feeds (request, happened, user, session, packed, personal, arm, counted, due) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
         )
+        for feed in feeds:
+            is_new = self._database.execute(insert, (*feed, feed.happened_ms + settle_ms)).rowcount
+            if feed.arm and is_new:
+                self.trials.show(feed.arm, feed.user_id, feed.session_id, feed.request, feed.happened_ms)
 
     def add_event(self, request: bytes, event: Event, source: str) -> tuple[Added, str | None]:
         """Each event of an item of a feed counts once, in whatever order they come: what feedback tells before what a
@@ -294,11 +310,11 @@ class Ledger:
 
     def due(self, now_ms: int, most: int) -> list[Owed]:
         rows = self._database.execute(
-            "SELECT request, happened, user, session, packed, personal, rewards FROM feeds WHERE due <= ? "
-            "ORDER BY due LIMIT ?",
+            "SELECT request, happened, user, session, packed, personal, arm, counted, rewards FROM feeds "
+            "WHERE due <= ? ORDER BY due LIMIT ?",
             (now_ms, most),
         ).fetchall()
-        return [Owed(Feed(*row[:6]), None if row[6] is None else np.frombuffer(row[6], "<f8")) for row in rows]
+        return [Owed(Feed(*row[:-1]), None if row[-1] is None else np.frombuffer(row[-1], "<f8")) for row in rows]
 
     def happened(self, requests: Sequence[bytes]) -> dict[bytes, list[Happened]]:
         """What happened with each feed."""
@@ -326,6 +342,13 @@ class Ledger:
             "UPDATE feeds SET due = NULL, rewards = ? WHERE request = ?",
             ((array.astype("<f8").tobytes(), request) for request, array in rewards),
         )
+
+    def count_for_arm(self, feed: Feed, reward: float) -> None:
+        """What a feed of an experiment has brought by now."""
+        if reward != feed.counted:
+            more = reward - feed.counted
+            self.trials.reward(feed.arm, feed.user_id, feed.session_id, feed.request, more)
+            self._database.execute("UPDATE feeds SET counted = ? WHERE request = ?", (reward, feed.request))
 
     def drop_before(self, feeds_ms: int, events_ms: int) -> int:
         """Drop feeds that nothing can come for any more, with what happened, and events that found no feed; how many
@@ -357,6 +380,7 @@ class Ledger:
                 run("DELETE FROM feeds WHERE user = ?", (user,))
                 run("DELETE FROM unmatched WHERE user = ?", (user,))
                 self.persons.forget(user)
+                self.trials.forget(user)
                 self.abroad.forget(user)
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, moment))
         for user in known.keys() - users.keys():

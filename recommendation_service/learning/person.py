@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from recommendation_service.learning.ledger import FILE
+from recommendation_service.learning.trials import person_of
 
 _QUERIES = {
     "pending_feeds": "SELECT COUNT(*) FROM feeds WHERE user = :user AND (:user > 0 OR session = :session)",
@@ -13,7 +14,11 @@ _QUERIES = {
   (SELECT request FROM feeds WHERE user = :user AND (:user > 0 OR session = :session))""",
     "unmatched_events": "SELECT COUNT(*) FROM unmatched WHERE user = :user AND (:user > 0 OR session = :session)",
     "learned_slots": "SELECT COALESCE(SUM(weight), 0.0) FROM persons WHERE user = :user AND session = :part",
+    "learned_reward": "SELECT COALESCE(SUM(reward), 0.0) FROM persons WHERE user = :user AND session = :part",
+    "experiment_feeds": "SELECT COALESCE(SUM(feeds), 0) FROM trials WHERE person = :person",
 }
+# Which a file of a release before lacks.
+_LATER = {"learned_slots": "persons.weight", "learned_reward": "persons.reward", "experiment_feeds": "trials.feeds"}
 
 
 def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, float]:
@@ -21,14 +26,23 @@ def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, 
     path = folder / FILE
     if not path.exists():
         return {}
-    parameters = {"user": user_id, "session": session_id, "part": "" if user_id else session_id}
+    parameters = {
+        "user": user_id,
+        "session": session_id,
+        "part": "" if user_id else session_id,
+        "person": person_of(user_id, session_id),
+    }
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)) as database:
-            tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master")}
+            columns = {
+                f"{table}.{row[1]}"
+                for table in ("persons", "trials")
+                for row in database.execute(f"PRAGMA table_info({table})")
+            }
             return {
                 name: database.execute(query, parameters).fetchone()[0]
                 for name, query in _QUERIES.items()
-                if name != "learned_slots" or "persons" in tables
+                if name not in _LATER or _LATER[name] in columns
             }
     except sqlite3.Error as error:
         raise OSError(5, str(error), str(path)) from error

@@ -4,6 +4,8 @@ A person's shown items are counted as the sums are, each by 2^((t - T)/h): half 
 ``most`` of them a person teaches nothing until some have aged. Which do not count follows from when they come and
 where they stand in the feed, never from what was done with them, so nothing is learned askew.
 
+Beside it stands what the items that count have brought, counted alike: what is known of a person before an experiment.
+
 A user is a person, and so is the session of somebody anonymous. Who is anonymous and has no session is not told apart.
 """
 
@@ -11,7 +13,8 @@ import sqlite3
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS persons (
-  user INTEGER NOT NULL, session TEXT NOT NULL, weight REAL NOT NULL, moment REAL NOT NULL, PRIMARY KEY (user, session)
+  user INTEGER NOT NULL, session TEXT NOT NULL, weight REAL NOT NULL, moment REAL NOT NULL,
+  reward REAL NOT NULL DEFAULT 0, PRIMARY KEY (user, session)
 ) WITHOUT ROWID
 """
 # What is left of a part after so many half-lives, a thousandth, is not remembered.
@@ -26,6 +29,9 @@ class Persons:
         self._most = most
         self._half_life = half_life_seconds
         database.execute(TABLE)
+        if "reward" not in [row[1] for row in database.execute("PRAGMA table_info(persons)")]:
+            # Of a release that did not know what people's items had brought.
+            database.execute("ALTER TABLE persons ADD COLUMN reward REAL NOT NULL DEFAULT 0")
 
     def admit(self, user_id: int, session_id: str | None, moment: float, new: int, gone: int) -> int:
         """How many of ``new`` shown items of a feed of ``moment`` (seconds since 1970) count, the first of them.
@@ -36,14 +42,33 @@ class Persons:
             return new
         key = (user_id, "" if user_id else session_id)
         run = self._database.execute
-        known = run("SELECT weight, moment FROM persons WHERE (user, session) = (?, ?)", key).fetchone()
-        weight, at = known or (0.0, moment)
+        known = run("SELECT weight, moment, reward FROM persons WHERE (user, session) = (?, ?)", key).fetchone()
+        weight, at, reward = known or (0.0, moment, 0.0)
         later = max(moment, at)
-        each = 2.0 ** ((moment - later) / self._half_life)
-        weight = max(0.0, weight * 2.0 ** ((at - later) / self._half_life) - gone * each)
+        each, aged = 2.0 ** ((moment - later) / self._half_life), 2.0 ** ((at - later) / self._half_life)
+        weight = max(0.0, weight * aged - gone * each)
         admitted = new if weight + new * each <= self._most else max(0, int((self._most - weight) / each))
-        run("INSERT OR REPLACE INTO persons VALUES (?, ?, ?, ?)", (*key, weight + admitted * each, later))
+        run(
+            "INSERT OR REPLACE INTO persons VALUES (?, ?, ?, ?, ?)",
+            (*key, weight + admitted * each, later, reward * aged),
+        )
         return admitted
+
+    def reward(self, user_id: int, session_id: str | None, moment: float, more: float) -> None:
+        """What items of a feed of ``moment`` that count have brought, less what those did that do not any more."""
+        key = (user_id, "" if user_id else session_id)
+        found = self._database.execute("SELECT moment FROM persons WHERE (user, session) = (?, ?)", key).fetchone()
+        if more and found is not None:
+            aged = 2.0 ** ((moment - found[0]) / self._half_life)
+            self._database.execute(
+                "UPDATE persons SET reward = reward + ? WHERE (user, session) = (?, ?)", (more * aged, *key)
+            )
+
+    def part(self, user_id: int, session_id: str | None) -> tuple[float, float]:
+        """How many shown items of a person count, and what they have brought."""
+        key = (user_id, "" if user_id else session_id)
+        found = self._database.execute("SELECT weight, reward FROM persons WHERE (user, session) = (?, ?)", key)
+        return found.fetchone() or (0.0, 0.0)
 
     def drop_old(self, now: float) -> None:
         self._database.execute("DELETE FROM persons WHERE moment < ?", (now - HALF_LIVES * self._half_life,))

@@ -164,6 +164,10 @@ class Condition:
     def _learner_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """As the learner last told."""
         status = read_learner_status(self._settings.learning_dir)
+        experiment = status.experiment if status is not None else None
+        help_text = "Of the test that people come into the arms as the shares say, at any time; 1: no experiment runs"
+        p_value = float(experiment["ratio_p_value"]) if experiment is not None else 1.0
+        yield "recs_experiment_ratio_p_value", help_text, {}, p_value
         if status is None:
             return
         totals = status.totals
@@ -181,6 +185,12 @@ class Condition:
             yield "recs_learn_fleet_publishes", "Whether it merges and publishes", {}, float(publishes)
             yield "recs_learn_fleet_machines", "Machines whose sums are merged", {}, 1.0 + len(merged)
             yield "recs_learn_fleet_refused", "Machines whose sums cannot be", {}, float(len(refused))
+        if experiment is not None:
+            for arm, of in experiment["arms"].items():
+                labels = {"arm": arm}
+                yield "recs_experiment_people", "People of whom a feed was made by the arm", labels, float(of["people"])
+                yield "recs_experiment_feeds", "Feeds that the arm made", labels, float(of["feeds"])
+                yield "recs_experiment_reward", "What these have brought", labels, float(of["reward"])
         for kind, count in totals.slots.items():
             yield "recs_learn_slots_total", "Shown items that were learned from", {"kind": kind}, float(count)
         for event, sources in totals.events.items():

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
+from recommendation_service.experiments.assignment import Assignment
+from recommendation_service.experiments.ratio import ALARM, p_value
 from recommendation_service.learning.format import SHIPPED as LEARNING
 from recommendation_service.policies.policy import read_policy_file
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, recs
@@ -59,6 +61,12 @@ def rows(service: Service) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def evidence(service: Service, feeds: int) -> Any:
+    """Once the learner has counted so many feeds."""
+    service.wait_until(lambda: service.metric("recs_experiment_feeds") >= feeds)
+    return command(service, "experiment", "show")["evidence"]
+
+
 @pytest.fixture(scope="module")
 def bold(service: Service) -> str:
     path = service.folder / "bold.toml"
@@ -100,7 +108,28 @@ def test_each_user_has_one_arm_on_every_worker_and_it_is_in_the_rows(service: Se
     assert {len(of_user) for of_user in arms.values()} == {1}
     in_bold = sum("bolder:bold" in of_user for of_user in arms.values())
     assert binomtest(in_bold, USERS, SHARE).pvalue > CERTAIN
-    assert command(service, "experiment", "show")["name"] == "bolder"
+    counted = evidence(service, 2 * USERS)
+    assert [(arm["people"], arm["feeds"]) for arm in counted["arms"]] == [
+        (USERS - in_bold, 2 * (USERS - in_bold)),
+        (in_bold, 2 * in_bold),
+    ]
+    assert not counted["ratio_is_off"]
+    assert service.metric("recs_experiment_people", arm="bold") == in_bold
+    assert service.metric("recs_experiment_ratio_p_value") == counted["ratio_p_value"]
+    thinned = [USERS - in_bold, sum(next(iter(arms[user])) == "bolder:bold" for user in arms if user % 3 == 0)]
+    assert p_value(thinned, [1 - SHARE, SHARE]) < ALARM
+
+
+def test_what_people_did_is_counted_for_their_arm(service: Service) -> None:
+    feed = service.feed("discover", SELF_ID=1, N_VIDEOS=2, explain=True)
+    item = feed["items"][0]
+    event = {"user_id": 1, "request_id": feed["request_id"], "event": "match", "item_id": int(item["id"])}
+    answer = service.client.post("/api/feedback", json={**event, "item_type": item["type"].lower()})
+    assert answer.status_code == 202, answer.text
+    place = Assignment("bolder", [1 - SHARE, SHARE]).of(1, 0, "")
+    service.wait_until(lambda: service.metric("recs_experiment_reward") == 1.0)
+    arm = command(service, "experiment", "show")["evidence"]["arms"][place]
+    assert arm["reward"] == pytest.approx(1 / arm["feeds"])
 
 
 def test_a_worker_that_dies_comes_back_with_the_experiment_and_the_second_of_two_people_is_told(

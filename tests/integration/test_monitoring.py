@@ -308,6 +308,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "EventsOverdue": (">", 60),
         "ReaderBehind": (">", 3600),
         "LearnerBehind": (">", 1800),
+        "ExperimentRatioOff": ("<", 0.001),
         "ReaderCutOff": (">", 0),
         "DecisionsUnrecorded": (">", 0),
         "DeadLetters": (">", 0),

@@ -24,6 +24,7 @@ from recommendation_service.learning.ledger import FILE as FILE_NAME
 from recommendation_service.learning.ledger import LedgerRefused, put_aside
 from recommendation_service.learning.person import pending_of
 from recommendation_service.learning.publishing import OtherFeatures
+from recommendation_service.learning.trials import ArmTotals, totals_in
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.marks import Place
 from recommendation_service.log.reader import ReaderTaken
@@ -77,6 +78,11 @@ def shown(record: FeedRecord, place: int, event: str = "impression", **fields: A
     item = int(record.slots().items[place])
     given = {"item_type": item & 1, "item_id": item >> 1, "request_id": record.request_id.hex(), "event": event}
     return feedback(**{"happened_ms": HAPPENED_MS + 5_000, "received_ms": HAPPENED_MS + 6_000, **given, **fields})
+
+
+def trials_of(world: World) -> dict[str, ArmTotals]:
+    with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as ledger:
+        return totals_in(ledger)
 
 
 def sums_of(learner: Learner) -> np.ndarray[Any, Any]:
@@ -134,7 +140,8 @@ def test_a_person_is_told_what_the_learner_keeps_and_nothing_of_another(world: W
 
     for person in ((7, None), (0, "mine")):
         found = pending_of(world.settings.learning_dir, *person)
-        assert found == {"pending_feeds": 1, "pending_events": 2, "unmatched_events": 0, "learned_slots": 2.0}
+        pending = {"pending_feeds": 1, "pending_events": 2, "unmatched_events": 0}
+        assert found == pending | {"learned_slots": 2.0, "learned_reward": 0.0, "experiment_feeds": 0}
     assert set(pending_of(world.settings.learning_dir, 9, None).values()) == {0}
 
 
@@ -144,7 +151,10 @@ def test_a_ledger_of_before_feeds_could_be_other_than_personal_is_read(world: Wo
     world.now_ms = HAPPENED_MS
     world.learn()
     with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as ledger:
-        ledger.execute("ALTER TABLE feeds DROP COLUMN personal")
+        for table, column in (("feeds", "personal"), ("feeds", "arm"), ("feeds", "counted"), ("persons", "reward")):
+            ledger.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        for table in ("trials", "trial_arms"):
+            ledger.execute(f"DROP TABLE {table}")
         ledger.commit()
     world.now_ms = SETTLED_MS
 
@@ -173,7 +183,8 @@ def feeds_and_feedback(seed: int) -> list[Record]:
     records: list[Record] = []
     for number in range(8):
         user, moment = draw.randint(1, 3), HAPPENED_MS + 1_000 * number
-        served = feed(draw.randint(2, 9), user_id=user, happened_ms=moment)
+        arm = draw.choice(["", "bolder:control", "bolder:bold"])
+        served = feed(draw.randint(2, 9), user_id=user, happened_ms=moment, arm=arm)
         records.append(served)
         for _ in range(draw.randint(0, 6)):
             event = draw.choice(["impression", "view", "match", "rating", "skip", "hide", "like"])
@@ -214,6 +225,9 @@ def test_in_whatever_order_it_comes_and_however_often_the_learner_dies_the_sums_
 
     assert sums_of(learner) == pytest.approx(sums_of(expected), rel=1e-12, abs=1e-9)
     assert learner.totals.slots == expected.totals.slots
+    arms, arms_at_once = trials_of(world), trials_of(at_once)
+    assert arms == {arm: (*of[:2], pytest.approx(of.reward), of.latest_ms) for arm, of in arms_at_once.items()}
+    assert {of.feeds for of in arms.values()} <= set(range(1, 9))
 
 
 def test_what_comes_late_replaces_the_default(world: World) -> None:
