@@ -87,6 +87,12 @@ class CatalogStore(VersionStore):
         super().__init__(folder, keep)
         self._item_time_zone = item_time_zone
 
+    def versions(self) -> list[str]:
+        """Oldest first. One that is named later than the current one was built by a clock that was ahead, as each
+        build becomes the current one: it comes before all others."""
+        current = self.current() or "~"
+        return sorted(super().versions(), key=lambda name: (name <= current, name))
+
     def named(self, version: str | None = None) -> str:
         """``version``, or else the current one, for a command.
 

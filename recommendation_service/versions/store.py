@@ -76,13 +76,11 @@ class VersionStore:
         return version if _VERSION.fullmatch(version) else None
 
     def versions(self) -> list[str]:
-        """Versions on disk, oldest first. One that is named later than the current one was built by a clock that was
-        ahead, and comes before all others."""
+        """Versions on disk, oldest first, by the moments that they are named by."""
         if not self.folder.is_dir():
             return []
-        current = self.current() or "~"
-        names = {path.parent.name for path in self.folder.glob(f"*/{MANIFEST}")}
-        return sorted((name for name in names if name[0] != "."), key=lambda name: (name <= current, name))
+        names = (path.parent.name for path in self.folder.glob(f"*/{MANIFEST}"))
+        return sorted(name for name in names if name[0] != ".")
 
     def add(self, moment: datetime, fill: Callable[[NewVersion], dict[str, Any]]) -> str:
         """Write a version of ``moment``, which nobody serves yet; its name.

@@ -216,6 +216,15 @@ def test_versions_in_use_are_kept_beyond_the_number(tmp_path: Path) -> None:
     assert store.rollback(deed(8)) == before
 
 
+def test_what_was_published_aside_since_is_the_newest_and_stays_longest(store: PolicyStore) -> None:
+    served = publish(store, 1)
+
+    aside = [publish(store, number, aside=True) for number in range(2, 7)]
+
+    assert store.current() == served
+    assert store.versions() == [served, *aside[-3:]]
+
+
 def test_shadows_are_versions_that_are_there_and_four_at_most(store: PolicyStore) -> None:
     version = publish(store, 1)
 
