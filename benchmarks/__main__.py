@@ -4,17 +4,17 @@ make bench                       all of it, in some minutes
 make bench ARGS=--quick          without the large catalogs, with shorter runs
 make bench ARGS='--json'         the figures for a script
 make bench ARGS='--beside v1.0'  feeds with everything on, here and at that commit in turn; nothing else
-make bench ARGS='--beside v1.0 --of database'  flushes, and users outside the catalog, likewise
+make bench ARGS='--beside v1.0 --of outsiders'  likewise users outside the catalog; --of flush, served, feedback, parts
+make bench ARGS='--of parts'     where a feed's processor time goes, a row a part
+make bench ARGS='--of overdue'   how late an event is at most, at 1,000 feeds a second
 """
 
 import argparse
 import json
 import logging
 import platform
-import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -26,8 +26,7 @@ from rich.table import Table
 from sqlalchemy.engine import URL
 
 from benchmarks.agreement import measure_agreement
-from benchmarks.beside import measure_beside, print_beside
-from benchmarks.beside_database import measure_database_beside
+from benchmarks.comparisons import COMPARISONS, compare, refusal
 from benchmarks.database import demo_database, measure_queries
 from benchmarks.events import measure_flush
 from benchmarks.feedback import FIRST_PAGES, measure_feedback
@@ -42,10 +41,6 @@ from recommendation_service.policies.policy import load_policy
 from recommendation_service.sources.reader import Source
 
 BUILDS = 7
-MEASURED_BESIDE = {
-    "feeds": (measure_beside, "Everything on"),
-    "database": (measure_database_beside, "Flushes, and users outside the catalog"),
-}
 # Hardly anybody's catalog is as flat as this: popularity then helps retrieval least.
 FLAT = {"skew": 0.3, "views_per_video": 3}
 
@@ -64,14 +59,12 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="smaller catalogs only, shorter runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--beside", metavar="COMMIT", help="compare with that commit, and measure nothing else")
-    parser.add_argument(
-        "--of", choices=MEASURED_BESIDE, default="feeds", help="of --beside: what is compared (default: feeds)"
-    )
-    parser.add_argument("--rounds", type=int, default=9, help="of --beside: pairs of runs (default: 9)")
-    parser.add_argument("--seconds", type=int, default=3, help="of --beside: of each run (default: 3)")
+    parser.add_argument("--of", choices=COMPARISONS, help="what is compared (default: feeds), and nothing else")
+    parser.add_argument("--rounds", type=int, help="of --of: pairs of runs (default: as many as it takes)")
+    parser.add_argument("--seconds", type=int, help="of --of: of each run (default: as long as it takes)")
     options = parser.parse_args()
-    if options.rounds < 1 or options.seconds < 1:
-        parser.error("--rounds and --seconds must be at least 1")
+    if reason := refusal(options):
+        parser.error(reason)
     # Of the service's log only what a person must know, and never among the figures.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
@@ -81,8 +74,8 @@ def main() -> int:
     rows: list[Row] = []
     folder = Path(tempfile.mkdtemp(prefix="recs-bench-"))
     try:
-        if options.beside:
-            return _beside(options, folder, console)
+        if options.beside or options.of:
+            return compare(options, folder, console)
         with console.status("Compiling the ranking") as status:
             compile_kernels()
             for videos in (2_200, 20_000) if options.quick else (2_200, 20_000, 200_000, 1_000_000):
@@ -110,24 +103,6 @@ def main() -> int:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1) + "\n")
     else:
         _print(rows)
-    return 0
-
-
-def _beside(options: argparse.Namespace, folder: Path, console: Console) -> int:
-    measure, what = MEASURED_BESIDE[options.of]
-    with console.status(f"Measuring beside {options.beside}"):
-        try:
-            rows = measure(options.beside, folder, options.rounds, options.seconds)
-        except subprocess.CalledProcessError as error:
-            console.print(
-                f"error: {shlex.join(map(str, error.cmd))} failed: --beside takes a commit of this repository"
-            )
-
-            return 1
-    if options.json:
-        sys.stdout.write(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1) + "\n")
-    else:
-        print_beside(rows, options.beside, what, options.rounds)
     return 0
 
 

@@ -8,7 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import URL
 
-from benchmarks.server import FEED_PATH, ROOT, Load, Service, drive, running_service, users_with_history, write_script
+from benchmarks.server import (
+    FEED_PATH,
+    OWN_APPLICATION,
+    ROOT,
+    Load,
+    Service,
+    drive,
+    running_service,
+    users_with_history,
+    write_script,
+)
 
 # With all that a feed leaves; what is recorded stays in the log, as flushing would fall into the other's run.
 EVERYTHING = {
@@ -27,6 +37,8 @@ EVERYTHING = {
     "EVENT_LOG_MEGABYTES": "8192",
 }
 FIRST_PAGES = 12  # of 24 items, for each user; then both begin anew
+Figures = dict[str, float]
+Told = Callable[[str, float], None]  # what is being done, and the share of all that is done
 
 
 @dataclass
@@ -41,7 +53,7 @@ class Run:
 @dataclass
 class Row:
     what: str
-    there: float  # median
+    there: float  # median; 0 where there is nothing beside
     here: float
     ratio: float  # median of the pairs' ratios
     quartiles: tuple[float, float]
@@ -59,12 +71,19 @@ def checkout(commit: str, folder: Path) -> Iterator[Path]:
         subprocess.run([*git, "remove", "--force", folder], check=True)
 
 
-def measure_beside(commit: str, folder: Path, rounds: int, seconds: int) -> list[Row]:
-    """Medians over ``rounds`` pairs of runs, which begin with either in turn, with recording and memory, 2 workers and
-    32 connections, users on their first pages."""
+def make_demo(folder: Path) -> Path:
+    """The demo's tables in SQLite."""
     database = folder / "demo.sqlite"
     demo = [sys.executable, "-m", "recommendation_service", "demo", "load", f"sqlite:///{database}"]
     subprocess.run(demo, check=True, stdout=subprocess.DEVNULL)
+    return database
+
+
+def measure_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """Medians over ``rounds`` pairs of runs, which begin with either in turn, with recording and memory, 2 workers and
+    32 connections, users on their first pages."""
+    told(f"setting up {commit}", 0.0)
+    database = make_demo(folder)
     pairs: list[tuple[Run, Run]] = []
     with checkout(commit, folder / "there") as there:
         while len(pairs) < rounds:
@@ -73,7 +92,7 @@ def measure_beside(commit: str, folder: Path, rounds: int, seconds: int) -> list
                     stack.enter_context(_service(tree, database, folder / f"{name}-{len(pairs)}"))
                     for name, tree in (("there", there), ("here", ROOT))
                 ]
-                pairs += _pairs(services, folder / f"here-{len(pairs)}", rounds - len(pairs), seconds)
+                _add_pairs(pairs, services, folder / f"here-{len(pairs)}", rounds, seconds, told)
     return _rows(pairs)
 
 
@@ -83,20 +102,22 @@ def _service(tree: Path, database: Path, folder: Path) -> Iterator[Service]:
     folder.mkdir()
     own = shutil.copy(database, folder / "demo.sqlite")
     url = URL.create("sqlite", database=str(own))
-    with running_service(url, folder, 2, settings=EVERYTHING, tree=tree) as service:
+    with running_service(url, folder, 2, settings=EVERYTHING, tree=tree, application=OWN_APPLICATION) as service:
         yield service
     shutil.rmtree(folder)
 
 
-def _pairs(services: list[Service], data_dir: Path, most: int, seconds: int) -> list[tuple[Run, Run]]:
-    """As many as users have first pages for."""
+def _add_pairs(
+    pairs: list[tuple[Run, Run]], services: list[Service], data_dir: Path, rounds: int, seconds: int, told: Told
+) -> None:
+    """As many as are missing, and as users have first pages for."""
     script = write_script(data_dir, data_dir)
     users = len(users_with_history(data_dir))
     for service in services:
         drive(service, FEED_PATH, script, 1)
-    pairs: list[tuple[Run, Run]] = []
     feeds = 0.0
-    while len(pairs) < most and (not pairs or feeds / users < FIRST_PAGES):
+    while len(pairs) < rounds and (feeds == 0 or feeds / users < FIRST_PAGES):
+        told("feeds, in turn", len(pairs) / rounds)
         there, here = services
         if len(pairs) % 2:
             second, first = _run(here, script, seconds), _run(there, script, seconds)
@@ -104,18 +125,17 @@ def _pairs(services: list[Service], data_dir: Path, most: int, seconds: int) -> 
             first, second = _run(there, script, seconds), _run(here, script, seconds)
         pairs.append((first, second))
         feeds += max(first.load.requests_per_second, second.load.requests_per_second) * seconds
-    return pairs
 
 
 def _run(service: Service, script: Path, seconds: int) -> Run:
-    user, system = _processor_seconds(service)
+    user, system = processor_seconds(service)
     load = drive(service, FEED_PATH, script, seconds)
-    user_then, system_then = _processor_seconds(service)
+    user_then, system_then = processor_seconds(service)
     requests = max(1.0, load.requests_per_second * seconds)
     return Run(load, (user_then - user) / requests * 1e6, (system_then - system) / requests * 1e6)
 
 
-def _processor_seconds(service: Service) -> tuple[float, float]:
+def processor_seconds(service: Service) -> tuple[float, float]:
     """Of all workers: in the program, and in the system for it."""
     ticks = [0, 0]
     for pid in service.workers():
@@ -127,31 +147,46 @@ def _processor_seconds(service: Service) -> tuple[float, float]:
 
 
 def _rows(pairs: list[tuple[Run, Run]]) -> list[Row]:
-    figures = {
-        "feeds a second": lambda run: run.load.requests_per_second,
-        "P99, ms": lambda run: run.load.p99_ms,
-        "workers' processor time a feed, µs": lambda run: run.user_us + run.system_us,
-        "of it in the system (TCP, files), µs": lambda run: run.system_us,
-        "wrk's share of the cores": lambda run: run.load.generator_share,
-    }
-    rows = []
-    for what, figure in figures.items():
-        there, here = ([figure(pair[side]) for pair in pairs] for side in (0, 1))
-        ratios = [b / a for a, b in zip(there, here, strict=True) if a]
-        quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
-        median = statistics.median
-        rows.append(Row(what, median(there), median(here), median(ratios), (quartiles[0], quartiles[2])))
     errors = [float(sum(pair[side].load.errors for pair in pairs)) for side in (0, 1)]
-    rows.append(Row("errors", errors[0], errors[1], 1.0, (1.0, 1.0)))
+    rows = rows_of_pairs("", [(_figures(there), _figures(here)) for there, here in pairs])
+    return [*rows, Row("errors", errors[0], errors[1], 1.0, (1.0, 1.0))]
+
+
+def _figures(run: Run) -> Figures:
+    return {
+        "feeds a second": run.load.requests_per_second,
+        "P99, ms": run.load.p99_ms,
+        "workers' processor time a feed, µs": run.user_us + run.system_us,
+        "of it in the system (TCP, files), µs": run.system_us,
+        "wrk's share of the cores": run.load.generator_share,
+    }
+
+
+def rows_of_pairs(what: str, pairs: list[tuple[Figures, Figures]]) -> list[Row]:
+    """A row a figure, with medians and the ratios' quartiles."""
+    rows = []
+    for figure in pairs[0][0]:
+        there, here = ([pair[side][figure] for pair in pairs] for side in (0, 1))
+        ratios = [b / a for a, b in zip(there, here, strict=True) if a]
+        if not ratios:
+            ratios = [0.0]
+        quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        median = statistics.median
+        rows.append(Row(what + figure, median(there), median(here), median(ratios), (quartiles[0], quartiles[2])))
     return rows
 
 
-def print_beside(rows: list[Row], commit: str, what: str, pairs: int) -> None:
-    table = Table("", commit, "here", "ratio", "quartiles", title=f"{what}, {pairs} alternating pairs of runs")
+def print_beside(rows: list[Row], commit: str | None, title: str) -> None:
+    """``commit``: None where nothing stands beside."""
+    compared = ("ratio", "quartiles") if commit else ()
+    table = Table("", *([commit] if commit else []), "here", *compared, title=title)
     for row in rows:
         digits = 0 if row.here >= 100 else 2
-        is_compared = row.what != "errors" and row.ratio > 0
-        ratio = f"{row.ratio:.2f}" if is_compared else ""
-        quartiles = "" if not is_compared else f"{row.quartiles[0]:.2f} to {row.quartiles[1]:.2f}"
-        table.add_row(row.what, f"{row.there:,.{digits}f}", f"{row.here:,.{digits}f}", ratio, quartiles)
+        cells = [f"{row.here:,.{digits}f}"]
+        if commit:
+            is_compared = row.what != "errors" and row.ratio > 0
+            ratio = f"{row.ratio:.2f}" if is_compared else ""
+            quartiles = f"{row.quartiles[0]:.2f} to {row.quartiles[1]:.2f}" if is_compared else ""
+            cells = [f"{row.there:,.{digits}f}", *cells, ratio, quartiles]
+        table.add_row(row.what, *cells)
     Console().print(table)

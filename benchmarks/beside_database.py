@@ -9,10 +9,10 @@ import os
 import random
 import re
 import shutil
-import statistics
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
@@ -21,10 +21,20 @@ import msgspec
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import URL
 
-from benchmarks.beside import Row, checkout
+from benchmarks.beside import Figures, Row, Told, checkout, rows_of_pairs
 from benchmarks.database import create_indices
 from benchmarks.events import DEFAULTS, write_log
-from benchmarks.server import CONNECTIONS, FEED_PATH, ROOT, Service, drive, feed_script, running_service, write_script
+from benchmarks.server import (
+    CONNECTIONS,
+    FEED_PATH,
+    OWN_APPLICATION,
+    ROOT,
+    Service,
+    drive,
+    feed_script,
+    running_service,
+    write_script,
+)
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.log.segments import SUFFIX, scan
@@ -34,11 +44,13 @@ from tests.servers import PrivateMariaDB
 FEEDS = 10_000
 # Long enough for rests to have found their share.
 SERVED_SECONDS = 40
+STEADY_SECONDS = 60
+ANSWER_MS = 4  # is less than that at such a rate: what is served is then a little more than was asked for
+FLUSH_SECONDS = 300  # many times what a flush of so many feeds takes
 STEADY_FEEDS_PER_SECOND = 1_000
 QUIET = {"CATALOG_REFRESH_SECONDS": "3600", "EVENT_LOG_MEGABYTES": "8192"}
 UNFLUSHED = {**QUIET, "EVENT_FLUSHER": "false"}
 FLUSHED = {**QUIET, "FLUSH_INTERVAL_SECONDS": "1"}
-Figures = dict[str, float]
 
 
 @dataclass
@@ -59,26 +71,59 @@ class Side:
         return folder
 
 
-def measure_database_beside(commit: str, folder: Path, rounds: int, seconds: int) -> list[Row]:
-    """Raises CalledProcessError where there is no such commit."""
-    with checkout(commit, folder / "there") as there:
-        return measure_trees(there, folder, rounds, seconds)
+def measure_flush_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """Feeds from the log into both tables, when asked for. Raises CalledProcessError where there is no such commit, as
+    the next do."""
+    del seconds  # as long as it takes
+    with _sides(commit, folder, told) as (server, sides):
+        pairs = _pairs(sides, rounds, told, lambda side, _: _flush(side, server))
+    return rows_of_pairs(f"{FEEDS:,} feeds, flush asked for: ", pairs)
 
 
-def measure_trees(there: Path, folder: Path, rounds: int, seconds: int) -> list[Row]:
-    """Medians of pairs, which begin with either side in turn. ``seconds``: of a run over users outside the catalog."""
-    with PrivateMariaDB(folder / "beside-mariadb", options=DEFAULTS) as server:
-        sides = [_side(server, name, tree, folder) for name, tree in (("there", there), ("here", ROOT))]
-        asked = _pairs(sides, rounds, lambda side, _: _flush(side, server))
-        served = _pairs(sides, min(rounds, 3), lambda side, _: _flush_served(side, server))
-        outside = _pairs(sides, rounds, lambda side, number: _serve_outsiders(side, server, number, seconds))
-        steady = _keep_up(sides[1])
-    return [
-        *_rows(f"{FEEDS:,} feeds, flush asked for: ", asked),
-        *_rows("flush while served by 32 connections: ", served),
-        *_rows("users outside the catalog, each for the first time: ", outside),
-        Row(f"most overdue at {steady['feeds a second']:,.0f} feeds a second, s", 0, steady["overdue"], 0, (0, 0)),
-    ]
+def measure_served_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """The same while feeds are served."""
+    served_seconds = max(seconds, SERVED_SECONDS)
+    with _sides(commit, folder, told) as (server, sides):
+        pairs = _pairs(sides, rounds, told, lambda side, _: _flush_served(side, server, served_seconds))
+    return rows_of_pairs("flush while served by 32 connections: ", pairs)
+
+
+def measure_outsiders_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """Feeds of users who are not in the catalog, nearly each the first of its user."""
+    with _sides(commit, folder, told) as (server, sides):
+        pairs = _pairs(sides, rounds, told, lambda side, number: _serve_outsiders(side, server, number, seconds))
+    return rows_of_pairs("users outside the catalog, each for the first time: ", pairs)
+
+
+def measure_overdue(folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """How late the oldest event is at most while a steady rate of feeds is served and flushed: the worst."""
+    told("filling a private MariaDB with the demo", 0.0)
+    with PrivateMariaDB(folder / "overdue-mariadb", options=DEFAULTS) as server:
+        side = _side(server, "here", ROOT, folder)
+        found = []
+        for number in range(rounds):
+            told(f"{STEADY_FEEDS_PER_SECOND:,} feeds a second", number / rounds)
+            found.append(_keep_up(side, max(seconds, STEADY_SECONDS)))
+    rows = []
+    for figure in found[0]:
+        least = figure.startswith("feeds")
+        here = (min if least else max)(figures[figure] for figures in found)
+        rows.append(Row(f"{figure}, {'least' if least else 'most'} of {rounds}", 0, here, 0, (0, 0)))
+    return rows
+
+
+@contextmanager
+def _sides(commit: str, folder: Path, told: Told) -> Iterator[tuple[PrivateMariaDB, list["Side"]]]:
+    told(f"setting up {commit}", 0.0)
+    with (
+        checkout(commit, folder / "there") as there,
+        PrivateMariaDB(folder / "beside-mariadb", options=DEFAULTS) as server,
+    ):
+        sides = []
+        for name, tree in (("there", there), ("here", ROOT)):
+            told(f"filling a private MariaDB with the demo, {name}", 0.0)
+            sides.append(_side(server, name, tree, folder))
+        yield server, sides
 
 
 def _side(server: PrivateMariaDB, name: str, tree: Path, folder: Path) -> Side:
@@ -90,7 +135,7 @@ def _side(server: PrivateMariaDB, name: str, tree: Path, folder: Path) -> Side:
     create_indices(url)
     side = Side(name, tree, url, folder, [], [])
     data_dir = side.service_folder("log")
-    with running_service(url, data_dir, 2, settings=UNFLUSHED, tree=tree) as service:
+    with running_service(url, data_dir, 2, settings=UNFLUSHED, tree=tree, application=OWN_APPLICATION) as service:
         drive(service, FEED_PATH, write_script(data_dir, data_dir), 2)
     side.payloads = [p for path in sorted((data_dir / "events").glob(f"*{SUFFIX}")) for p in scan(path).payloads][:2000]
     store = CatalogStore(data_dir / "catalogs", 3)
@@ -103,11 +148,16 @@ def _side(server: PrivateMariaDB, name: str, tree: Path, folder: Path) -> Side:
     return side
 
 
-def _pairs(sides: list[Side], rounds: int, run: Callable[[Side, int], Figures]) -> list[tuple[Figures, Figures]]:
+def _pairs(
+    sides: list[Side], rounds: int, told: Told, run: Callable[[Side, int], Figures]
+) -> list[tuple[Figures, Figures]]:
+    """They begin with either side in turn."""
     pairs = []
     for number in range(rounds):
-        order = sides if number % 2 == 0 else sides[::-1]
-        found = {side.name: run(side, number) for side in order}
+        found = {}
+        for place, side in enumerate(sides if number % 2 == 0 else sides[::-1]):
+            told(f"run {number + 1} of {rounds}, {side.name}", (2 * number + place) / (2 * rounds))
+            found[side.name] = run(side, number)
         pairs.append((found["there"], found["here"]))
     return pairs
 
@@ -124,6 +174,7 @@ def _flush(side: Side, server: PrivateMariaDB) -> Figures:
         check=True,
         capture_output=True,
         text=True,
+        timeout=FLUSH_SECONDS,
     )
     took = json.loads(done.stdout.splitlines()[-1])
     if not took["whole"] or took["flushed"]["feed"] != FEEDS:
@@ -145,18 +196,18 @@ def _python(side: Side) -> str:
     return str(side.tree / ".venv/bin/python")
 
 
-def _flush_served(side: Side, server: PrivateMariaDB) -> Figures:
+def _flush_served(side: Side, server: PrivateMariaDB, seconds: int) -> Figures:
     folder = side.service_folder("served")
     # What is there already, a flusher up to 5484959 reads before it begins.
     server.execute(f"TRUNCATE TABLE {side.url.database}.recs_events")
-    with running_service(side.url, folder, 2, settings=FLUSHED, tree=side.tree) as service:
+    with running_service(side.url, folder, 2, settings=FLUSHED, tree=side.tree, application=OWN_APPLICATION) as service:
         server_seconds = cpu_seconds(server.pid) or 0.0
-        load = drive(service, FEED_PATH, write_script(folder, folder), SERVED_SECONDS)
+        load = drive(service, FEED_PATH, write_script(folder, folder), seconds)
         flushed = _events(side)
         own = _sample(service, 'recs_cpu_seconds_total{process="flusher"}')
         server_seconds = (cpu_seconds(server.pid) or 0.0) - server_seconds
     return {
-        "feeds flushed a second": flushed / SERVED_SECONDS,
+        "feeds flushed a second": flushed / seconds,
         "feeds served a second": load.requests_per_second,
         "processor time of flusher and server a flushed feed, µs": (own + server_seconds) / max(1, flushed) * 1e6,
     }
@@ -179,7 +230,9 @@ def _sample(service: Service, name: str) -> float:
 
 def _serve_outsiders(side: Side, server: PrivateMariaDB, number: int, seconds: int) -> Figures:
     folder = side.service_folder("outside")
-    with running_service(side.url, folder, 2, settings=UNFLUSHED, tree=side.tree) as service:
+    with running_service(
+        side.url, folder, 2, settings=UNFLUSHED, tree=side.tree, application=OWN_APPLICATION
+    ) as service:
         share = len(side.outside) // 8
         users = side.outside[number % 8 * share :][:share]
         script = feed_script(folder, users)
@@ -199,33 +252,24 @@ def _serve_outsiders(side: Side, server: PrivateMariaDB, number: int, seconds: i
     }
 
 
-def _keep_up(side: Side) -> Figures:
+def _keep_up(side: Side, seconds: int) -> Figures:
     """How late the oldest event is at most, at a steady rate."""
     folder = side.service_folder("steady")
     overdue, over = [0.0], threading.Event()
-    with running_service(side.url, folder, 2, settings=FLUSHED, tree=side.tree) as service:
+    with running_service(side.url, folder, 2, settings=FLUSHED, tree=side.tree, application=OWN_APPLICATION) as service:
 
         def watch() -> None:
             while not over.wait(1):
                 overdue.append(_sample(service, "recs_events_overdue_seconds"))
 
         script = write_script(folder, folder)
-        pause = 1000 * CONNECTIONS // STEADY_FEEDS_PER_SECOND
+        pause = 1000 * CONNECTIONS // STEADY_FEEDS_PER_SECOND - ANSWER_MS
         script.write_text(script.read_text() + f"function delay() return {pause} end\n")
         watching = threading.Thread(target=watch)
         watching.start()
-        load = drive(service, FEED_PATH, script, SERVED_SECONDS)
-        over.set()
-        watching.join()
-    return {"overdue": max(overdue), "feeds a second": load.requests_per_second}
-
-
-def _rows(what: str, pairs: list[tuple[Figures, Figures]]) -> list[Row]:
-    rows = []
-    for figure in pairs[0][0]:
-        there, here = ([pair[side][figure] for pair in pairs] for side in (0, 1))
-        ratios = [b / a for a, b in zip(there, here, strict=True) if a]
-        quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [*ratios, *ratios, *ratios]
-        median = statistics.median
-        rows.append(Row(what + figure, median(there), median(here), median(ratios), (quartiles[0], quartiles[2])))
-    return rows
+        try:
+            load = drive(service, FEED_PATH, script, seconds)
+        finally:
+            over.set()
+            watching.join()
+    return {"feeds a second": load.requests_per_second, "seconds that an event is overdue": max(overdue)}

@@ -1,13 +1,29 @@
-"""What recording and remembering cost a feed, and how many calls of /feedback the service takes."""
+"""What recording and remembering cost a feed, and how many calls of /feedback the service takes, also beside
+another commit's."""
 
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from benchmarks.server import FEED_PATH, OFF, Load, Service, drive, running_service, users_with_history, write_script
+from benchmarks.beside import Figures, Row, Told, checkout, make_demo, processor_seconds, rows_of_pairs
+from benchmarks.server import (
+    FEED_PATH,
+    OFF,
+    OWN_APPLICATION,
+    ROOT,
+    Load,
+    Service,
+    drive,
+    running_service,
+    users_with_history,
+    write_script,
+)
+from recommendation_service.telemetry.processes import cpu_seconds
 from tests.servers import PrivateRedis
 
 FEEDBACK_PATH = "/api/feedback"
@@ -76,10 +92,9 @@ def measure_feedback(database: URL, folder: Path, seconds: int) -> FeedbackFigur
     on_rate = statistics.median(load.requests_per_second for load in loads[1:])
     flushed = sum(load.requests_per_second for load in loads) * FIRST_SECONDS
     with PrivateRedis(folder / "redis") as redis:
-        address = {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis.port), "REDIS_PASSWORD": redis.password}
         calls = {
             "without Redis": _calls(database, folder / "alone", {}, seconds),
-            "with Redis": _calls(database, folder / "beside", address, seconds),
+            "with Redis": _calls(database, folder / "beside", _address(redis), seconds),
         }
     every = [load for first, second, _ in (*pairs, *late) for load in (first, second)] + loads + list(calls.values())
     return FeedbackFigures(
@@ -89,6 +104,50 @@ def measure_feedback(database: URL, folder: Path, seconds: int) -> FeedbackFigur
         errors=sum(load.errors for load in every),
         calls=calls,
     )
+
+
+def measure_feedback_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """Calls of /feedback with ten events, with Redis: one each, as both are at work in turn, and one forgets nothing.
+    Raises CalledProcessError where there is no such commit."""
+    told(f"setting up {commit}", 0.0)
+    database = make_demo(folder)
+    pairs: list[tuple[Figures, Figures]] = []
+    with checkout(commit, folder / "there") as there, ExitStack() as stack:
+        sides = []
+        for name, tree in (("there", there), ("here", ROOT)):
+            data_dir = _made(folder / f"feedback-{name}")
+            redis = stack.enter_context(PrivateRedis(data_dir / "redis"))
+            url = URL.create("sqlite", database=str(shutil.copy(database, data_dir / "demo.sqlite")))
+            settings = {**UNFLUSHED, **_address(redis)}
+            starting = running_service(url, data_dir, 2, settings=settings, tree=tree, application=OWN_APPLICATION)
+            sides.append((stack.enter_context(starting), redis))
+        script = _write_script(folder)
+        for service, _ in sides:
+            drive(service, FEEDBACK_PATH, script, 1)
+        for number in range(rounds):
+            told("calls of /feedback, in turn", number / rounds)
+            order = sides if number % 2 == 0 else sides[::-1]
+            found = [_calls_beside(service, redis, script, seconds) for service, redis in order]
+            pairs.append((found[0], found[1]) if number % 2 == 0 else (found[1], found[0]))
+    return rows_of_pairs("/feedback with Redis, 10 events a call: ", pairs)
+
+
+def _calls_beside(service: Service, redis: PrivateRedis, script: Path, seconds: int) -> Figures:
+    before, of_redis = sum(processor_seconds(service)), cpu_seconds(redis.pid) or 0.0
+    load = drive(service, FEEDBACK_PATH, script, seconds)
+    workers, of_redis = sum(processor_seconds(service)) - before, (cpu_seconds(redis.pid) or 0.0) - of_redis
+    calls = max(1.0, load.requests_per_second * seconds)
+    return {
+        "calls a second": load.requests_per_second,
+        "P99, ms": load.p99_ms,
+        "processor time of workers a call, µs": workers / calls * 1e6,
+        "of Redis, µs": of_redis / calls * 1e6,
+        "errors": float(load.errors),
+    }
+
+
+def _address(redis: PrivateRedis) -> dict[str, str]:
+    return {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis.port), "REDIS_PASSWORD": redis.password}
 
 
 def _made(folder: Path) -> Path:

@@ -22,6 +22,8 @@ from tests.servers import find_program, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 32
+SLACK_SECONDS = 60  # so much longer than it was to take, and a run has failed
+OWN_APPLICATION = "api.server:app"
 FEED_PATH = "/api/search/total"
 # The feeds alone: feedback.py measures what recording and memory add.
 OFF = {"RECORD_EVENTS": "false", "SEEN_STATE": "false", "EVENT_FLUSHER": "false"}
@@ -83,9 +85,10 @@ def running_service(
     settings: Mapping[str, str] | None = None,
     core: int | None = None,
     tree: Path | None = None,
+    application: str = "benchmarks.fixed_app:app",
 ) -> Iterator[Service]:
-    """Started as an operator starts it, on a free port; stopped afterwards. ``core``: on that one alone. ``tree``: the
-    service of that checkout, and none of the bench's own routes."""
+    """Started as an operator starts it, on a free port; stopped afterwards. ``core``: on that one alone. ``tree``: of
+    that checkout, and what is served is its own ``application``."""
     port = free_port()
     environment = {
         **os.environ,
@@ -96,7 +99,6 @@ def running_service(
         "FIXED_BODY_BYTES": str(fixed_body_bytes),
         **(settings or {}),
     }
-    application = "api.server:app" if tree else "benchmarks.fixed_app:app"
     program = [sys.executable if tree in (None, ROOT) else str(tree / ".venv/bin/python")]
     log_file = folder / f"gunicorn-{port}.log"
     started = time.perf_counter()
@@ -182,6 +184,7 @@ def drive(service: Service, path: str, script: Path, seconds: int, core: int | N
         check=True,
         capture_output=True,
         text=True,
+        timeout=seconds + SLACK_SECONDS,
     ).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     match = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+)", output)
