@@ -117,8 +117,14 @@ def assemble_catalog(
     tokens = vocabulary.rows([*videos.tokens, *challenges.tokens])
     creator_ids = np.unique(np.array([*videos.creator_ids, *challenges.creator_ids], np.int64))
     video_ids, challenge_ids = np.array(videos.ids, np.int64), np.array(challenges.ids, np.int64)
-    interactions = gather_interactions(
-        tables.interactions, not_personal.listed, video_ids, challenge_ids, seconds, report
+    interactions, for_lists = gather_interactions(
+        tables.interactions,
+        not_personal.listed,
+        video_ids,
+        challenge_ids,
+        seconds,
+        (now - timedelta(days=settings.interactions_window_days)).replace(microsecond=0).timestamp(),
+        report,
     )
     people = gather_people(
         tables.users,
@@ -139,7 +145,7 @@ def assemble_catalog(
 
     keys = np.concatenate([item_keys(RESUME, video_ids), item_keys(CHALLENGE, challenge_ids)])
     section = policy.file.collaborative
-    together = (kept or KeptLists()).of(interactions, keys, seconds, section, wanted=settings.collaborative)
+    together = (kept or KeptLists()).of(for_lists, keys, seconds, section, wanted=settings.collaborative)
     report.collaborative = together.report
 
     created = np.array([*videos.created, *challenges.created], np.float64)

@@ -41,6 +41,7 @@ class Sequences(NamedTuple):
     person: Int64  # (n,) numbered from 0
     item: Int64  # (n,) index in the catalog
     starts: Int64  # (people + 1,) where each person's are
+    ended: Int64  # (people,) when each person's last was, in seconds since 1970
 
     @property
     def lengths(self) -> Int64:
@@ -58,30 +59,35 @@ def sequences_of(interactions: Interactions, settings: Collaborative) -> Sequenc
         latest = np.sort(np.argpartition(when, -settings.most_interactions)[-settings.most_interactions :])
         user, item, when = user[latest], item[latest], when[latest]
     order = np.lexsort((np.random.default_rng(_SEED).random(len(when)), when, user))
-    user, item = user[order], item[order]
+    user, item, when = user[order], item[order], when[order]
     ends = np.flatnonzero(np.r_[user[1:] != user[:-1], True]) + 1 if len(user) else np.zeros(0, np.int64)
     lengths = np.diff(ends, prepend=0)
     from_last = np.repeat(ends, lengths) - np.arange(len(user))
     kept = (from_last <= settings.most_items_of_user) & (np.repeat(lengths, lengths) > 1)
+    ended = when[ends[lengths > 1] - 1]
     lengths = np.minimum(lengths[lengths > 1], settings.most_items_of_user)
     person = np.repeat(np.arange(len(lengths)), lengths)
-    return Sequences(person, item[kept], np.concatenate([[0], np.cumsum(lengths)]))
+    return Sequences(person, item[kept], np.concatenate([[0], np.cumsum(lengths)]), ended)
 
 
-def closed_form(sequences: Sequences, items: int, settings: ClosedForm, neighbours: int) -> NeighbourLists:
-    """SLIST: (αXᵀX + (1 − α)SᵀS + λI)⁻¹ (αXᵀX + (1 − α)SᵀT), with α ``whole_history``; S and T have a row for each
-    place of a sequence: the items up to there, and those after, weighted by q^distance."""
+def closed_form(sequences: Sequences, items: int, now: float, settings: ClosedForm, neighbours: int) -> NeighbourLists:
+    """SLIST: (αXᵀW²X + (1 − α)SᵀW²S + λI)⁻¹ (αXᵀW²X + (1 − α)SᵀW²T), with α ``whole_history``; S and T have a row for
+    each place of a sequence: the items up to there, and those after, weighted by q^distance. W² weights a sequence by
+    the age of its end."""
     known, item = np.unique(sequences.item, return_inverse=True)
     m = len(known)
     left, right = np.zeros(m * m), np.zeros(m * m)
+    days = np.maximum(0.0, now - sequences.ended) / DAY_SECONDS
+    weight_of = np.exp(-days / settings.age_days) if settings.age_days is not None else np.ones(len(days))
     for n in np.unique(sequences.lengths).tolist():
         within, towards = _divisions(n, settings)
-        starts = sequences.starts[:-1][sequences.lengths == n]
-        for some in np.array_split(starts, len(starts) * n * n // PAIRS_AT_ONCE + 1):
-            taken = item[some[:, None] + np.arange(n)]
+        people = np.flatnonzero(sequences.lengths == n)
+        for some in np.array_split(people, len(people) * n * n // PAIRS_AT_ONCE + 1):
+            taken = item[sequences.starts[some][:, None] + np.arange(n)]
             pairs = (taken[:, :, None] * m + taken[:, None, :]).ravel()
-            np.add.at(left, pairs, np.broadcast_to(within, (len(some), n, n)).ravel())
-            np.add.at(right, pairs, np.broadcast_to(towards, (len(some), n, n)).ravel())
+            aged = weight_of[some][:, None, None]
+            np.add.at(left, pairs, (aged * within).ravel())
+            np.add.at(right, pairs, (aged * towards).ravel())
     # In single precision: half the time, and λ keeps the matrix far from singular.
     ridge = left.reshape(m, m).astype(np.float32)
     ridge[np.diag_indices(m)] += np.float32(settings.regularization)

@@ -60,7 +60,7 @@ class KeptLists:
         kept = self._kept
         if kept is None or kept.settings != settings or not 0 <= now - kept.computed < self._refresh_seconds:
             started = time.perf_counter()
-            lists, report = _compute(interactions, len(keys), settings)
+            lists, report = _compute(interactions, len(keys), now, settings)
             report = replace(report, milliseconds=round((time.perf_counter() - started) * 1000, 1))
             kept = self._kept = _Kept(settings, now, keys, lists, report)
         report = replace(kept.report, computed_seconds_ago=round(now - kept.computed, 1))
@@ -72,7 +72,7 @@ class KeptLists:
 
 
 def _compute(
-    interactions: Interactions, items: int, settings: Collaborative
+    interactions: Interactions, items: int, now: float, settings: Collaborative
 ) -> tuple[NeighbourLists, CollaborativeReport]:
     sequences = sequences_of(interactions, settings)
     known, least = len(np.unique(sequences.item)), settings.least_interactions
@@ -85,7 +85,7 @@ def _compute(
     most = settings.closed_form.most_items
     if known <= most:
         method, reason = CLOSED_FORM, f"in closed form, up to {most} items"
-        lists = closed_form(sequences, items, settings.closed_form, settings.neighbours)
+        lists = closed_form(sequences, items, now, settings.closed_form, settings.neighbours)
     else:
         method, reason = NEAREST_NEIGHBOURS, f"more than {most} items"
         lists = nearest_neighbours(sequences, items, settings.neighbourhood, settings.neighbours)

@@ -9,9 +9,10 @@ from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.items import cut_tokens
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
-from recommendation_service.model.columns import Float32, Int32, Int64
+from recommendation_service.model.columns import Float32, Float64, Int32, Int64
 from recommendation_service.sources.reader import Table
 
+VIEWS = "interactions_views"
 LARGEST_WEIGHT = 5.0  # of a rating; whatever is above counts as this
 
 
@@ -32,11 +33,16 @@ def gather_interactions(
     video_ids: Int64,
     challenge_ids: Int64,
     now: float,
+    since: float,
     report: BuildReport,
-) -> Interactions:
+) -> tuple[Interactions, Interactions]:
     """Join the four kinds of interactions with the catalog's items; latest first within a user. None of the users in
-    ``not_personal``."""
-    users, items, weights, times = [], [], [], []
+    ``not_personal``.
+
+    First those by which people are known, which is all but ratings, matches and saves of before ``since``; then all:
+    what people take together is told by older ones as well.
+    """
+    users, items, weights, times, known = [], [], [], [], []
     read = 0
     for name, table in tables.items():
         user = cleaning.ids(table["user_id"], f"{name}.user_id", report)
@@ -51,15 +57,22 @@ def gather_interactions(
             challenge = places(challenge_ids, number)
             item = np.where(is_challenge, np.where(challenge < 0, -1, challenge + len(video_ids)), item)
         usable = (user > 0) & (number > 0) & ~np.isnan(time)
-        read += int(usable.sum())
+        lately = (time >= since) | (name == VIEWS)
+        read += int((usable & lately).sum())
         report.aside(f"{name}.item_id", "item not in the catalog", int((usable & (item < 0)).sum()))
         usable &= (item >= 0) & ~np.isin(user, not_personal)
         users.append(user[usable])
         items.append(item[usable])
         weights.append(weight[usable])
         times.append(time[usable])
+        known.append(lately[usable])
     user, item = np.concatenate(users), np.concatenate(items)
-    weight, time = np.concatenate(weights), np.concatenate(times)
+    weight, time, lately = np.concatenate(weights), np.concatenate(times), np.concatenate(known)
+    of_people = _each_once(user[lately], item[lately], weight[lately], time[lately], read)
+    return of_people, of_people if lately.all() else _each_once(user, item, weight, time, len(time))
+
+
+def _each_once(user: Int64, item: Int64, weight: Float64, time: Float64, read: int) -> Interactions:
     order = np.lexsort((-time, item, user))
     user, item, weight, time = user[order], item[order], weight[order], time[order]
     if len(user):

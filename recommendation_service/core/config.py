@@ -288,6 +288,9 @@ class Settings(BaseSettings):
         description="what people take together is computed anew by the first build after so long",
         json_schema_extra=Seconds,
     )
+    collaborative_window_days: WindowDays = Field(
+        180, description="ratings, matches and saves that say what people take together"
+    )
     catalog_keep: int = Field(
         3, ge=1, le=100, description="catalog versions kept", json_schema_extra={"unit": "versions"}
     )
@@ -588,6 +591,11 @@ class Settings(BaseSettings):
     def item_time_zone(self) -> str:
         """Of items' times: Z, which they bear, or the tables' own zone, which they do not bear."""
         return "Z" if self.item_times_with_zone else self.mysql_time_zone
+
+    @property
+    def oldest_interactions_days(self) -> int:
+        """Of the ratings, matches and saves that builds read."""
+        return max(self.interactions_window_days, self.collaborative_window_days if self.collaborative else 0)
 
     @property
     def database_zone(self) -> tzinfo:

@@ -99,6 +99,7 @@ class ClosedForm(_Section):
     regularization: Positive
     whole_history: Annotated[float, Field(ge=0, le=1)]
     position_items: Positive
+    age_days: Positive | None = None  # as it was before there was such a weight
 
 
 class Neighbourhood(_Section):

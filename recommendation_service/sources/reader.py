@@ -113,7 +113,7 @@ class Source:
             "users_since": since(settings.users_window_days),
             "videos_since": since(settings.videos_window_days),
             "challenges_since": since(settings.challenges_window_days),
-            "interactions_since": since(settings.interactions_window_days),
+            "interactions_since": since(settings.oldest_interactions_days),
             "views_since": since(settings.views_window_days),
             "connections_since": since(settings.connections_window_days),
             "zero_date": ZERO_DATE,

@@ -101,7 +101,8 @@ def test_parameters_are_bound_and_never_part_of_a_statement(database: OperatorDa
         for parameters in recorder.parameters
         for value in (parameters.values() if isinstance(parameters, dict) else parameters)
     }
-    assert bound == {ago(days=90), ago(days=360), ago(days=30), "1970-01-02 00:00:00", RESUME_MODEL}
+    bound_days = {ago(days=days) for days in (30, 90, 180, 360)}
+    assert bound == bound_days | {"1970-01-02 00:00:00", RESUME_MODEL}
 
 
 @pytest.mark.parametrize("query", QUERIES)

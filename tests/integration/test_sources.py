@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.demo.schema import CHALLENGE_MODEL, RESUME_MODEL
 from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.policies.policy import SHIPPED, load_policy
 from recommendation_service.sources.users import UserReader
 from tests.support.events import feed, feedback
 from tests.unit.sources.operator_database import (
@@ -21,6 +23,7 @@ from tests.unit.sources.operator_database import (
     VIEW,
     ZERO_DATE,
     OperatorDatabase,
+    View,
     ago,
     cases_that_hold,
     operator_database,
@@ -600,6 +603,28 @@ def test_engagement_of_videos_that_are_not_there_is_left_out(database: OperatorD
 
     assert view.feature(video, 9) == 0.0
     assert view.feature(video, 14) == 0.0
+
+
+def test_a_rating_that_counts_for_nobody_any_more_still_says_what_people_take_together(
+    database: OperatorDatabase, tmp_path: Path
+) -> None:
+    creator = database.add("users")
+    first, second = (database.add("resumes", user_id=creator) for _ in range(2))
+    for user in range(200, 210):
+        for days, video in ((101, first), (100, second)):
+            database.add("likes", type="save", user_id=user, model_id=video, created_at=ago(days=days))
+    few = tmp_path / "few.toml"
+    few.write_text(SHIPPED.read_text().replace("least_interactions = 2000", "least_interactions = 20"))
+    policy = load_policy(few)
+
+    def after_first(**overrides: Any) -> tuple[list[int], list[object]]:
+        view = View(build_catalog(database.source(**overrides), database.settings(**overrides), policy, NOW))
+        arrays, item = view.arrays, view.videos.index(first)
+        listed = arrays.neighbour_items[slice(*arrays.neighbour_offsets[item : item + 2])]
+        return arrays.item_id[listed].tolist(), view.history(200)
+
+    assert after_first() == ([second], [])
+    assert after_first(collaborative_window_days=99) == ([], [])
 
 
 # Windows are settings.

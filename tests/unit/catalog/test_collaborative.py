@@ -63,24 +63,29 @@ def heaviest(B: np.ndarray, kept: int) -> np.ndarray:
     return np.where(least <= B, B, 0.0)
 
 
+@pytest.mark.parametrize("age_days", [None, 20.0])
 @pytest.mark.parametrize("kept", [4, ITEMS])
-def test_the_closed_form_is_the_papers(kept: int) -> None:
-    sequences, settings = sequences_of(interactions(), SETTINGS), SETTINGS.closed_form
-    settings = settings.model_copy(update={"regularization": 3.0})
+def test_the_closed_form_is_the_papers(kept: int, age_days: float | None) -> None:
+    had = interactions()
+    sequences, settings = sequences_of(had, SETTINGS), SETTINGS.closed_form
+    settings = settings.model_copy(update={"regularization": 3.0, "age_days": age_days})
     X, S, T = [], [], []
-    for items in by_person(sequences):
-        X.append(np.isin(np.arange(ITEMS), items).astype(float))
+    users = [user for user in np.unique(had.user).tolist() if (had.user == user).sum() > 1]
+    for user, items in zip(users, by_person(sequences), strict=True):
+        ended = had.when[had.user == user].max()
+        root = np.exp(-(NOW - ended) / DAY / age_days / 2) if age_days else 1.0  # W, of which there are two
+        X.append(root * np.isin(np.arange(ITEMS), items).astype(float))
         for cut in range(1, len(items)):
             past, future = np.zeros(ITEMS), np.zeros(ITEMS)
             for place, item in enumerate(items):
                 distance = cut - 1 - place if place < cut else place - cut
                 (past if place < cut else future)[item] = np.exp(-distance / settings.position_items)
-            S.append(past)
-            T.append(future)
+            S.append(root * past)
+            T.append(root * future)
     x, s, t, alpha = np.array(X), np.array(S), np.array(T), settings.whole_history
     left = alpha * x.T @ x + (1 - alpha) * s.T @ s + settings.regularization * np.eye(ITEMS)
     B = np.linalg.solve(left, alpha * x.T @ x + (1 - alpha) * s.T @ t)
-    found = as_matrix(closed_form(sequences, ITEMS, settings, kept))
+    found = as_matrix(closed_form(sequences, ITEMS, NOW, settings, kept))
     np.testing.assert_allclose(found, heaviest(B, min(kept, ITEMS)), atol=2e-6)
 
 
@@ -131,7 +136,7 @@ def test_the_half_life_that_foretells_best_is_taken() -> None:
 
 
 def test_lists_follow_their_items_into_another_catalog() -> None:
-    lists = closed_form(sequences_of(interactions(), SETTINGS), ITEMS, SETTINGS.closed_form, 6)
+    lists = closed_form(sequences_of(interactions(), SETTINGS), ITEMS, NOW, SETTINGS.closed_form, 6)
     keys = np.arange(ITEMS) * 10
     new_keys = np.concatenate([keys[::-2], [7, 8]])  # half of them, the other way round, and two new ones
     found, place = as_matrix(moved(lists, keys, new_keys), len(new_keys)), {int(key): i for i, key in enumerate(keys)}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.catalog.people import gather_interactions, gather_people, places
+from recommendation_service.catalog.people import VIEWS, gather_interactions, gather_people, places
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.sources.reader import Table
@@ -61,19 +61,21 @@ def user_table(ids: list[int]) -> Table:
 
 
 @settings(deadline=None)
-@given(st.lists(rows, max_size=20), st.lists(rows, max_size=20), pairs, users, users)
+@given(st.lists(rows, max_size=20), st.lists(rows, max_size=20), st.integers(0, 30), pairs, users, users)
 def test_each_user_who_may_be_known_has_its_own_history_network_and_profile(
     ratings: list[tuple[int, int, float, int, bool]],
     views: list[tuple[int, int, float, int, bool]],
+    hours_known: int,
     connections: list[tuple[int, int]],
     recent: list[int],
     listed: list[int],
 ) -> None:
     report, vocabulary = BuildReport(), Vocabulary()
-    tables = {"ratings": interaction_table(ratings, False), "views": interaction_table(views, True)}
+    tables = {VIEWS: interaction_table(views, True), "interactions_ratings": interaction_table(ratings, False)}
 
     not_personal = np.unique(np.array(listed, np.int64))
-    interactions = gather_interactions(tables, not_personal, VIDEOS, CHALLENGES, NOW, report)
+    since = NOW - hours_known * 3600
+    interactions, for_lists = gather_interactions(tables, not_personal, VIDEOS, CHALLENGES, NOW, since, report)
     people = gather_people(
         user_table(recent),
         connection_table(connections),
@@ -89,7 +91,12 @@ def test_each_user_who_may_be_known_has_its_own_history_network_and_profile(
 
     expected: dict[int, dict[int, tuple[float, int]]] = defaultdict(dict)
     read = 0
-    for user, number, weight, hours, challenge in [*[(*row[:4], False) for row in ratings], *views]:
+    ever: set[tuple[int, int]] = set()
+    all_ratings = [(*row[:4], False) for row in ratings]
+    for user, number, *_ in all_ratings:
+        if user > 0 and user not in listed and number in VIDEOS:
+            ever.add((user, int(np.flatnonzero(number == VIDEOS)[0])))
+    for user, number, weight, hours, challenge in [*[row for row in all_ratings if row[3] <= hours_known], *views]:
         read += user > 0 and number > 0
         known = CHALLENGES if challenge else VIDEOS
         if user > 0 and number in known:
@@ -103,6 +110,8 @@ def test_each_user_who_may_be_known_has_its_own_history_network_and_profile(
             network[other].add(one)
 
     assert interactions.read == read
+    of_people = {(u, i) for u in expected if u not in listed for i in expected[u]}
+    assert sorted(zip(for_lists.user.tolist(), for_lists.item.tolist(), strict=True)) == sorted(ever | of_people)
     assert people.user_id.tolist() == sorted(({user for user in recent if user} | {*expected} | {*network}) - {*listed})
     names = vocabulary.names()
     for row, user in enumerate(people.user_id.tolist()):
