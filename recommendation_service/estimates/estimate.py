@@ -11,7 +11,7 @@ import numpy as np
 
 from recommendation_service.estimates.intervals import NOTHING, Estimate, Mean, Sum, Users
 from recommendation_service.estimates.logged import Floats, LoggedFeeds, Modelled
-from recommendation_service.estimates.sequences import Bounds, lower_bound
+from recommendation_service.estimates.sequences import Bounds, Gains
 from recommendation_service.estimates.weights import CUT, Slot, by_slot, effective_sample_size, whole_feed_weights
 
 CONFIDENCE = 0.95
@@ -32,7 +32,8 @@ class Estimates:
     users: int
     logged: float  # mean reward of a feed
     estimate: Estimate  # by the products up to each slot, self-normalised: the one to go by
-    guardrail: Estimate  # by the same cut at 10: it pulls the target towards the policy that served
+    guardrail: Estimate  # by the same cut at 10, which pulls the target towards the policy that served; its lower bound
+    # is the lower of both
     whole_feed: Estimate  # by the product of all slots: right too where later slots change what earlier ones bring
     single: Estimate  # by each slot's ratio alone: wrong where a choice changes what may follow; shown to be known
     doubly_robust: Estimate | None  # by products and a model of rewards; None: no model was given
@@ -79,7 +80,6 @@ def estimate(
     whole = whole_feed_weights(feeds, weighed)
     sums = {name: Sum(users) for name in ("estimate", "guardrail", "whole_feed", "single")}
     robust = Sum(users) if feeds.modelled is not None else None
-    gains = _Gains(feeds, weighed, bounds)
     logged, before = 0.0, np.ones(feeds.feeds)
     ess, largest, support = np.zeros(weighed), np.zeros(weighed), np.zeros(weighed)
     for slot in by_slot(feeds, weighed):
@@ -98,11 +98,12 @@ def estimate(
             mean = _doubly_robust(feeds.modelled, users, slot, before[rows])
             robust.add(float(has[place]), mean, as_logged)
             before[rows] = slot.products
-        gains.add(slot)
         ess[place] = effective_sample_size(base * slot.products)
         largest[place] = slot.products.max(initial=0.0)
         support[place] = base[slot.products > 0].sum() / base.sum()
     one, guardrail, whole_feed, single = (sums[name].estimate(confidence) for name in sums)
+    # The cut pulls a worse target up as it pulls a better one down.
+    guardrail = guardrail._replace(lower=min(guardrail.lower, one.lower))
     found = Estimates(
         feeds=feeds.feeds,
         users=users.count,
@@ -112,7 +113,7 @@ def estimate(
         whole_feed=whole_feed,
         single=single,
         doubly_robust=robust.estimate(confidence) if robust is not None else None,
-        sequence=gains.bounds(confidence),
+        sequence=Gains(feeds, weighed, bounds).bounds(confidence),
         ess=ess,
         largest_weights=largest,
         support=support,
@@ -148,35 +149,6 @@ def _doubly_robust(modelled: Modelled, users: Users, slot: Slot, before: Floats)
     above = users.mean(rows, base * slot.products, left_over)
     expected = users.mean(rows, base * before, modelled.expected[rows, place])
     return Mean(above.value + expected.value, above.without + expected.without)
-
-
-class _Gains:
-    """What each feed brings in more under the target than was logged, at least: by products that are cut."""
-
-    def __init__(self, feeds: LoggedFeeds, slots: int, bounds: tuple[float, float] | None) -> None:
-        shown = feeds.rewards[:, :slots]
-        with np.errstate(all="ignore"):
-            self._least, self._most = bounds or (
-                float(np.nanmin(shown, initial=np.inf)),
-                float(np.nanmax(shown, initial=-np.inf)),
-            )
-        self._weights = feeds.weights / feeds.weights.mean() if feeds.feeds else feeds.weights
-        self._largest_loss = slots * (self._most - self._least) * self._weights.max(initial=0.0)
-        self._of_reward = np.zeros(feeds.feeds)
-        self._of_loss = np.zeros(feeds.feeds)
-
-    def add(self, slot: Slot) -> None:
-        more = np.minimum(slot.products, CUT) - 1.0
-        self._of_reward[slot.rows] += more * (slot.rewards - self._least)
-        self._of_loss[slot.rows] += more * (self._most - slot.rewards)
-
-    def bounds(self, confidence: float) -> Bounds:
-        """Each side is missed half as often as both."""
-        error = (1.0 - confidence) / 2
-        return Bounds(
-            lower_bound(self._weights * self._of_reward, self._largest_loss, error),
-            -lower_bound(self._weights * self._of_loss, self._largest_loss, error),
-        )
 
 
 def _reason_to_refuse(found: Estimates) -> str | None:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recommendation_service.estimates.logged import Floats
+from recommendation_service.estimates.logged import Floats, LoggedFeeds
+from recommendation_service.estimates.weights import CUT, by_slot
 
 # Factors of the mixture, as shares of the largest that is allowed: from one for ten feeds to one for 10⁹.
 _FACTORS = np.geomspace(0.5, 5e-6, 24)
@@ -47,3 +48,27 @@ def lower_bound(gains: Floats, largest_loss: float, error: float) -> float:
         else:
             high = middle
     return float(low * largest_loss)
+
+
+class Gains:
+    """What each feed brings in more under the target than was logged, at least, and what it loses less, at least."""
+
+    def __init__(self, feeds: LoggedFeeds, slots: int, bounds: tuple[float, float] | None) -> None:
+        """``bounds``: the least and the most that a slot may bring, None: that one of these slots did."""
+        shown = feeds.rewards[:, :slots]
+        least, most = bounds or (float(np.nanmin(shown, initial=np.inf)), float(np.nanmax(shown, initial=-np.inf)))
+        weights = feeds.weights / feeds.weights.mean() if feeds.feeds else feeds.weights
+        self._largest_loss = slots * (most - least) * float(weights.max(initial=0.0))
+        self._of_reward, self._of_loss = np.zeros(feeds.feeds), np.zeros(feeds.feeds)
+        for slot in by_slot(feeds, slots):
+            more = weights[slot.rows] * (np.minimum(slot.products, CUT) - 1.0)
+            self._of_reward[slot.rows] += more * (slot.rewards - least)
+            self._of_loss[slot.rows] += more * (most - slot.rewards)
+
+    def bounds(self, confidence: float, first: int | None = None) -> Bounds:
+        """Of all feeds, or of the first so many. Each side is missed half as often as both."""
+        error = (1.0 - confidence) / 2
+        return Bounds(
+            lower_bound(self._of_reward[:first], self._largest_loss, error),
+            -lower_bound(self._of_loss[:first], self._largest_loss, error),
+        )
