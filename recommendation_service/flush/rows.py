@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -326,7 +326,7 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             row["user_id"],
             row["session_id"],
             ENDPOINTS.index(row["endpoint"]),
-            _milliseconds(row["happened_at"]),
+            milliseconds_of(row["happened_at"]),
             properties.catalog,
             properties.policy,
             seed,
@@ -335,6 +335,30 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             properties.personal,
             properties.arm,
         )
+    except (msgspec.DecodeError, TypeError) as error:
+        raise ValueError(str(error)) from None
+
+
+class WeighedRow(NamedTuple):
+    """Of a feed's row, what an estimate needs."""
+
+    policy: str
+    is_personal: bool
+    items: list[int]  # keys
+    others: bytes  # with the propensities, see packed_slots.unpack_propensities_of_each
+    shadows: tuple[ShadowRecord, ...]
+
+
+def weighed_row(properties: str, slots: bytes) -> WeighedRow:
+    """Raises ValueError for what no release wrote."""
+    if slots[:1] == _RECORD_VERSION:
+        record = _older(slots)
+        items, _, others = unpack_shown(record.packed)
+        return WeighedRow(record.policy_version, record.personal, items, others, record.shadows)
+    try:
+        _, shadows, others = _taken_apart(slots)
+        found = _decode_properties(properties)
+        return WeighedRow(found.policy, found.personal, [item for item, _ in found.shown()], others, shadows)
     except (msgspec.DecodeError, TypeError) as error:
         raise ValueError(str(error)) from None
 
@@ -350,7 +374,7 @@ def _older(slots: bytes) -> FeedRecord:
     return record
 
 
-def _milliseconds(moment: str) -> int:
+def milliseconds_of(moment: str) -> int:
     """Of what ``text_of`` made."""
     return (datetime.fromisoformat(moment) - datetime(1970, 1, 1)) // timedelta(milliseconds=1)  # noqa: DTZ001
 

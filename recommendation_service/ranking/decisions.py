@@ -112,14 +112,35 @@ def propensities_under(decision: Decision, policy: PolicyArrays) -> Floats:
 
     Exploration, and what was seen before, is drawn without regard to scores: these keep their propensity.
     """
-    below = []
+    return _propensities(decision, _below(decision, policy), policy.floor)
+
+
+def draws_under(decision: Decision, policy: PolicyArrays) -> list[Floats]:
+    """Of each slot the probability of each member of its pool (m,) under another policy; (0,) where the slot was drawn
+    without regard to scores."""
+    below = _below(decision, policy)
+    return [
+        _draws(slot, below[slot.pool], policy.floor) if slot.chosen >= 0 else np.zeros(0) for slot in decision.slots
+    ]
+
+
+def _below(decision: Decision, policy: PolicyArrays) -> list[Floats]:
+    """As ``Pool.below``."""
+    found = []
     for kind, pool in enumerate(decision.pools):
         X = pool.X.astype(np.float64)
         scores = X @ policy.theta[kind] + policy.alpha[kind] * np.linalg.norm(X @ policy.precision_root[kind], axis=1)
         scores[~np.isfinite(scores)] = -np.inf
         best = scores.max(initial=-np.inf)
-        below.append((best - scores) / policy.temperature[kind] if best > -np.inf else np.zeros(len(scores)))
-    return _propensities(decision, below, policy.floor)
+        found.append((best - scores) / policy.temperature[kind] if best > -np.inf else np.zeros(len(scores)))
+    return found
+
+
+def _draws(slot: DecidedSlot, below: Floats, floor: float) -> Floats:
+    """(m,) as ``_share`` of each."""
+    least = below[slot.eligible].min()
+    weights = slot.eligible * (np.exp(least - below) if least < np.inf else 1.0)
+    return np.asarray((1.0 - floor) * weights / weights.sum() + floor * slot.eligible / slot.eligible.sum())
 
 
 def _propensities(decision: Decision, below: Sequence[Floats], floor: float) -> Floats:

@@ -53,15 +53,15 @@ _NOT_AS_STEPS = 0x7E800000  # 2¹²⁶ as float32: from here on, and with a sign
 _INTEGER_WIDTH, _FLOAT_WIDTH = 7, 5
 # A column of so few different values has them once, and of each slot which it is.
 MOST_CHOICES = 16
-_CHOICES_WIDTH = 4
+CHOICES_WIDTH = 4
 # How much of the least value is written: where it stands for all, the upper bits of its float32; else of its step all
 # but so many bits, by form.
-_BASE_OF_ONE = 24
+BASE_OF_ONE = 24
 _STEP_BITS = (32, 21, 27)
 _LEFT_OUT = np.array([16, 9, 14], np.uint64)
 _BASE_WIDTHS = np.array(_STEP_BITS, np.uint64) - _LEFT_OUT
 # Older releases: the upper bits of its float32 in either case, and steps of one size.
-_OLDER_BASE = 16
+OLDER_BASE = 16
 
 
 class PackingMemory(NamedTuple):
@@ -131,7 +131,7 @@ def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.u
             stream = put(packed, stream, Word(words[i]), Word(32))
         return stream
     least, most = Word(below) + Word(1), Word(largest)
-    base_width = Word(_BASE_OF_ONE)
+    base_width = Word(BASE_OF_ONE)
     base = least >> (Word(32) - base_width)
     left_out, width = Word(0), Word(0)
     if most - (base << (Word(32) - base_width)) > _HALVES[form, 0]:
@@ -159,12 +159,12 @@ def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.u
         above[i] = _step_of(above[i], form) - base
     choices = _find_choices(above, present, memory.choices)
     which = _bit_length(choices - Word(1))
-    if choices == Word(0) or Word(_CHOICES_WIDTH) + choices * width + present * which >= present * width:
+    if choices == Word(0) or Word(CHOICES_WIDTH) + choices * width + present * which >= present * width:
         stream = put(packed, stream, Word(0), Word(1))
         for i in range(present):
             stream = put(packed, stream, above[i], width)
         return stream
-    stream = put(packed, stream, Word(1) | choices - Word(1) << Word(1), Word(1 + _CHOICES_WIDTH))
+    stream = put(packed, stream, Word(1) | choices - Word(1) << Word(1), Word(1 + CHOICES_WIDTH))
     for place in range(choices):
         stream = put(packed, stream, memory.choices[place], width)
     for i in range(present):
@@ -307,7 +307,7 @@ class Reader:
 
     def older_floats(self, count: int, step: int) -> list[int]:
         """Of an older release, whose steps were all of one size."""
-        return self._floats(count, _OLDER_BASE, 32 - _OLDER_BASE, lambda base, above: base + step * above)
+        return self._floats(count, OLDER_BASE, 32 - OLDER_BASE, lambda base, above: base + step * above)
 
     def _floats(self, count: int, base_width: int, left_out: int, number: Callable[[int, int], int]) -> list[int]:
         form = self.take(2)
@@ -316,13 +316,13 @@ class Reader:
         if form == AS_IT_IS:
             return self.values(count, 32)
         width = self.take(_FLOAT_WIDTH)
-        base = self.take(base_width) << left_out if width else self.take(_BASE_OF_ONE) << 32 - _BASE_OF_ONE
+        base = self.take(base_width) << left_out if width else self.take(BASE_OF_ONE) << 32 - BASE_OF_ONE
         is_zero = self.values(count, 1) if form == WITH_ZEROS else [0] * count
         present = count - sum(is_zero)
         if width == 0:
             return [0 if zero else base for zero in is_zero]
         if self.take(1):
-            choices = self.values(self.take(_CHOICES_WIDTH) + 1, width)
+            choices = self.values(self.take(CHOICES_WIDTH) + 1, width)
             choices = [number(base, above) for above in choices]
             values = iter([choices[which] for which in self.values(present, (len(choices) - 1).bit_length())])
         else:

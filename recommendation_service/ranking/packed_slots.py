@@ -14,8 +14,12 @@ from recommendation_service.model.columns import Bytes
 from recommendation_service.ranking.compiled import compiled
 from recommendation_service.ranking.packed_columns import (
     AS_IT_IS,
+    BASE_OF_ONE,
+    CHOICES_WIDTH,
     EXACTLY,
     IN_STEPS,
+    OLDER_BASE,
+    WITHOUT_ZEROS,
     PackingMemory,
     Reader,
     Word,
@@ -145,6 +149,62 @@ def unpack_shown_of_each(packed: Sequence[bytes]) -> Iterator[tuple[list[int], l
             yield items_of[:count], kinds_of[:count], others
         else:
             yield unpack_shown(one)
+
+
+def unpack_propensities_of_each(others: Sequence[bytes], counts: Sequence[int]) -> list[npt.NDArray[np.float32]]:
+    """Of each of many feeds, so many slots each, from what ``unpack_shown`` leaves; all are taken out together.
+
+    Raises ValueError where one is of no feed.
+    """
+    joined = b"".join(others) + bytes(8)
+    words = np.ndarray((len(joined) - 7,), np.dtype("<u8"), joined, strides=(1,))
+    lengths = np.array([8 * len(one) for one in others], np.uint64)
+    begins = np.cumsum(lengths, dtype=np.uint64) - lengths
+    slots = np.array(counts, np.uint64)
+    _, place, are_narrow = _integers_of_each(words, begins, slots)
+    _, place, are_narrow_too = _integers_of_each(words, place, slots)
+    found, place, are_plain = _floats_of_each(words, place + Word(8), slots)
+    is_read = are_narrow & are_narrow_too & are_plain & (place <= begins + lengths)
+    return [
+        row[:count] if was_read else _propensities(one, count)
+        for one, count, row, was_read in zip(others, counts, found, is_read.tolist(), strict=True)
+    ]
+
+
+def _propensities(others: bytes, count: int) -> npt.NDArray[np.float32]:
+    reader = Reader(others)
+    for _ in range(2):
+        reader.integers(count)
+    reader.take(8)
+    return np.array(reader.floats(count, EXACTLY), np.uint32).view(np.float32)
+
+
+def _floats_of_each(
+    words: npt.NDArray[np.uint64], place: npt.NDArray[np.uint64], counts: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+    """A column of floats, exactly, of each of B feeds, as ``_integers_of_each`` has one of integers; one with zeros is
+    not read. Older releases wrote such a column the same way."""
+    form, head = _bits_at(words, place) & Word(3), _bits_at(words, place + Word(2))
+    as_it_is = form == Word(AS_IT_IS)
+    width = np.where(as_it_is, Word(32), head & Word(31))
+    base_width = np.where(width > Word(0), Word(OLDER_BASE), Word(BASE_OF_ONE))
+    base = (head >> Word(5) & _ones(base_width)) << (Word(32) - base_width)
+    place = place + Word(2) + np.where(as_it_is, Word(0), Word(5) + base_width)
+    by_choice = ~as_it_is & (width > Word(0)) & (_bits_at(words, place) & Word(1) > Word(0))
+    place = place + np.where(~as_it_is & (width > Word(0)), Word(1), Word(0))
+    last = np.where(by_choice, _bits_at(words, place) & _ones(np.full_like(place, CHOICES_WIDTH)), Word(0))
+    choices = place + Word(CHOICES_WIDTH)
+    place = np.where(by_choice, choices + (last + Word(1)) * width, place)
+    own_width = np.where(by_choice, np.frexp(last.astype(np.float64))[1].astype(np.uint64), width)
+    slots = np.arange(counts.max(initial=0), dtype=np.uint64)
+    values = _bits_at(words, place[:, np.newaxis] + own_width[:, np.newaxis] * slots) & _ones(own_width)[:, np.newaxis]
+    if by_choice.any():
+        chosen = choices[by_choice, np.newaxis] + values[by_choice] * width[by_choice, np.newaxis]
+        values[by_choice] = _bits_at(words, chosen) & _ones(width[by_choice])[:, np.newaxis]
+    values += np.where(as_it_is, Word(0), base)[:, np.newaxis]
+    is_read = as_it_is | (form == Word(WITHOUT_ZEROS))
+    end = (place + own_width * counts).astype(np.uint64)
+    return values.astype(np.uint32).view(np.float32), end, is_read
 
 
 def _integers_of_each(

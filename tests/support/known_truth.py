@@ -133,8 +133,8 @@ class World:
 
 
 def true_values(world: World, draws: int, seed: int = 1) -> Truth:
-    """Of each policy and kind of rewards, what a feed brings on average: from many draws, by the same people and chances
-    for all policies."""
+    """Of each policy and kind of rewards, what a feed brings on average: from many draws, by the same people and
+    chances for all policies."""
     found: Truth = {}
     for ranker in (*SERVING, *TARGETS):
         generator = np.random.default_rng(seed)

@@ -19,6 +19,7 @@ from recommendation_service.ranking.packed_slots import (
     pack_as_they_are,
     pack_shown,
     pack_slots,
+    unpack_propensities_of_each,
     unpack_shown,
     unpack_shown_of_each,
     unpack_slots,
@@ -187,3 +188,31 @@ def test_many_feeds_are_taken_apart_as_each_alone_is(feeds: list[tuple[int, int,
 @given(st.lists(st.binary(max_size=80), max_size=6))
 def test_many_of_any_bytes_are_taken_apart_or_refused_as_each_alone_is(some: list[bytes]) -> None:
     assert together(some) == one_by_one(some)
+
+
+# Propensities as feeds have them, as a rule, and as they might.
+FEW = st.sampled_from(["a share", "one for all", "one of few", "zero", "a share, often zero", "with signs"])
+
+
+@unhurried
+@given(st.lists(st.tuples(st.integers(0, 40), seeds, FEW), max_size=6), st.booleans())
+def test_propensities_of_many_feeds_are_taken_out_as_they_went_in(
+    feeds: list[tuple[int, int, str]], as_older_releases: bool
+) -> None:
+    expected, others = [], []
+    for size, seed, form in feeds:
+        X, slots = slots_of(size, seed, (0, 1), ["a share"] * FEATURES)
+        slots = slots._replace(propensities=COLUMNS[form](np.random.default_rng(seed), size).astype(np.float32))
+        whole = pack_as_they_are(slots) if as_older_releases else packed(slots, X)
+        others.append(unpack_shown(whole)[2])
+        expected.append(unpack_slots(whole).propensities)
+    found = unpack_propensities_of_each(others, [size for size, _, _ in feeds])
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_of_a_feed_that_is_cut_short_no_propensity_is_made_up() -> None:
+    X, slots = slots_of(24, 1, (0, 1), ["a share"] * FEATURES)
+    others = unpack_shown(packed(slots, X))[2]
+    with pytest.raises(ValueError, match="cut short"):
+        unpack_propensities_of_each([others, others[:20]], [24, 24])
