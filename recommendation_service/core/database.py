@@ -147,8 +147,8 @@ def _session(settings: Settings, read_timeout_seconds: int) -> dict[str, Any]:
         "read_timeout": read_timeout_seconds,
         "write_timeout": read_timeout_seconds,
         "charset": "utf8mb4",  # also where an address says another one
-        # The mode before anything else is said: SQLAlchemy quotes names by it. What PyMySQL would say after it, too.
-        "init_command": f"SET {zone}SESSION sql_mode = '', SESSION autocommit = 0",
+        # The mode before anything else is said: SQLAlchemy quotes names by it. What else would be said after it, too.
+        "init_command": f"SET NAMES utf8mb4, {zone}SESSION sql_mode = '', SESSION autocommit = 0",
     }
 
 

@@ -8,7 +8,7 @@ a handshake costs.
 import contextlib
 import ssl
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -183,7 +183,9 @@ def _open(dialect: Any, arguments: list[Any], parameters: dict[str, Any], tls: T
         options["password"] = options["password"].encode()  # as every other client; PyMySQL's own is Latin-1
     while True:
         connection = dialect.connect(*arguments, **options, defer_connect=True)
-        connection.set_character_set = _said_by_sqlalchemy
+        # SET NAMES is said once, in init_command: PyMySQL would begin with it, and SQLAlchemy where there is a name.
+        connection.set_character_set = _is_said
+        connection.character_set_name = partial(_say_no_name, connection)
         if tls.context is not None and not tls.is_required:
             # As PyMySQL does where it makes the context: TLS where the server offers it.
             connection._ssl_required = False
@@ -204,8 +206,13 @@ def _open(dialect: Any, arguments: list[Any], parameters: dict[str, Any], tls: T
         return connection
 
 
-def _said_by_sqlalchemy(*_: Any) -> None:
-    """SET NAMES, with which PyMySQL would begin, is also the first thing that SQLAlchemy says: once is enough."""
+def _is_said(*_: Any) -> None:
+    """Instead of another round trip."""
+
+
+def _say_no_name(connection: Any) -> None:
+    """To the first who asks, which is SQLAlchemy when a connection is new; the driver answers the next."""
+    del connection.character_set_name
 
 
 def _words(error: Exception, where: str) -> tuple[int, str] | None:
