@@ -36,9 +36,10 @@ from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.errors import InvalidRequest, ServiceError
+from recommendation_service.core.errors import ConfigurationError, InvalidRequest, ServiceError
 from recommendation_service.core.holding import hold
 from recommendation_service.core.logging import configure_logging
+from recommendation_service.core.postgresql_address import is_postgresql
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
@@ -108,6 +109,10 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     Raises ConfigurationError with every problem of settings, policy and learning file.
     """
     settings = settings or load_settings()
+    if is_postgresql(settings.source_url):
+        raise ConfigurationError(
+            ["DATABASE_URL names PostgreSQL, which `recs source` reads; feeds need another database"]
+        )
     configure_logging(settings)
     metrics = Metrics()
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER

@@ -15,6 +15,7 @@ import xdist
 from sqlalchemy.engine import URL
 
 from recommendation_service.core.config import Settings
+from tests.postgresql import PrivatePostgreSQL
 from tests.servers import PrivateMariaDB, PrivateRedis
 from tests.side_by_side import pytest_xdist_auto_num_workers, pytest_xdist_make_scheduler  # noqa: F401 - hooks
 from tests.support import made_once
@@ -102,6 +103,28 @@ def module_mariadb_url(mariadb: PrivateMariaDB) -> Iterator[URL]:
     """The address of an empty MariaDB database that the tests of one file share, dropped after them."""
     with _new_database(mariadb) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePostgreSQL]:
+    """One PostgreSQL server for the whole run, started by the first test that asks for it."""
+    server = PrivatePostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PrivatePostgreSQL) -> Iterator[URL]:
+    """The address of an empty PostgreSQL database for one test, dropped after it, whoever is still connected."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgresql.execute(f"CREATE DATABASE {name}")
+    try:
+        yield postgresql.url(name)
+    finally:
+        postgresql.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="module")

@@ -110,6 +110,7 @@ class PrivateServer(ABC):
     """
 
     name: str
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -182,7 +183,7 @@ class PrivateServer(ABC):
             return
         if self.is_running:
             self.resume()  # a stopped process does not see SIGTERM
-            self._process.send_signal(signal.SIGTERM)
+            self._process.send_signal(self.stop_signal)
             try:
                 self._process.wait(STOP_TIMEOUT_SECONDS)
             except subprocess.TimeoutExpired:

@@ -3,7 +3,7 @@
 import os
 import re
 import ssl
-from datetime import tzinfo
+from datetime import UTC, timezone, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from sqlalchemy.exc import ArgumentError
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.local_time import zone_of
+from recommendation_service.core.postgresql_address import is_postgresql, postgresql_address, unknown_parameters
 
 ENV_FILE = ".env"
 # Settings that say something by being empty; empty values of all others count as unset.
@@ -512,8 +513,13 @@ class Settings(BaseSettings):
                 raise ValueError(
                     "is not an SQLAlchemy address such as mysql+pymysql://user:password@host/database"
                 ) from None
-            if url.get_backend_name() not in {"mysql", "mariadb", "sqlite"}:
-                raise ValueError(f"names {url.get_backend_name()}; the service reads mysql, mariadb or sqlite")
+            if is_postgresql(url):
+                if unknown := unknown_parameters(url):
+                    raise ValueError(f"has {', '.join(unknown)}, which PostgreSQL's own library does not know")
+            elif url.get_backend_name() not in {"mysql", "mariadb", "sqlite"}:
+                raise ValueError(
+                    f"names {url.get_backend_name()}; the service reads mysql, mariadb, sqlite or postgresql"
+                )
         return value
 
     @model_validator(mode="after")
@@ -525,8 +531,17 @@ class Settings(BaseSettings):
             problems.append("MYSQL_HOST is set but MYSQL_USER is not")
         if self.mysql_user and not self.mysql_host:
             problems.append("MYSQL_USER is set but MYSQL_HOST is not")
-        if self.mysql_replica_urls and self.source_url.get_backend_name() == "sqlite":
+        if self.mysql_replica_urls and self.source_url.get_backend_name() not in {"mysql", "mariadb"}:
             problems.append("MYSQL_REPLICA_URLS is set but there is no MySQL server: set MYSQL_HOST or DATABASE_URL")
+        if (
+            is_postgresql(self.source_url)
+            and isinstance(self.database_zone, timezone)
+            and self.database_zone is not UTC
+        ):
+            problems.append(
+                f"MYSQL_TIME_ZONE={self.mysql_time_zone} is an offset, whose sign PostgreSQL reads the other way: name "
+                "a zone, such as America/Bogota"
+            )
         if self.mysql_ca_file and self.mysql_tls != "verified":
             problems.append(f"MYSQL_CA_FILE is set, and MYSQL_TLS={self.mysql_tls} checks no certificate")
         drivers = {url.get_driver_name() for url in (self.source_url, *self.replica_urls)}
@@ -628,7 +643,9 @@ class Settings(BaseSettings):
 
 
 def with_driver(url: URL) -> URL:
-    """PyMySQL where an address names no driver, as mysql:// and mariadb:// do."""
+    """PyMySQL where an address names no driver, as mysql:// and mariadb:// do; psycopg for PostgreSQL."""
+    if is_postgresql(url):
+        return postgresql_address(url)
     return url if "+" in url.drivername or url.drivername == "sqlite" else url.set(drivername="mysql+pymysql")
 
 

@@ -4,9 +4,11 @@ MYSQL_POOL_SIZE is the service's budget, not a process's: of that each process h
 Reads that may be a little old go through replicas (replicas.py); everything else goes to the primary.
 """
 
+import contextlib
 import sqlite3
 import time
 import zlib
+from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,8 @@ from urllib.parse import quote
 
 import structlog
 from sqlalchemy import create_engine, event
-from sqlalchemy.engine import URL, Engine, ExceptionContext
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as CheckoutTimeout
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
@@ -29,6 +32,7 @@ from recommendation_service.core.database_numbers import (
     Numbers,
 )
 from recommendation_service.core.mysql_connections import open_connections
+from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgresql, postgresql_address
 
 log = structlog.get_logger(__name__)
 
@@ -93,24 +97,29 @@ def make_engine(
     it speaks the server's own, as the application's does: then both read and write the same, whatever that is. It has
     a `sql_mode` and a character set of its own. Without pooling a connection is closed when it is given back; how many
     may be open at once is the same.
-    SQLite is opened so that nothing can be written. ``share``: None for a command, which a person runs and which is no
-    part of the running service. ``numbers``: where the pool counts.
+    SQLite is opened so that nothing can be written; of PostgreSQL postgresql.py says more. ``share``: None for a
+    command, which a person runs and which is no part of the running service. ``numbers``: where the pool counts.
     """
     url = url or settings.source_url
     if url.get_backend_name() == "sqlite":
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
     share = share or PoolShare("command", settings.mysql_pool_size)
     engine = create_engine(
-        url,
+        postgresql_address(url) if is_postgresql(url) else url,
         poolclass=MeasuredPool,
         pool_size=share.connections,
         max_overflow=0,
         pool_pre_ping=settings.mysql_use_pooling,
         pool_recycle=POOL_RECYCLE_SECONDS,
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
-        connect_args=_session(settings, settings.mysql_read_timeout_seconds),
+        connect_args=_connect_args(settings, url),
     )
-    open_connections(engine, settings, url)
+    if is_postgresql(url):
+        from recommendation_service.core import postgresql
+
+        postgresql.open_connections(engine, settings)
+    else:
+        open_connections(engine, settings, url)
     if not settings.mysql_use_pooling:
         event.listen(engine, "checkin", _close)
     else:
@@ -138,7 +147,53 @@ def address(url: URL) -> str:
     """host:port/database, without user and password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
+    if is_postgresql(url):
+        hosts = url.query.get("host") or f"{url.host}:{url.port or 5432}"  # several, for one that is up
+        return f"{hosts if isinstance(hosts, str) else ','.join(hosts)}/{url.database}"
     return f"{url.host}:{url.port or 3306}/{url.database}"
+
+
+def begin_reading(connection: Connection) -> None:
+    """What is read from now on is of one moment, whatever the server's default isolation is, and nothing is written.
+
+    On PostgreSQL that moment is the first query's.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN")  # the driver begins a transaction only for writes
+    elif connection.dialect.name == POSTGRESQL:
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    else:
+        connection.execution_options(isolation_level="REPEATABLE READ")
+
+
+@contextlib.contextmanager
+def attempt(connection: Connection) -> Iterator[None]:
+    """For what may fail while its transaction goes on: on PostgreSQL an error is the end of it otherwise."""
+    if connection.dialect.name != POSTGRESQL:
+        yield
+        return
+    with connection.begin_nested():
+        yield
+
+
+def words_of(error: SQLAlchemyError) -> str:
+    """The server's, without the statement, its parameters and the values of rows."""
+    original = getattr(error, "orig", None)
+    if original is None:
+        return str(error).splitlines()[0]
+    if type(original).__module__.startswith("psycopg"):
+        from recommendation_service.core import postgresql
+
+        return postgresql.words_of(original)
+    return " ".join(str(part) for part in getattr(original, "args", ())) or type(original).__name__
+
+
+def _connect_args(settings: Settings, url: URL) -> dict[str, Any]:
+    if is_postgresql(url):
+        from recommendation_service.core import postgresql  # which loads libpq
+
+        return postgresql.connect_args(settings)
+    return _session(settings, settings.mysql_read_timeout_seconds)
 
 
 def _session(settings: Settings, read_timeout_seconds: int) -> dict[str, Any]:

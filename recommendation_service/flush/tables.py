@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import READ_ONLY, PoolShare, make_engine
+from recommendation_service.core.database import READ_ONLY, PoolShare, address, make_engine
 from recommendation_service.core.database_numbers import Numbers
 from recommendation_service.core.errors import SourceError
+from recommendation_service.core.postgresql_address import is_postgresql
 
 SQLITE_BUSY_SECONDS = 10.0
 # Rows deleted in one transaction, so that nobody waits long for their locks.
@@ -39,6 +40,8 @@ def make_writing_engine(
     url = settings.source_url
     if url.get_backend_name() == "sqlite":
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
+    if is_postgresql(url):
+        raise SourceError(f"{address(url)}: of PostgreSQL `recs source` reads, and nothing is written there.")
     engine = make_engine(settings, share, numbers=numbers)
     event.listen(engine, "connect", _begin_session)
     return engine

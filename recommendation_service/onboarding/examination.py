@@ -10,11 +10,11 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import address
+from recommendation_service.core.database import address, attempt, begin_reading
 from recommendation_service.core.errors import SourceError
 from recommendation_service.doctor.findings import Finding, Severity, error, ok, warning
 from recommendation_service.doctor.queries import PlanStep
-from recommendation_service.onboarding.plans import plan_of
+from recommendation_service.onboarding.plans import hides_rows, plan_of
 from recommendation_service.onboarding.profile import ColumnProfile, profile
 from recommendation_service.onboarding.sense import sense_of
 from recommendation_service.onboarding.showing import ShownItem, shown_items
@@ -74,8 +74,7 @@ def check_mapping(
     progress("Running the queries")
     try:
         with engine.connect() as connection:
-            if engine.dialect.name != "sqlite":
-                connection.execution_options(isolation_level="REPEATABLE READ")
+            begin_reading(connection)
             try:
                 tables = read(mapping, connection, now, settings.database_zone, observe)
                 findings = tables.findings
@@ -127,14 +126,22 @@ def _plans(
     zone = settings.database_zone
     given = parameters(statement, mapping.days_of(query.section), now, zone)
     try:
-        query.plan = plan_of(connection, statement.text, given)
+        with attempt(connection):
+            query.plan = plan_of(connection, statement.text, given)
+        if hides_rows(connection, statement.text, given):
+            yield warning(
+                query.section,
+                "Row-level security hides rows of it from this user, without an error.",
+                "Give the service a user with BYPASSRLS, or a policy that lets it read what feeds may show.",
+            )
         by = by_user(mapping, query.section)
         if by is None:
             return
         user = _some_user(mapping, connection)
         quote = connection.dialect.identifier_preparer.quote
         sql, asked = of_users(statement.text, by, OfUsers((user,), MOST_OF_ONE_USER), quote)
-        query.user_plan = plan_of(connection, sql, given | asked)
+        with attempt(connection):
+            query.user_plan = plan_of(connection, sql, given | asked, of_a_user=True)
     except SQLAlchemyError as failure:
         yield warning(query.section, f"How it is read could not be asked: {server_words(failure)}.")
         return

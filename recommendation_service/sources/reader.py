@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import address
+from recommendation_service.core.database import address, begin_reading, words_of
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
 from recommendation_service.sources.not_personal import not_personal_stamp
@@ -57,7 +57,7 @@ class Snapshot:
             names = list(result.keys())
             rows = result.fetchall()
         except SQLAlchemyError as error:
-            raise SourceError(f"query {query}: {_reason(error)}") from error
+            raise SourceError(f"query {query}: {words_of(error)}") from error
         columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names]
         self.milliseconds[query] = round((time.perf_counter() - started) * 1000, 1)
         return Table(dict(zip(names, columns, strict=True)), self.zone)
@@ -79,13 +79,10 @@ class Source:
         """A consistent view as of one moment, whatever the server's default isolation is."""
         try:
             with self._connect() as connection:
-                if self.engine.dialect.name == "sqlite":
-                    connection.exec_driver_sql("BEGIN")  # the driver begins a transaction only for writes
-                else:
-                    connection.execution_options(isolation_level="REPEATABLE READ")
+                begin_reading(connection)
                 yield Snapshot(connection, self._parameters(now), self._settings.database_zone)
         except SQLAlchemyError as error:
-            raise SourceError(f"{address(self.engine.url)}: {_reason(error)}") from error
+            raise SourceError(f"{address(self.engine.url)}: {words_of(error)}") from error
 
     def fingerprint(self, now: datetime | None = None) -> str:
         """Differs whenever something changed that a catalog is made of; cheap beside a build."""
@@ -123,11 +120,3 @@ class Source:
 
 def sql(query: str) -> str:
     return (FOLDER / f"{query}.sql").read_text("utf-8")
-
-
-def _reason(error: SQLAlchemyError) -> str:
-    """The server's words, without the statement and its parameters."""
-    original = getattr(error, "orig", None)
-    if original is None:
-        return str(error).splitlines()[0]
-    return " ".join(str(part) for part in getattr(original, "args", ())) or type(original).__name__

@@ -1,4 +1,4 @@
-"""A mapping's queries become checked columns, on SQLite and MariaDB; what they lack is told with line and name."""
+"""A mapping's queries become checked columns, on SQLite, MariaDB and PostgreSQL; what they lack is told by line."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ column = "seconds"
 """
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
+@pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """As the service reads it; the tables are made by somebody else."""
     url: URL = request.getfixturevalue(f"{request.param}_url")

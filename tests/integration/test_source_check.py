@@ -1,4 +1,4 @@
-"""`recs source check` on the examples and on mappings that are wrong, on SQLite and MariaDB."""
+"""`recs source check` on the examples and on mappings that are wrong, on SQLite, MariaDB and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recommendation_service import cli
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = ("jobs", "music", "blog")
-BACKENDS = ("sqlite", "mariadb")
+BACKENDS = ("sqlite", "mariadb", "postgresql")
 WARNING, ERROR = "warning", "error"
 
 

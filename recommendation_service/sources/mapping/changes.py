@@ -15,6 +15,9 @@ from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import server_words
 from recommendation_service.sources.mapping.results import parameters
 
+# Of a value, 32 bits; where it is not MySQL's function, which SQLite gets from core/database.py.
+_HASHES = {"postgresql": "(CAST(hashtext(CAST({} AS text)) AS bigint) + 2147483648)"}
+
 
 def fingerprint(mapping: Mapping, connection: Connection, now: datetime | None = None, zone: tzinfo = UTC) -> str:
     """Differs whenever something changed that a catalog is made of. Raises SourceError."""
@@ -34,7 +37,10 @@ def _look(mapping: Mapping, connection: Connection, section: str, now: datetime,
             empty = connection.execute(text(f"SELECT q.* FROM (\n{statement.text}\n) q LIMIT 0"), given)
             columns = tuple(str(name) for name in empty.keys())  # noqa: SIM118 - a result is no dict
         row = f"q.{quote(look.row)}"
-        sums = [_sum(f"q.{quote(column)}", row, place) for place, column in enumerate(columns)]
+        hashed = _HASHES.get(connection.dialect.name, "CRC32({})")
+        sums = [
+            _sum(hashed.format(f"q.{quote(column)}"), hashed.format(row), place) for place, column in enumerate(columns)
+        ]
         looked = ["COUNT(*)", f"MAX(q.{quote(look.time)})" if look.time else "NULL", *sums]
         sql = f"SELECT {', '.join(looked)} FROM (\n{statement.text}\n) q"
         return section, *map(str, connection.execute(text(sql), given).one())
@@ -43,6 +49,6 @@ def _look(mapping: Mapping, connection: Connection, section: str, now: datetime,
 
 
 def _sum(column: str, row: str, place: int) -> str:
-    """Of a column's values, each with the row that it stands in: two that change places are a change. The remainders
-    keep the sum of a thousand million rows within 63 bits."""
-    return f"SUM((COALESCE(CRC32({column}), 1) + {place}) % 1000003 * (COALESCE(CRC32({row}), 1) % 8999 + 1))"
+    """Of hashes of a column's values, each with the row that it stands in: two that change places are a change. The
+    remainders keep the sum of a thousand million rows within 63 bits."""
+    return f"SUM((COALESCE({column}, 1) + {place}) % 1000003 * (COALESCE({row}, 1) % 8999 + 1))"

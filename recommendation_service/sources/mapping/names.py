@@ -9,17 +9,38 @@ from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from recommendation_service.core.database import attempt, words_of
 from recommendation_service.sources.mapping.problems import Problem, did_you_mean, nearest
 from recommendation_service.sources.mapping.statements import Statement, without_texts
 
 MOST_COLUMNS = 20  # missing ones that are told of one query
 
-_NO_COLUMN = re.compile(r"no such column: (?P<name>[^\s]+)|Unknown column '(?P<mysql>[^']+)' in")
-_NO_TABLE = re.compile(r"no such table: (?P<name>[^\s]+)|Table '(?P<mysql>[^']+)' doesn't exist")
-_AMBIGUOUS = re.compile(r"ambiguous column name: (?P<name>[^\s]+)|Column '(?P<mysql>[^']+)' in .*ambiguous")
-_NO_FUNCTION = re.compile(r"no such function: (?P<name>\w+)|FUNCTION (?P<mysql>[^\s]+) does not exist", re.I)
-_SYNTAX = re.compile(r"near \"(?P<name>[^\"]*)\": syntax error|near '(?P<mysql>.*)' at line (?P<line>\d+)", re.S)
-_DENIED = re.compile(r"command denied to user .* for (table|column) (?P<name>.+)", re.I)
+_NO_COLUMN = re.compile(
+    r"no such column: (?P<name>[^\s]+)|Unknown column '(?P<mysql>[^']+)' in"
+    r"|column \"?(?P<postgresql>[^\s\"]+)\"? does not exist"
+)
+_NO_ALIAS = re.compile(r"missing FROM-clause entry for table \"(?P<postgresql>[^\"]+)\"")
+_NO_TABLE = re.compile(
+    r"no such table: (?P<name>[^\s]+)|Table '(?P<mysql>[^']+)' doesn't exist"
+    r"|relation \"(?P<postgresql>[^\"]+)\" does not exist"
+)
+_AMBIGUOUS = re.compile(
+    r"ambiguous column name: (?P<name>[^\s]+)|Column '(?P<mysql>[^']+)' in .*ambiguous"
+    r"|column reference \"(?P<postgresql>[^\"]+)\" is ambiguous"
+)
+_NO_FUNCTION = re.compile(
+    r"no such function: (?P<name>\w+)|function (?P<postgresql>[\w.]+)\(.*\) does not exist"
+    r"|FUNCTION (?P<mysql>[^\s]+) does not exist",
+    re.I,
+)
+_SYNTAX = re.compile(
+    r"near \"(?P<name>[^\"]*)\": syntax error|near '(?P<mysql>.*)' at line (?P<line>\d+)"
+    r"|syntax error at or near \"(?P<postgresql>[^\"]*)\"",
+    re.S,
+)
+_DENIED = re.compile(
+    r"command denied to user .* for (table|column) (?P<name>.+)|permission denied for \w+ (?P<postgresql>\w+)", re.I
+)
 _TWICE = re.compile(r"Duplicate column name '[^']*'")
 _REFERENCE = r"[`\"]?(\w+)[`\"]?(?:\s*\.\s*[`\"]?(\w+)[`\"]?)?(?:\s+(?:AS\s+)?(\w+))?"
 _TABLE = re.compile(_REFERENCE, re.I)
@@ -93,7 +114,8 @@ def explain(error: SQLAlchemyError, statement: Statement, names: DatabaseNames) 
 
 
 def _name(found: re.Match[str]) -> str:
-    return str(found["name"] if found["name"] is not None else found["mysql"])
+    """Each database writes it in its own place."""
+    return next(name for group, name in found.groupdict().items() if group != "line" and name is not None)
 
 
 def _no_table(found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:
@@ -115,7 +137,7 @@ def _no_function(found: re.Match[str], statement: Statement, names: DatabaseName
 
 
 def _denied(found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:  # noqa: ARG001
-    said = f"the database's user may not read {found['name']}"
+    said = f"the database's user may not read {_name(found)}"
     return statement.problem(said, "GRANT SELECT on it to that user")
 
 
@@ -131,6 +153,13 @@ def _twice(found: re.Match[str], statement: Statement, names: DatabaseNames) -> 
 
 def _missing_column(found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:
     return _no_column(_name(found), statement, names)
+
+
+def _missing_alias(found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:
+    """PostgreSQL tells of the table alone."""
+    alias = _name(found)
+    column = re.search(rf"(?<![\w.]){re.escape(alias)}\.\w+", without_texts(statement.text))
+    return _no_column(column[0] if column else f"{alias}.*", statement, names)
 
 
 def _no_column(name: str, statement: Statement, names: DatabaseNames) -> Problem:
@@ -169,13 +198,14 @@ def every_problem(
         missing = _NO_COLUMN.search(server_words(error))
         if missing is None:
             break
-        name = missing["name"] or missing["mysql"]
+        name = _name(missing)
         replaced = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w(.])", "NULL", sql, count=0)
         if replaced == sql:
             break
         sql = replaced
         try:
-            connection.execute(text(f"EXPLAIN {sql}"), parameters).close()
+            with attempt(connection):
+                connection.execute(text(f"EXPLAIN {sql}"), parameters).close()
             break
         except SQLAlchemyError as another:
             error = another
@@ -189,12 +219,15 @@ def every_problem(
 def server_words(error: SQLAlchemyError) -> str:
     """Without the statement and its parameters."""
     original = getattr(error, "orig", None)
+    if type(original).__module__.startswith("psycopg"):
+        return words_of(error)
     arguments: Sequence[object] = getattr(original, "args", ()) if original is not None else ()
     return str(arguments[-1] if arguments else original or error).strip()
 
 
 _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Statement, DatabaseNames], Problem]], ...] = (
     (_NO_COLUMN, _missing_column),
+    (_NO_ALIAS, _missing_alias),
     (_NO_TABLE, _no_table),
     (_AMBIGUOUS, _ambiguous),
     (_NO_FUNCTION, _no_function),

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from recommendation_service.core.database import attempt
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
 from recommendation_service.sources.mapping import values
@@ -104,9 +105,10 @@ class Queries:
             sql, asked = of_users(sql, by, self._users, self._connection.dialect.identifier_preparer.quote)
             given |= asked
         try:
-            result = self._connection.execute(text(sql), given)
-            names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
-            rows = result.fetchall()
+            with attempt(self._connection):
+                result = self._connection.execute(text(sql), given)
+                names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
+                rows = result.fetchall()
         except SQLAlchemyError as error:
             if getattr(error, "connection_invalidated", False):
                 raise SourceError(f"{section}: {server_words(error)}") from error

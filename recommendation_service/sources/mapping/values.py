@@ -1,5 +1,6 @@
 """Columns of any values as columns of one kind. Nothing raises: what is none is told beside, by its reason."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -189,6 +190,8 @@ def terms(value: Any, form: str, reasons: Reasons) -> list[tuple[str, float]]:
 
 
 def _json_terms(value: Any, reasons: Reasons) -> Iterable[tuple[Any, float]]:
+    if isinstance(value, list | dict):  # as PostgreSQL has JSON and arrays
+        value = json.dumps(value, default=str)
     content, reason = read_list(value)
     if reason is None:
         return [(entry, 1.0) for entry in content]
@@ -215,6 +218,8 @@ def _tidied(entries: Iterable[tuple[Any, float]], reasons: Reasons) -> list[tupl
 
 def several(value: Any) -> tuple[str, ...]:
     """A filter's value: one text, or those of a JSON list."""
+    if isinstance(value, list | dict):
+        value = json.dumps(value, default=str)
     if isinstance(value, str | bytes) and value[:1] in ("[", b"["):
         content, reason = read_list(value)
         if reason is None:

@@ -200,7 +200,8 @@ def test_no_secret_is_in_the_representation(environment: SetEnvironment) -> None
 @pytest.mark.parametrize(
     "variables",
     [
-        {"DATABASE_URL": f"postgresql://recs:{SECRET}@db/x"},
+        {"DATABASE_URL": f"mssql://recs:{SECRET}@db/x"},
+        {"DATABASE_URL": f"postgresql://recs:{SECRET}@db/x?sslmod={SECRET}"},
         {"DATABASE_URL": f"recs:{SECRET}@db/x"},
         {"DATABASE_URL": SECRET},
         {"DATABASE_URL": f"mysql+pymysql://recs:{SECRET}/interacpedia"},
@@ -222,7 +223,7 @@ def test_no_secret_is_in_a_problem(environment: SetEnvironment, variables: dict[
     assert raised.value.__cause__ is None
 
 
-@pytest.mark.parametrize("address", ["mysql+pymysql://recs@db:port/x", "x", "", "postgresql://db/x", "oracle://db"])
+@pytest.mark.parametrize("address", ["mysql+pymysql://recs@db:port/x", "x", "", "postgresql://db/x?y=1", "oracle://db"])
 def test_an_address_that_is_none_is_said_in_a_sentence(environment: SetEnvironment, address: str) -> None:
     (problem,) = problems_of(database_url=address)
 

@@ -1,0 +1,31 @@
+"""An address of PostgreSQL as people have it: from a hoster's page, in a form that other libraries read."""
+
+from sqlalchemy.engine import URL
+
+POSTGRESQL = "postgresql"
+_NAMES = {"postgres", POSTGRESQL}
+DRIVER = f"{POSTGRESQL}+psycopg"
+
+# What Prisma, node-postgres, JDBC, Rails and asyncpg read; libpq connects nowhere with what it does not know.
+_MEANT_FOR_OTHERS = {
+    *("pgbouncer", "connection_limit", "pool_timeout", "socket_timeout", "statement_cache_size", "sslaccept"),
+    *("uselibpqcompat", "supa", "workaround", "pool", "pool_size", "max_overflow", "reaping_frequency", "encoding"),
+    *("prepared_statements", "prepared_statement_cache_size", "prepareThreshold", "preparedStatementCacheQueries"),
+}
+
+
+def is_postgresql(url: URL) -> bool:
+    return url.drivername.split("+")[0] in _NAMES
+
+
+def postgresql_address(url: URL) -> URL:
+    """By psycopg, and without what is meant for others."""
+    return url.set(drivername=DRIVER).difference_update_query(_MEANT_FOR_OTHERS)
+
+
+def unknown_parameters(url: URL) -> list[str]:
+    """That libpq would refuse."""
+    from psycopg import pq  # loads libpq: only where an address is of PostgreSQL
+
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    return sorted(set(postgresql_address(url).query) - known)
