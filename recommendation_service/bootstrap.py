@@ -24,6 +24,7 @@ from recommendation_service.api.administration import add_administration
 from recommendation_service.api.calls import Endpoint
 from recommendation_service.api.documentation import add_documentation
 from recommendation_service.api.errors import error_body, failure_body, http_error_body
+from recommendation_service.api.explanations import add_explanations
 from recommendation_service.api.feedback import FeedbackEndpoint
 from recommendation_service.api.feeds import FeedEndpoint
 from recommendation_service.api.hot import Admission, DirectCalls, HotRoute
@@ -164,6 +165,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     threads = Threads("administration", ADMINISTRATION_THREADS)
     add_administration(app, prefix, settings, serving, access, threads)
     add_people(app, prefix, settings, serving, access, threads)
+    add_explanations(app, prefix, settings, serving, store, access, threads)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_documentation(app, prefix, access)
     return app

@@ -1,9 +1,8 @@
-"""What administrators ask about one feed and one user: why its items were there, and to be forgotten."""
+"""What administrators ask about one user: the feed that the user would get now, and to be forgotten."""
 
 import functools
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -17,20 +16,13 @@ from recommendation_service.api.schemas import DEFAULT_ITEMS, LARGEST_ID, LONGES
 from recommendation_service.api.threads import Threads
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, PolicyError, ServiceError, SourceError
-from recommendation_service.feed.explain import DAY_SECONDS, Choice, Why, why
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.flush.forgetting import forget_user
-from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.decisions import forget_decisions
-from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import MemoryFailed
-from recommendation_service.model.columns import rows_of
-from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.policies.policy import Policy
-from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.preview import Preview, policy_version
@@ -70,27 +62,6 @@ def add_administration(
             return work(writing_engine())
         finally:
             writing_engine().dispose()
-
-    @app.get(
-        f"{prefix}/explain/{{request_id}}",
-        summary="Why each item of a feed was there",
-        tags=["operations"],
-        responses=answers(401, 403, 404, 422, 503),
-        openapi_extra=_ADMINISTRATOR,
-    )
-    async def explain(request: Request, request_id: Annotated[str, Path(max_length=64)]) -> Response:
-        """By the `request_id` of its answer, as long as it is in the log or in recs_events. Administrators only."""
-        access.check_administrator(request.scope)
-        serving.check_place()
-        try:
-            record = await threads.run(lambda: with_database(lambda engine: find_feed(engine, folder, request_id)))
-        except SourceError as error:
-            raise DatabaseFailed(str(error), retry_after_seconds=5) from error
-        if record is None:
-            raise NotFound("No feed of that request_id is recorded.")
-        policy = await threads.run(lambda: serving.kept_policy(record.policy_version))
-        body = explained(record, serving, policy)
-        return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
     @app.get(
         f"{prefix}/users/{{user_id}}/preview",
@@ -189,56 +160,3 @@ def add_administration(
             ) from removed.failed
         body = {**removed.found, **deleted, "decisions": decisions}
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
-
-
-def explained(record: FeedRecord, serving: Serving, policy: Policy | None) -> dict[str, Any]:
-    """The feed and a Why for each item. ``policy``: the feed's; None: it is not kept, and what only it can tell is left
-    out."""
-    same_policy = policy is not None
-    policy = policy or serving.policy
-    slots = record.slots()
-    items = []
-    for position, key in enumerate(slots.items.tolist()):
-        choice = Choice(
-            int(slots.kinds[position]),
-            int(slots.pools[position]),
-            int(slots.relaxed[position]),
-            float(slots.propensities[position]),
-            slots.features[position],
-        )
-        reason: Why = why(policy, choice, position, _age_days(record, serving, key) if same_policy else None)
-        content = msgspec.to_builtins(reason)
-        if not same_policy:
-            for name in ("score", "expected", "bonus", "terms"):
-                content.pop(name)  # another policy's
-        item_type, number = unpack(key)
-        items.append({"type": ITEM_TYPES[item_type], "id": number, "why": content})
-    return {
-        "request_id": record.request_id.hex(),
-        "user_id": record.user_id,
-        "session_id": record.session_id,
-        "endpoint": endpoint_name(record.endpoint),
-        "happened_at": datetime.fromtimestamp(record.happened_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-        "catalog": record.catalog_version,
-        "policy": record.policy_version,
-        "seed": record.seed,
-        "personal": record.personal,
-        "items": items,
-    }
-
-
-def _age_days(record: FeedRecord, serving: Serving, key: int) -> float | None:
-    """Of the item when the feed's catalog was built, which its version begins with; None: it is in no feed any more."""
-    catalog = serving.catalog
-    if catalog is None:
-        return None
-    arrays = catalog.arrays
-    item_type, number = unpack(key)
-    item = find(arrays.item_id, number, *rows_of(arrays, item_type))
-    if item < 0:
-        return None
-    try:
-        built = datetime.strptime(record.catalog_version.split("Z-")[0], "%Y%m%dT%H%M%S.%f").replace(tzinfo=UTC)
-    except ValueError:
-        return None
-    return (built.timestamp() - float(arrays.created[item])) / DAY_SECONDS

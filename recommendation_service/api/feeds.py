@@ -2,11 +2,12 @@
 
 import hashlib
 
-from recommendation_service.api.calls import JSON, Call, Reply
+from recommendation_service.api.calls import JSON, Call, Headers, Reply
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import IdempotencyConflict, InvalidRequest
 from recommendation_service.feed.request import FeedFields
+from recommendation_service.feed.sentences import language_for
 from recommendation_service.memory.answers import ANSWER_SECONDS, Asked, answer_key
 from recommendation_service.serving.seen_store import OtherRequest
 
@@ -25,6 +26,8 @@ class FeedEndpoint:
 
     async def answer(self, call: Call) -> Reply:
         fields = read_feed_body(call.body, self._name)
+        if fields.explain:
+            fields = fields._replace(language=accepted_language(call.headers))
         if self._per_user.is_on:
             self._per_user.check(str(fields.user_id) if fields.user_id else f"address {call.address()}")
         asked = _asked(call, self._name, fields)
@@ -35,6 +38,11 @@ class FeedEndpoint:
             details = [{"field": "Idempotency-Key", "problem": problem}]
             raise IdempotencyConflict("The Idempotency-Key stands for another request.", details) from None
         return Reply(200, answer.body, NOT_KEPT if asked is not None and not answer.kept else PRIVATE)
+
+
+def accepted_language(headers: Headers) -> str:
+    """Of sentences for people: the best that there is for the Accept-Language headers."""
+    return language_for(",".join(value.decode("latin-1") for name, value in headers if name == b"accept-language"))
 
 
 def _asked(call: Call, endpoint: str, fields: FeedFields) -> Asked | None:

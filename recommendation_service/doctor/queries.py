@@ -13,6 +13,7 @@ from sqlalchemy import text
 from recommendation_service.core.errors import SourceError
 from recommendation_service.doctor.findings import Finding, error, info, ok, warning
 from recommendation_service.doctor.indices import Standing, State
+from recommendation_service.sources.item_row import QUERY as ONE_ITEM
 from recommendation_service.sources.reader import FOLDER, Snapshot, Source, sql
 from recommendation_service.sources.rows import PREFIX as ROWS
 
@@ -81,8 +82,8 @@ class Examined:
 
 def queries() -> list[str]:
     """All of the source that want an index or a while, those with a target first: not those that the learner reads rows
-    by, by the primary key."""
-    names = {path.stem for path in FOLDER.glob("*.sql") if not path.stem.startswith(ROWS)}
+    by, by the primary key, nor that of one item, by the same."""
+    names = {path.stem for path in FOLDER.glob("*.sql") if not path.stem.startswith(ROWS)} - {ONE_ITEM}
     return [*TARGETS_MILLISECONDS, *sorted(names - set(TARGETS_MILLISECONDS))]
 
 

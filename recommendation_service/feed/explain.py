@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
+from recommendation_service.feed.reasons import came_by, doubted, gave_way, learned, speaks_for
+from recommendation_service.feed.sentences import DEFAULT_LANGUAGE, Sentence
 from recommendation_service.model.features import COLLABORATIVE, TRENDING, names_of
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
@@ -26,11 +28,14 @@ class Why(msgspec.Struct):
     pool: str  # where the item was drawn from: a kind, "exploration" or "seen"
     propensity: float  # probability of this choice given the choices before it
     score: float  # expected + bonus
-    expected: float  # θᵀx
-    bonus: float  # α √(xᵀA⁻¹x)
+    expected: float  # the mean of the estimate: θᵀx
+    bonus: float  # α × width
+    width: float  # of the estimate: √(xᵀA⁻¹x)
     terms: dict[str, float]  # the hand-set sum by term, each weight × value
     features: dict[str, float]
+    contributions: dict[str, float]  # of each feature to the mean: weight × value
     relaxed: list[str]  # rules that gave way for this item
+    sentences: list[Sentence]  # all of it for people
 
 
 _encode = msgspec.json.Encoder().encode
@@ -57,33 +62,79 @@ def choice_of(memory: WorkingMemory, slot: int) -> Choice:
     )
 
 
-def explained(catalog: Catalog, policy: Policy, item: int, choice: Choice, position: int) -> bytes:
+def explained(
+    catalog: Catalog, policy: Policy, item: int, choice: Choice, position: int, language: str = DEFAULT_LANGUAGE
+) -> bytes:
     """The explanation of one slot as JSON; ``item``: its row in the catalog."""
     age_days = (catalog.built_at - float(catalog.arrays.created[item])) / DAY_SECONDS
-    return _encode(why(policy, choice, position, age_days))
+    return _encode(why(policy, choice, position, age_days, language))
 
 
-def why(policy: Policy, choice: Choice, position: int, age_days: float | None) -> Why:
-    """``policy``: that of the feed, or else one of any features, whose scores are none of the feed's.
+def why(policy: Policy, choice: Choice, position: int, age_days: float | None, language: str = DEFAULT_LANGUAGE) -> Why:
+    """``policy``: that of the feed.
 
     ``age_days``: of the item when the feed was made; None where that is not known any more: then without terms.
     """
     kind, x = choice.kind, choice.x.astype(np.float64)
-    common = min(len(x), len(policy.feature_names))
-    expected = float(policy.arrays.theta[kind, :common] @ x[:common])
-    root = policy.arrays.precision_root[kind, :common, :common]
-    bonus = float(policy.arrays.alpha[kind] * np.linalg.norm(x[:common] @ root))
+    names = names_of(len(x), policy.feature_names)
+    weighted = policy.arrays.theta[kind] * x
+    expected = float(policy.arrays.theta[kind] @ x)
+    width = float(np.linalg.norm(x @ policy.arrays.precision_root[kind]))
+    bonus = float(policy.arrays.alpha[kind]) * width
+    terms = hand_terms(policy, x, kind, age_days) if age_days is not None else {}
+    features, contributions = (
+        dict(zip(names, x.tolist(), strict=True)),
+        dict(zip(names, weighted.tolist(), strict=True)),
+    )
+    unweighed = unweighed_why(policy, choice, position, language)
     return Why(
         position=position,
-        slot=policy.label(kind),
-        pool={EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(choice.pool) or policy.label(choice.pool),
+        slot=unweighed.slot,
+        pool=unweighed.pool,
         propensity=choice.propensity,
         score=expected + bonus,
         expected=expected,
         bonus=bonus,
-        terms=hand_terms(policy, x, kind, age_days) if age_days is not None else {},
-        features=dict(zip(names_of(len(x), policy.feature_names), x.tolist(), strict=True)),
-        relaxed=[rule for bit, rule in enumerate(RULES) if choice.relaxed >> bit & 1],
+        width=width,
+        terms=terms,
+        features=features,
+        contributions=contributions,
+        relaxed=unweighed.relaxed,
+        sentences=[
+            unweighed.sentences[0],
+            *speaks_for(language, policy, features, contributions, terms, age_days),
+            *learned(language, policy, x, expected),
+            *doubted(language, bonus, expected + bonus),
+            *unweighed.sentences[1:],
+        ],
+    )
+
+
+class UnweighedWhy(msgspec.Struct):
+    """The same of a feed whose policy is not kept any more: what only that could tell is left out."""
+
+    position: int
+    slot: str
+    pool: str
+    propensity: float
+    features: dict[str, float]
+    relaxed: list[str]
+    sentences: list[Sentence]
+
+
+def unweighed_why(policy: Policy, choice: Choice, position: int, language: str) -> UnweighedWhy:
+    """``policy``: any, for names."""
+    slot = policy.label(choice.kind)
+    pool = {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(choice.pool) or policy.label(choice.pool)
+    relaxed = [rule for bit, rule in enumerate(RULES) if choice.relaxed >> bit & 1]
+    return UnweighedWhy(
+        position,
+        slot,
+        pool,
+        choice.propensity,
+        dict(zip(names_of(len(choice.x), policy.feature_names), choice.x.tolist(), strict=True)),
+        relaxed,
+        [came_by(language, slot, pool, choice.pool, choice.propensity), *gave_way(language, relaxed)],
     )
 
 

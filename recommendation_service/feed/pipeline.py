@@ -14,6 +14,7 @@ from recommendation_service.feed.arms import Arms
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
+from recommendation_service.feed.withheld import pack_withheld, withheld_from
 from recommendation_service.model.columns import hash_token
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
@@ -69,6 +70,7 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
     choices: tuple[Choice, ...]  # where the request wants an explanation; else none
     decision: bytes  # what else the slots could have held, see ranking/slate_decision.py; empty where nobody wanted it
+    withheld: bytes  # and what they could not, because of the request or the user, see withheld.py; empty likewise
     shadows: ShadowPropensities  # of each shadow its version, and its propensities: n float32
 
 
@@ -162,7 +164,8 @@ class FeedPipeline:
             self._rank(self._frame_for(request), ranking_request)
         else:
             self._rank_by_stages(self._frame_for(request), ranking_request, self._observe_stage)
-        return self._slate(request, seed, with_decision=wants_decision is not None and wants_decision(request, seed))
+        wanted = wants_decision is not None and wants_decision(request, seed)
+        return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
 
     def _frame_for(self, request: FeedRequest) -> Frame:
         """Where a feed is not personal, what is remembered keeps items away and says nothing of what the user likes."""
@@ -176,7 +179,8 @@ class FeedPipeline:
             observe(name, ended - started, self._handled(name))
             started = ended
 
-    def _slate(self, request: FeedRequest, seed: int, *, with_decision: bool) -> Slate:
+    def _slate(self, request: FeedRequest, seed: int, withheld: bytes) -> Slate:
+        """``withheld``: empty where no decision is wanted."""
         memory, counts = self.memory, self.memory.counts
         slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
         return Slate(
@@ -191,7 +195,8 @@ class FeedPipeline:
             [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
             tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),
-            self._decided() if with_decision else b"",
+            self._decided() if withheld else b"",
+            withheld,
             self._weigh_shadows(slots) if self._weigh_shadows is not None and request.personal else (),
         )
 
@@ -199,6 +204,9 @@ class FeedPipeline:
         """What else the slots that are in the memory could have held."""
         length = self._pack_decision(self._frame, self._decision)
         return bytes(self._decided_bytes[:length])
+
+    def _withheld(self, request: FeedRequest, entries: int) -> bytes:
+        return pack_withheld(withheld_from(self.catalog.arrays, self.memory, request.excluded, entries))
 
     def _weigher(self, policies: tuple[Policy, ...]) -> Callable[[int], ShadowPropensities]:
         """What gives the shadows' propensities of so many slots that are in the memory."""
@@ -274,9 +282,10 @@ class FeedPipeline:
 
     def _explained(self, slate: Slate) -> bytes:
         """The numbers, and the items with the reason for each."""
-        catalog = self.catalog
+        catalog, language = self.catalog, slate.request.language
         bodies = [
-            b'%b,"why":%b}' % (catalog.item_json(item)[:-1], explained(catalog, self.policy, item, choice, position))
+            b'%b,"why":%b}'
+            % (catalog.item_json(item)[:-1], explained(catalog, self.policy, item, choice, position, language))
             for position, (item, choice) in enumerate(zip(slate.items.tolist(), slate.choices, strict=True))
         ]
         numbers = ",".join([f'"{number}"' for number in slate.numbers.tolist()])

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.feed.sentences import DEFAULT_LANGUAGE
+
 NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
 
@@ -17,6 +19,7 @@ class FeedFields(NamedTuple):
     session_id: str | None
     explain: bool
     personal: bool = True  # False: without any fact of the user, and nothing is learned from it
+    language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
 
 
 class Outsider(NamedTuple):
@@ -43,3 +46,4 @@ class FeedRequest(NamedTuple):
     session_id: str | None = None  # as its client gave it, for the record
     happened_ms: int = 0  # since 1970, for the record
     personal: bool = True  # False: ranked as for an unknown user; what was seen stays away all the same
+    language: str = DEFAULT_LANGUAGE  # of the explanation's sentences

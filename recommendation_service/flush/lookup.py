@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
+from recommendation_service.core.errors import NotFound, SourceError
 from recommendation_service.flush.rows import COLUMNS_OF_FEED, feed_of_row
 from recommendation_service.flush.tables import has_events, transaction
 from recommendation_service.log.forgotten import read_forgotten
@@ -17,7 +18,10 @@ _QUERY = f"SELECT {COLUMNS_OF_FEED} FROM recs_events WHERE request_id = :request
 
 
 def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | None:
-    """Reads the log first, which is this machine's. Blocks. Raises SourceError where the database cannot be read."""
+    """Reads the log first, which is this machine's. Blocks.
+
+    Raises SourceError where the database cannot be read, or what it has is no feed; NotFound for a forgotten user's.
+    """
     try:
         raw = bytes.fromhex(request_id)
     except ValueError:
@@ -25,15 +29,20 @@ def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | Non
     if len(raw) != 16:
         return None
     found, forgotten = _in_log(folder, raw)
+    if forgotten:
+        raise NotFound("The user of that feed was forgotten, and with the user what the feed was made of.")
     if found is None and has_events(engine):
         return _in_database(engine, request_id.lower())
-    return None if forgotten else found
+    return found
 
 
 def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
     with transaction(engine) as connection:
         row = connection.execute(text(_QUERY), {"request_id": request_id}).mappings().one_or_none()
-    return feed_of_row(row) if row is not None else None
+    try:
+        return feed_of_row(row) if row is not None and row["slots"] is not None else None
+    except ValueError as error:
+        raise SourceError(f"The row of that feed in recs_events cannot be read: {error}.") from None
 
 
 def _in_log(folder: Path, raw: bytes) -> tuple[FeedRecord | None, bool]:

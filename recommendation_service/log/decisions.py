@@ -34,6 +34,9 @@ MOST_BYTES = 45_000
 RETRY_SECONDS = 5.0
 
 _MAGIC = b"RECD"
+_BIN16 = b"\xc4\x10"  # before 16 bytes in MessagePack
+_LARGEST_RECORD = 1 << 17  # bytes; ours have at most MOST_BYTES and their other fields
+_CLOCKS_DIFFER_MS = 3_600_000  # of a file's times and a feed's, at most
 _HEADER = struct.Struct("<4sII")
 
 
@@ -51,6 +54,7 @@ class DecisionRecord(msgspec.Struct, array_like=True, tag="decision1", frozen=Tr
     drawn: bool  # whether chance chose it; else a client asked for an explanation, and no estimate may count it
     share: float  # of all feeds that chance chooses
     packed: bytes  # see ranking/slate_decision.py
+    withheld: bytes = b""  # see feed/withheld.py; empty: of an older release, or too much
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -180,6 +184,57 @@ def _in_file(path: Path) -> Iterator[DecisionRecord]:
             continue
         with contextlib.suppress(msgspec.DecodeError):  # of another release
             yield _decode(payload)
+
+
+class UnknownDecision(Exception):
+    """A decision that is there and that this release cannot read."""
+
+
+def find_decision(folder: Path, request_id: bytes, happened_ms: int | None = None) -> DecisionRecord | None:
+    """Of one feed. ``happened_ms``: of the feed, where that is known: then files of other days are left alone.
+
+    Raises OSError; UnknownDecision where another release wrote it.
+    """
+    written = _BIN16 + request_id
+    for path in reversed(_files(folder)):
+        if happened_ms is not None and not _may_hold(path, happened_ms):
+            continue
+        try:
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+                place = memory.find(written)
+                while place >= 0:
+                    payload = _payload_around(memory, place)
+                    if payload is not None and (record := _decoded(payload)).request_id == request_id:
+                        return record
+                    place = memory.find(written, place + 1)
+        except (FileNotFoundError, ValueError):
+            continue  # too old just now; or made just now, and empty
+    return None
+
+
+def _may_hold(path: Path, happened_ms: int) -> bool:
+    """Whether a decision of then may be in a file, by when it was made, which is its name, and last written to."""
+    made_ms = int(path.name.partition("-")[0]) // 1_000_000 if path.name[:20].isdigit() else 0
+    return made_ms - _CLOCKS_DIFFER_MS <= happened_ms <= _last_written_ms(path) + _CLOCKS_DIFFER_MS
+
+
+def _payload_around(memory: mmap.mmap, place: int) -> bytes | None:
+    """Of the record that has the byte at ``place``, where it is whole."""
+    start = memory.rfind(_MAGIC, max(0, place - _LARGEST_RECORD), place)
+    while start >= 0:
+        _, length, checksum = _HEADER.unpack_from(memory, start)
+        payload = memory[start + _HEADER.size : start + _HEADER.size + length]
+        if start + _HEADER.size + length > place and zlib.crc32(payload) == checksum:
+            return payload
+        start = memory.rfind(_MAGIC, max(0, place - _LARGEST_RECORD), start)
+    return None
+
+
+def _decoded(payload: bytes) -> DecisionRecord:
+    try:
+        return _decode(payload)
+    except msgspec.DecodeError as error:
+        raise UnknownDecision(f"another release wrote it ({error})") from None
 
 
 def forget_decisions(folder: Path, user_id: int, until_ms: int | None = None) -> int:

@@ -72,6 +72,7 @@ class Decisions:
             is_drawn(slate.seed, self._share),
             self._share,
             slate.decision,
+            slate.withheld if len(slate.decision) + len(slate.withheld) <= MOST_BYTES else b"",
         )
 
     def keep(self, record: DecisionRecord) -> None:

@@ -62,6 +62,7 @@ class Feeds:
             session_id=fields.session_id,
             happened_ms=int(now * 1000),
             personal=fields.personal and not pipeline.is_listed(fields.user_id),
+            language=fields.language,
         )
         arm = ""
         if pipeline.arms is not None and request.personal:

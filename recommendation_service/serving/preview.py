@@ -2,7 +2,7 @@
 
 from recommendation_service.core.config import Settings
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.policies.policy import Policy
@@ -32,11 +32,18 @@ class Preview:
     def feed(self, request: FeedRequest, seen: bytes = b"", facts: UserFacts | None = None) -> bytes:
         """The body of the answer. ``seen``: what is remembered of the user; ``facts``: of one who is not in the
         catalog."""
+        return self.render(self.slate(request, seen, facts))
+
+    def slate(self, request: FeedRequest, seen: bytes = b"", facts: UserFacts | None = None) -> Slate:
+        """The same as a slate with its decision, whose views hold until the next."""
         if self.is_listed(request.user_id):
             request = request._replace(personal=False)
         if facts is not None:
             request = request._replace(outsider=self._pipeline.outsider(*facts))
-        return self._pipeline.render(self._pipeline.rank(request, seen))
+        return self._pipeline.rank(request, seen, lambda *_: True)
+
+    def render(self, slate: Slate) -> bytes:
+        return self._pipeline.render(slate)
 
 
 def policy_version(settings: Settings, version: str) -> Policy:

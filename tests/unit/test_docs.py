@@ -165,7 +165,7 @@ def test_a_sources_files_and_columns_are_documented(empty_source: Source) -> Non
         listed[str(code_in(file))] = same + re.findall(r"`(\w+)`", columns)
     found = {}
     with empty_source.snapshot(datetime.now(UTC)) as snapshot:
-        snapshot.parameters |= {"user_id": 1, "most": 1, "after": 0}
+        snapshot.parameters |= {"user_id": 1, "most": 1, "after": 0, "item_id": 1}
         for path in FOLDER.glob("*.sql"):
             found[path.name] = list(snapshot.read(path.stem).columns)
         parameters = set(snapshot.parameters)

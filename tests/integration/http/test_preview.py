@@ -27,7 +27,7 @@ from tests.support.http_contract import ask, body_of, error_of
 DEED = Deed(datetime(2026, 1, 1, tzinfo=UTC), "somebody", "to try it")
 ADMINISTRATOR = {"Authorization": "Bearer preview-token"}
 # What is counted of the calls themselves and of the machine.
-OF_ANY_CALL = re.compile(r"recs_requests?_|recs_process|process_|python_|recs_connections|recs_clock")
+OF_ANY_CALL = re.compile(r"recs_requests?_|recs_process|recs_cpu|process_|python_|recs_connections|recs_clock")
 
 
 def other_policy() -> bytes:

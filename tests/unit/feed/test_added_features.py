@@ -11,7 +11,7 @@ from numba.core import event
 
 from recommendation_service.catalog.item_features import ItemStatistics
 from recommendation_service.core.errors import PolicyError
-from recommendation_service.feed.explain import choice_of, why
+from recommendation_service.feed.explain import choice_of, unweighed_why, why
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
@@ -124,7 +124,7 @@ def test_records_and_explanations_have_them() -> None:
 def test_an_explanation_by_a_policy_of_other_features_names_what_it_can() -> None:
     pipeline = pipeline_of(policy_of(2))
     pipeline.rank(requests()[0])
-    found = why(WITHOUT, choice_of(pipeline.memory, 0), 0, None).features
+    found = unweighed_why(WITHOUT, choice_of(pipeline.memory, 0), 0, "en").features
     before = [*FEATURE_NAMES, *COLLABORATIVE_NAMES]
     assert list(found) == [*before, *(f"feature_{place}" for place in range(BEFORE, D))]
 

@@ -383,7 +383,8 @@ def test_explain_adds_why_and_changes_nothing_else() -> None:
     plain = body_of(pipeline, request_for(USERS[5]))
     for item in explained["items"]:
         assert item.pop("why").keys() == {
-            "position", "slot", "pool", "propensity", "score", "expected", "bonus", "terms", "features", "relaxed",
+            "position", "slot", "pool", "propensity", "score", "expected", "bonus", "width", "terms", "features",
+            "contributions", "relaxed", "sentences",
         }  # fmt: skip
     assert explained == plain
 

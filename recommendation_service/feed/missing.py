@@ -1,0 +1,230 @@
+"""At which stage an item fell that a feed did not show, and why.
+
+Of a feed's decision everything follows but what the catalog alone knows: whose the item is, its skills, and whether it
+is there at all. That catalog is the feed's while it is kept, and else today's.
+"""
+
+import itertools
+from collections import Counter
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from recommendation_service.catalog.store import Catalog
+from recommendation_service.feed.sentences import Sentence, say
+from recommendation_service.feed.withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN, Withheld
+from recommendation_service.model.columns import rows_of
+from recommendation_service.model.features import FEATURE_NAMES
+from recommendation_service.model.item_keys import ITEM_TYPES, RESUME, pack, unpack
+from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.policies.policy import Policy
+from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
+from recommendation_service.ranking.places import find
+from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, SERVED, Lifetimes
+from recommendation_service.ranking.slate import EXPLORATION, RULES
+
+CREATOR_RULE, SKILL_RULE, OTHER_RULE = "creator", "skill", "limits"
+_GATE = FEATURE_NAMES.index("quality_gate")
+
+
+class Place(msgspec.Struct):
+    """Of the feed, which was drawn from a pool that had the item."""
+
+    position: int
+    odds: float  # that it would be drawn there, given the places before
+    barred_by: list[str]  # limits that left it out: creator, skill, or just limits where it cannot be told which
+
+
+class InPool(msgspec.Struct):
+    pool: str
+    candidates: int
+    places: list[Place]
+
+
+class Missing(msgspec.Struct):
+    """Why an item was not shown; ``origin``: of what that was told (serving/explanation.py)."""
+
+    type: str
+    id: int
+    stage: str
+    origin: str
+    odds: float | None  # that it would have been shown, given what was; of an item that was in a pool
+    pools: list[InPool]
+    sentences: list[Sentence]
+
+
+class Scene(NamedTuple):
+    """What is known of a feed that did not show an item."""
+
+    decision: Decision
+    withheld: Withheld | None  # None: that was not recorded
+    catalog: Catalog
+    policy: Policy
+    endpoint: int  # index into ENDPOINTS
+    lifetimes: Lifetimes
+    origin: str  # of the decision
+    withheld_origin: str
+    catalog_origin: str
+    built: float | None  # when the feed's catalog was, in seconds since 1970
+
+
+def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Missing:
+    key = pack(item_type, number)
+    stage, odds, pools, sentences, origin = "", None, [], [], scene.origin
+    shown = [place for place, slot in enumerate(scene.decision.slots) if slot.item == key]
+    if shown:
+        stage, sentences = "shown", [say(language, "shown", place=shown[0] + 1)]
+    elif pools := _pools_with(scene, key):
+        odds = 1.0 - float(np.prod([1.0 - place.odds for pool in pools for place in pool.places]))
+        stage, sentences = _of_pools(pools, language)
+    elif scene.withheld is not None and (found := scene.withheld.of(key)) is not None:
+        origin = scene.withheld_origin
+        stage, sentences = _of_withheld(*found, scene.lifetimes, language)
+    else:
+        origin = scene.catalog_origin
+        stage, sentences = _of_catalog(scene, key, item_type, language)
+    return Missing(ITEM_TYPES[item_type], number, stage, origin, odds, pools, sentences)
+
+
+def _pools_with(scene: Scene, key: int) -> list[InPool]:
+    decision, found = scene.decision, []
+    for kind, pool in enumerate(decision.pools):
+        members = np.flatnonzero(decision.items[pool.members] == key)
+        if len(members):
+            member = int(members[0])
+            places = [
+                _place(scene, position, slot, pool, member)
+                for position, slot in enumerate(decision.slots)
+                if slot.pool == kind
+            ]
+            found.append(InPool(scene.policy.label(kind), len(pool.members), places))
+    return found
+
+
+def _place(scene: Scene, position: int, slot: DecidedSlot, pool: Pool, member: int) -> Place:
+    if slot.eligible[member]:
+        return Place(position, odds_of(slot, pool, member), [])
+    key = int(scene.decision.items[pool.members[member]])
+    return Place(position, 0.0, _barred_by(scene, position, slot, key))
+
+
+def odds_of(slot: DecidedSlot, pool: Pool, member: int) -> float:
+    """That the slot, which could hold ``member`` of the pool, is given to it: its part of the softmax."""
+    left = pool.below[slot.eligible]
+    least = left.min()
+    return float(np.exp(least - pool.below[member]) / np.exp(least - left).sum())
+
+
+def _barred_by(scene: Scene, position: int, slot: DecidedSlot, key: int) -> list[str]:
+    """Limits that were in force at a place, and that the item would have broken there, by what the catalog has."""
+    arrays, limits = scene.catalog.arrays, scene.policy.file.limits
+    item = row_of(scene.catalog, key)
+    if item < 0:
+        return [OTHER_RULE]
+    rows = [row_of(scene.catalog, before.item) for before in scene.decision.slots[:position]]
+    in_force = {rule for bit, rule in enumerate(RULES) if not slot.relaxed >> bit & 1}
+    barred = []
+    near = [row for row in rows[max(0, position - limits.creator_window + 1) :] if row >= 0]
+    if "creator_window" in in_force and any(arrays.creator[row] == arrays.creator[item] for row in near):
+        barred.append(CREATOR_RULE)
+    if "skill_novelty" in in_force and unpack(key)[0] == RESUME:
+        of_feed = set(itertools.chain.from_iterable(_skills(scene.catalog, row) for row in rows if row >= 0))
+        if len(of_feed) >= limits.novelty_after_skills and of_feed.issuperset(_skills(scene.catalog, item)):
+            barred.append(SKILL_RULE)
+    return barred or [OTHER_RULE]
+
+
+def _skills(catalog: Catalog, row: int) -> list[int]:
+    skills: list[int] = catalog.arrays.tokens[row, : catalog.arrays.skill_count[row]].tolist()
+    return skills
+
+
+def _of_pools(pools: list[InPool], language: str) -> tuple[str, list[Sentence]]:
+    sentences, barred, open_places = [], Counter[str](), 0
+    for pool in pools:
+        could = [place for place in pool.places if not place.barred_by]
+        barred.update(rule for place in pool.places for rule in place.barred_by)
+        open_places += len(could)
+        if could:
+            chance = 1.0 - float(np.prod([1.0 - place.odds for place in could]))
+            sentences.append(say(language, "in_pool", pool=pool.pool, places=len(could), odds=chance))
+        else:
+            code = "in_pool_barred" if pool.places else "in_pool_no_place"
+            sentences.append(say(language, code, pool=pool.pool))
+    for rule, code in ((CREATOR_RULE, "barred_creator"), (SKILL_RULE, "barred_skill"), (OTHER_RULE, "barred")):
+        if barred[rule]:
+            sentences.append(say(language, code, places=barred[rule]))
+    if open_places:
+        return "in_pool", sentences
+    return ("barred" if barred else "in_pool_no_place"), sentences
+
+
+def _of_withheld(why: int, when: int, lifetimes: Lifetimes, language: str) -> tuple[str, list[Sentence]]:
+    if why == BY_REQUEST:
+        return "excluded", [say(language, "excluded")]
+    if why == CREATOR_HIDDEN:
+        return "hidden", [say(language, "creator_hidden")]
+    since = moment(when)
+    if why == HIDDEN:
+        return "hidden", [say(language, "hidden", since=since)]
+    if why == TAKEN:
+        return "seen", [say(language, "seen_taken", since=since)]
+    code, lifetime = {
+        SERVED: ("seen_served", lifetimes.served),
+        IMPRESSED: ("seen_impressed", lifetimes.impressed),
+        ACTED: ("seen_acted", lifetimes.acted),
+    }[why]
+    return "seen", [say(language, code, since=since, until=moment(when + lifetime))]
+
+
+def _of_catalog(scene: Scene, key: int, item_type: int, language: str) -> tuple[str, list[Sentence]]:
+    """Of an item that was in no pool, and that nothing withheld."""
+    catalog, endpoint = scene.catalog, ENDPOINTS[scene.endpoint]
+    row = row_of(catalog, key)
+    if row < 0:
+        rule = catalog.rejected.rule_of(key) if catalog.rejected is not None else None
+        return ("not_read", [say(language, "not_read")]) if rule is None else not_eligible(rule, language)
+    pattern = getattr(scene.policy.file.feeds, endpoint)
+    kinds = [name for name in dict.fromkeys(pattern) if scene.policy.file.kind(name).item == ITEM_TYPES[item_type]]
+    if not kinds:
+        return "wrong_type", [say(language, "wrong_type", endpoint=endpoint)]
+    if scene.built is not None and float(catalog.arrays.created[row]) > scene.built:
+        return "not_yet", [say(language, "not_yet")]
+    sentences = [_no_pool(scene, name, row, language) for name in kinds]
+    explored = sum(slot.pool == EXPLORATION and unpack(slot.item)[0] == item_type for slot in scene.decision.slots)
+    if explored:
+        sentences.append(say(language, "explorable", places=explored))
+    return "in_no_pool", sentences
+
+
+def _no_pool(scene: Scene, name: str, row: int, language: str) -> Sentence:
+    """Why a kind's pool had not an item that it may have at all, or may not."""
+    arrays, kind = scene.catalog.arrays, scene.policy.file.kind(name)
+    number = KINDS.index(name)
+    order = arrays.order_items[int(arrays.order_offsets[number]) : int(arrays.order_offsets[number + 1])]
+    place = np.flatnonzero(order == row)
+    if len(place):
+        return say(language, "no_pool_outranked", pool=kind.label, place=int(place[0]) + 1, size=kind.pool)
+    if kind.gate and arrays.features[row, _GATE] == 0:
+        return say(language, "no_pool_gate", pool=kind.label)
+    return say(language, "no_pool_age", pool=kind.label, days=kind.max_age_days or 0.0)
+
+
+def not_eligible(rule: str, language: str, **values: str) -> tuple[str, list[Sentence]]:
+    """``rule``: of catalog/rejections.py or of the tables; of another release it may be any."""
+    try:
+        return "not_eligible", [say(language, f"not_eligible_{rule}", **values)]
+    except KeyError:
+        return "not_eligible", [say(language, "not_eligible_other", rule=rule)]
+
+
+def row_of(catalog: Catalog, key: int) -> int:
+    """-1: it is not there."""
+    item_type, number = unpack(key)
+    return int(find(catalog.arrays.item_id, number, *rows_of(catalog.arrays, item_type)))
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
