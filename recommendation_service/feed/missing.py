@@ -105,16 +105,18 @@ def _pools_with(scene: Scene, key: int) -> list[InPool]:
 
 def _place(scene: Scene, position: int, slot: DecidedSlot, pool: Pool, member: int) -> Place:
     if slot.eligible[member]:
-        return Place(position, odds_of(slot, pool, member), [])
+        return Place(position, odds_of(slot, pool, member, scene.decision.floor), [])
     key = int(scene.decision.items[pool.members[member]])
     return Place(position, 0.0, _barred_by(scene, position, slot, key))
 
 
-def odds_of(slot: DecidedSlot, pool: Pool, member: int) -> float:
-    """That the slot, which could hold ``member`` of the pool, is given to it: its part of the softmax."""
+def odds_of(slot: DecidedSlot, pool: Pool, member: int, floor: float) -> float:
+    """That the slot, which could hold ``member`` of the pool, is given to it: its part of the softmax, over the floor
+    (ranking/decisions.py)."""
     left = pool.below[slot.eligible]
     least = left.min()
-    return float(np.exp(least - pool.below[member]) / np.exp(least - left).sum())
+    part = np.exp(least - pool.below[member]) / np.exp(least - left).sum()
+    return float((1.0 - floor) * part + floor / len(left))
 
 
 def _barred_by(scene: Scene, position: int, slot: DecidedSlot, key: int) -> list[str]:

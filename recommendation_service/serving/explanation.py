@@ -38,6 +38,7 @@ from recommendation_service.model.item_keys import ITEM_TYPES, unpack
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
+from recommendation_service.ranking.packed_slots import Slots, unpack_slots
 from recommendation_service.ranking.seen import EPOCH, session_number
 from recommendation_service.serving.preview import Preview
 from recommendation_service.sources.item_row import ItemRow
@@ -150,6 +151,7 @@ class Explanation:
             "policy": record.policy_version,
             "seed": record.seed,
             "personal": recorded.personal,
+            "arm": recorded.feed.arm if recorded.feed is not None else "",
             "language": self._language,
             "decision": {"recorded": self._decision is not None, "refused": recorded.refused},
             "origins": {
@@ -251,7 +253,7 @@ class Explanation:
             if decision is None:
                 decision, origin = unpack_decision(slate.decision), TODAY
                 is_own = generation.catalog is versions.catalog and generation.policy is versions.policy
-                if is_own and slate.keys.tolist() == self._keys():
+                if is_own and self._is(unpack_slots(slate.packed)):
                     origin = withheld_origin = RECOMPUTED
         return Scene(
             decision,
@@ -265,6 +267,13 @@ class Explanation:
             RECOMPUTED if versions.catalog is not None else TODAY,
             self._built(),
         )
+
+    def _is(self, again: Slots) -> bool:
+        """Whether a feed that was made again is the one that was recorded."""
+        then = self._slots
+        if then is None or not np.array_equal(then.items, again.items):
+            return False
+        return bool(np.allclose(then.propensities, again.propensities, rtol=1e-4, atol=0.0))
 
     def _withheld(self) -> Withheld | None:
         decision = self._recorded.decision
@@ -281,7 +290,7 @@ class Explanation:
         try:
             preview = Preview(generation, settings)
         except PolicyError:
-            generation = self._versions.today._replace(shadows=())
+            generation = Generation(self._versions.today.catalog, self._versions.today.policy)
             preview = Preview(generation, settings)
         now = record.happened_ms // 1000
         request = FeedRequest(
