@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from recommendation_service.experiments.difference import FEWEST_PEOPLE, Difference, People, difference
 from recommendation_service.experiments.ratio import ALARM, p_value
+from recommendation_service.learning.arms import ArmTotals, rows_in, totals_in
 from recommendation_service.learning.ledger import FILE
-from recommendation_service.learning.trials import ArmTotals, rows_in, totals_in
 from recommendation_service.policies.experiment import Experiment
 
 ERROR = 0.05  # of all comparisons of an experiment together
@@ -46,7 +46,7 @@ def evidence(experiment: Experiment, folder: Path) -> Evidence | None:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)) as database:
             database.execute("BEGIN")  # all of it of one moment
-            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'trials'").fetchone():
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'arm_people'").fetchone():
                 return None
             totals = totals_in(database)
             if not any(label in totals for label in experiment.labels):

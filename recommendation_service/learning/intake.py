@@ -331,7 +331,7 @@ class Intake:
         now_ms = self._now_ms()
         before_ms = now_ms - self._file.longest_ms
         self._ledger.persons.drop_old(now_ms / 1000)
-        self._ledger.trials.drop_old()
+        self._ledger.arms.drop_old()
         self._totals.leave("no_feed", self._ledger.abroad.drop_before(before_ms))
         self._totals.leave("no_feed", self._ledger.drop_before(before_ms, before_ms))
         self._totals.leave("crowded", self._ledger.drop_oldest(most_feeds))

@@ -17,6 +17,7 @@ from recommendation_service.core.database import PoolShare
 from recommendation_service.core.errors import ConfigurationError, PolicyError, SourceError
 from recommendation_service.core.place import problem_of
 from recommendation_service.learning.abroad import Received
+from recommendation_service.learning.arms import in_short
 from recommendation_service.learning.fleet import CutOff, LearningFleet, NotThisMachine
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.intake import Intake
@@ -26,7 +27,6 @@ from recommendation_service.learning.publishing import Publisher
 from recommendation_service.learning.row_notes import TRANSACTION_MS
 from recommendation_service.learning.status import LearnerStatus, Totals, read_status
 from recommendation_service.learning.sums import Sums
-from recommendation_service.learning.trials import in_short
 from recommendation_service.log.marks import LEARN
 from recommendation_service.log.reader import LogReader
 from recommendation_service.model.kinds import KINDS
@@ -235,7 +235,7 @@ class Learner:
         self.status.unread = self._operator.problems
         self.status.error = refused or self._problem or (self.fleet.problem if self.fleet is not None else None)
         experiment = self._policies.experiment()
-        totals = self.ledger.trials.totals() if experiment is not None else {}
+        totals = self.ledger.arms.totals() if experiment is not None else {}
         self.status.experiment = in_short(experiment, totals) if experiment is not None else None
         self.status.fleet = self.fleet.status() if self.fleet is not None else None
         self.status.write(self._settings.learning_dir, self._now_ms())

@@ -23,13 +23,13 @@ import numpy.typing as npt
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import create, make_folder
 from recommendation_service.learning.abroad import Abroad
+from recommendation_service.learning.arms import Arms
 from recommendation_service.learning.fleet_notes import FleetNotes
 from recommendation_service.learning.persons import Persons
 from recommendation_service.learning.rewards import Happening
 from recommendation_service.learning.row_notes import BY_ROW, RowNotes
 from recommendation_service.learning.status import Totals
 from recommendation_service.learning.sums import Sums
-from recommendation_service.learning.trials import Trials
 from recommendation_service.log.marks import Mark
 
 FILE = "learned.sqlite"
@@ -172,7 +172,7 @@ class Ledger:
         try:
             self._open(is_new)
             self.persons = Persons(self._database, person_slots, sums.half_life_seconds)
-            self.trials = Trials(self._database, self.persons)
+            self.arms = Arms(self._database, self.persons)
             self.rows = RowNotes(self._database)
             self.abroad = Abroad(self._database)
             self.fleet = FleetNotes(self._database)
@@ -261,7 +261,7 @@ class Ledger:
         for feed in feeds:
             is_new = self._database.execute(insert, (*feed, feed.happened_ms + settle_ms)).rowcount
             if feed.arm and is_new:
-                self.trials.show(feed.arm, feed.user_id, feed.session_id, feed.request, feed.happened_ms)
+                self.arms.show(feed.arm, feed.user_id, feed.session_id, feed.request, feed.happened_ms)
 
     def add_event(self, request: bytes, event: Event, source: str) -> tuple[Added, str | None]:
         """Each event of an item of a feed counts once, in whatever order they come: what feedback tells before what a
@@ -347,7 +347,7 @@ class Ledger:
         """What a feed of an experiment has brought by now."""
         if reward != feed.counted:
             more = reward - feed.counted
-            self.trials.reward(feed.arm, feed.user_id, feed.session_id, feed.request, more)
+            self.arms.reward(feed.arm, feed.user_id, feed.session_id, feed.request, more)
             self._database.execute("UPDATE feeds SET counted = ? WHERE request = ?", (reward, feed.request))
 
     def drop_before(self, feeds_ms: int, events_ms: int) -> int:
@@ -380,7 +380,7 @@ class Ledger:
                 run("DELETE FROM feeds WHERE user = ?", (user,))
                 run("DELETE FROM unmatched WHERE user = ?", (user,))
                 self.persons.forget(user)
-                self.trials.forget(user)
+                self.arms.forget(user)
                 self.abroad.forget(user)
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, moment))
         for user in known.keys() - users.keys():

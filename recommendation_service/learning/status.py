@@ -43,7 +43,7 @@ class LearnerStatus:
     pending_feeds: int = 0  # that may still bring rewards
     error: str | None = None  # why nothing is learned, or published
     unread: dict[str, str] = field(default_factory=dict)  # by table of the operator's: why it is not learned from
-    experiment: dict[str, Any] | None = None  # what was counted of the one that runs, see trials.in_short
+    experiment: dict[str, Any] | None = None  # what was counted of the one that runs, see arms.in_short
     fleet: dict[str, Any] | None = None  # who else learns, and who publishes; None: without Redis
     learn_token: str | None = None  # of the last request that was carried out
     written_ms: int = 0

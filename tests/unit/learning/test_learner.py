@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommendation_service.core.config import Settings
+from recommendation_service.learning.arms import ArmTotals, totals_in
 from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.learner import Learner
 from recommendation_service.learning.ledger import FILE as FILE_NAME
 from recommendation_service.learning.ledger import LedgerRefused, put_aside
 from recommendation_service.learning.person import pending_of
 from recommendation_service.learning.publishing import OtherFeatures
-from recommendation_service.learning.trials import ArmTotals, totals_in
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.marks import Place
 from recommendation_service.log.reader import ReaderTaken
@@ -80,7 +80,7 @@ def shown(record: FeedRecord, place: int, event: str = "impression", **fields: A
     return feedback(**{"happened_ms": HAPPENED_MS + 5_000, "received_ms": HAPPENED_MS + 6_000, **given, **fields})
 
 
-def trials_of(world: World) -> dict[str, ArmTotals]:
+def totals_of(world: World) -> dict[str, ArmTotals]:
     with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as ledger:
         return totals_in(ledger)
 
@@ -153,7 +153,7 @@ def test_a_ledger_of_before_feeds_could_be_other_than_personal_is_read(world: Wo
     with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as ledger:
         for table, column in (("feeds", "personal"), ("feeds", "arm"), ("feeds", "counted"), ("persons", "reward")):
             ledger.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("trials", "trial_arms"):
+        for table in ("arm_people", "arm_totals"):
             ledger.execute(f"DROP TABLE {table}")
         ledger.commit()
     world.now_ms = SETTLED_MS
@@ -225,7 +225,7 @@ def test_in_whatever_order_it_comes_and_however_often_the_learner_dies_the_sums_
 
     assert sums_of(learner) == pytest.approx(sums_of(expected), rel=1e-12, abs=1e-9)
     assert learner.totals.slots == expected.totals.slots
-    arms, arms_at_once = trials_of(world), trials_of(at_once)
+    arms, arms_at_once = totals_of(world), totals_of(at_once)
     assert arms == {arm: (*of[:2], pytest.approx(of.reward), of.latest_ms) for arm, of in arms_at_once.items()}
     assert {of.feeds for of in arms.values()} <= set(range(1, 9))
 

@@ -23,10 +23,10 @@ MOST_KEPT = 5
 
 _TABLES = (
     # of whom: a user's number, a session's name with an s, a number of requests with an r
-    "CREATE TABLE IF NOT EXISTS trials (person TEXT NOT NULL, arm TEXT NOT NULL, people INTEGER NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS arm_people (person TEXT NOT NULL, arm TEXT NOT NULL, people INTEGER NOT NULL, "
     "feeds INTEGER NOT NULL, reward REAL NOT NULL, earlier_slots REAL NOT NULL, earlier_reward REAL NOT NULL, "
     "PRIMARY KEY (person, arm)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS trial_arms (arm TEXT PRIMARY KEY, people INTEGER NOT NULL, feeds INTEGER NOT NULL, "
+    "CREATE TABLE IF NOT EXISTS arm_totals (arm TEXT PRIMARY KEY, people INTEGER NOT NULL, feeds INTEGER NOT NULL, "
     "reward REAL NOT NULL, latest INTEGER NOT NULL) WITHOUT ROWID",
 )
 
@@ -47,7 +47,7 @@ class Rows(NamedTuple):
     earlier_rewards: npt.NDArray[np.float64]
 
 
-class Trials:
+class Arms:
     """All of it within a step of the ledger, but for what is only read. ``database``: the ledger's."""
 
     def __init__(self, database: sqlite3.Connection, persons: Persons) -> None:
@@ -60,17 +60,15 @@ class Trials:
         """A feed that an arm made, which was not counted yet."""
         run, person = self._database.execute, _row_of(user_id, session_id, request)
         is_request = not user_id and not session_id
-        changed = run(
-            f"UPDATE trials SET feeds = feeds + 1, people = people + {int(is_request)} WHERE (person, arm) = (?, ?)",
-            (person, arm),
-        ).rowcount
+        more = f"feeds = feeds + 1, people = people + {int(is_request)}"
+        changed = run(f"UPDATE arm_people SET {more} WHERE (person, arm) = (?, ?)", (person, arm)).rowcount
         if not changed:
             run(
-                "INSERT INTO trials VALUES (?, ?, 1, 1, 0, ?, ?)",
+                "INSERT INTO arm_people VALUES (?, ?, 1, 1, 0, ?, ?)",
                 (person, arm, *self._persons.part(user_id, session_id)),
             )
         run(
-            "INSERT INTO trial_arms VALUES (?, ?, 1, 0, ?) ON CONFLICT DO UPDATE "
+            "INSERT INTO arm_totals VALUES (?, ?, 1, 0, ?) ON CONFLICT DO UPDATE "
             "SET people = people + excluded.people, feeds = feeds + 1, latest = max(latest, excluded.latest)",
             (arm, int(is_request or not changed), happened_ms),
         )
@@ -79,22 +77,22 @@ class Trials:
         """What such a feed has brought beyond what was counted of it."""
         person = _row_of(user_id, session_id, request)
         self._database.execute(
-            "UPDATE trials SET reward = reward + ? WHERE (person, arm) = (?, ?)", (more, person, arm)
+            "UPDATE arm_people SET reward = reward + ? WHERE (person, arm) = (?, ?)", (more, person, arm)
         )
-        self._database.execute("UPDATE trial_arms SET reward = reward + ? WHERE arm = ?", (more, arm))
+        self._database.execute("UPDATE arm_totals SET reward = reward + ? WHERE arm = ?", (more, arm))
 
     def forget(self, user_id: int) -> None:
         """Totals stay, as sums do."""
-        self._database.execute("DELETE FROM trials WHERE person = ?", (person_of(user_id, None),))
+        self._database.execute("DELETE FROM arm_people WHERE person = ?", (person_of(user_id, None),))
 
     def drop_old(self) -> None:
         """People of experiments that others followed."""
         latest: dict[str, int] = {}
-        for arm, moment in self._database.execute("SELECT arm, latest FROM trial_arms"):
+        for arm, moment in self._database.execute("SELECT arm, latest FROM arm_totals"):
             name = arm.partition(":")[0]
             latest[name] = max(moment, latest.get(name, 0))
         for name in sorted(latest, key=latest.__getitem__)[:-MOST_KEPT]:
-            self._database.execute("DELETE FROM trials WHERE arm >= ? AND arm < ?", (f"{name}:", f"{name};"))
+            self._database.execute("DELETE FROM arm_people WHERE arm >= ? AND arm < ?", (f"{name}:", f"{name};"))
 
     def totals(self) -> dict[str, ArmTotals]:
         return totals_in(self._database)
@@ -114,13 +112,13 @@ def in_short(experiment: Experiment, totals: dict[str, ArmTotals]) -> dict[str, 
 
 def totals_in(database: sqlite3.Connection) -> dict[str, ArmTotals]:
     """By EXPERIMENT:ARM."""
-    rows = database.execute("SELECT arm, people, feeds, reward, latest FROM trial_arms")
+    rows = database.execute("SELECT arm, people, feeds, reward, latest FROM arm_totals")
     return {row[0]: ArmTotals(*row[1:]) for row in rows}
 
 
 def rows_in(database: sqlite3.Connection, arm: str) -> Rows:
     found = database.execute(
-        "SELECT feeds, reward, earlier_slots, earlier_reward FROM trials WHERE arm = ?", (arm,)
+        "SELECT feeds, reward, earlier_slots, earlier_reward FROM arm_people WHERE arm = ?", (arm,)
     ).fetchall()
     return Rows(*np.array(found, np.float64).reshape(-1, 4).T)
 

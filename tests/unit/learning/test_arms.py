@@ -12,8 +12,8 @@ import pytest
 
 from recommendation_service.experiments.assignment import Assignment
 from recommendation_service.experiments.evidence import evidence, verdicts
+from recommendation_service.learning.arms import MOST_KEPT, ArmTotals, Rows, rows_in
 from recommendation_service.learning.status import read_status
-from recommendation_service.learning.trials import MOST_KEPT, ArmTotals, Rows, rows_in
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.records import Record
 from recommendation_service.policies.experiment import Arm, Experiment
@@ -22,7 +22,7 @@ from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
 from recommendation_service.policies.store import PolicyStore
 from tests.support.events import HAPPENED_MS, feed
-from tests.unit.learning.test_learner import FILE_NAME, World, shown, trials_of
+from tests.unit.learning.test_learner import FILE_NAME, World, shown, totals_of
 
 BOLD, CONTROL = "bolder:bold", "bolder:control"
 
@@ -44,7 +44,7 @@ def test_each_feed_counts_once_with_all_that_it_brought_seen_or_not(world: World
     first = [shown(mine[0], 0), shown(mine[0], 1, "match"), shown(mine[1], 0, "view", watch_seconds=15)]
     world.write([*mine, other, outside, *first, shown(outside, 0, "match", user_id=9)])
     world.learn()
-    assert trials_of(world) == {
+    assert totals_of(world) == {
         BOLD: ArmTotals(1, 3, pytest.approx(1.15), HAPPENED_MS),
         CONTROL: ArmTotals(1, 1, 0.0, HAPPENED_MS),
     }
@@ -53,8 +53,8 @@ def test_each_feed_counts_once_with_all_that_it_brought_seen_or_not(world: World
     world.write([mine[0], *first, shown(mine[2], 2, "match"), shown(other, 0, "skip", user_id=8)])
     world.now_ms += 1000
     world.learn()
-    assert trials_of(world)[BOLD] == (1, 3, pytest.approx(2.15), HAPPENED_MS)
-    assert trials_of(world)[CONTROL] == (1, 1, pytest.approx(-0.2), HAPPENED_MS)
+    assert totals_of(world)[BOLD] == (1, 3, pytest.approx(2.15), HAPPENED_MS)
+    assert totals_of(world)[CONTROL] == (1, 1, pytest.approx(-0.2), HAPPENED_MS)
 
 
 def test_a_session_is_a_person_and_without_one_a_request_is(world: World) -> None:
@@ -62,7 +62,7 @@ def test_a_session_is_a_person_and_without_one_a_request_is(world: World) -> Non
     requests = [feed(3, user_id=0, session_id=None, arm=BOLD) for _ in range(4)]
     world.write([feed(3, user_id=7, arm=BOLD), *sessions, *requests])
     world.learn()
-    assert trials_of(world)[BOLD][:2] == (7, 8)
+    assert totals_of(world)[BOLD][:2] == (7, 8)
 
 
 def test_what_a_person_did_before_is_known_and_nothing_of_it_is_of_the_experiment(world: World) -> None:
@@ -85,7 +85,7 @@ def test_a_person_who_is_forgotten_is_in_no_row(world: World) -> None:
     note_forgotten(world.settings.events_dir, 7, world.now_ms)
     world.learn()
     assert rows(world, BOLD) == [(1.0, 0.0, 0.0, 0.0)]
-    assert trials_of(world)[BOLD].people == 2
+    assert totals_of(world)[BOLD].people == 2
 
 
 def test_people_of_the_latest_experiments_are_kept_and_of_all_the_totals(world: World) -> None:
@@ -93,7 +93,7 @@ def test_people_of_the_latest_experiments_are_kept_and_of_all_the_totals(world: 
     world.write([feed(3, arm=f"{name}:a", happened_ms=HAPPENED_MS + place) for place, name in enumerate(names)])
     world.learn()
     assert [len(rows(world, f"{name}:a")) for name in names] == [0, 0, *[1] * MOST_KEPT]
-    assert set(trials_of(world)) == {f"{name}:a" for name in names}
+    assert set(totals_of(world)) == {f"{name}:a" for name in names}
 
 
 def begun(world: World) -> Experiment:
