@@ -124,6 +124,14 @@ def draws_under(decision: Decision, policy: PolicyArrays) -> list[Floats]:
     ]
 
 
+def recorded_draws(decision: Decision) -> list[Floats]:
+    """The same under the policy that served."""
+    return [
+        _draws(slot, decision.pools[slot.pool].below, decision.floor) if slot.chosen >= 0 else np.zeros(0)
+        for slot in decision.slots
+    ]
+
+
 def _below(decision: Decision, policy: PolicyArrays) -> list[Floats]:
     """As ``Pool.below``."""
     found = []
