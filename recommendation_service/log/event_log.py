@@ -60,7 +60,7 @@ class EventLog:
         self._lags = LogLags(folder)
         self._syncing: list[SegmentWriter] = []  # what the sync that is under way covers
         self._new_files = False  # since then a segment was made: the folder is to be synced as well
-        self._waiting: asyncio.Future[None] | None = None  # of those whose records the next sync covers
+        self._waiting: list[asyncio.Future[None]] | None = None  # of those whose records the next sync covers
         self._committer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "event-log")
 
@@ -128,10 +128,10 @@ class EventLog:
 
     async def durable(self) -> None:
         """Returns once all that was appended before the call is on the disk. Raises OSError where the disk fails."""
-        sync = self._request_sync()
-        # Not asyncio.shield: of a failure for which nobody waits any more, Python 3.14's tells the loop.
-        await asyncio.wait((sync,))
-        sync.result()
+        # Each waits for a future of its own: whoever is cancelled takes the sync from nobody else.
+        synced = asyncio.get_running_loop().create_future()
+        self._request_sync().append(synced)
+        await synced
 
     async def sync_often(self) -> None:
         """Until cancelled: what nobody waits for, such as the records of feeds, is on the disk a second later."""
@@ -150,10 +150,10 @@ class EventLog:
             await self._committer
         self._thread.shutdown()
 
-    def _request_sync(self) -> asyncio.Future[None]:
-        """The next sync, which covers all that was appended so far."""
+    def _request_sync(self) -> list[asyncio.Future[None]]:
+        """Those who wait for the next sync, which covers all that was appended so far."""
         if self._waiting is None:
-            self._waiting = asyncio.get_running_loop().create_future()
+            self._waiting = []
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit())
         return self._waiting
@@ -206,14 +206,16 @@ class EventLog:
                 # appended to them meanwhile fails as well, and nothing is written to them again.
                 log.error("events could not be synced", reason=str(error))
                 self._segment = None
-                failed = [waiting, *self._take_waiting()]
+                failed = [*waiting, *self._take_waiting()]
                 segments += [segment for segment in self._unsynced if segment not in segments]
                 self._unsynced = []
                 for future in failed:
-                    future.set_exception(error)
-                    future.exception()  # noted, should nobody wait any more
+                    if not future.done():
+                        future.set_exception(error)
             else:
-                waiting.set_result(None)
+                for future in waiting:
+                    if not future.done():
+                        future.set_result(None)
             self._syncing = []
             for segment in segments:
                 if segment is not self._segment and segment not in self._unsynced:
@@ -221,9 +223,9 @@ class EventLog:
 
     def _take_waiting(self) -> list[asyncio.Future[None]]:
         """Of those whose records went to segments that just failed."""
-        waiting = [self._waiting] if self._waiting is not None and self._unsynced else []
-        if waiting:
-            self._waiting = None
+        if self._waiting is None or not self._unsynced:
+            return []
+        waiting, self._waiting = self._waiting, None
         return waiting
 
     def _sync(self, segments: list[SegmentWriter], folder: bool) -> None:

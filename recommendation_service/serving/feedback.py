@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -70,6 +70,7 @@ class Feedback:
         self._lifetimes = np.array(serving.lifetimes, np.int64)
         self._live = np.zeros(LIVE_SESSIONS, np.int64)
         self._seldom = Seldom(log)
+        self._accepted: dict[str, Any] = {}  # labels are slow to look up
 
     async def accept(self, read: list[FeedbackRecord], now_ms: int) -> Accepted:
         """Make the events durable. Raises NotReady, NoLog, HideForgotten, LogFull, and OSError where the disk failed;
@@ -79,7 +80,7 @@ class Feedback:
             raise NoLog
         # The first of each counts, and each user has ids of their own.
         unique = {(record.user_id, record.event_id): record for record in reversed(read)}
-        records = [self._flagged(record) for record in reversed(unique.values())]
+        records = self._flagged([*reversed(unique.values())])
         kinds, forgotten = await self._remember(records, now_ms // 1000)
         self._check_hides(records, forgotten)
         payloads = [
@@ -100,7 +101,10 @@ class Feedback:
             self._refuse(len(records), error)
             raise
         for event, count in Counter(record.event for record in records).items():
-            self._metrics.events_accepted.labels(event).inc(count)
+            accepted = self._accepted.get(event)
+            if accepted is None:
+                accepted = self._accepted[event] = self._metrics.events_accepted.labels(event)
+            accepted.inc(count)
         flagged: list[dict[str, Any]] = [
             {"event_id": record.event_id, "flags": flags}
             for place, record in enumerate(records)
@@ -124,21 +128,28 @@ class Feedback:
             with contextlib.suppress(LogFull):  # then the entry is flushed twice, and counts once
                 event_log.append(encode(StreamedRecord(entry)))
 
-    def _flagged(self, record: FeedbackRecord) -> FeedbackRecord:
+    def _flagged(self, records: list[FeedbackRecord]) -> list[FeedbackRecord]:
         """With what is unknown here noted: it may have left the catalog, or not have come into it yet."""
         catalog = self._serving.catalog
         if catalog is None:
-            return record
-        arrays, flags = catalog.arrays, record.flags
-        if record.item_type == CREATOR:
-            place = find(arrays.creator_id, record.item_id, 0, len(arrays.creator_id))
-        else:
-            place = find(arrays.item_id, record.item_id, *rows_of(arrays, record.item_type))
-        if place < 0:
-            flags |= UNKNOWN_ITEM
-        if record.user_id and find(arrays.user_id, record.user_id, 0, len(arrays.user_id)) < 0:
-            flags |= UNKNOWN_USER
-        return record if flags == record.flags else msgspec.structs.replace(record, flags=flags)
+            return records
+        arrays = catalog.arrays
+        # Mostly all are of one user.
+        users = {record.user_id for record in records if record.user_id}
+        strangers = {user for user in users if find(arrays.user_id, user, 0, len(arrays.user_id)) < 0}
+        flagged = []
+        for record in records:
+            if record.item_type == CREATOR:
+                place = find(arrays.creator_id, record.item_id, 0, len(arrays.creator_id))
+            else:
+                place = find(arrays.item_id, record.item_id, *rows_of(arrays, record.item_type))
+            flags = record.flags
+            if place < 0:
+                flags |= UNKNOWN_ITEM
+            if record.user_id in strangers:
+                flags |= UNKNOWN_USER
+            flagged.append(record if flags == record.flags else msgspec.structs.replace(record, flags=flags))
+        return flagged
 
     async def _remember(self, records: list[FeedbackRecord], now: int) -> tuple[list[int], set[int]]:
         """Keep the items away from feeds from now on; the kinds of the slots that they were served in (0: not known),
@@ -148,8 +159,12 @@ class Feedback:
         users = list(_by_user(records).items())
         for start in range(0, len(users), USERS_AT_ONCE):
             some = users[start : start + USERS_AT_ONCE]
-            remembered = (self._remember_user(key, [records[p] for p in places], now) for key, places in some)
-            for (_, places), of_user in zip(some, await asyncio.gather(*remembered), strict=True):
+            remembered = [self._remember_user(key, [records[p] for p in places], now) for key, places in some]
+            # Mostly there is one, who needs no task.
+            found: Sequence[list[int] | None] = (
+                [await remembered[0]] if len(remembered) == 1 else await asyncio.gather(*remembered)
+            )
+            for (_, places), of_user in zip(some, found, strict=True):
                 if of_user is None:
                     forgotten.update(places)
                     continue
@@ -166,13 +181,17 @@ class Feedback:
         kinds = np.zeros(count, np.uint8)
         out = np.empty((SEEN_CAPACITY + count, 2), np.int64)
 
-        @functools.lru_cache(1)  # mostly the fleet has what is here; kinds are those of the last call
+        last: tuple[bytes, bytes] | None = None  # mostly the fleet has what is here; kinds are those of the last call
+
         def after(known: bytes) -> bytes:
-            entries = as_entries(known).copy()  # a copy: the kernel is compiled for what may be written
-            size = remember_events(
-                entries, len(entries), keys, states, sessions, kinds, now, self._lifetimes, self._live, out
-            )
-            return out[:size].tobytes()
+            nonlocal last
+            if last is None or last[0] != known:
+                entries = as_entries(known).copy()  # a copy: the kernel is compiled for what may be written
+                size = remember_events(
+                    entries, len(entries), keys, states, sessions, kinds, now, self._lifetimes, self._live, out
+                )
+                last = known, out[:size].tobytes()
+            return last[1]
 
         if not await self._store.note(key, after):
             return None

@@ -43,15 +43,22 @@ return '1'
 """
 )
 
-# KEYS: the user's entries. ARGV: SHA-1 of the entries to replace, the new ones, their seconds. Gives 1 where the
-# entries were replaced, 2 where something of another type was, else those that are there.
+# KEYS: the entries of users. ARGV, of each: SHA-1 of the entries to replace, the new ones, their seconds. Gives of each
+# 1 where the entries were replaced, 2 where something of another type was, else those that are there.
 EXCHANGE = (
     LUA_GET
     + """
-local current, damaged = get(KEYS[1])
-if not damaged and redis.sha1hex(current or '') ~= ARGV[1] then return current or '' end
-redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
-return damaged and 2 or 1
+local answers = {}
+for i, key in ipairs(KEYS) do
+  local current, damaged = get(key)
+  if not damaged and redis.sha1hex(current or '') ~= ARGV[3 * i - 2] then
+    answers[i] = current or ''
+  else
+    redis.call('SET', key, ARGV[3 * i - 1], 'EX', ARGV[3 * i])
+    answers[i] = damaged and 2 or 1
+  end
+end
+return answers
 """
 )
 MOST_TOGETHER = 32  # users whose entries are exchanged in one operation
