@@ -42,9 +42,6 @@ from recommendation_service.telemetry.processes import cpu_seconds
 from tests.servers import PrivateMariaDB
 
 FEEDS = 10_000
-# Long enough for rests to have found their share.
-SERVED_SECONDS = 40
-STEADY_SECONDS = 60
 ANSWER_MS = 4  # is less than that at such a rate: what is served is then a little more than was asked for
 FLUSH_SECONDS = 300  # many times what a flush of so many feeds takes
 STEADY_FEEDS_PER_SECOND = 1_000
@@ -81,10 +78,9 @@ def measure_flush_beside(commit: str, folder: Path, rounds: int, seconds: int, t
 
 
 def measure_served_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
-    """The same while feeds are served."""
-    served_seconds = max(seconds, SERVED_SECONDS)
+    """The same while feeds are served, for long enough that rests find their share."""
     with _sides(commit, folder, told) as (server, sides):
-        pairs = _pairs(sides, rounds, told, lambda side, _: _flush_served(side, server, served_seconds))
+        pairs = _pairs(sides, rounds, told, lambda side, _: _flush_served(side, server, seconds))
     return rows_of_pairs("flush while served by 32 connections: ", pairs)
 
 
@@ -103,7 +99,7 @@ def measure_overdue(folder: Path, rounds: int, seconds: int, told: Told) -> list
         found = []
         for number in range(rounds):
             told(f"{STEADY_FEEDS_PER_SECOND:,} feeds a second", number / rounds)
-            found.append(_keep_up(side, max(seconds, STEADY_SECONDS)))
+            found.append(_keep_up(side, seconds))
     rows = []
     for figure in found[0]:
         least = figure.startswith("feeds")
@@ -237,19 +233,25 @@ def _serve_outsiders(side: Side, server: PrivateMariaDB, number: int, seconds: i
         users = side.outside[number % 8 * share :][:share]
         script = feed_script(folder, users)
         drive(service, FEED_PATH, script, 1)  # the first thousand or so once more below, then others
-        reads, server_seconds = _sample(service, "recs_cache_reads_total"), cpu_seconds(server.pid) or 0.0
-        refused = _sample(service, 'recs_cache_reads_total{outcome="busy"}')
+        before, server_seconds = _reads(service), cpu_seconds(server.pid) or 0.0
         workers = sum(cpu_seconds(pid) or 0.0 for pid in service.workers())
         load = drive(service, FEED_PATH, feed_script(folder, users[::-1]), seconds)
         workers = sum(cpu_seconds(pid) or 0.0 for pid in service.workers()) - workers
         server_seconds = (cpu_seconds(server.pid) or 0.0) - server_seconds
-        refused = _sample(service, 'recs_cache_reads_total{outcome="busy"}') - refused
-        reads = _sample(service, "recs_cache_reads_total") - reads - refused
+        reads, without = (then - at_first for then, at_first in zip(_reads(service), before, strict=True))
     return {
         "requests a second": load.requests_per_second,
+        "requests a second that were answered with their facts": max(0.0, load.requests_per_second - without / seconds),
         "users read a second": reads / seconds,
         "processor time of workers and server a user read, µs": (workers + server_seconds) / max(1.0, reads) * 1e6,
     }
+
+
+def _reads(service: Service) -> tuple[float, float]:
+    """Users that were read, and requests that went on without their user: whose read was late, failed or not begun."""
+    refused = sum(_sample(service, f'recs_cache_reads_total{{outcome="{o}"}}') for o in ("busy", "skipped", "failed"))
+    reads = _sample(service, "recs_cache_reads_total") - refused
+    return reads, refused + _sample(service, "recs_cache_late_total")
 
 
 def _keep_up(side: Side, seconds: int) -> Figures:
