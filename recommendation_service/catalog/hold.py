@@ -65,9 +65,12 @@ class Holder:
     ) -> str:
         """``policy``: what it was built with. Gives the version that is current then.
 
-        Raises SourceError, CatalogError.
+        Raises SourceError, CatalogError: of nothing no first catalog is made, and none over one of something, by force
+        or after a time either, unless each item was withdrawn by its own row.
         """
-        held = None if force else self._held(built, policy)
+        if not built.item_bodies and self._store.current() is None:
+            raise CatalogError(f"There is nothing to show, so no catalog is made: {_nothing(built.report)}.")
+        held = None if force and built.item_bodies else self._held(built, policy)
         if held is None:
             version = self._store.publish(built, fingerprint)
             if (self._store.folder / FILE).exists():
@@ -94,7 +97,8 @@ class Holder:
     def _held(self, built: BuiltCatalog, policy: Policy) -> tuple[str, Catalog, Mask] | None:
         """Why what was built is not to be published, the current catalog, and what of its items may be shown."""
         version = self._store.current()
-        if version is None or self._settings.catalog_hold_seconds == 0 or self.is_over():
+        may_wait = self._settings.catalog_hold_seconds > 0 and not self.is_over()
+        if version is None or (built.item_bodies and not may_wait):
             return None
         try:
             current = self._store.open(version, verify=False)
@@ -102,11 +106,12 @@ class Holder:
             return None  # nothing to be served instead
         ours, theirs = _numbers(current.arrays), _numbers(built.arrays)
         lost = [mine[~np.isin(mine, new)] for mine, new in zip(ours, theirs, strict=True)]
-        if not any(self._is_much(gone, mine) for gone, mine in zip(lost, ours, strict=True)):
+        if built.item_bodies and not any(self._is_much(gone, mine) for gone, mine in zip(lost, ours, strict=True)):
             return None
         rules = eligibility(self._settings, policy, BuildReport())
         eligible, present = self._looked_up(built.built_at, rules)
-        reasons, held = [], []
+        much: list[tuple[Int64, str]] = []
+        few: list[tuple[Int64, str]] = []
         for item_type, name in enumerate(_NAMES):
             mine, new, gone, may, there = (of_both[item_type] for of_both in (ours, theirs, lost, eligible, present))
             window = f"are not within {name.upper()}_WINDOW_DAYS by the clock"
@@ -114,15 +119,17 @@ class Holder:
                 (gone[np.isin(gone, may)], window),
                 (gone[~np.isin(gone, there)], "are no longer in the tables, or their creators are not"),
             ):
-                if self._is_much(items, mine):
-                    reasons.append(f"it would have {len(new):,} {name} and not {len(mine):,}: {len(items):,} {why}")
-                    held.append(item_keys(item_type, items))
+                reason = f"it would have {len(new):,} {name} and not {len(mine):,}: {len(items):,} {why}"
+                if len(items):
+                    (much if self._is_much(items, mine) else few).append((item_keys(item_type, items), reason))
+        # The few that are gone may go, unless nothing were left.
+        held = much or ([] if built.item_bodies else few)
         if not held:
             return None
-        kept = np.isin(_keys(*ours), np.concatenate([_keys(*theirs), *held]))
+        kept = np.isin(_keys(*ours), np.concatenate([_keys(*theirs), *(keys for keys, _ in held)]))
         for item in np.flatnonzero(kept).tolist():  # whose row is gone may be blacklisted all the same
             kept[item] = _address(current, item) not in rules.blacklist
-        return "; ".join(reasons), current, kept
+        return "; ".join(reason for _, reason in held), current, kept
 
     def _is_much(self, items: Int64, of: Int64) -> bool:
         return len(items) > max(FEW, self._settings.catalog_hold_share * len(of))
@@ -162,6 +169,17 @@ def read_held(folder: Path) -> Held | None:
         return Held(**json.loads((folder / FILE).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _nothing(report: BuildReport) -> str:
+    """Why a build has no items."""
+    aside = ", ".join(
+        f"{count:,} of {column} ({reason})" for (column, reason), count in report.set_aside.most_common(5)
+    )
+    return (
+        "the tables have no video and no challenge that is published, whole, and within VIDEOS_WINDOW_DAYS or "
+        f"CHALLENGES_WINDOW_DAYS{f'; set aside were {aside}' if aside else ''}"
+    )
 
 
 def _address(catalog: Catalog, item: int) -> str:

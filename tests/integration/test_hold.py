@@ -15,6 +15,7 @@ from recommendation_service.catalog.hold import Holder, read_held
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import CatalogError
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from tests.support.slates import request_for
@@ -99,10 +100,9 @@ def test_a_clock_that_is_wrong_empties_no_catalog_and_what_is_withdrawn_leaves_a
     assert operator.reason is None
 
 
-@pytest.mark.parametrize("table", ["resumes", "users"])
-def test_a_table_that_was_emptied_is_held_back_and_published_after_a_time(operator: Operator, table: str) -> None:
+def test_a_table_that_was_emptied_is_held_back_and_published_after_a_time(operator: Operator) -> None:
     operator.publish()
-    operator.run(f"DELETE FROM {table}")
+    operator.run("DELETE FROM resumes")
     operator.blacklist.write_text("v9.mp4\n")
     assert operator.publish()[0] == [video for video in ALL if video != 10], "blacklisted, though its row is gone"
     assert "no longer in the tables" in str(operator.reason)
@@ -141,9 +141,34 @@ def test_what_is_blacklisted_leaves_at_once_however_much_it_is(operator: Operato
     assert operator.publish() == ([], CHALLENGES)
 
 
-def test_a_few_rows_may_be_deleted_and_a_first_catalog_may_be_empty(operator: Operator) -> None:
-    assert operator.publish(400) == ([], 0)
-    assert operator.reason is None
+def test_a_catalog_of_nothing_takes_no_place_of_one_of_something_after_a_time_or_by_force_either(
+    operator: Operator,
+) -> None:
+    operator.publish()
+    operator.run("DELETE FROM users")
+    operator.blacklist.write_text("v9.mp4\n")
+    kept = [video for video in ALL if video != 10], CHALLENGES
+    assert operator.publish() == kept, "blacklisted, though its creator is gone"
+    operator.up += 3600
+    assert operator.publish() == kept
+    assert operator.publish(force=True) == kept
+    assert "no longer in the tables" in str(operator.reason)
+
+
+def test_the_few_items_of_a_small_catalog_do_not_all_go_at_once(operator: Operator) -> None:
+    operator.run("DELETE FROM challenges", "DELETE FROM resumes WHERE id > 3")
+    operator.publish()
+    operator.run("DELETE FROM resumes")
+    assert operator.publish() == (ALL[:3], 0)
+
+
+def test_a_first_catalog_of_nothing_is_an_error_with_the_reason(operator: Operator) -> None:
+    with pytest.raises(CatalogError, match=r"nothing to show.*within VIDEOS_WINDOW_DAYS"):
+        operator.publish(400)
+    assert operator.store.versions() == []
+
+
+def test_a_few_rows_may_be_deleted(operator: Operator) -> None:
     operator.publish()
     operator.run("DELETE FROM resumes WHERE id <= 15")
     assert operator.publish() == (ALL[15:], CHALLENGES)
