@@ -42,6 +42,64 @@ def schema() -> None:
 
 
 @app.command()
+def init(
+    database: Annotated[str, typer.Argument(metavar="DATABASE_URL", help="As mysql://reader@db.internal/shop.")],
+    output: Annotated[Path, typer.Option(help="Where the mapping is written; - prints it.")] = Path("mapping.toml"),
+    users: Annotated[str | None, typer.Option(metavar="TABLE", help="The table of people. Default: found out.")] = None,
+    items: Annotated[list[str] | None, typer.Option(metavar="TABLE", help="A table of what may be shown.")] = None,
+    events: Annotated[list[str] | None, typer.Option(metavar="TABLE", help="A table of who did what.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over a mapping that is there.")] = False,
+) -> None:
+    """Look at a database, and write a mapping of it that works; or say what could not be told.
+
+    Looks at tables, keys, row counts and a sample of each, and changes nothing there. The address and its password are
+    neither written nor printed. What was written is run as by `recs source check`, whose exit status it has.
+
+    \b
+    $ recs source init sqlite:////tmp/jobs.sqlite
+    $ recs source init mysql://reader:…@db.internal/shop --output shop.toml
+    $ recs source init mysql://reader:…@db.internal/shop --users customers --items products --events order_lines
+    """
+    from recommendation_service.core.database import make_engine
+    from recommendation_service.core.files import write_whole
+    from recommendation_service.onboarding.examination import check_mapping
+    from recommendation_service.onboarding.initial import Chosen, first_mapping
+    from recommendation_service.sources.mapping.mapping import load_mapping
+
+    is_printed = str(output) == "-"
+    if output.exists() and not replace and not is_printed:
+        typer.echo(f"{output} is there: name another by --output, or write over it by --replace.", err=True)
+        raise typer.Exit(FAILED)
+    settings = _settings(database)
+    engine = make_engine(settings)
+    chosen = Chosen(users, tuple(items or ()), tuple(events or ()))
+    try:
+        with Console(stderr=True).status("Connecting") as status:
+            initial = first_mapping(engine, chosen, status.update)
+            if initial.text is not None and not is_printed:
+                write_whole(output, initial.text)
+                report = check_mapping(load_mapping(output), engine, settings, status.update)
+    finally:
+        engine.dispose()
+    for part, found in initial.found.items():
+        typer.echo(f"{part:>8}  {found}", err=is_printed)
+    for untold in initial.untold:
+        typer.secho(f"It could not be told {untold}.", fg=typer.colors.YELLOW, err=True)
+    if initial.text is None:
+        raise typer.Exit(FAILED)
+    if is_printed:
+        typer.echo(initial.text, nl=False)
+        return
+    for finding in report.findings:
+        if finding.severity.value != "info":
+            _print_finding(finding)
+    for problem in report.problems:
+        typer.secho(f"Problem: {problem}", fg=typer.colors.RED)
+    typer.echo(f"\nWritten: {output}, {len(initial.text.splitlines())} lines. Next: `recs source check {output}`")
+    raise typer.Exit(report.status)
+
+
+@app.command()
 def check(
     mapping: Annotated[Path | None, typer.Argument(help="A mapping. Default: that of MAPPING_FILE.")] = None,
     database: Annotated[

@@ -1,0 +1,141 @@
+"""Which columns hold the keys of which tables: by foreign keys, by names, and by whether the values are there."""
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import bindparam, text
+from sqlalchemy.engine import Connection
+
+from recommendation_service.onboarding.looking import Column, Table
+
+MOST_VALUES = 50
+ENOUGH = 0.8  # share of the values that must be there: rows of what was deleted may be left
+CONCLUSIVE = 5  # different texts that are all keys of one table are no accident
+
+_SUFFIX = re.compile(r"_?(id|uuid|guid|slug|key|ref|sku)$", re.I)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+# What a person is called in a table about two of them, or about what they made.
+PEOPLE = {
+    *(
+        "user",
+        "member",
+        "account",
+        "person",
+        "people",
+        "customer",
+        "reader",
+        "listener",
+        "candidate",
+        "player",
+        "student",
+    ),
+    *(
+        "subscriber",
+        "viewer",
+        "client",
+        "visitor",
+        "profile",
+        "buyer",
+        "patient",
+        "applicant",
+        "shopper",
+        "learner",
+        "guest",
+    ),
+}
+ANOTHER = {
+    "friend",
+    "follower",
+    "followed",
+    "following",
+    "followee",
+    "from",
+    "to",
+    "one",
+    "other",
+    "sender",
+    "receiver",
+}
+MAKER = {
+    "author",
+    "creator",
+    "owner",
+    "seller",
+    "writer",
+    "host",
+    "teacher",
+    "uploader",
+    "maker",
+    "posted_by",
+    "created_by",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    column: str
+    table: str
+
+
+def singular(word: str) -> str:
+    """Of an English plural, in small letters and with underscores."""
+    word = _CAMEL.sub("_", word).lower()
+    if word.endswith("people"):
+        return word.removesuffix("people") + "person"
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if re.search(r"(ss|ch|sh|x|z)es$", word):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "news")) else word
+
+
+def stem(column: str) -> str:
+    """What a column is of: user of user_id, userId, user."""
+    return _SUFFIX.sub("", _CAMEL.sub("_", column).lower())
+
+
+def references(tables: dict[str, Table], people: str, connection: Connection) -> dict[str, list[Reference]]:
+    """By table. ``people``: the table of users, for columns that name them by what they do."""
+    return {name: _of(table, tables, people, connection) for name, table in tables.items()}
+
+
+def _of(table: Table, tables: dict[str, Table], people: str, connection: Connection) -> list[Reference]:
+    found = []
+    for column in table.columns.values():
+        if column.name in table.refers and table.refers[column.name] in tables:
+            found.append(Reference(column.name, table.refers[column.name]))
+        elif column.name != table.key and column.kind in {"integer", "text"} and column.sample:
+            target = _guess(table, column, tables, people, connection)
+            if target is not None:
+                found.append(Reference(column.name, target))
+    return found
+
+
+def _guess(table: Table, column: Column, tables: dict[str, Table], people: str, connection: Connection) -> str | None:
+    own = stem(column.name)
+    targets = [
+        other
+        for other in tables.values()
+        if other.key is not None and other.rows and other.columns[other.key].kind == column.kind and other is not table
+    ]
+    named = [other for other in targets if singular(other.name) == own]
+    named += [other for other in targets if singular(other.name).endswith(f"_{own}") and other not in named]
+    if own in PEOPLE | ANOTHER | MAKER:
+        named += [tables[people]] if tables[people] in targets and tables[people] not in named else []
+    for other in named:
+        if _share(column, other, connection) >= ENOUGH:
+            return other.name
+    if column.kind == "text" and column.length >= 8 and len(column.different) >= CONCLUSIVE:
+        for other in targets:
+            if _share(column, other, connection) == 1.0:
+                return other.name
+    return None
+
+
+def _share(column: Column, other: Table, connection: Connection) -> float:
+    """Of the column's different values, those that are keys of the other table."""
+    values = list(dict.fromkeys(column.sample))[:MOST_VALUES]
+    quote = connection.dialect.identifier_preparer.quote
+    statement = text(f"SELECT COUNT(*) FROM {quote(other.name)} WHERE {quote(str(other.key))} IN :values")
+    found = connection.execute(statement.bindparams(bindparam("values", expanding=True)), {"values": values})
+    return int(found.scalar_one()) / len(values)

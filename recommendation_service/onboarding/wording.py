@@ -1,0 +1,164 @@
+"""What a column or table means by its name and values, where a mapping has to choose."""
+
+import re
+from collections import Counter
+
+from recommendation_service.onboarding.looking import Column, Table
+from recommendation_service.onboarding.references import singular
+from recommendation_service.onboarding.roles import title_of
+
+# Of times, the likeliest first; those of what ends or changes are none.
+CAME = ("published", "released", "posted", "created", "added", "joined", "registered", "signed", "started", "launched")
+DID = ("created", "at", "time", "date", "when", "timestamp", "seen", "viewed", "read", "started", "played", "ordered")
+_NOT_WHEN = re.compile(r"updat|modif|delet|clos|expir|end|until|birth|due|last_|valid|cancel", re.I)
+SHOWN = {
+    "published",
+    "active",
+    "open",
+    "public",
+    "live",
+    "online",
+    "available",
+    "approved",
+    "visible",
+    "enabled",
+    "send",
+}
+HIDDEN = {
+    "draft",
+    "closed",
+    "archived",
+    "hidden",
+    "deleted",
+    "private",
+    "inactive",
+    "pending",
+    "rejected",
+    "sold",
+    "expired",
+}
+_ENDS = re.compile(r"^(clos|expir|end|valid_until|deadline)\w*", re.I)
+_STATE = re.compile(r"^(status|state|visibility|is_\w+|published|active|visible|enabled|public|available)$", re.I)
+_NUMBER = re.compile(
+    r"price|cost|salary|pay|wage|seconds|minutes|duration|length|size|pages|year|calories|distance", re.I
+)
+_CATEGORY = re.compile(
+    r"category|genre|type|kind|section|topic|style|brand|department|city|country|language|level", re.I
+)
+_SECRET = re.compile(r"pass|token|secret|hash|email|mail|phone|address|salt|ssn|iban", re.I)
+_VALUE = re.compile(r"^(rating|stars|score|value|share\w*|percent\w*|progress)$", re.I)
+# How much an event says, and which of the service's own it is, by its name.
+SAYS: tuple[tuple[str, float, str], ...] = (
+    (r"order|purchas|buy|bought|sale|booking|enrol|appl|match|hire|subscri|checkout", 5, "match"),
+    (r"save|bookmark|wish|collect|watchlist|later", 3, "save"),
+    (r"fav|like|love|heart|upvote|vote|star|clap", 3, "like"),
+    (r"rating|review|score|feedback", 3, "rating"),
+    (r"cart|basket", 3, "save"),
+    (r"play|listen|watch|read|view|visit|seen|click|open|impression|download|histor", 1, "view"),
+)
+MOST_FIELDS = 6
+LONG = 200  # characters: prose, and no field
+
+
+def time_of(table: Table, order: tuple[str, ...]) -> str | None:
+    """The column that says when; None: none does."""
+    times = [c.name for c in table.columns.values() if c.kind == "time" and not _NOT_WHEN.search(c.name)]
+    ranked = sorted(times, key=lambda name: next((i for i, word in enumerate(order) if word in name.lower()), 99))
+    return ranked[0] if ranked else None
+
+
+def conditions(table: Table) -> list[tuple[str, str]]:
+    """(condition with {} for the column, column): what has to hold of an item that is shown."""
+    found = []
+    for column in table.columns.values():
+        name = column.name.lower()
+        if name in {"deleted_at", "removed_at", "archived_at"}:
+            found.append(("{} IS NULL", column.name))
+        elif column.kind == "time" and _ENDS.search(name):
+            found.append(("({0} IS NULL OR {0} >= :now)", column.name))
+        elif name == "stock" and column.kind == "integer":
+            found.append(("{} > 0", column.name))
+        elif name in {"published_at", "released_at"} and table.nulls(column.name):
+            found.append(("{} IS NOT NULL", column.name))
+        elif _STATE.match(name):
+            condition = _state(column)
+            if condition is not None:
+                found.append((condition, column.name))
+    return found
+
+
+def _state(column: Column) -> str | None:
+    values = Counter(map(str, column.sample))
+    if column.kind == "integer":
+        return "{} = 1" if set(values) == {"0", "1"} or set(values) == {"True", "False"} else None
+    shown = [value for value in values if value.lower() in SHOWN and "'" not in value]
+    if len(shown) == 1 and len(values) > 1:
+        return f"{{}} = '{shown[0]}'"
+    return None
+
+
+def fields_of(table: Table, skipped: set[str]) -> list[str]:
+    """Short columns that a list would show."""
+    title = title_of(table)
+    words = ("slug", "image", "cover", "picture", "thumbnail", "url", "price", "city", "artist", "author")
+    others = [
+        column.name
+        for column in table.columns.values()
+        if column.name not in {title, *skipped}
+        and column.kind in {"text", "integer", "number"}
+        and column.length <= LONG
+        and not _SECRET.search(column.name)
+        and any(word in column.name.lower() for word in words)
+    ]
+    return ([title] if title else []) + others[: MOST_FIELDS - 1]
+
+
+def categories_of(table: Table, skipped: set[str]) -> list[str]:
+    """Columns of texts that come again and sort items into kinds."""
+    return [
+        column.name
+        for column in table.columns.values()
+        if column.kind == "text"
+        and column.name not in skipped
+        and _CATEGORY.search(column.name)
+        and 1 < len(column.different) <= max(2, len(column.sample) // 3)
+    ]
+
+
+def lists_of(table: Table) -> list[str]:
+    """Columns of JSON lists of texts."""
+    return [column.name for column in table.columns.values() if column.kind == "json"]
+
+
+def numbers_of(table: Table, skipped: set[str]) -> list[str]:
+    return [
+        column.name
+        for column in table.columns.values()
+        if column.kind in {"integer", "number"}
+        and column.name not in skipped
+        and _NUMBER.search(column.name)
+        and len(column.different) > 4
+    ]
+
+
+def value_of(table: Table, skipped: set[str]) -> str | None:
+    """A column of stars or shares."""
+    names = [
+        column.name
+        for column in table.columns.values()
+        if column.kind in {"integer", "number"}
+        and column.name not in skipped
+        and _VALUE.match(column.name)
+        and len(column.different) > 1
+        and all(float(value) >= 0 for value in column.sample)
+    ]
+    return names[0] if names else None
+
+
+def event_name(table: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "_", singular(table)) or "event"
+
+
+def says(name: str) -> tuple[float, str | None]:
+    """(weight, which of the service's own it is)."""
+    return next(((weight, means) for pattern, weight, means in SAYS if re.search(pattern, name, re.I)), (1.0, None))

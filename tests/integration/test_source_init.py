@@ -1,0 +1,226 @@
+"""`recs source init`: mappings written for databases that nobody described, on SQLite and MariaDB."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.engine import URL
+from typer.testing import CliRunner
+
+from recommendation_service import cli
+from recommendation_service.sources.mapping.mapping import load_mapping
+from tests.integration.test_source_check import BACKENDS, NAMES, check, fill
+
+Init = Callable[..., Result]
+
+# No foreign keys, orders with lines of their own, a reserved word, what is deleted, prices, and who said what.
+SHOP = """
+CREATE TABLE customers (id INTEGER PRIMARY KEY, email VARCHAR(50), created_at VARCHAR(30));
+CREATE TABLE categories (id INTEGER PRIMARY KEY, name VARCHAR(50));
+CREATE TABLE products (id INTEGER PRIMARY KEY, title VARCHAR(50), price DECIMAL(8,2), category_id INTEGER,
+  status VARCHAR(20), created_at VARCHAR(30), deleted_at VARCHAR(30));
+CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id INTEGER, total DECIMAL(8,2), created_at VARCHAR(30));
+CREATE TABLE order_items (order_id INTEGER, product_id INTEGER, quantity INTEGER);
+CREATE TABLE reviews (id INTEGER PRIMARY KEY, customer_id INTEGER, product_id INTEGER, stars INTEGER,
+  comment VARCHAR(90));
+CREATE TABLE recs_events (id INTEGER PRIMARY KEY, customer_id INTEGER, product_id INTEGER);
+CREATE TABLE migrations (id INTEGER PRIMARY KEY, migration VARCHAR(50));
+"""
+
+
+def rows_of_shop() -> list[str]:
+    day = "'2026-11-{:02} 10:00:00'"
+    statements = [f"INSERT INTO customers VALUES ({n}, 'c{n}@example.org', {day.format(n)})" for n in range(1, 21)]
+    statements += [f"INSERT INTO categories VALUES ({n}, 'shelf {n}')" for n in range(1, 5)]
+    for n in range(1, 25):
+        state, gone = ("draft" if n % 8 == 0 else "published"), (day.format(3) if n == 5 else "NULL")
+        values = f"{100 + n}, 'thing {n}', {n * 3.5}, {1 + n % 4}, '{state}', {day.format(n)}, {gone}"
+        statements.append(f"INSERT INTO products VALUES ({values})")
+    for n in range(1, 41):
+        statements.append(f"INSERT INTO orders VALUES ({500 + n}, {1 + n % 20}, 9.5, {day.format(1 + n % 28)})")
+        statements += [f"INSERT INTO order_items VALUES ({500 + n}, {101 + (n * step) % 24}, 1)" for step in (1, 5)]
+        statements.append(f"INSERT INTO reviews VALUES ({n}, {1 + n % 20}, {101 + n % 24}, {1 + n % 5}, 'good {n}')")
+    return [*statements, "INSERT INTO migrations VALUES (1, 'first')"]
+
+
+@pytest.fixture
+def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
+    """The command, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+
+    def run(url: URL, *options: str) -> Result:
+        address = url.render_as_string(hide_password=False)
+        return CliRunner().invoke(cli.app, ["source", "init", address, *options])
+
+    return run
+
+
+def shop(request: pytest.FixtureRequest, backend: str) -> URL:
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        for statement in (*filter(str.strip, SHOP.split(";\n")), *rows_of_shop()):
+            connection.exec_driver_sql(statement)
+    return url
+
+
+def written(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "mapping.toml").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("example", NAMES)
+def test_each_example_gets_a_mapping_that_works_and_is_short(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path, example: str, backend: str
+) -> None:
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    fill(example, url)
+    done = init(url)
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "mapping.toml").read_text("utf-8")
+    assert len(text.splitlines()) <= 60
+    content = load_mapping(tmp_path / "mapping.toml").content
+    found = {
+        "items": list(content.items),
+        "events": sorted(content.events),
+        "links": sorted(content.links),
+        "vocabularies": sorted(content.vocabularies),
+        "creators": {name: items.creator for name, items in content.items.items()},
+        "times": {name: items.time for name, items in content.items.items()},
+        "timeless": [name for name, event in content.events.items() if event.time is None],
+    }
+    assert (
+        found
+        == {
+            "jobs": {
+                "items": ["job_ad"],
+                "events": ["ad_view", "application"],
+                "links": [],
+                "vocabularies": ["city", "skill"],
+                "creators": {"job_ad": "company_id"},
+                "times": {"job_ad": "published_at"},
+                "timeless": [],
+            },
+            "music": {
+                "items": ["track"],
+                "events": ["favourite", "play"],
+                "links": ["follow", "friendship"],
+                "vocabularies": ["genre"],
+                "creators": {"track": "artist_uuid"},
+                "times": {"track": "released_on"},
+                "timeless": ["favourite"],
+            },
+            "blog": {
+                "items": ["article", "product"],
+                "events": ["article_read", "bookmark", "order_line"],
+                "links": [],
+                "vocabularies": ["language", "tag"],
+                "creators": {"article": "author_id", "product": None},
+                "times": {"article": "published_at", "product": "added_at"},
+                "timeless": ["bookmark"],
+            },
+        }[example]
+    )
+    if example == "music":
+        assert content.links["follow"].to == "creators"
+        assert (content.ids, content.links["friendship"].mutual) == ("text", True)
+    report = check(tmp_path / "mapping.toml", url)
+    assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []
+    assert ("when it happened" in done.output) == bool(found["timeless"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_shop_without_foreign_keys_is_found_out_by_names_and_values(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    url = shop(request, backend)
+    done = init(url)
+    assert done.exit_code == 0, done.output
+    content = written(tmp_path)
+    assert list(content["items"]) == ["product"]
+    assert "status = 'published'" in content["items"]["product"]["query"]
+    assert "deleted_at IS NULL" in content["items"]["product"]["query"]
+    assert set(content["events"]) == {"order_item", "review"}
+    assert content["events"]["order_item"]["time"] == "created_at"
+    assert (content["events"]["review"]["value"], content["events"]["review"]["means"]) == ("stars", "rating")
+    assert "price" in content["numbers"]
+    report = check(tmp_path / "mapping.toml", url)
+    assert {query["section"]: query["rows"] for query in report["queries"]} == {
+        "users": 20,
+        "items.product": 20,
+        "vocabularies.category.items.product": 24,
+        "events.order_item": 80,
+        "events.review": 40,
+    }
+    assert "migrations" in done.output
+    assert "recs_events" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        ([], "anything: the database has no tables"),
+        (["CREATE TABLE things (id INTEGER PRIMARY KEY, title TEXT)"], "which table has the people"),
+        (
+            ["CREATE TABLE users (id INTEGER PRIMARY KEY)", "CREATE TABLE films (id INTEGER PRIMARY KEY, title TEXT)"],
+            "which tables have what may be shown: say it by --items, one of films",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_said_and_nothing_is_written(
+    init: Init, sqlite_url: URL, tmp_path: Path, statements: list[str], said: str
+) -> None:
+    with create_engine(sqlite_url, poolclass=NullPool).begin() as connection:
+        for statement in statements or ["PRAGMA user_version = 1"]:
+            connection.exec_driver_sql(statement)
+    done = init(sqlite_url)
+    assert done.exit_code == 1
+    assert said in done.output
+    assert not (tmp_path / "mapping.toml").exists()
+
+
+def test_tables_may_be_named_and_are_asked_for_by_their_nearest_name(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = shop(request, "sqlite")
+    done = init(url, "--users", "customers", "--items", "products", "--events", "reviews")
+    assert done.exit_code == 0, done.output
+    assert list(written(tmp_path)["events"]) == ["review"]
+    wrong = init(url, "--items", "prodcts", "--replace")
+    assert wrong.exit_code == 1
+    assert "there is no table prodcts: did you mean products?" in str(wrong.exception or wrong.output)
+
+
+def test_the_password_is_neither_written_nor_printed(
+    init: Init, mariadb_url: URL, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    shop(request, "mariadb")
+    with create_engine(mariadb_url, poolclass=NullPool).begin() as connection:
+        connection.exec_driver_sql("CREATE USER IF NOT EXISTS 'looks'@'%%' IDENTIFIED BY 'hidden-word'")
+        connection.exec_driver_sql(f"GRANT SELECT ON `{mariadb_url.database}`.* TO 'looks'@'%%'")
+    done = init(mariadb_url.set(username="looks", password="hidden-word"))
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "mapping.toml").read_text("utf-8")
+    for secret in ("hidden-word", "looks", str(mariadb_url.host)):
+        assert secret not in text + done.output
+
+
+def test_a_mapping_that_is_there_is_not_written_over(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = shop(request, "sqlite")
+    (tmp_path / "mapping.toml").write_text("mine")
+    done = init(url)
+    assert done.exit_code == 1
+    assert "--replace" in done.output
+    assert (tmp_path / "mapping.toml").read_text() == "mine"
+    printed = init(url, "--output", "-")
+    assert printed.exit_code == 0
+    assert tomllib.loads(printed.stdout)["items"]
+    assert init(url, "--replace").exit_code == 0
