@@ -203,7 +203,7 @@ class _Reading:
             weights = np.ones(result.rows)
             if terms.weight is not None:
                 weights = self._queries.weights(result, "weight", terms.weight)
-        found = [values.terms(value, terms.form, reasons) for value in given]
+        found = values.terms_of_all(given, terms.form, reasons)
         self._queries.note(section, column, reasons)
         counts = np.fromiter((len(own) for own in found), np.int64, len(found))
         places = np.repeat(np.arange(len(found)), counts)

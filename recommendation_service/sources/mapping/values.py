@@ -175,6 +175,22 @@ def text(value: Any) -> str:
     return "" if value is None else " ".join(str(value).encode("utf-8", "replace").decode("utf-8").split())
 
 
+def terms_of_all(values: Sequence[Any], form: str, reasons: Reasons) -> list[list[tuple[str, float]]]:
+    """(term, weight) of each value; what comes again is looked at once."""
+    known: dict[Any, tuple[list[tuple[str, float]], Reasons]] = {}
+    found = []
+    for value in values:
+        key = value if isinstance(value, str | int | None) else repr(value)
+        seen = known.get(key)
+        if seen is None:
+            own: Reasons = Counter()
+            seen = known[key] = terms(value, form, own), own
+        found.append(seen[0])
+        if seen[1]:
+            reasons.update(seen[1])
+    return found
+
+
 def terms(value: Any, form: str, reasons: Reasons) -> list[tuple[str, float]]:
     """(term, weight) of one value: each once."""
     if value is None or value in ("", b""):
