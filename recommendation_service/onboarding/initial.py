@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from recommendation_service.core.database import address
+from recommendation_service.core.database import address, begin_reading
 from recommendation_service.core.errors import SourceError
 from recommendation_service.onboarding.looking import Table, look
 from recommendation_service.onboarding.references import references
@@ -38,7 +38,8 @@ def first_mapping(engine: Engine, chosen: Chosen, progress: Callable[[str], None
     """Raises SourceError where the database cannot be read, or has no table of a chosen name."""
     try:
         with engine.connect() as connection:
-            tables = look(connection, progress)
+            begin_reading(connection)
+            tables, unreadable = look(connection, progress)
             _known(chosen, tables)
             users = chosen.users or people_of(tables)
             if users is None or tables[users].key is None:
@@ -69,6 +70,8 @@ def first_mapping(engine: Engine, chosen: Chosen, progress: Callable[[str], None
     used |= {roles.creators or "", *(one.header[0] for one in roles.did if one.header)}
     used |= {name for own in roles.terms.values() for said in own for name in (said.table, said.tags or "")}
     left = [name for name, table in tables.items() if name not in used and table.rows]
+    if unreadable:
+        writer.untold.append(f"what is in {', '.join(unreadable)}: this user may not read them")
     if left:
         writer.untold.append(f"what these tables are for: {', '.join(left)}")
     return Initial(text, {key: value for key, value in named.items() if value}, writer.untold)

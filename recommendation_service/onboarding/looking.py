@@ -8,8 +8,10 @@ from typing import Any
 
 from sqlalchemy import inspect, text
 from sqlalchemy import types as sql
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Inspector
+from sqlalchemy.exc import SQLAlchemyError
 
+from recommendation_service.core.database import attempt
 from recommendation_service.sources.json_lists import read_list
 
 SAMPLE_ROWS = 300
@@ -67,30 +69,41 @@ class Table:
         return self.sampled - len(self.columns[column].sample)
 
 
-def look(connection: Connection, progress: Callable[[str], None] = lambda _: None) -> dict[str, Table]:
-    """By name. Raises SQLAlchemyError."""
+def look(
+    connection: Connection, progress: Callable[[str], None] = lambda _: None
+) -> tuple[dict[str, Table], list[str]]:
+    """Tables by name, and the names of those that may not be read. Raises SQLAlchemyError."""
     inspector = inspect(connection)
     names = [name for name in inspector.get_table_names() if not name.startswith(OWN)][:MOST_TABLES]
-    found = {}
+    found, unreadable = {}, []
     for name in names:
         progress(f"Looking at {name}")
-        quoted = connection.dialect.identifier_preparer.quote(name)
-        rows = connection.execute(
-            text(f"SELECT COUNT(*) FROM (SELECT 1 FROM {quoted} LIMIT {MOST_COUNTED}) q")
-        ).scalar_one()
-        sample = connection.execute(text(f"SELECT * FROM {quoted} LIMIT {SAMPLE_ROWS}")).mappings().all()
-        columns = {}
-        for column in inspector.get_columns(name):
-            values = [row[column["name"]] for row in sample if row.get(column["name"]) is not None]
-            columns[column["name"]] = Column(column["name"], _kind(column["type"], column["name"], values), values)
-        key = inspector.get_pk_constraint(name)["constrained_columns"]
-        refers = {
-            foreign["constrained_columns"][0]: str(foreign["referred_table"])
-            for foreign in inspector.get_foreign_keys(name)
-            if len(foreign["constrained_columns"]) == 1
-        }
-        found[name] = Table(name, columns, key[0] if len(key) == 1 else None, refers, int(rows), len(sample))
-    return found
+        try:
+            with attempt(connection):
+                found[name] = _table(name, inspector, connection)
+        except SQLAlchemyError as error:
+            if getattr(error, "connection_invalidated", False):
+                raise
+            unreadable.append(name)
+    return found, unreadable
+
+
+def _table(name: str, inspector: Inspector, connection: Connection) -> Table:
+    quoted = connection.dialect.identifier_preparer.quote(name)
+    counted = text(f"SELECT COUNT(*) FROM (SELECT 1 FROM {quoted} LIMIT {MOST_COUNTED}) q")
+    rows = int(connection.execute(counted).scalar_one())
+    sample = connection.execute(text(f"SELECT * FROM {quoted} LIMIT {SAMPLE_ROWS}")).mappings().all()
+    columns = {}
+    for column in inspector.get_columns(name):
+        values = [row[column["name"]] for row in sample if row.get(column["name"]) is not None]
+        columns[column["name"]] = Column(column["name"], _kind(column["type"], column["name"], values), values)
+    key = inspector.get_pk_constraint(name)["constrained_columns"]
+    refers = {
+        foreign["constrained_columns"][0]: str(foreign["referred_table"])
+        for foreign in inspector.get_foreign_keys(name)
+        if len(foreign["constrained_columns"]) == 1
+    }
+    return Table(name, columns, key[0] if len(key) == 1 else None, refers, rows, len(sample))
 
 
 def _kind(declared: Any, name: str, values: list[Any]) -> str:

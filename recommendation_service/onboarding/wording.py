@@ -1,7 +1,6 @@
 """What a column or table means by its name and values, where a mapping has to choose."""
 
 import re
-from collections import Counter
 
 from recommendation_service.onboarding.looking import Column, Table
 from recommendation_service.onboarding.references import singular
@@ -88,9 +87,11 @@ def conditions(table: Table) -> list[tuple[str, str]]:
 
 
 def _state(column: Column) -> str | None:
-    values = Counter(map(str, column.sample))
+    values = set(map(str, column.sample))
     if column.kind == "integer":
-        return "{} = 1" if set(values) == {"0", "1"} or set(values) == {"True", "False"} else None
+        # A boolean of PostgreSQL's is no number, and a number of its is no condition.
+        conditions = {frozenset(("False", "True")): "{}", frozenset(("0", "1")): "{} = 1"}
+        return conditions.get(frozenset(values))
     shown = [value for value in values if value.lower() in SHOWN and "'" not in value]
     if len(shown) == 1 and len(values) > 1:
         return f"{{}} = '{shown[0]}'"
