@@ -6,6 +6,7 @@ common falls out. docs/evidence.md says how to read the rest.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,31 @@ class Estimates:
     def slots(self) -> int:
         """How many are in the estimate."""
         return len(self.ess)
+
+    @property
+    def verdict(self) -> str:
+        if self.refusal is not None:
+            return "refused"
+        if min(self.lower, self.guardrail.lower) > 0:
+            return "better"
+        return "worse" if self.upper < 0 else "not told apart"
+
+    def summary(self) -> dict[str, Any]:
+        """For JSON: what is not finite is null."""
+        estimators = ("estimate", "guardrail", "doubly_robust", "whole_feed", "single", "sequence")
+        figures = {name: each._asdict() for name in estimators if (each := getattr(self, name)) is not None}
+        return {
+            "verdict": self.verdict,
+            "refusal": self.refusal,
+            "warnings": list(self.warnings),
+            "feeds": self.feeds,
+            "users": self.users,
+            "logged": _number(self.logged),
+            **{name: {key: _number(value) for key, value in each.items()} for name, each in figures.items()},
+            "effective_sample_size": [_number(value) for value in self.ess.tolist()],
+            "largest_weight": [_number(value) for value in self.largest_weights.tolist()],
+            "support": [_number(value) for value in self.support.tolist()],
+        }
 
 
 def estimate(
@@ -130,6 +156,10 @@ def estimate(
         doubly_robust=None if robust is None else NOTHING,
         refusal=reason,
     )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _shares(feeds: LoggedFeeds) -> Floats:

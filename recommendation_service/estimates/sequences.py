@@ -16,7 +16,7 @@ from recommendation_service.estimates.weights import CUT, by_slot
 
 # Factors of the mixture, as shares of the largest that is allowed: from one for ten feeds to one for 10⁹.
 _FACTORS = np.geomspace(0.5, 5e-6, 24)
-_STEPS = 60  # of the search for a bound; each halves what is uncertain
+_STEPS = 40  # of the search for a bound; each halves what is uncertain
 
 
 class Bounds(NamedTuple):

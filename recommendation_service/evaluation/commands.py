@@ -1,8 +1,7 @@
 """`recs evaluate …`: how well the service orders what people take, beside methods of the literature."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from recommendation_service.core.files import make_folder
 from recommendation_service.demo.loading import DemoError
 from recommendation_service.demo.wheel import wheel_folder
 from recommendation_service.evaluation.errors import EvaluationError
 from recommendation_service.evaluation.off_policy import off_policy
+from recommendation_service.evaluation.progress import bar
 
 if TYPE_CHECKING:
     from recommendation_service.evaluation.interaction_log import InteractionLog
@@ -151,7 +150,7 @@ def _evaluate(
         evaluation = Evaluation(log, _policy(policy), protocols, names, seed)
         if evaluation.left_out:
             console.print(f"Left out, for more than {MOST_ITEMS:,} items: {', '.join(evaluation.left_out)}.")
-        with _bar(console) as advance:
+        with bar(console) as advance:
             results = evaluation.run(advance)
     except (EvaluationError, DemoError) as error:
         raise _exit(str(error), FAILED) from None
@@ -187,22 +186,6 @@ def _policy(named: str | None) -> "Policy":
     if named is None:
         return PolicyChoice(settings).take_up().policy
     return load_policy(Path(named)) if Path(named).is_file() else policy_version(settings, named)
-
-
-@contextmanager
-def _bar(console: Console) -> Iterator[Callable[[str, float], None]]:
-    """One bar over all, which says what is being done."""
-    with Progress(
-        TextColumn("{task.description:>36}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as bars:
-        task = bars.add_task("", total=1.0)
-        yield lambda what, done: bars.update(task, description=what, completed=done)
 
 
 def _exit(sentence: str, status: int) -> typer.Exit:

@@ -1,8 +1,9 @@
 """`recs evaluate off-policy`: how well another policy would have done, from what was logged while one served."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from recommendation_service.core.files import opener
 from recommendation_service.dsjson.decision import Form
 from recommendation_service.dsjson.reading import Costs
+from recommendation_service.model.kinds import ENDPOINTS
 
 if TYPE_CHECKING:
     from recommendation_service.dsjson.log_file import DecisionLog
@@ -26,15 +28,34 @@ _STEP_BYTES = 1 << 20
 
 def off_policy(
     log: Annotated[
-        Path,
-        typer.Option(help="A decision log of Vowpal Wabbit or Azure Personalizer (dsjson), a JSON object a line."),
-    ],
+        Path | None,
+        typer.Option(
+            help="A decision log of Vowpal Wabbit or Azure Personalizer (dsjson), a JSON object a line. Without it, "
+            "what this service recorded."
+        ),
+    ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to weigh; may be given again. even; index:K[,K...]: always action K (from 0 on), of each slot; "
-            "mix:E: as the log, with a share E even; greedy[:E]: what the log liked best, with a share E even; "
-            "learner: this service's learner, taught by the events before. Default: even, index:0 and learner."
+            help="What to weigh. Of this service's record: a version of `recs policy list`, or a policy file; default: "
+            "the shadow. Of a log, and then it may be given again, even; index:K[,K...]: always action K (from 0 on), "
+            "of each slot; mix:E: as the log, with a share E even; greedy[:E]: what the log liked best, with a share E "
+            "even; learner: this service's learner, taught by the events before. Default: even, index:0 and learner."
+        ),
+    ] = None,
+    since: Annotated[datetime | None, typer.Option(help="Feeds from this time on, UTC. Default: 30 days ago.")] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(help="Feeds before this time, UTC. Default: those that had time to be rewarded."),
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Feeds of this endpoint only.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Of each feed the first so many slots. Default: all that feeds have.")
+    ] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weigh by the decisions in this folder. Default: this machine's, where the policy was no shadow."
         ),
     ] = None,
     form: Annotated[
@@ -53,19 +74,49 @@ def off_policy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
-    """Weigh other policies, and this service's learner, on a decision log of Vowpal Wabbit or Azure Personalizer.
+    """How well another policy would have done, from what was logged while one served.
 
-    A line that cannot be used is refused by number and reason, and ends nothing. Exit status 1: nothing could be
-    weighed. docs/dsjson.md says what the figures are and how to come here from Personalizer.
+    Of this service's own record, or of a decision log of Vowpal Wabbit or Azure Personalizer. docs/evidence.md says how
+    to read a verdict, and docs/dsjson.md how to come here from Personalizer.
+
+    Of such a log a line that cannot be used is refused by number and reason, and ends nothing. Exit status 1: nothing
+    could be weighed.
 
     Examples:
 
     \b
+    $ recs evaluate off-policy
+    $ recs evaluate off-policy --policy 20261129T101500.000000Z-5d41402abc4b2a76 --endpoint total --json
+    $ recs evaluate off-policy --policy bolder.toml --since 2026-11-01 --slots 6
     $ recs evaluate off-policy --log decisions.dsjson
     $ recs evaluate off-policy --log decisions.dsjson --policy even --policy index:2 --json
     $ recs evaluate off-policy --log slots.dsjson --policy index:0,1 --policy learner --refused refused.jsonl
     $ zcat july/*.gz | recs evaluate off-policy --log /dev/stdin --costs original
     """
+    if log is not None:
+        given = {"--since": since, "--until": until, "--endpoint": endpoint, "--slots": slots, "--decisions": decisions}
+        _must_be_absent(given, "is of this service's own record, and --log names another")
+        _weigh_log(log, policy, form, costs, refused, as_json=as_json)
+        return
+    _must_be_absent({"--form": form, "--refused": refused}, "is of a log, which --log names")
+    if policy is not None and len(policy) > 1:
+        raise typer.BadParameter("of this service's record one policy is weighed at a time", param_hint="--policy")
+    if endpoint is not None and endpoint not in ENDPOINTS:
+        raise typer.BadParameter(f"{endpoint!r} is none of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
+    from recommendation_service.evaluation.own_command import Asked, weigh_own
+
+    weigh_own(Asked(policy[0] if policy else None, since, until, endpoint, slots, decisions), as_json=as_json)
+
+
+def _must_be_absent(given: Mapping[str, object], why: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter(why, param_hint=name)
+
+
+def _weigh_log(
+    log: Path, policy: list[str] | None, form: Form | None, costs: Costs, refused: Path | None, *, as_json: bool
+) -> None:
     from recommendation_service.dsjson import report
     from recommendation_service.dsjson.log_file import DecisionLog
     from recommendation_service.dsjson.policies import DEFAULT, UnknownPolicy, policy_named

@@ -1,0 +1,76 @@
+"""What a person reads of a policy that was weighed on this service's own record."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import typer
+
+from recommendation_service.core.output import print_rows
+from recommendation_service.estimates.estimate import Estimates
+from recommendation_service.estimates.intervals import Estimate
+from recommendation_service.evaluation.own_log import DECISIONS, Evidence
+
+VERDICTS = {
+    "better": "Better than what was logged: the whole interval is above 0, by the guardrail too.",
+    "worse": "Worse than what was logged: the whole interval is below 0.",
+    "not told apart": "Not told apart from what was logged: the interval has 0 in it.",
+}
+_HOW = {
+    "estimate": "products up to each slot",
+    "guardrail": "the same, cut at 10",
+    "doubly_robust": "products and a model",
+    "whole_feed": "product of the whole feed",
+    "single": "each slot's ratio alone (biased)",
+}
+
+
+def as_json(version: str, evidence: Evidence, found: Estimates, unread: int) -> dict[str, Any]:
+    return {
+        "policy": version,
+        "by": evidence.by,
+        "left_out": evidence.left_out,
+        "unread_rows": unread,
+        **found.summary(),
+    }
+
+
+def print_report(version: str, evidence: Evidence, found: Estimates, unread: int) -> None:
+    of = "decisions" if evidence.by == DECISIONS else "feeds beside which it was a shadow"
+    typer.echo(f"Policy {version}, weighed on {found.feeds:,} {of}, of {found.users:,} users.")
+    if found.refusal is not None:
+        typer.echo(f"Refused. {found.refusal}")
+    else:
+        print_rows(
+            ("reward of a feed", "value", "to what was logged", "95 % interval", "in per cent"),
+            [("as logged", f"{found.logged:.4f}", "", "", ""), *_rows(found)],
+            right={1, 2, 3, 4},
+        )
+        typer.echo(VERDICTS[found.verdict])
+    lower, upper = found.sequence
+    if np.isfinite([lower, upper]).all():
+        typer.echo(f"However often one looks, the difference is between {lower:+.4f} and {upper:+.4f} (95 %).")
+    slots = zip(found.ess, found.largest_weights, found.support, strict=True)
+    print_rows(
+        ("slot", "effective sample", "largest weight", "share with support"),
+        [
+            (str(slot + 1), f"{ess:,.0f}", f"{largest:,.1f}", f"{support:.3f}")
+            for slot, (ess, largest, support) in enumerate(slots)
+        ],
+        right={1, 2, 3},
+    )
+    for warning in found.warnings:
+        typer.echo(f"Warning: {warning}")
+    for reason, count in evidence.left_out.items():
+        typer.echo(f"Left out: {count:,} {of if evidence.by == DECISIONS else 'feeds'} {reason}.")
+    if unread:
+        typer.echo(f"Left out: {unread:,} rows of recs_events that cannot be read.")
+
+
+def _rows(found: Estimates) -> Iterator[tuple[str, str, str, str, str]]:
+    for name, how in _HOW.items():
+        each: Estimate | None = getattr(found, name)
+        if each is not None:
+            share = f"{100 * each.difference / found.logged:+.1f}" if found.logged else ""
+            interval = f"{each.lower:+.4f} to {each.upper:+.4f}"
+            yield how, f"{each.value:.4f}", f"{each.difference:+.4f}", interval, share

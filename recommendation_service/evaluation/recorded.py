@@ -1,0 +1,296 @@
+"""What this service recorded, as an estimate needs it: which feeds were shown, how likely, what people did with them.
+
+Read from the database, where the events of all machines come together, into columns, as there may be a million feeds.
+An event finds its feed as it does for the learner: by the request that it names, else the user's latest feed before it
+that showed the item.
+"""
+
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import text
+from sqlalchemy.engine import Engine
+
+from recommendation_service.flush.rows import FEED, WeighedRow, milliseconds_of, text_of, weighed_row
+from recommendation_service.flush.tables import transaction
+from recommendation_service.learning.format import LearningFile
+from recommendation_service.learning.rewards import Happening, rewards_of
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, item_key
+from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.ranking.packed_slots import unpack_propensities_of_each
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+Advance = Callable[[str, float], None]
+
+ROWS_AT_ONCE = 5_000
+# Of a user's feeds, how many are looked through for an item whose event names none.
+LATEST_FEEDS = 20
+_REQUEST_BYTES = 16
+_COLUMNS = (
+    *("id", "event", "user_id", "item_type", "item_id", "request_id", "session_id", "endpoint", "value"),
+    *("watch_seconds", "properties", "slots"),
+)
+
+
+class Window(NamedTuple):
+    """Which feeds: from one moment on, before another, in milliseconds since 1970."""
+
+    since_ms: int
+    until_ms: int
+
+
+class Recorded(NamedTuple):
+    """n feeds in the order in which they were made, of s slots at most; what a feed does not have is 0, or NaN."""
+
+    requests: npt.NDArray[np.uint64]  # (n, 2) two halves of the id
+    users: Int64  # (n,) of an anonymous one a number of the session, or of the feed, below 0
+    happened_ms: Int64  # (n,)
+    endpoints: npt.NDArray[np.uint8]  # (n,) index into ENDPOINTS
+    policies: list[str]  # that served one of the feeds
+    policy: npt.NDArray[np.uint16]  # (n,) index into these
+    propensities: Float32  # (n, s)
+    shadow: Float32  # (n, s) of the policy that is asked for; NaN: it was no shadow then
+    rewards: Float32  # (n, s)
+    unread: int  # rows that no release of this service has written so
+
+    def place_of(self, requests: npt.NDArray[np.uint64]) -> Int64:
+        """(m, 2) to (m,) the feed's place; -1: there is none."""
+        return _places(self.requests, requests)
+
+
+def read_recorded(engine: Engine, window: Window, file: LearningFile, shadow: str | None, advance: Advance) -> Recorded:
+    """``shadow``: the policy version whose propensities are wanted; ``advance``: told what is done, 0 to 1.
+
+    Raises SourceError.
+    """
+    feeds, told, unread = _Feeds(shadow), _Told(), 0
+    for rows in _rows(engine, window, file.longest_ms, advance):
+        of_feeds = []
+        for row in rows:
+            try:
+                if row["event"] == FEED:
+                    of_feeds.append((row, weighed_row(row["properties"], row["slots"])))
+                elif row["event"] in file.rules and row["item_type"] != ITEM_TYPES[CREATOR]:
+                    told.add(row, file)
+            except (ValueError, TypeError):
+                unread += 1
+        unread += feeds.add(of_feeds)
+    advance("Bringing events to their feeds", 0.95)
+    return feeds.with_rewards(told, file, unread)
+
+
+def _rows(engine: Engine, window: Window, longest_ms: int, advance: Advance) -> Iterator[Sequence[Mapping[Any, Any]]]:
+    """By key and not by cursor: nothing stays open on the server however long the reader takes."""
+    happened = "happened_at" if engine.dialect.name == "sqlite" else "CAST(happened_at AS CHAR)"
+    statement = text(
+        f"SELECT {', '.join(_COLUMNS)}, {happened} AS happened FROM recs_events WHERE id > :last_id "
+        f"AND happened_at >= :since AND happened_at < CASE WHEN event = '{FEED}' THEN :until ELSE :late END "
+        f"ORDER BY id LIMIT {ROWS_AT_ONCE}"
+    )
+    moments = {
+        "since": text_of(window.since_ms),
+        "until": text_of(window.until_ms),
+        "late": text_of(window.until_ms + longest_ms),
+    }
+    with transaction(engine) as connection:
+        last = connection.execute(text("SELECT MAX(id) FROM recs_events")).scalar() or 0
+    place = 0
+    while True:
+        advance("Reading events", 0.95 * place / max(last, 1))
+        with transaction(engine) as connection:
+            rows = connection.execute(statement, moments | {"last_id": place}).mappings().all()
+        yield rows
+        if len(rows) < ROWS_AT_ONCE:
+            return
+        place = rows[-1]["id"]
+
+
+class _Feeds:
+    """Columns that grow."""
+
+    def __init__(self, shadow: str | None) -> None:
+        self._version = shadow
+        self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
+        self._endpoints, self._policy, self._lengths = array("B"), array("H"), array("B")
+        self._items, self._propensities, self._shadow = array("q"), array("f"), array("f")
+        self._policies: dict[str, int] = {}
+
+    def add(self, rows: Sequence[tuple[Mapping[Any, Any], WeighedRow]]) -> int:
+        """But for those without any fact of the user, of which nothing is learned; how many cannot be read."""
+        unread = 0
+        personal = [(row, feed) for row, feed in rows if feed.is_personal and feed.items]
+        try:
+            found = unpack_propensities_of_each(
+                [feed.others for _, feed in personal], [len(f.items) for _, f in personal]
+            )
+        except ValueError:
+            found, some = [], personal
+            personal = []
+            for row, feed in some:
+                try:
+                    found += unpack_propensities_of_each([feed.others], [len(feed.items)])
+                    personal.append((row, feed))
+                except ValueError:
+                    unread += 1
+        for (row, feed), propensities in zip(personal, found, strict=True):
+            request = bytes.fromhex(row["request_id"])
+            user = row["user_id"] or _number_of((row["session_id"] or row["request_id"]).encode())
+            self._requests += request
+            self._users.append(user)
+            self._happened.append(milliseconds_of(row["happened"]))
+            self._endpoints.append(ENDPOINTS.index(row["endpoint"]))
+            self._policy.append(self._policies.setdefault(feed.policy, len(self._policies)))
+            self._lengths.append(len(feed.items))
+            self._items.extend(feed.items)
+            self._propensities.frombytes(propensities.tobytes())
+            self._shadow.frombytes(self._shadow_of(feed, len(propensities)).tobytes())
+        return unread
+
+    def _shadow_of(self, feed: WeighedRow, slots: int) -> Float32:
+        for shadow in feed.shadows:
+            if shadow.policy_version == self._version and len(shadow.propensities) == 4 * slots:
+                return shadow.values()
+        return np.full(slots, np.nan, np.float32)
+
+    def with_rewards(self, told: "_Told", file: LearningFile, unread: int) -> Recorded:
+        happened, lengths = np.array(self._happened, np.int64), np.array(self._lengths, np.int64)
+        order = np.argsort(happened, kind="stable")
+        requests = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)[order]
+        users, happened = np.array(self._users, np.int64)[order], happened[order]
+        has = np.arange(lengths.max(initial=0)) < lengths[order, np.newaxis]
+        begins = (np.cumsum(lengths) - lengths)[order]
+        items = _table(self._items, np.int64, begins, has, 0)
+        rewards = np.where(has, np.float32(0), np.float32(np.nan))
+        told.bring(requests, users, happened, items, rewards, file)
+        return Recorded(
+            requests,
+            users,
+            happened,
+            np.array(self._endpoints, np.uint8)[order],
+            list(self._policies),
+            np.array(self._policy, np.uint16)[order],
+            _table(self._propensities, np.float32, begins, has, np.nan),
+            _table(self._shadow, np.float32, begins, has, np.nan),
+            rewards,
+            unread,
+        )
+
+
+def _table(column: "array[Any]", kind: Any, begins: Int64, has: npt.NDArray[np.bool_], absent: float) -> Any:
+    """(n, s) of the values of each feed, which begin in the column at ``begins``."""
+    found = np.full(has.shape, absent, kind)
+    values = np.frombuffer(column, kind) if len(column) else np.zeros(0, kind)
+    for slot in range(has.shape[1]):
+        rows = has[:, slot]
+        found[rows, slot] = values[begins[rows] + slot]
+    return found
+
+
+class _Told:
+    """What people did, in columns that grow."""
+
+    def __init__(self) -> None:
+        self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
+        self._items, self._rewards = array("q"), array("d")
+        self._names: list[str] = []
+
+    def add(self, row: Mapping[Any, Any], file: LearningFile) -> None:
+        """Raises ValueError for what names no item."""
+        item, happened = item_key(ITEM_TYPES.index(row["item_type"]), row["item_id"]), milliseconds_of(row["happened"])
+        reward = file.rules[row["event"]].amount(row["value"], row["watch_seconds"])
+        session = row["session_id"]
+        self._requests += _request_of(row["request_id"])
+        self._users.append(row["user_id"] or (_number_of(session.encode()) if session else 0))
+        self._happened.append(happened)
+        self._items.append(item)
+        self._rewards.append(reward)
+        self._names.append(row["event"])
+
+    def bring(
+        self,
+        requests: npt.NDArray[np.uint64],
+        users: Int64,
+        happened_ms: Int64,
+        items: Int64,
+        rewards: Float32,
+        file: LearningFile,
+    ) -> None:
+        """Each event of an item of a feed counts once, the first of several, within its hours."""
+        own = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)
+        places = _places(requests, own)
+        happened, worth = np.array(self._happened, np.int64), np.array(self._rewards)
+        nameless = np.flatnonzero(~own.any(axis=1))
+        if len(nameless):
+            latest = _Latest(users, happened_ms, items)
+            for at in nameless.tolist():
+                places[at] = latest.showed(self._users[at], self._items[at], self._happened[at])
+        order = np.lexsort((worth, happened, places))
+        feed, told = -1, dict[tuple[int, str], Happening]()
+        for at in order[places[order] >= 0].tolist():
+            place, rule = int(places[at]), file.rules[self._names[at]]
+            if place != feed:
+                _fill(rewards, feed, items, told, file)
+                feed, told = place, {}
+            if happened[at] - happened_ms[place] <= rule.hours_ms:
+                key = (self._items[at], self._names[at])
+                told.setdefault(key, Happening(self._items[at], self._rewards[at], rule.shows))
+        _fill(rewards, feed, items, told, file)
+
+
+def _fill(
+    rewards: Float32, feed: int, items: Int64, told: Mapping[tuple[int, str], Happening], file: LearningFile
+) -> None:
+    """What nobody has seen brought 0."""
+    if told:
+        slots = int(np.count_nonzero(~np.isnan(rewards[feed])))
+        rewards[feed, :slots] = np.nan_to_num(rewards_of(items[feed, :slots].tolist(), list(told.values()), file))
+
+
+class _Latest:
+    """Users' latest feeds."""
+
+    def __init__(self, users: Int64, happened_ms: Int64, items: Int64) -> None:
+        self._order = np.argsort(users, kind="stable")  # within a user by time, as feeds are
+        self._users, self._happened_ms = users[self._order], happened_ms[self._order]
+        self._items = items
+
+    def showed(self, user: int, item: int, until_ms: int) -> int:
+        """Place of the latest by then that showed the item; -1: none did."""
+        if user == 0:
+            return -1
+        begin, end = np.searchsorted(self._users, [user, user + 1])
+        end = begin + np.searchsorted(self._happened_ms[begin:end], until_ms, side="right")
+        for place in self._order[max(begin, end - LATEST_FEEDS) : end][::-1].tolist():
+            if item in self._items[place]:
+                return int(place)
+        return -1
+
+
+def _places(requests: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Int64:
+    """(n, 2), (m, 2) to (m,): where each is among the first; -1: nowhere. Halves of ids are as good as random."""
+    if not len(requests):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(requests[:, 0])
+    found = order[np.minimum(np.searchsorted(requests[order, 0], wanted[:, 0]), len(order) - 1)]
+    return np.where((requests[found] == wanted).all(axis=1), found, -1).astype(np.int64)
+
+
+def _request_of(request_id: str | None) -> bytes:
+    """16 bytes: 0 where no feed is named, -1 where what is named is none."""
+    if request_id is None:
+        return bytes(_REQUEST_BYTES)
+    try:
+        found = bytes.fromhex(request_id)
+    except ValueError:
+        found = b""
+    return found if len(found) == _REQUEST_BYTES else b"\xff" * _REQUEST_BYTES
+
+
+def _number_of(name: bytes) -> int:
+    """Below 0, where no user's is."""
+    return -1 - int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")

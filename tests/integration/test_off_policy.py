@@ -1,0 +1,173 @@
+"""`recs evaluate off-policy` on what a running service recorded: by shadows, by decisions, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from recommendation_service import cli
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import SourceError
+from recommendation_service.estimates.evidence import looks_at
+from recommendation_service.feed.compilation import compile_apart
+from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.policy import read_policy_file
+from recommendation_service.policies.store import PolicyStore
+from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
+from tests.end_to_end.service import load_demo, recs
+
+USERS = range(11, 161)
+ENDPOINT = "total"
+# After all that the test records, and what waits to be rewarded.
+LATER = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+class Place(NamedTuple):
+    folder: Path
+    same: str  # a version with the served policy's arrays
+    bold: str  # one that differs in its widths
+    saves: int  # of items that were shown
+
+
+@contextmanager
+def serving(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
+    with logs_left_alone():
+        app = make_app(folder / "data", event_flusher=False, **settings)
+        with served(app) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """150 feeds of 6 with two shadows and a decision each; half of the users save the first item, and say so in one of
+    two ways; one is asked for with explain."""
+    compile_apart(lambda *_: None)
+    folder = tmp_path_factory.mktemp("off-policy")
+    load_demo(folder)
+    publish_catalog(Settings(data_dir=folder / "data"))
+    store, deed = PolicyStore(folder / "data" / "policies", keep=10), Deed(datetime.now(UTC), "ana@desk", "to see")
+    same = store.publish(read_policy_file(), None, deed, aside=True)
+    bold = store.publish(read_policy_file().replace(b"alpha = 1.", b"alpha = 1.1"), None, deed, aside=True)
+    store.shadow([same, bold], deed)
+    saves = 0
+    with serving(folder, decision_share=1) as client:
+        for user in USERS:
+            body = client.post(f"/api/search/{ENDPOINT}", json={"SELF_ID": user, "N_VIDEOS": 6}).json()["body"]
+            if user % 2:
+                saves += 1
+                item = body["items"][0]
+                event = {
+                    "event_id": f"save-{user}",
+                    "event": "save",
+                    "user_id": user,
+                    "item_type": item.get("type", "resume"),
+                    "item_id": int(body["mix_ids"][0]),
+                    **({"request_id": body["request_id"]} if user % 4 == 1 else {}),
+                }
+                answer = client.post("/api/feedback", json=[event, {**event, "event_id": f"again-{user}"}])
+                assert answer.status_code == 202, answer.text
+        client.post(f"/api/search/{ENDPOINT}", json={"SELF_ID": 7, "N_VIDEOS": 6, "explain": True})
+    assert recs("events", "flush", folder=folder).returncode == 0
+    store.shadow([], deed)
+    return Place(folder, same, bold, saves)
+
+
+def here(place: Place, *arguments: str) -> Result:
+    """In this process, which saves the start of another."""
+    with logs_left_alone():
+        settings = {"DATA_DIR": str(place.folder / "data"), "COLUMNS": "300"}
+        return CliRunner().invoke(cli.app, ("evaluate", "off-policy", *arguments), env=settings)
+
+
+def weighed(place: Place, *arguments: str) -> dict[str, Any]:
+    done = here(place, "--until", LATER, "--json", *arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_shadow_with_the_served_arrays_differs_by_nothing(place: Place) -> None:
+    found = weighed(place, "--policy", place.same)
+    assert (found["by"], found["feeds"], found["users"]) == ("shadow", len(USERS) + 1, len(USERS) + 1)
+    assert found["logged"] == pytest.approx(
+        0.6 * place.saves / found["feeds"]
+    )  # a save is worth .6, said once or twice
+    assert found["estimate"]["difference"] == pytest.approx(0.0, abs=1e-9)
+    assert found["effective_sample_size"] == pytest.approx([found["feeds"]] * 6)
+    assert found["verdict"] == "not told apart"
+
+
+def test_decisions_say_what_shadows_say_of_the_feeds_that_chance_chose(place: Place) -> None:
+    shadow = weighed(place, "--policy", place.bold)
+    decisions = weighed(place, "--policy", place.bold, "--decisions", str(place.folder / "data" / "decisions"))
+    assert (decisions["by"], decisions["feeds"]) == ("decisions", shadow["feeds"])
+    for name in ("estimate", "guardrail", "whole_feed", "single"):
+        assert decisions[name] == pytest.approx(shadow[name], abs=2e-3), name
+    assert decisions["estimate"]["difference"] != 0.0
+    assert decisions["doubly_robust"]["value"] == pytest.approx(decisions["estimate"]["value"], rel=0.1)
+    assert "doubly_robust" not in shadow
+
+
+def test_a_policy_file_is_weighed_by_decisions_and_each_look_is_kept(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "bolder.toml"
+    file.write_bytes(read_policy_file().replace(b"alpha = 1.", b"alpha = 1.05"))
+    evidence = place.folder / "data" / "evidence"
+    version = weighed(place, "--policy", str(file), "--slots", "3")["policy"]
+    (look,) = looks_at(evidence, version)
+    assert (look["policy"], look["by"], len(look["effective_sample_size"])) == (version, "decisions", 3)
+    weighed(place, "--policy", str(file), "--endpoint", ENDPOINT)
+    assert len(looks_at(evidence, version)) == 2
+
+
+def test_a_policy_of_other_pools_is_refused_with_the_reason_and_what_to_do(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "others.toml"
+    file.write_bytes(read_policy_file().replace(b"pool = 220", b"pool = 200"))
+    assert file.read_bytes() != read_policy_file()
+    done = recs("evaluate", "off-policy", "--until", LATER, "--policy", str(file), folder=place.folder)
+    assert done.returncode == 1
+    assert "draws from other pools" in done.stderr
+    assert "recs policy shadow" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_people_read_the_verdict(place: Place) -> None:
+    told = here(place, "--until", LATER, "--policy", place.same).stdout
+    assert "Not told apart from what was logged" in told
+    assert "each slot's ratio alone (biased)" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--policy", "20200101T000000.000000Z-0000000000000000"), "was a shadow of no feed"),
+        (("--policy", "SAME", "--until", "2020-01-01"), "Nothing weighs"),
+    ],
+)
+def test_where_there_is_no_evidence_a_sentence_says_so(place: Place, arguments: tuple[str, ...], said: str) -> None:
+    found = here(place, *(place.same if each == "SAME" else each for each in arguments))
+    assert isinstance(found.exception, SourceError)
+    assert said in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say which policy to weigh"),
+        (("--policy", "a", "--policy", "b"), "one policy is weighed at a time"),
+        (("--policy", "a", "--endpoint", "nowhere"), "'nowhere' is none of"),
+        (("--policy", "a", "--form", "ccb"), "is of a log, which --log names"),
+        (("--log", "x.dsjson", "--slots", "3"), "and --log names another"),
+    ],
+)
+def test_what_is_asked_wrongly_is_told_in_a_sentence(place: Place, arguments: tuple[str, ...], said: str) -> None:
+    done = here(place, *arguments)
+    assert done.exit_code == 2
+    assert said in done.stderr
