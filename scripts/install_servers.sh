@@ -15,7 +15,7 @@ readonly policy_mark='written by scripts/install_servers.sh of the recommendatio
 # MariaDB comes without a service when only its core is installed, and its core is all that the tests run.
 packages=("$@")
 if [ ${#packages[@]} -eq 0 ]; then
-    packages=(mariadb-server-core mariadb-client-core redis-server wrk apache2-utils curl systemd prometheus nginx-light openssl gcc procps postgresql)
+    packages=(mariadb-server-core mariadb-client-core redis-server wrk apache2-utils curl systemd prometheus nginx-light openssl gcc procps postgresql pgbouncer)
 fi
 
 # What a package is installed for. The sbin folders are not on an ordinary user's PATH in Debian.
@@ -105,7 +105,7 @@ for package in "${missing[@]}"; do
     is_present "$package" || give_up "apt-get installed $package, and what it is for is still not there."
     # The package enables its service for the next boot. It was installed just now, so nobody relies on that.
     case $package in
-    redis-server | prometheus | haproxy | postgresql) unit=$package.service ;;
+    redis-server | prometheus | haproxy | postgresql | pgbouncer) unit=$package.service ;;
     nginx-light) unit=nginx.service ;;
     *) continue ;;
     esac

@@ -1,9 +1,9 @@
-"""A private PostgreSQL server, for tests that need a real one; beside tests/servers.py.
+"""A private PostgreSQL server, and a PgBouncer before it, for tests that need real ones; beside tests/servers.py.
 
     with PrivatePostgreSQL(folder) as server:
         engine = sqlalchemy.create_engine(server.url("shop"))
 
-It refuses to run as root. Where the tests do, it runs as nobody, in a folder of its own that nobody may enter.
+Both refuse to run as root. Where the tests do, they run as nobody, each in a folder of its own that nobody may enter.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import ClassVar
 import psycopg
 from sqlalchemy.engine import URL
 
-from tests.servers import LOOPBACK, STATEMENT_TIMEOUT_SECONDS, PrivateServer, ServerNotInstalledError
+from tests.servers import LOOPBACK, STATEMENT_TIMEOUT_SECONDS, PrivateServer, ServerNotInstalledError, find_program
 
 
 def _program(name: str) -> str:
@@ -44,7 +44,7 @@ class PrivatePostgreSQL(PrivateServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._own = folder.resolve() if os.getuid() else Path(tempfile.mkdtemp(prefix="recs-postgresql-"))
+        self._own = _folder_for_nobody(folder)
         self._data = self._own / "data"
 
     def url(self, database: str = "postgres") -> URL:
@@ -70,13 +70,10 @@ class PrivatePostgreSQL(PrivateServer):
             return
         password = self._own / "password"
         password.write_text(self.password)
-        if not os.getuid():
-            nobody = pwd.getpwnam("nobody")
-            for path in (self._own, password):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        _give_to_nobody(self._own, password)
         subprocess.run(
             [
-                *self._as_nobody(),
+                *_as_nobody(),
                 *(_program("initdb"), f"--pgdata={self._data}", f"--username={self.user}", f"--pwfile={password}"),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions"),
             ],
@@ -88,7 +85,7 @@ class PrivatePostgreSQL(PrivateServer):
 
     def command(self) -> list[str]:
         return [
-            *self._as_nobody(),
+            *_as_nobody(),
             *(_program("postgres"), "-D", str(self._data), "-h", LOOPBACK, "-p", str(self.port), "-F"),
             *("-c", "unix_socket_directories=", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"),
         ]
@@ -97,13 +94,6 @@ class PrivatePostgreSQL(PrivateServer):
         """What it keeps, once it has stopped."""
         self.stop()
         shutil.rmtree(self._own, ignore_errors=True)
-
-    @staticmethod
-    def _as_nobody() -> list[str]:
-        """With the tests it goes as well: a signal that was asked for before another user was taken is forgotten."""
-        if os.getuid():
-            return []
-        return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--pdeathsig", "KILL"]
 
     def _connect(
         self, database: str, timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
@@ -117,3 +107,68 @@ class PrivatePostgreSQL(PrivateServer):
             autocommit=True,
             connect_timeout=max(2, int(timeout_seconds)),
         )
+
+
+class PrivatePgBouncer(PrivateServer):
+    """A pooler in transaction mode before a PostgreSQL server, with one connection to each of its databases: clients
+    take it in turn, and find what others left in it."""
+
+    name = "pgbouncer"
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT
+
+    def __init__(self, folder: Path, server: PrivatePostgreSQL) -> None:
+        super().__init__(folder)
+        self._server = server
+        self._own = _folder_for_nobody(folder)
+
+    def url(self, database: str) -> URL:
+        return self._server.url(database).set(port=self.port)
+
+    def answers(self, timeout_seconds: float = 2.0) -> bool:
+        try:
+            psycopg.connect(self._address(), connect_timeout=max(2, int(timeout_seconds))).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def prepare(self) -> None:
+        users = self._own / "users.txt"
+        users.write_text(f'"{self._server.user}" "{self._server.password}"\n')
+        _give_to_nobody(self._own, users)
+
+    def command(self) -> list[str]:
+        file = self._own / "pgbouncer.ini"
+        file.write_text(
+            f"[databases]\n* = host={LOOPBACK} port={self._server.port}\n"
+            f"[pgbouncer]\nlisten_addr = {LOOPBACK}\nlisten_port = {self.port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {self._own / 'users.txt'}\n"
+            "pool_mode = transaction\ndefault_pool_size = 1\n"
+        )
+        _give_to_nobody(file)
+        return [*_as_nobody(), find_program("pgbouncer", "pgbouncer"), str(file)]
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._own, ignore_errors=True)
+
+    def _address(self) -> str:
+        return self.url("postgres").render_as_string(hide_password=False)
+
+
+def _folder_for_nobody(folder: Path) -> Path:
+    """Where root runs the tests, one that nobody can enter: pytest's are root's alone."""
+    return folder.resolve() if os.getuid() else Path(tempfile.mkdtemp(prefix="recs-postgresql-"))
+
+
+def _give_to_nobody(*paths: Path) -> None:
+    if not os.getuid():
+        nobody = pwd.getpwnam("nobody")
+        for path in paths:
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+
+
+def _as_nobody() -> list[str]:
+    """With the tests it goes as well: a signal that was asked for before another user was taken is forgotten."""
+    if os.getuid():
+        return []
+    return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--pdeathsig", "KILL"]

@@ -22,7 +22,7 @@ from recommendation_service.core.errors import ConfigurationError, SourceError
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.reading import TablesError, read
 from recommendation_service.sources.reader import Source
-from tests.postgresql import PrivatePostgreSQL
+from tests.postgresql import PrivatePgBouncer, PrivatePostgreSQL
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 
@@ -318,3 +318,52 @@ def test_rows_that_row_level_security_hides_are_told(
     hidden = [finding["name"] for finding in report["findings"] if "Row-level security" in finding["sentence"]]
     assert hidden == ["events.play"]
     assert all(query["plan"] for query in report["queries"])
+
+
+# Behind a pooler in transaction mode.
+
+
+@pytest.fixture(scope="module")
+def pgbouncer(postgresql: PrivatePostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePgBouncer]:
+    pooler = PrivatePgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgresql)
+    try:
+        pooler.start()
+        yield pooler
+    finally:
+        pooler.remove()
+
+
+@pytest.fixture
+def pooled(engine: Engine, pgbouncer: PrivatePgBouncer, tmp_path: Path) -> Iterator[Engine]:
+    """The tables of ``engine``, read through the pooler, by its one connection."""
+    pooled = _engine(pgbouncer.url(str(engine.url.database)).update_query_dict({"pgbouncer": "true"}), tmp_path)
+    yield pooled
+    pooled.dispose()
+
+
+def test_a_mapping_is_read_through_a_pooler(pooled: Engine, tmp_path: Path) -> None:
+    (tmp_path / "mapping.toml").write_text(MAPPING)
+    for _ in range(3):
+        with pooled.connect() as connection:
+            begin_reading(connection)
+            found = read(load_mapping(tmp_path / "mapping.toml"), connection, NOW)
+    assert found.items["track"].ids.tolist() == ["a", "b"]
+    assert found.users.times[0] == datetime(2026, 11, 1, 10, tzinfo=UTC).timestamp()
+
+
+def test_what_is_set_here_reaches_no_other_client_of_the_pooler(pooled: Engine) -> None:
+    address = pooled.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with pooled.connect() as connection:
+        begin_reading(connection)
+        for _ in range(10):
+            connection.execute(text("SELECT title FROM tracks WHERE slug = :slug"), {"slug": "a"})
+        pid = connection.scalar(text("SELECT pg_backend_pid()"))
+    with psycopg.connect(address, autocommit=True, prepare_threshold=None) as other:
+        found = other.execute(
+            "SELECT pg_backend_pid(), current_setting('statement_timeout'), current_setting('transaction_isolation'), "
+            "current_setting('transaction_read_only'), current_setting('TimeZone'), count(*) "
+            "FROM pg_prepared_statements"
+        ).fetchone()
+    assert found == (pid, "0", "read committed", "off", "America/Bogota", 0)
+    with pooled.connect() as connection:
+        assert connection.scalar(text("SHOW timezone")) == "UTC"
