@@ -7,9 +7,11 @@ import os
 import re
 import secrets
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import structlog
 import typer
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -62,6 +64,14 @@ app.command()(serve)
 INSTALLATION = Path(__file__).resolve().parents[1]
 BROKEN_PIPE = 141  # what a shell says of a program whose reader has gone: 128 and SIGPIPE
 
+
+class Language(StrEnum):
+    """Of sentences, as feed/sentences.py has them."""
+
+    EN = "en"
+    ES = "es"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -113,6 +123,14 @@ def feed(
         str | None,
         typer.Option(help="A policy file, or a version of `recs policy list`. Default: the policy that serves."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say in sentences why each item is there, with its estimate.")
+    ] = False,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE:ID", help="Say why this item is not in it; may be given several times."),
+    ] = None,
+    lang: Annotated[Language, typer.Option(help="Of sentences.")] = Language.EN,
     as_json: AsJson = False,
 ) -> None:
     """Make a user's feed here, from the current catalog, and show why each item is in it. Nothing of it is recorded,
@@ -123,15 +141,18 @@ def feed(
     $ recs feed 0 --endpoint discover --size 10
     $ recs feed 4711 --request-id 1f0c… --json
     $ recs feed 4711 --policy bolder.toml
+    $ recs feed 4711 --explain --lang es --missing resume:812
     """
     from recommendation_service.api.schemas import read_feed_body
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.feed.generation import Generation
     from recommendation_service.feed.loading import load_kernels
+    from recommendation_service.feed.missing import read_item
     from recommendation_service.feed.request import FeedRequest
     from recommendation_service.model.kinds import ENDPOINTS
     from recommendation_service.policies.choice import PolicyChoice
     from recommendation_service.policies.policy import load_policy
+    from recommendation_service.serving.explanation import missing_now
     from recommendation_service.serving.preview import Preview, policy_version
 
     if endpoint not in ENDPOINTS:
@@ -142,6 +163,10 @@ def feed(
         excluded = read_feed_body(json.dumps({"EXCLUDED_IDS": exclude}).encode()).excluded
     except InvalidRequest as error:
         raise typer.BadParameter(error.details[0]["problem"], param_hint="--exclude") from None
+    try:
+        wanted = [read_item(text) for text in missing or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--missing") from None
     settings = load_settings()
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
@@ -152,15 +177,44 @@ def feed(
         tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
     generation = Generation(store.open(version), tried)
     preview = Preview(generation, settings)
-    request = FeedRequest(endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True)
-    body = preview.feed(request)
+    request = FeedRequest(
+        endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True, language=lang.value
+    )
+    slate = preview.slate(request)
+    body = preview.render(slate)
+    absent = missing_now(slate, generation, settings, wanted, lang.value)
     if not generation.fits:
         typer.echo(f"note: catalog {version} was built for another policy, whose pools these are", err=True)
     if as_json:
-        typer.echo(body.decode())
+        answer = msgspec.json.decode(body)
+        if wanted:
+            answer["body"]["missing"] = absent
+        typer.echo(msgspec.json.encode(answer).decode())
         return
     remark = " (not personal)" if preview.is_listed(user) else "" if preview.knows(user) else " (not in the catalog)"
-    _print_feed(json.loads(body)["body"], f"user {user}{remark}" if user else "anonymous", version)
+    print_feed = _print_explained if explain else _print_feed
+    print_feed(json.loads(body)["body"], f"user {user}{remark}" if user else "anonymous", version)
+    for one in absent:
+        odds = "" if one.odds is None else f", odds {one.odds:.4f}"
+        typer.echo(f"{one.type} {one.id}: {one.stage.replace('_', ' ')}{odds}")
+        for sentence in one.sentences:
+            typer.echo(f"  {sentence.text}")
+
+
+def _print_explained(body: dict[str, Any], who: str, version: str) -> None:
+    typer.echo(f"Feed of {who}, catalog {version}, request {body['request_id']}")
+    rows = [
+        (
+            str(item["why"]["position"] + 1),
+            f"{item['type']} {item['id']}\n{item['name']}",
+            f"{item['why']['expected']:.2f}\n± {item['why']['width']:.2f}",
+            "\n".join(sentence["text"] for sentence in item["why"]["sentences"]),
+        )
+        for item in body["items"]
+    ]
+    print_rows(("#", "item", "estimate", "why"), rows, right={0, 2}, whole={0, 2})
+    if body["relaxed"]:
+        typer.echo(f"Rules that gave way: {', '.join(body['relaxed'])}")
 
 
 def _print_feed(body: dict[str, Any], who: str, version: str) -> None:

@@ -1,6 +1,7 @@
 """Why a feed was as it was, for administrators: of each item, and of what was not in it."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -17,31 +18,29 @@ from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import InvalidRequest, SourceError
+from recommendation_service.feed.missing import TYPES, read_item
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.memory.user_memory import MemoryFailed
-from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, LARGEST_ITEM
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.explanation import (
     Explanation,
     Recorded,
     WantedItem,
     find_recorded,
+    row_in_tables,
     versions_of,
 )
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.worker import Worker, worker_of
-from recommendation_service.sources.item_row import ItemRow, item_row
-from recommendation_service.sources.reader import Source
+from recommendation_service.sources.item_row import ItemRow
 
 MOST_MISSING = 20
 # The log and the decisions are looked through for each, and feeds are made again.
 CALLS_PER_SECOND = 5.0
 
 _REQUEST_ID = "^[0-9a-fA-F]{32}$"
-_TYPES = [name for number, name in enumerate(ITEM_TYPES) if number != CREATOR]
-_Item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(_TYPES)}):[1-9][0-9]{{0,17}}$"})]
+_Item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(TYPES)}):[1-9][0-9]{{0,17}}$"})]
 
 
 def add_explanations(
@@ -76,8 +75,7 @@ def add_explanations(
         access.check_administrator(request.scope)
         serving.check_place()
         calls.check("")
-        wanted = [_item(place, text) for place, text in enumerate(missing or ())]
-        problems = [{"field": "missing", "problem": one} for one in wanted if isinstance(one, str)]
+        wanted, problems = _items(missing or ())
         if not re.fullmatch(_REQUEST_ID, request_id):
             problem = f"must be 32 hexadecimal digits, as a feed's answer has, but is {request_id[:64]!r}"
             problems.insert(0, {"field": "request_id", "problem": problem})
@@ -92,17 +90,11 @@ def add_explanations(
             def tell() -> dict[str, Any]:
                 policy = serving.kept_policy(recorded.either.policy_version)
                 explanation = Explanation(recorded, versions_of(recorded, today, catalogs, policy), language)
-                items = [one for one in wanted if not isinstance(one, str)]
-                found = explanation.missing(items, settings, seen, worker.reader.read, row_of) if items else []
+                found = explanation.missing(wanted, settings, seen, worker.reader.read, row_of) if wanted else []
                 return explanation.told() | {"missing": found}
 
             def row_of(item_type: int, number: int) -> ItemRow | None:
-                engine = make_engine(settings)
-                try:
-                    now = datetime.fromtimestamp(serving.clock.now(), UTC)
-                    return item_row(Source(engine, settings), now, item_type, number)
-                finally:
-                    engine.dispose()
+                return row_in_tables(settings, datetime.fromtimestamp(serving.clock.now(), UTC), item_type, number)
 
             body = await threads.run(tell)
         except SourceError as error:
@@ -131,13 +123,12 @@ def _seen(worker: Worker, recorded: Recorded) -> bytes:
         raise FolderFailed(f"What the user has seen cannot be read: {error}.", retry_after_seconds=30) from error
 
 
-def _item(place: int, text: str) -> WantedItem | str:
-    """The item that a text names, or what is wrong with it."""
-    name, _, digits = text.partition(":")
-    if name not in _TYPES:
-        return f"[{place}] must be TYPE:ID with a TYPE of {', '.join(_TYPES)}, but is {text[:64]!r}"
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
-        return f"[{place}] must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}"
-    if not 0 < int(digits) <= LARGEST_ITEM:
-        return f"[{place}] must have an id from 1 to {LARGEST_ITEM}, but is {text[:64]!r}"
-    return ITEM_TYPES.index(name), int(digits)
+def _items(named: Sequence[str]) -> tuple[list[WantedItem], list[dict[str, str]]]:
+    """The items that are named, and what is wrong with those that are none."""
+    items, problems = [], []
+    for place, text in enumerate(named):
+        try:
+            items.append(read_item(text))
+        except ValueError as error:
+            problems.append({"field": f"missing[{place}]", "problem": str(error)})
+    return items, problems

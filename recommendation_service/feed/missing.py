@@ -17,7 +17,7 @@ from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN, Withheld
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import ITEM_TYPES, RESUME, pack, unpack
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, LARGEST_ITEM, RESUME, pack, unpack
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
@@ -27,6 +27,21 @@ from recommendation_service.ranking.slate import EXPLORATION, RULES
 
 CREATOR_RULE, SKILL_RULE, OTHER_RULE = "creator", "skill", "limits"
 _GATE = FEATURE_NAMES.index("quality_gate")
+
+
+TYPES = [name for number, name in enumerate(ITEM_TYPES) if number != CREATOR]
+
+
+def read_item(text: str) -> tuple[int, int]:
+    """Type and number of an item that is named as ``resume:812``. Raises ValueError that says what is wrong."""
+    name, _, digits = text.partition(":")
+    if name not in TYPES:
+        raise ValueError(f"must be TYPE:ID with a TYPE of {', '.join(TYPES)}, but is {text[:64]!r}")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
+        raise ValueError(f"must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}")
+    if not 0 < int(digits) <= LARGEST_ITEM:
+        raise ValueError(f"must have an id from 1 to {LARGEST_ITEM}, but is {text[:64]!r}")
+    return ITEM_TYPES.index(name), int(digits)
 
 
 class Place(msgspec.Struct):

@@ -21,6 +21,7 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import CatalogError, NotFound, PolicyError, SourceError
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, unweighed_why, why
 from recommendation_service.feed.generation import Generation
@@ -41,7 +42,8 @@ from recommendation_service.ranking.decisions import unpack_decision
 from recommendation_service.ranking.packed_slots import Slots, unpack_slots
 from recommendation_service.ranking.seen import EPOCH, session_number
 from recommendation_service.serving.preview import Preview
-from recommendation_service.sources.item_row import ItemRow
+from recommendation_service.sources.item_row import ItemRow, item_row
+from recommendation_service.sources.reader import Source
 from recommendation_service.sources.users import UserFacts
 
 RECORDED, RECOMPUTED, TODAY, UNKNOWN = "recorded", "recomputed", "today", "unknown"
@@ -223,26 +225,9 @@ class Explanation:
         scene = self._scene(settings, seen, facts_of)
         found = [missing_of(scene, *item, self._language) for item in wanted]
         return [
-            self._by_tables(one, row_in_tables(*item)) if one.stage == "not_read" else one
+            by_tables(one, row_in_tables(*item), self._language) if one.stage == "not_read" else one
             for one, item in zip(found, wanted, strict=True)
         ]
-
-    def _by_tables(self, missing: Missing, row: ItemRow | None) -> Missing:
-        """Of an item that the build of the catalog did not read."""
-        language = self._language
-        if row is None:
-            return msgspec.structs.replace(
-                missing, stage="not_in_tables", origin=TODAY, sentences=[say(language, "not_in_tables")]
-            )
-        sentences = [
-            not_eligible(rule, language, **({"status": row.status} if rule == "unpublished" else {}))[1][0]
-            for rule in row.broken
-        ]
-        if not sentences:
-            return msgspec.structs.replace(
-                missing, stage="not_yet", origin=TODAY, sentences=[say(language, "eligible_now")]
-            )
-        return msgspec.structs.replace(missing, stage="not_eligible", origin=TODAY, sentences=sentences)
 
     def _scene(self, settings: Settings, seen: bytes, facts_of: Callable[[int], UserFacts | None]) -> Scene:
         recorded, versions = self._recorded, self._versions
@@ -306,3 +291,50 @@ class Explanation:
         before = np.ascontiguousarray(entries[(entries[:, 1] >> 32) + EPOCH < now]).tobytes()
         unknown = record.user_id and request.personal and not preview.knows(record.user_id)
         return preview.slate(request, before, facts_of(record.user_id) if unknown else None), generation
+
+
+def by_tables(missing: Missing, row: ItemRow | None, language: str) -> Missing:
+    """The same of an item that the build of the catalog did not read. ``row``: in the tables; None: it is not there."""
+    if row is None:
+        stage, sentences = "not_in_tables", [say(language, "not_in_tables")]
+    elif not row.broken:
+        stage, sentences = "not_yet", [say(language, "eligible_now")]
+    else:
+        values = {"unpublished": {"status": row.status}}
+        stage = "not_eligible"
+        sentences = [not_eligible(rule, language, **values.get(rule, {}))[1][0] for rule in row.broken]
+    return msgspec.structs.replace(missing, stage=stage, origin=TODAY, sentences=sentences)
+
+
+def missing_now(
+    slate: Slate, generation: Generation, settings: Settings, wanted: Sequence[WantedItem], language: str
+) -> list[Missing]:
+    """Why items are not in a feed that was made just now, and recorded nowhere. Raises SourceError."""
+    if not wanted:
+        return []
+    scene = Scene(
+        unpack_decision(slate.decision),
+        unpack_withheld(slate.withheld),
+        generation.catalog,
+        generation.policy,
+        ENDPOINTS.index(slate.request.endpoint),
+        lifetimes_of(settings),
+        TODAY,
+        TODAY,
+        TODAY,
+        None,
+    )
+    found = [missing_of(scene, *item, language) for item in wanted]
+    return [
+        by_tables(one, row_in_tables(settings, datetime.now(UTC), *item), language) if one.stage == "not_read" else one
+        for one, item in zip(found, wanted, strict=True)
+    ]
+
+
+def row_in_tables(settings: Settings, now: datetime, item_type: int, number: int) -> ItemRow | None:
+    """Asked so rarely that no connection is kept for it. Raises SourceError."""
+    engine = make_engine(settings)
+    try:
+        return item_row(Source(engine, settings), now, item_type, number)
+    finally:
+        engine.dispose()

@@ -15,7 +15,9 @@ from recommendation_service.log.decisions import (
     SUFFIX,
     DecisionRecord,
     DecisionWriter,
+    UnknownDecision,
     delete_old,
+    find_decision,
     forget_decisions,
     latest_drawn,
     read_decisions,
@@ -176,3 +178,52 @@ def test_a_disk_that_fills_costs_the_decision_and_leaves_nothing_of_it(
     monkeypatch.setattr(module, "create", refused)
     with pytest.raises(OSError, match="read-only"):
         writer.append(lost)
+
+
+def test_one_is_found_by_its_feed_among_all(tmp_path: Path) -> None:
+    some = [decision(user, size=200) for user in range(30)]
+    writers = [DecisionWriter(tmp_path, 1 << 30, lambda number=number: NOW + number) for number in range(3)]
+    for number, record in enumerate(some):
+        writers[number % 3].append(record)
+    for record in some:
+        assert find_decision(tmp_path, record.request_id) == record
+    assert find_decision(tmp_path, os.urandom(16)) is None
+    assert find_decision(tmp_path / "none", os.urandom(16)) is None
+    forget_decisions(tmp_path, 7)
+    assert find_decision(tmp_path, some[7].request_id) is None
+    for writer in writers:
+        writer.close()
+
+
+def test_files_of_other_days_are_left_alone_where_the_moment_is_known(tmp_path: Path) -> None:
+    record = decision()
+    writer = DecisionWriter(tmp_path, 1 << 30, lambda: NOW)
+    writer.append(record)
+    writer.close()
+    (path,) = files_in(tmp_path)
+    os.utime(path, (NOW, NOW))
+    assert find_decision(tmp_path, record.request_id, record.happened_ms) == record
+    for days in (-1, 1):
+        assert find_decision(tmp_path, record.request_id, record.happened_ms + days * DAY * 1000) is None
+
+
+def test_what_another_release_wrote_or_a_disk_damaged_is_no_decision(tmp_path: Path) -> None:
+    ours, theirs, damaged = decision(), decision(), decision()
+    writer = DecisionWriter(tmp_path, 1 << 30, lambda: NOW)
+    for record in (ours, theirs, damaged):
+        writer.append(record)
+    writer.close()
+    (path,) = files_in(tmp_path)
+    content = path.read_bytes()
+    payload = msgspec.msgpack.encode(theirs)
+    later = payload.replace(b"decision1", b"decision9")
+    header = module._HEADER.pack(b"RECD", len(payload), module.zlib.crc32(payload))
+    assert header + payload in content
+    content = content.replace(
+        header + payload, module._HEADER.pack(b"RECD", len(later), module.zlib.crc32(later)) + later
+    )
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert find_decision(tmp_path, ours.request_id) == ours
+    assert find_decision(tmp_path, damaged.request_id) is None
+    with pytest.raises(UnknownDecision, match="another release"):
+        find_decision(tmp_path, theirs.request_id)
