@@ -108,7 +108,8 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "maxLength": LONGEST_IDEMPOTENCY_KEY},
 }
 EXPLAIN = {
-    "description": "Adds `why` to each item: slot, pool, score terms and propensity.",
+    "description": "Adds `why` to each item: slot, pool, score terms, propensity, and sentences in the language of "
+    "Accept-Language (en, es).",
     "anyOf": [{"type": "boolean"}, {"type": "null"}],
     "default": False,
     "examples": [False],

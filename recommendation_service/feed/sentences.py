@@ -10,8 +10,8 @@ file for each language, with the same codes and the same values. A value is writ
 import math
 import string
 import tomllib
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,23 @@ class Sentence(msgspec.Struct, frozen=True):
 
 
 def say(language: str, code: str, **values: Value) -> Sentence:
-    return Sentence(code, values, _Writer(language).vformat(templates(language)[code], (), values))
+    return Sentence(
+        code,
+        values,
+        "".join([part if write is None else write(values[part]) for part, write in _parts(language, code)]),
+    )
+
+
+@cache
+def _parts(language: str, code: str) -> Sequence[tuple[str, Callable[[Any], str] | None]]:
+    """Of a template: text as it is, and names of values with what writes them."""
+    parts: list[tuple[str, Callable[[Any], str] | None]] = []
+    writer = _Writer(language)
+    for text, name, spec, _ in string.Formatter().parse(templates(language)[code]):
+        parts.append((text, None))
+        if name is not None:
+            parts.append((name, partial(writer.write, spec=spec or "")))
+    return parts
 
 
 @cache
@@ -69,11 +85,12 @@ def _quality(parameter: str) -> float:
     return quality if 0 <= quality <= 1 else 0.0
 
 
-class _Writer(string.Formatter):
+class _Writer:
     def __init__(self, language: str) -> None:
-        self._marks = _MARKS[language]
+        thousands, point = _MARKS[language]
+        self._marks = {ord(","): thousands, ord("."): point}
 
-    def format_field(self, value: Any, spec: str) -> str:
+    def write(self, value: Any, spec: str) -> str:
         if not spec:
             return str(value)
         if spec == "count":
@@ -94,8 +111,7 @@ class _Writer(string.Formatter):
         return self._marked(text.rstrip("0").rstrip(".") if "." in text else text)
 
     def _marked(self, text: str) -> str:
-        thousands, point = self._marks
-        return text.translate({ord(","): thousands, ord("."): point})
+        return text.translate(self._marks)
 
 
 def fields_of(template: str) -> Sequence[str]:

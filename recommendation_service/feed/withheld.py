@@ -27,6 +27,7 @@ _FORM = b"\x01"
 _COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<i8"), np.dtype("<i8"), np.dtype("u1"))
 # Of zlib: the least work, as a worker does it while feeds wait.
 _LEVEL = 1
+_NOTHING = _FORM + zlib.compress(b"", _LEVEL)
 
 
 class Withheld(NamedTuple):
@@ -47,6 +48,8 @@ def withheld_from(catalog: CatalogArrays, memory: WorkingMemory, excluded: Int64
     remembered of the user."""
     touched = memory.touched_items[: memory.counts[TOUCHED_ITEMS]]
     rows = np.sort(touched[memory.flags[touched] & (EXCLUDED | SEEN) != 0])
+    if not len(rows):
+        return Withheld(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.uint8))
     flags = memory.flags[rows]
     seen, hidden = flags & SEEN != 0, flags & DISLIKED != 0
     when = np.where(seen, memory.seen_when[rows].astype(np.int64), 0)
@@ -81,6 +84,8 @@ def _keys_at(catalog: CatalogArrays, rows: npt.NDArray[np.int32]) -> Int64:
 
 
 def pack_withheld(withheld: Withheld) -> bytes:
+    if not len(withheld.keys):
+        return _NOTHING
     columns: tuple[npt.NDArray[Any], ...] = (np.diff(withheld.keys, prepend=0), withheld.when, withheld.why)
     parts = [_bytes_side_by_side(column, form) for column, form in zip(columns, _COLUMNS, strict=True)]
     return _FORM + zlib.compress(b"".join(parts), _LEVEL)
