@@ -14,6 +14,7 @@ from recommendation_service.core.files import make_folder
 from recommendation_service.demo.loading import DemoError
 from recommendation_service.demo.wheel import wheel_folder
 from recommendation_service.evaluation.errors import EvaluationError
+from recommendation_service.evaluation.export import export
 from recommendation_service.evaluation.off_policy import off_policy
 from recommendation_service.evaluation.progress import bar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="How well feeds are ordered.")
 app.command("off-policy")(off_policy)
+app.command()(export)
 
 FAILED, WRONG_USE = 1, 2
 # What the extra `evaluation` installs, by the names that are imported.

@@ -23,6 +23,7 @@ from recommendation_service.policies.policy import read_policy_file
 from recommendation_service.policies.store import PolicyStore
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, recs
+from tests.support.decision_logs import loss_by_vowpal_wabbit
 
 USERS = range(11, 161)
 ENDPOINT = "total"
@@ -171,3 +172,32 @@ def test_what_is_asked_wrongly_is_told_in_a_sentence(place: Place, arguments: tu
     done = here(place, *arguments)
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def _export(place: Place, *arguments: str) -> Result:
+    with logs_left_alone():
+        return CliRunner().invoke(
+            cli.app, ("evaluate", "export", *arguments), env={"DATA_DIR": str(place.folder / "data")}
+        )
+
+
+def test_decisions_that_are_exported_are_weighed_alike_by_vowpal_wabbit_and_here(place: Place, tmp_path: Path) -> None:
+    ours = tmp_path / "ours.dsjson"
+    done = _export(place, "--until", LATER, "--endpoint", ENDPOINT, "--output", str(ours))
+    assert done.exit_code == 0, done.output
+    drawn = len(USERS) + 1
+    assert done.stderr.endswith(f"{drawn:,} decisions in {ours}\n")
+    log = here(place, "--log", str(ours), "--policy", "even", "--policy", "mix:0", "--json")
+    even, as_logged = json.loads(log.stdout)["policies"]
+    assert as_logged["ips"] == pytest.approx(weighed(place, "--policy", place.same)["logged"])
+    own, weight = loss_by_vowpal_wabbit(ours, "--ccb_explore_adf --epsilon 1.0 --all_slots_loss")
+    assert weight == drawn
+    assert even["own_ratio"] == pytest.approx(-own, rel=1e-4)
+
+
+def test_decisions_of_no_feed_are_counted_and_standard_output_has_the_lines(place: Place) -> None:
+    none = _export(place, "--until", "2020-01-01")
+    assert (none.exit_code, none.stdout) == (0, "")
+    assert "are of feeds that are not in the database, or not of these days" in none.stderr
+    assert len(_export(place, "--until", LATER).stdout.splitlines()) == len(USERS) + 1
+    assert _export(place, "--endpoint", "nowhere").exit_code == 2
