@@ -8,9 +8,10 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -38,6 +39,7 @@ EVERYTHING = {
 }
 FIRST_PAGES = 12  # of 24 items, for each user; then both begin anew
 Figures = dict[str, float]
+Start = Callable[[Path], AbstractContextManager[Service]]  # a service, in a folder of its own
 Told = Callable[[str, float], None]  # what is being done, and the share of all that is done
 
 
@@ -84,25 +86,32 @@ def measure_beside(commit: str, folder: Path, rounds: int, seconds: int, told: T
     32 connections, users on their first pages."""
     told(f"setting up {commit}", 0.0)
     database = make_demo(folder)
-    pairs: list[tuple[Run, Run]] = []
     with checkout(commit, folder / "there") as there:
-        while len(pairs) < rounds:
-            with ExitStack() as stack:
-                services = [
-                    stack.enter_context(_service(tree, database, folder / f"{name}-{len(pairs)}"))
-                    for name, tree in (("there", there), ("here", ROOT))
-                ]
-                _add_pairs(pairs, services, folder / f"here-{len(pairs)}", rounds, seconds, told)
+        starts = [partial(own_service, database, tree=tree) for tree in (there, ROOT)]
+        return measure_pairs(starts, folder, rounds, seconds, told)
+
+
+def measure_pairs(starts: Sequence[Start], folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """Of two services, there and here, each begun anew as often as its users have seen their first pages."""
+    pairs: list[tuple[Run, Run]] = []
+    while len(pairs) < rounds:
+        with ExitStack() as stack:
+            folders = [folder / f"{name}-{len(pairs)}" for name in ("there", "here")]
+            services = [stack.enter_context(start(own)) for start, own in zip(starts, folders, strict=True)]
+            _add_pairs(pairs, services, folders[1], rounds, seconds, told)
     return _rows(pairs)
 
 
 @contextmanager
-def _service(tree: Path, database: Path, folder: Path) -> Iterator[Service]:
-    """With a catalog, and the memory of nobody."""
-    folder.mkdir()
+def own_service(
+    database: Path, folder: Path, *, tree: Path = ROOT, settings: Mapping[str, str] | None = None
+) -> Iterator[Service]:
+    """With a catalog, and the memory of nobody. ``folder``: is made, where it is not there yet, and removed."""
+    folder.mkdir(exist_ok=True)
     own = shutil.copy(database, folder / "demo.sqlite")
     url = URL.create("sqlite", database=str(own))
-    with running_service(url, folder, 2, settings=EVERYTHING, tree=tree, application=OWN_APPLICATION) as service:
+    wanted = {**EVERYTHING, **(settings or {})}
+    with running_service(url, folder, 2, settings=wanted, tree=tree, application=OWN_APPLICATION) as service:
         yield service
     shutil.rmtree(folder)
 

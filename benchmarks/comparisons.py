@@ -20,6 +20,7 @@ from benchmarks.beside_database import (
     measure_overdue,
     measure_served_beside,
 )
+from benchmarks.experiment import WITHOUT, measure_experiment
 from benchmarks.feedback import measure_feedback_beside
 from benchmarks.parts import measure_parts_beside, measure_parts_here
 
@@ -31,6 +32,7 @@ class Comparison:
     seconds: int  # of a run, likewise
     beside: Callable[[str, Path, int, int, Told], list[Row]] | None = None
     alone: Callable[[Path, int, int, Told], list[Row]] | None = None
+    stands_beside: str | None = None  # what does, where it is measured alone
 
 
 COMPARISONS = {
@@ -41,6 +43,9 @@ COMPARISONS = {
     "outsiders": Comparison("Users outside the catalog", 7, 3, measure_outsiders_beside),
     "parts": Comparison(
         "Where a feed's processor time goes, everything on", 3, 10, measure_parts_beside, measure_parts_here
+    ),
+    "experiment": Comparison(
+        "With learning, a shadow and an experiment", 9, 3, alone=measure_experiment, stands_beside=WITHOUT
     ),
     "overdue": Comparison("Flushes that keep up", 1, 60, alone=measure_overdue),
 }
@@ -78,8 +83,9 @@ def compare(options: argparse.Namespace, folder: Path, console: Console) -> int:
     if options.json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1) + "\n")
     else:
-        runs = "alternating pairs of runs" if options.beside else "runs"
-        print_beside(rows, options.beside, f"{comparison.title}, {rounds} {runs}")
+        other = options.beside or comparison.stands_beside
+        runs = "alternating pairs of runs" if other else "runs"
+        print_beside(rows, other, f"{comparison.title}, {rounds} {runs}")
     return 0
 
 

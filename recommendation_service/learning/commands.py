@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 POLL_SECONDS = 0.1
+TOLD_SHADOWS = 4
 
 
 app = typer.Typer()
@@ -299,8 +300,11 @@ def _say(as_json: bool, found: dict[str, Any], told: str) -> None:
 
 
 def _print(status: "LearnerStatus") -> None:
+    from recommendation_service.learning.apprentice import in_words
+
     totals = status.totals
     version = f"{totals.version}, of {_when(totals.version_ms)}" if totals.version else "none yet"
+    beside = [in_words(*counts, shadow) for shadow, counts in reversed(totals.agreement.items())]
     rows: list[tuple[str, str]] = [
         ("shown items", ", ".join(f"{kind} {count:,}" for kind, count in totals.slots.items()) or "none yet"),
         ("events", ", ".join(_events(totals.events)) or "none yet"),
@@ -308,6 +312,7 @@ def _print(status: "LearnerStatus") -> None:
         ("feeds waited for", f"{status.pending_feeds:,}"),
         ("tables not read", "; ".join(f"{table}: {problem}" for table, problem in status.unread.items()) or "none"),
         ("last version", version),
+        ("beside what serves", "\n".join(beside[:TOLD_SHADOWS]) or "no shadow yet"),
         ("problem", status.error or "none"),
     ]
     print_rows(("", ""), rows)

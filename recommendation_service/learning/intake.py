@@ -7,6 +7,7 @@ import numpy.typing as npt
 import structlog
 
 from recommendation_service.learning.abroad import HandedOver, Received
+from recommendation_service.learning.apprentice import agreement
 from recommendation_service.learning.format import EventReward, LearningFile
 from recommendation_service.learning.ledger import Added, Event, Feed, Happened, Ledger, Owed
 from recommendation_service.learning.operator_rows import Look
@@ -99,9 +100,18 @@ class Intake:
             self._totals.leave("clock")
         if not record.personal:
             self._totals.leave("not_personal")
+        self._compare(record)
         happened_ms = min(record.happened_ms, now_ms)
         who = record.user_id, record.session_id
         return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, record.arm)
+
+    def _compare(self, record: FeedRecord) -> None:
+        """With what its shadows would have drawn."""
+        try:
+            for found in agreement(record):
+                self._totals.agree(*found)
+        except ValueError:  # it is counted once its rewards are looked at
+            return
 
     def _event(self, record: FeedbackRecord) -> list[bytes]:
         """Note it; feeds whose rewards may be others now."""

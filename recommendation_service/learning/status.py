@@ -9,6 +9,9 @@ from typing import Any
 from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.processes.registry import LEARNER
 
+# Of the shadows that feeds were last made beside.
+MOST_AGREEMENTS = 8
+
 
 @dataclass
 class Totals:
@@ -17,6 +20,7 @@ class Totals:
     slots: dict[str, int] = field(default_factory=dict)  # by kind: shown items that were learned from
     events: dict[str, dict[str, int]] = field(default_factory=dict)  # by event and source
     left: dict[str, int] = field(default_factory=dict)  # by reason: what taught nothing
+    agreement: dict[str, tuple[int, float]] = field(default_factory=dict)  # by shadow: see agree
     version: str | None = None  # the last that was published
     version_ms: int | None = None
     version_slots: int = 0  # that it was learned from
@@ -31,6 +35,13 @@ class Totals:
     def count_event(self, event: str, source: str) -> None:
         of_event = self.events.setdefault(event, {})
         of_event[source] = of_event.get(source, 0) + 1
+
+    def agree(self, shadow: str, draws: int, alike: float) -> None:
+        """Of so many draws that served, how many would have been the same, had the shadow drawn by the same chance."""
+        known = self.agreement.pop(shadow, (0, 0.0))
+        self.agreement[shadow] = known[0] + draws, known[1] + alike
+        for gone in list(self.agreement)[:-MOST_AGREEMENTS]:
+            del self.agreement[gone]
 
     def leave(self, reason: str, count: int = 1) -> None:
         if count:

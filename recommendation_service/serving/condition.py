@@ -191,6 +191,9 @@ class Condition:
                 yield "recs_experiment_people", "People of whom a feed was made by the arm", labels, float(of["people"])
                 yield "recs_experiment_feeds", "Feeds that the arm made", labels, float(of["feeds"])
                 yield "recs_experiment_reward", "What these have brought", labels, float(of["reward"])
+        if (counts := totals.agreement.get(totals.version or "")) is not None and counts[0]:
+            help_text = "Share of draws that the last learned version would make as what serves"
+            yield "recs_learn_agreement_ratio", help_text, {}, counts[1] / counts[0]
         for kind, count in totals.slots.items():
             yield "recs_learn_slots_total", "Shown items that were learned from", {"kind": kind}, float(count)
         for event, sources in totals.events.items():
