@@ -14,11 +14,11 @@ _QUERIES = {
   (SELECT request FROM feeds WHERE user = :user AND (:user > 0 OR session = :session))""",
     "unmatched_events": "SELECT COUNT(*) FROM unmatched WHERE user = :user AND (:user > 0 OR session = :session)",
     "learned_slots": "SELECT COALESCE(SUM(weight), 0.0) FROM persons WHERE user = :user AND session = :part",
-    "learned_reward": "SELECT COALESCE(SUM(reward), 0.0) FROM persons WHERE user = :user AND session = :part",
+    "learned_reward": "SELECT COALESCE(SUM(reward), 0.0) FROM person_rewards WHERE user = :user AND session = :part",
     "experiment_feeds": "SELECT COALESCE(SUM(feeds), 0) FROM arm_people WHERE person = :person",
 }
 # Which a file of a release before lacks.
-_LATER = {"learned_slots": "persons.weight", "learned_reward": "persons.reward", "experiment_feeds": "arm_people.feeds"}
+_LATER = {"learned_slots": "persons.weight", "learned_reward": "person_rewards.reward", "experiment_feeds": "arm_people.feeds"}
 
 
 def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, float]:
@@ -36,7 +36,7 @@ def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, 
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)) as database:
             columns = {
                 f"{table}.{row[1]}"
-                for table in ("persons", "arm_people")
+                for table in ("persons", "person_rewards", "arm_people")
                 for row in database.execute(f"PRAGMA table_info({table})")
             }
             return {

@@ -11,12 +11,13 @@ A user is a person, and so is the session of somebody anonymous. Who is anonymou
 
 import sqlite3
 
-TABLE = """
-CREATE TABLE IF NOT EXISTS persons (
-  user INTEGER NOT NULL, session TEXT NOT NULL, weight REAL NOT NULL, moment REAL NOT NULL,
-  reward REAL NOT NULL DEFAULT 0, PRIMARY KEY (user, session)
-) WITHOUT ROWID
-"""
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS persons (user INTEGER NOT NULL, session TEXT NOT NULL, weight REAL NOT NULL, "
+    "moment REAL NOT NULL, PRIMARY KEY (user, session)) WITHOUT ROWID",
+    # Beside it and not in it, so that a release before goes on with the same file.
+    "CREATE TABLE IF NOT EXISTS person_rewards (user INTEGER NOT NULL, session TEXT NOT NULL, reward REAL NOT NULL, "
+    "moment REAL NOT NULL, PRIMARY KEY (user, session)) WITHOUT ROWID",
+)
 # What is left of a part after so many half-lives, a thousandth, is not remembered.
 HALF_LIVES = 10
 
@@ -28,10 +29,8 @@ class Persons:
         self._database = database
         self._most = most
         self._half_life = half_life_seconds
-        database.execute(TABLE)
-        if "reward" not in [row[1] for row in database.execute("PRAGMA table_info(persons)")]:
-            # Of a release that did not know what people's items had brought.
-            database.execute("ALTER TABLE persons ADD COLUMN reward REAL NOT NULL DEFAULT 0")
+        for statement in TABLES:
+            database.execute(statement)
 
     def admit(self, user_id: int, session_id: str | None, moment: float, new: int, gone: int) -> int:
         """How many of ``new`` shown items of a feed of ``moment`` (seconds since 1970) count, the first of them.
@@ -42,36 +41,49 @@ class Persons:
             return new
         key = (user_id, "" if user_id else session_id)
         run = self._database.execute
-        known = run("SELECT weight, moment, reward FROM persons WHERE (user, session) = (?, ?)", key).fetchone()
-        weight, at, reward = known or (0.0, moment, 0.0)
+        known = run("SELECT weight, moment FROM persons WHERE (user, session) = (?, ?)", key).fetchone()
+        weight, at = known or (0.0, moment)
         later = max(moment, at)
-        each, aged = 2.0 ** ((moment - later) / self._half_life), 2.0 ** ((at - later) / self._half_life)
-        weight = max(0.0, weight * aged - gone * each)
+        each = self._aged(moment, later)
+        weight = max(0.0, weight * self._aged(at, later) - gone * each)
         admitted = new if weight + new * each <= self._most else max(0, int((self._most - weight) / each))
         run(
-            "INSERT OR REPLACE INTO persons VALUES (?, ?, ?, ?, ?)",
-            (*key, weight + admitted * each, later, reward * aged),
+            "INSERT OR REPLACE INTO persons (user, session, weight, moment) VALUES (?, ?, ?, ?)",
+            (*key, weight + admitted * each, later),
         )
         return admitted
 
     def reward(self, user_id: int, session_id: str | None, moment: float, more: float) -> None:
         """What items of a feed of ``moment`` that count have brought, less what those did that do not any more."""
-        key = (user_id, "" if user_id else session_id)
-        found = self._database.execute("SELECT moment FROM persons WHERE (user, session) = (?, ?)", key).fetchone()
-        if more and found is not None:
-            aged = 2.0 ** ((moment - found[0]) / self._half_life)
-            self._database.execute(
-                "UPDATE persons SET reward = reward + ? WHERE (user, session) = (?, ?)", (more * aged, *key)
-            )
+        if not more or (not user_id and not session_id):
+            return
+        run, key = self._database.execute, (user_id, "" if user_id else session_id)
+        known = run("SELECT reward, moment FROM person_rewards WHERE (user, session) = (?, ?)", key).fetchone()
+        reward, at = known or (0.0, moment)
+        later = max(moment, at)
+        reward = reward * self._aged(at, later) + more * self._aged(moment, later)
+        run("INSERT OR REPLACE INTO person_rewards VALUES (?, ?, ?, ?)", (*key, reward, later))
 
     def part(self, user_id: int, session_id: str | None) -> tuple[float, float]:
-        """How many shown items of a person count, and what they have brought."""
-        key = (user_id, "" if user_id else session_id)
-        found = self._database.execute("SELECT weight, reward FROM persons WHERE (user, session) = (?, ?)", key)
-        return found.fetchone() or (0.0, 0.0)
+        """How many shown items of a person count, and what they have brought, both as of the last of them."""
+        found = self._database.execute(
+            "SELECT weight, persons.moment, reward, person_rewards.moment FROM persons "
+            "LEFT JOIN person_rewards USING (user, session) WHERE (user, session) = (?, ?)",
+            (user_id, "" if user_id else session_id),
+        ).fetchone()
+        if found is None:
+            return 0.0, 0.0
+        weight, moment, reward, at = found
+        return weight, 0.0 if reward is None else reward * self._aged(at, moment)
+
+    def _aged(self, moment: float, later: float) -> float:
+        """What something of ``moment`` counts at a later one."""
+        return float(2.0 ** ((moment - later) / self._half_life))
 
     def drop_old(self, now: float) -> None:
-        self._database.execute("DELETE FROM persons WHERE moment < ?", (now - HALF_LIVES * self._half_life,))
+        for table in ("persons", "person_rewards"):
+            self._database.execute(f"DELETE FROM {table} WHERE moment < ?", (now - HALF_LIVES * self._half_life,))
 
     def forget(self, user_id: int) -> None:
-        self._database.execute("DELETE FROM persons WHERE user = ?", (user_id,))
+        for table in ("persons", "person_rewards"):
+            self._database.execute(f"DELETE FROM {table} WHERE user = ?", (user_id,))

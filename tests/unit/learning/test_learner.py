@@ -151,9 +151,9 @@ def test_a_ledger_of_before_feeds_could_be_other_than_personal_is_read(world: Wo
     world.now_ms = HAPPENED_MS
     world.learn()
     with closing(sqlite3.connect(world.settings.learning_dir / FILE_NAME)) as ledger:
-        for table, column in (("feeds", "personal"), ("feeds", "arm"), ("feeds", "counted"), ("persons", "reward")):
+        for table, column in (("feeds", "personal"), ("feeds", "arm"), ("feeds", "counted")):
             ledger.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("arm_people", "arm_totals"):
+        for table in ("person_rewards", "arm_people", "arm_totals"):
             ledger.execute(f"DROP TABLE {table}")
         ledger.commit()
     world.now_ms = SETTLED_MS
