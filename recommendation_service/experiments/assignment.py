@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 
-USER, SESSION, REQUEST = "user", "session", "request"
 _BITS = 1 << 64
 _MASK = _BITS - 1
 
@@ -22,7 +21,7 @@ class Assignment:
 
     def __init__(self, salt: str, shares: Sequence[float]) -> None:
         self._user_key, self._session_key, self._request_key = (
-            _number(f"{kind}:{salt}") for kind in (USER, SESSION, REQUEST)
+            _number(f"{kind}:{salt}") for kind in ("user", "session", "request")
         )
         parts = [Fraction(share) for share in shares]
         total = sum(parts)
@@ -32,10 +31,6 @@ class Assignment:
     def of(self, user_id: int, session: int, request_id: str) -> int:
         """The place of the arm of a user, of an anonymous person's session (``seen.session_number``), or, where there
         is none, of the request."""
-        return self.of_unit(self.unit(user_id, session, request_id))
-
-    def unit(self, user_id: int, session: int, request_id: str) -> int:
-        """64 bits that are one for all feeds of whoever stays in one arm; of another experiment they are others."""
         if user_id:
             mixed = user_id ^ self._user_key
         elif session:
@@ -44,15 +39,7 @@ class Assignment:
             mixed = _number(request_id) ^ self._request_key
         mixed = (mixed * 0xBF58476D1CE4E5B9) & _MASK
         mixed = ((mixed ^ mixed >> 31) * 0x94D049BB133111EB) & _MASK
-        return mixed ^ mixed >> 32
-
-    def of_unit(self, unit: int) -> int:
-        return bisect_right(self._edges, unit)
-
-
-def kind_of(user_id: int, session: int | str | None) -> str:
-    """By what a person is assigned."""
-    return USER if user_id else SESSION if session else REQUEST
+        return bisect_right(self._edges, mixed ^ mixed >> 32)
 
 
 def _number(text: str) -> int:

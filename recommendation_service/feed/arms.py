@@ -15,9 +15,9 @@ class Arms:
 
     def __init__(self, experiment: Experiment, pipelines: "Sequence[FeedPipeline]") -> None:
         self.pipelines = pipelines
-        self._assignment = Assignment(experiment.salt, experiment.shares)
+        self._place_of = Assignment(experiment.salt, experiment.shares).of
         self._arms = list(zip(pipelines, experiment.labels, strict=True))
 
     def of(self, user_id: int, session: int, request_id: str) -> "tuple[FeedPipeline, str]":
         """What makes a person's feed, and what its record says of that."""
-        return self._arms[self._assignment.of(user_id, session, request_id)]
+        return self._arms[self._place_of(user_id, session, request_id)]

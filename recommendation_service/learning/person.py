@@ -18,7 +18,11 @@ _QUERIES = {
     "experiment_feeds": "SELECT COALESCE(SUM(feeds), 0) FROM arm_people WHERE person = :person",
 }
 # Which a file of a release before lacks.
-_LATER = {"learned_slots": "persons.weight", "learned_reward": "person_rewards.reward", "experiment_feeds": "arm_people.feeds"}
+_LATER = {
+    "learned_slots": "persons.weight",
+    "learned_reward": "person_rewards.reward",
+    "experiment_feeds": "arm_people.feeds",
+}
 
 
 def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, float]:
