@@ -139,9 +139,9 @@ def _seconds(value: Any, zone: tzinfo) -> float:
             value = float(value)
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             number = float(value)
-            while abs(number) > _LATEST_SECONDS:
+            while math.isfinite(number) and abs(number) > _LATEST_SECONDS:
                 number /= 1000
-            return number
+            return number if math.isfinite(number) else math.nan
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())
         return (moment.replace(tzinfo=zone) if moment.tzinfo is None else moment).timestamp()
     except (ValueError, OverflowError, TypeError):
@@ -216,7 +216,7 @@ def _json_terms(value: Any, reasons: Reasons) -> Iterable[tuple[Any, float]]:
     except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
         weighted = None
     if isinstance(weighted, dict) and all(isinstance(weight, int | float) for weight in weighted.values()):
-        return [(term, float(weight)) for term, weight in weighted.items() if weight > 0]
+        return [(term, float(weight)) for term, weight in weighted.items() if 0 < weight < math.inf]
     reasons[reason] += 1
     return []
 
