@@ -60,7 +60,7 @@ def main() -> None:
             for name in TASTES
         }
         if set(kinds) == set(KINDS):
-            pattern = load_policy().file.feeds.total
+            pattern = load_policy().file.feeds["total"]
             for name in TASTES:
                 means[WHOLE, name] = np.mean([means[kind, name] for kind in pattern], axis=0)
         rows = [_row(kind, name, *both) for (kind, name), both in means.items()]

@@ -50,7 +50,7 @@ def todays_feed(pipeline: FeedPipeline, endpoint: str, rng: np.random.Generator)
             chosen = rng.choice(len(items), TODAY_DRAWN[name], replace=False, p=weights / weights.sum())
         score = hand + pipeline.policy.arrays.alpha[kind] * np.linalg.norm(X, axis=1)
         ordered[kind] = items[chosen[np.argsort(-score[chosen])]].tolist()
-    pattern = [KINDS.index(name) for name in getattr(pipeline.policy.file.feeds, endpoint)]
+    pattern = [KINDS.index(name) for name in pipeline.policy.file.feeds[endpoint]]
     feed: Feed = {name: set() for name in KINDS}
     used: set[int] = set()
     skills: set[int] = set()
@@ -59,7 +59,7 @@ def todays_feed(pipeline: FeedPipeline, endpoint: str, rng: np.random.Generator)
         kind = pattern[slot % len(pattern)]
         for item in ordered.get(kind, []):
             own = {int(token) for token in arrays.tokens[item, : int(arrays.skill_count[item])]}
-            is_new = item >= arrays.videos or len(skills) < limits.novelty_after_skills or bool(own - skills)
+            is_new = item >= arrays.worded or len(skills) < limits.novelty_after_skills or bool(own - skills)
             creator = int(arrays.creator[item])
             if item in used or not is_new or creator in creators[-(limits.creator_window - 1) :]:
                 continue
@@ -98,7 +98,7 @@ def measure(pipeline: FeedPipeline, users: list[int], endpoint: str) -> list[tup
 
 def at_temperature(policy: Policy, name: str, temperature: float) -> Policy:
     kind = policy.file.kind(name).model_copy(update={"temperature": temperature})
-    return Policy(policy.file.model_copy(update={"kinds": policy.file.kinds.model_copy(update={name: kind})}))
+    return Policy(policy.file.model_copy(update={"kinds": policy.file.kinds | {name: kind}}))
 
 
 def main(folder: Path) -> None:

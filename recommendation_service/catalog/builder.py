@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,9 @@ from recommendation_service.catalog.people import Interactions, People, gather_i
 from recommendation_service.catalog.report import BlacklistReport, BuildReport, NotPersonalReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
-from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.columns import CatalogArrays, Int64, keys_of
 from recommendation_service.model.features import COLLABORATIVE, FEATURES, TRENDING
-from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import CHALLENGE, RESUME
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_hand_sum, static_terms
 from recommendation_service.sources.blacklist import read_blacklist
@@ -37,6 +37,7 @@ class BuiltCatalog:
     """A catalog in memory, ready to be written."""
 
     arrays: CatalogArrays
+    item_types: dict[str, int]  # numbers by name, in the order of their rows
     item_bodies: list[bytes]
     names: dict[str, Any]  # tokens and cities by number, for people who look into a catalog
     report: BuildReport
@@ -143,7 +144,10 @@ def assemble_catalog(
     skills = tokens[:, :5]
     skill_count = (skills != absent).sum(axis=1)
 
-    keys = np.concatenate([item_keys(RESUME, video_ids), item_keys(CHALLENGE, challenge_ids)])
+    item_id = np.concatenate([video_ids, challenge_ids])
+    item_types = {"resume": RESUME, "challenge": CHALLENGE}
+    type_number, type_offsets = np.array([*item_types.values()]), np.array([0, count, len(item_id)])
+    keys = keys_of(type_number, type_offsets, item_id)
     section = policy.file.collaborative
     together = (kept or KeptLists()).of(for_lists, keys, seconds, section, wanted=settings.collaborative)
     report.collaborative = together.report
@@ -161,11 +165,13 @@ def assemble_catalog(
     if section is not None:
         X[:, TRENDING] = together.trending
     terms = static_terms(X, age_days, policy.file)
-    hand = np.zeros((len(tokens), len(KINDS)), np.float32)
-    for name, kind in policy.file.kinds_in_use.items():
-        hand[:, KINDS.index(name)] = static_hand_sum(terms, kind)
-    order_offsets, order_items = kind_orderings(hand, X[:, 12], age_days, count, policy.file)
-    similar = next((n for n, k in enumerate(KINDS) if policy.arrays.weight_similarity[n] > 0), 0)
+    kinds = policy.file.kind_names
+    hand = np.zeros((len(tokens), len(kinds)), np.float32)
+    for name, kind in policy.file.kinds.items():
+        hand[:, kinds.index(name)] = static_hand_sum(terms, kind)
+    rows_of_type = dict(zip(item_types, pairwise(type_offsets.tolist()), strict=True))
+    order_offsets, order_items = kind_orderings(hand, X[:, 12], age_days, rows_of_type, policy.file)
+    similar = next((n for n, weight in enumerate(policy.arrays.weight_similarity) if weight > 0), 0)
     token_offsets, token_items = token_lists(tokens[:count], absent, hand[:, similar])
     if count > policy.file.pruning.exact_up_to_videos and policy.file.pruning.entries_per_pair > 0:
         pair_key, pair_offsets, pair_items = pair_lists(tokens[:count], absent, hand[:, similar])
@@ -182,7 +188,9 @@ def assemble_catalog(
     creator = places(creator_ids, np.array([*videos.creator_ids, *challenges.creator_ids], np.int64)).astype(np.int32)
 
     arrays = CatalogArrays(
-        item_id=np.concatenate([video_ids, challenge_ids]),
+        item_id=item_id,
+        type_number=type_number,
+        type_offsets=type_offsets,
         features=(X if section is None else np.delete(X, [COLLABORATIVE, TRENDING], axis=1)).astype(np.float32),
         hand=hand,
         tokens=tokens,
@@ -219,7 +227,7 @@ def assemble_catalog(
         neighbour_items=together.lists.items,
         neighbour_weight=together.lists.weight,
         trending=together.trending,
-        videos=count,
+        worded=count,
         creators=len(creator_ids),
         cities=len(city_names),
     )
@@ -227,6 +235,7 @@ def assemble_catalog(
     report.build_milliseconds = round((time.perf_counter() - started) * 1000, 1)
     return BuiltCatalog(
         arrays=arrays,
+        item_types=item_types,
         item_bodies=[*videos.bodies, *challenges.bodies],
         names={"tokens": vocabulary.names(), "cities": city_names},
         report=report,

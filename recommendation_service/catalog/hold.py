@@ -25,7 +25,7 @@ from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import write_whole
-from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.columns import CatalogArrays, Int64, keys_of, rows_of
 from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.reader import ZERO_DATE, Source
@@ -126,7 +126,7 @@ class Holder:
         held = much or ([] if built.item_bodies else few)
         if not held:
             return None
-        kept = np.isin(_keys(*ours), np.concatenate([_keys(*theirs), *(keys for keys, _ in held)]))
+        kept = np.isin(_keys(current.arrays), np.concatenate([_keys(built.arrays), *(keys for keys, _ in held)]))
         for item in np.flatnonzero(kept).tolist():  # whose row is gone may be blacklisted all the same
             kept[item] = _address(current, item) not in rules.blacklist
         return "; ".join(reason for _, reason in held), current, kept
@@ -185,16 +185,17 @@ def _nothing(report: BuildReport) -> str:
 def _address(catalog: Catalog, item: int) -> str:
     """Of an item's video."""
     body = json.loads(catalog.item_json(item))
-    return str(body["video" if item < catalog.arrays.videos else "video_url"])
-
-
-def _keys(videos: Int64, challenges: Int64) -> Int64:
-    return np.concatenate([item_keys(RESUME, videos), item_keys(CHALLENGE, challenges)])
+    return str(body["video" if item < catalog.arrays.worded else "video_url"])
 
 
 def _numbers(arrays: CatalogArrays) -> tuple[Int64, Int64]:
     """Numbers of the videos, and of the challenges."""
-    return np.asarray(arrays.item_id[: arrays.videos]), np.asarray(arrays.item_id[arrays.videos :])
+    videos, challenges = rows_of(arrays, RESUME), rows_of(arrays, CHALLENGE)
+    return np.asarray(arrays.item_id[slice(*videos)]), np.asarray(arrays.item_id[slice(*challenges)])
+
+
+def _keys(arrays: CatalogArrays) -> Int64:
+    return keys_of(arrays.type_number, arrays.type_offsets, arrays.item_id)
 
 
 def without(
@@ -209,8 +210,10 @@ def without(
         left = kept[items]
         return np.concatenate([[0], np.cumsum(left)])[offsets].astype(np.int64), number[items[left]], left
 
-    ids, videos = arrays.item_id[kept], int(kept[: arrays.videos].sum())
-    hash_key, hash_item = hash_table(_keys(ids[:videos], ids[videos:]))
+    ids, worded = arrays.item_id[kept], int(kept[: arrays.worded].sum())
+    type_offsets = np.concatenate([[0], np.cumsum(kept)])[arrays.type_offsets].astype(np.int64)
+    keys = keys_of(arrays.type_number, type_offsets, ids)
+    hash_key, hash_item = hash_table(keys)
     creator_offsets, creator_items, _ = listed(arrays.creator_offsets, arrays.creator_items)
     order_offsets, order_items, _ = listed(arrays.order_offsets, arrays.order_items)
     token_offsets, token_items, _ = listed(arrays.token_offsets, arrays.token_items)
@@ -218,14 +221,15 @@ def without(
     history_offsets, history_items, history = listed(arrays.history_offsets, arrays.history_items)
     together = moved(
         NeighbourLists(arrays.neighbour_offsets, arrays.neighbour_items, arrays.neighbour_weight),
-        _keys(arrays.item_id[: arrays.videos], arrays.item_id[arrays.videos :]),
-        _keys(ids[:videos], ids[videos:]),
+        _keys(arrays),
+        keys,
     )
     columns = ("features", "hand", "tokens", "skill_count", "created", "creator", "city", "trending")
-    report.counts = current.counts | {"videos": videos, "challenges": len(ids) - videos}
+    report.counts = current.counts | {"videos": worded, "challenges": len(ids) - worded}
     return BuiltCatalog(
         arrays=arrays._replace(
             item_id=ids,
+            type_offsets=type_offsets,
             **{name: getattr(arrays, name)[kept] for name in columns},
             hash_key=hash_key,
             hash_item=hash_item,
@@ -244,8 +248,9 @@ def without(
             neighbour_offsets=together.offsets,
             neighbour_items=together.items,
             neighbour_weight=together.weight,
-            videos=videos,
+            worded=worded,
         ),
+        item_types=current.item_types,
         item_bodies=[current.item_json(item) for item in np.flatnonzero(kept).tolist()],
         names=names,
         report=report,

@@ -10,8 +10,8 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, item_key
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import LARGEST_ITEM, item_key, type_name
+from recommendation_service.model.kinds import kind_name
 
 
 def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, number: int) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
     start, end = rows_of(arrays, item_type)
     item = _place(arrays.item_id[start:end], number) + start
     if item < start:
-        what = "challenge" if item_type == CHALLENGE else "video"
+        what = {number: name for name, number in catalog.item_types.items()}.get(item_type, type_name(item_type))
         raise CatalogError(
             f"There is no {what} {number} in catalog {catalog.version}: {_absence(catalog, item_type, number)}."
         )
@@ -32,11 +32,11 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
         "city": names["cities"][int(arrays.city[item])],
         "tokens": [names["tokens"][token] for token in arrays.tokens[item] if token < len(names["tokens"])],
         "features": dict(zip(feature_names, arrays.features[item].tolist(), strict=True)),
-        "static_sums": dict(zip(KINDS, arrays.hand[item].tolist(), strict=True)),
+        "static_sums": {kind_name(kind): value for kind, value in enumerate(arrays.hand[item].tolist())},
         "trending": float(arrays.trending[item]),
         "taken_after_it": [
             {
-                "type": "resume" if other < arrays.videos else "challenge",
+                "type": catalog.type_of(int(other)),
                 "id": int(arrays.item_id[other]),
                 "weight": float(weight),
             }
@@ -69,7 +69,7 @@ def describe_user(catalog: Catalog, names: dict[str, Any], number: int) -> dict[
         "user_id": number,
         "history": [
             {
-                "type": "resume" if item < arrays.videos else "challenge",
+                "type": catalog.type_of(int(item)),
                 "id": int(arrays.item_id[item]),
                 "weight": float(weight),
             }

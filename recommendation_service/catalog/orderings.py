@@ -1,5 +1,6 @@
 """Orderings and inverted lists: what makes a feed's cost follow its candidates and not the catalog."""
 
+from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -14,25 +15,26 @@ from recommendation_service.model.columns import (
     Int32,
     Int64,
 )
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.format import PolicyFile
 
 
 def kind_orderings(
-    hand: Float32, gate: Float64, age_days: Float64, videos: int, policy: PolicyFile
+    hand: Float32, gate: Float64, age_days: Float64, rows_of_type: Mapping[str, tuple[int, int]], policy: PolicyFile
 ) -> tuple[Int64, Int32]:
     """For each kind the items that it may hold, best static sum first: offsets (K + 1,) and items.
 
-    Of a kind that the policy leaves out, none.
+    ``rows_of_type``: by item type the first and the one after the last. Of a kind that the policy leaves out, none.
     """
     offsets, orders = [0], []
-    is_video, in_use = np.arange(len(hand)) < videos, policy.kinds_in_use
-    for number, name in enumerate(KINDS):
-        kind = in_use.get(name)
+    kind_rows = policy.rows_of_kinds(rows_of_type)
+    for number, name in enumerate(policy.kind_names):
+        kind = policy.kinds.get(name)
         if kind is None:
             offsets.append(offsets[-1])
             continue
-        allowed = is_video if kind.item == "resume" else ~is_video
+        start, end = kind_rows[number]
+        allowed = np.zeros(len(hand), bool)
+        allowed[start:end] = True
         if kind.gate:
             allowed = allowed & (gate > 0)
         if kind.max_age_days is not None:
@@ -44,7 +46,7 @@ def kind_orderings(
 
 
 def token_lists(tokens: Int32, absent: int, score: Float32) -> tuple[Int64, Int32]:
-    """For each token the videos that bear it, best score first: offsets (T + 1,) and items."""
+    """For each token the items that bear it, best score first: offsets (T + 1,) and items."""
     items = np.repeat(np.arange(len(tokens), dtype=np.int32), tokens.shape[1])
     flat = tokens.reshape(-1)
     items, flat = items[flat != absent], flat[flat != absent]

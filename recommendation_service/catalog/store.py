@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import locked
 from recommendation_service.model.columns import COLUMNS, LATER_COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
 from recommendation_service.model.features import FEATURES
+from recommendation_service.model.item_keys import CHALLENGE, ITEM_TYPES, RESUME
 from recommendation_service.versions.store import NewVersion, VersionStore
 
 if TYPE_CHECKING:
@@ -58,6 +60,22 @@ class Catalog:
     def lacks(self, wanted: list[str]) -> list[str]:
         """Of the features that a policy adds, those that are not where it looks for them."""
         return [one for place, one in enumerate(wanted) if self.added_features[place : place + 1] != [one]]
+
+    @property
+    def item_types(self) -> dict[str, int]:
+        """Number by name, in the order of their rows; one that an earlier release built has the first two."""
+        types: dict[str, int] | None = self.manifest.get("item_types")
+        return types or {ITEM_TYPES[number]: number for number in (RESUME, CHALLENGE)}
+
+    @property
+    def rows_of_type(self) -> dict[str, tuple[int, int]]:
+        """By name the first row and the one after the last."""
+        offsets = self.arrays.type_offsets.tolist()
+        return dict(zip(self.item_types, pairwise(offsets), strict=True))
+
+    def type_of(self, item: int) -> str:
+        """Name of the type of the item in a row."""
+        return next(name for name, (_, end) in self.rows_of_type.items() if item < end)
 
     @property
     def built_at(self) -> float:
@@ -127,6 +145,7 @@ class CatalogStore(VersionStore):
                 "added_features": built.added_features,
                 "fingerprint": fingerprint,
                 "items": item_form(built.item_time_zone),
+                "item_types": built.item_types,
                 "sizes": {name: getattr(built.arrays, name) for name in SIZES},
                 "rejection_rules": RULES,
                 "report": built.report.as_json(),
@@ -148,8 +167,9 @@ class CatalogStore(VersionStore):
             columns: dict[str, Any] = {
                 name: _column(folder, name) for name in COLUMNS if f"{name}.npy" in manifest["files"]
             }
+            sizes = {"worded": manifest["sizes"].get("videos")} | manifest["sizes"]  # an earlier release's name
+            columns |= {name: int(sizes[name]) for name in SIZES}
             columns |= _later_columns(columns)
-            columns |= {name: int(manifest["sizes"][name]) for name in SIZES}
             arrays = CatalogArrays(**columns)
             offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
             if not is_of_form(manifest, self._item_time_zone):
@@ -199,12 +219,14 @@ def _rejected(folder: Path, manifest: dict[str, Any]) -> Rejected | None:
 
 
 def _later_columns(columns: dict[str, Any]) -> dict[str, Any]:
-    """Of a version of an earlier release: nobody took anything together. Read-only, as mapped ones are."""
+    """Of a version of an earlier release: nobody took anything together, and of the first two types the first bears
+    tokens. Read-only, as mapped ones are."""
     items, later = len(columns["item_id"]), {}
+    values = {"type_number": [RESUME, CHALLENGE], "type_offsets": [0, columns["worded"], items]}
     for name in LATER_COLUMNS:
         if name not in columns:
             rows = {"neighbour_offsets": items + 1, "trending": items}.get(name, 0)
-            later[name] = np.zeros(rows, COLUMNS[name][0])
+            later[name] = np.array(values.get(name, np.zeros(rows)), COLUMNS[name][0])
             later[name].flags.writeable = False
     return later
 

@@ -45,8 +45,8 @@ def ranking_alone(policy: Policy) -> Policy:
     close = file.kind("AU").model_copy(update={"alpha": 0.0, "temperature": COLD})
     alone = file.model_copy(
         update={
-            "feeds": file.feeds.model_copy(update={"total": ["AU"], "discover": ["AU"]}),
-            "kinds": file.kinds.model_copy(update={"AU": close}),
+            "feeds": file.feeds | {"total": ["AU"], "discover": ["AU"]},
+            "kinds": file.kinds | {"AU": close},
             "limits": file.limits.model_copy(update={"creator_window": 1, "novelty_after_skills": NO_LIMIT}),
             "exploration": file.exploration.model_copy(update={"floor": 0.0}),
         }

@@ -142,7 +142,7 @@ def progress() -> tuple[int, int]:
 def _calls() -> dict[str, Callable[[], Any]]:
     """What compiles each kernel, by its name."""
     arrays, policy = _empty_catalog(), load_policy().arrays
-    memory = make_working_memory(arrays, policy)
+    memory = make_working_memory(arrays, policy, [(0, 0)] * len(policy.pool))
     frame, candidates = Frame(arrays, policy, memory), len(memory.pool_items)
     request = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, np.zeros(0, np.int64))
     shadows = stack_shadows([policy])
@@ -191,12 +191,13 @@ def _empty_catalog() -> CatalogArrays:
         if name.endswith("_offsets"):
             shape = (len(KINDS) + 1,)
         columns[name] = np.zeros(shape, kind)
+    columns["type_offsets"] = np.zeros(1, np.int64)
     columns["neighbour_offsets"] = np.zeros(1, np.int64)
     columns["hash_key"], columns["hash_item"] = np.full(8, EMPTY, np.int64), np.zeros(8, np.int32)
     columns["token_kind"] = np.full(1, 255, np.uint8)
     for column in columns.values():
         column.flags.writeable = False
-    return CatalogArrays(**columns, videos=0, creators=0, cities=1)
+    return CatalogArrays(**columns, worded=0, creators=0, cities=1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.reasons import came_by, doubted, gave_way, learned, speaks_for
 from recommendation_service.feed.sentences import DEFAULT_LANGUAGE, Sentence
 from recommendation_service.model.features import COLLABORATIVE, TRENDING, names_of
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_terms
 from recommendation_service.ranking.seen import SEEN_POOL
@@ -44,7 +43,7 @@ _encode = msgspec.json.Encoder().encode
 class Choice(NamedTuple):
     """A slot of a feed, as the working memory or a record of the feed has it."""
 
-    kind: int  # index into KINDS
+    kind: int  # its number
     pool: int
     relaxed: int  # bits of RULES
     propensity: float
@@ -145,5 +144,5 @@ def hand_terms(policy: Policy, x: npt.NDArray[np.float64], kind: int, age_days: 
     values |= {"similarity": float(x[5]), "match": float(x[6]), "network": float(x[8])}
     # Of a record by an earlier policy nothing is known of it.
     values["collaborative"] = float(x[COLLABORATIVE]) if policy.file.collaborative and len(x) > TRENDING else 0.0
-    weights = policy.file.kind(KINDS[kind]).weights
+    weights = policy.file.kind(policy.file.kind_names[kind]).weights
     return {term: weight * values[term] for term, weight in weights.items()}

@@ -30,7 +30,9 @@ class Generation(NamedTuple):
 
 def misfit(catalog: Catalog, policy: Policy) -> str:
     """Why no feed can be made from these two; empty where it can."""
-    lacking = catalog.lacks(policy.added_features)
+    types = dict.fromkeys(kind.item for kind in policy.file.kinds.values() if kind.item is not None)
+    unknown = [name for name in types if name not in catalog.item_types]
+    lacking = catalog.lacks(policy.added_features) + [f"items of type {name}" for name in unknown]
     if not lacking:
         return ""
     return (

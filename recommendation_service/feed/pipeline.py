@@ -16,7 +16,6 @@ from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
 from recommendation_service.feed.withheld import pack_withheld, withheld_from
 from recommendation_service.model.columns import hash_token
-from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.frame import Frame
@@ -102,13 +101,16 @@ class FeedPipeline:
                     of_arm = generation.of_arm(arm)
                     made[arm.version] = FeedPipeline(of_arm, seed, observe_stage, lifetimes, needs_list=needs_list)
             self.arms = Arms(generation.experiment, [made[arm.version] for arm in generation.arms])
-        memory = self.memory = make_working_memory(catalog.arrays, policy.arrays)
+        memory = self.memory = make_working_memory(
+            catalog.arrays, policy.arrays, policy.file.rows_of_kinds(catalog.rows_of_type)
+        )
         memory.lifetimes[:] = lifetimes
         self._needs_list = needs_list
         self._seed = seed
         self._observe_stage = observe_stage
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
+        self._feed_numbers = {name: number for number, name in enumerate(policy.file.feeds)}
         self._frame = Frame(catalog.arrays, policy.arrays, memory)
         self._impersonal = Frame(catalog.arrays, policy.arrays._replace(latest_weight=np.zeros(0)), memory)
         self._rank = entry_for(rank, self._frame, example)
@@ -148,7 +150,7 @@ class FeedPipeline:
         ranking_request = RankingRequest(
             row,
             request.size,
-            ENDPOINTS.index(request.endpoint),
+            self._feed_numbers[request.endpoint],
             seed,
             request.excluded,
             request.now,

@@ -9,8 +9,8 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.model.features import names_of
-from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import type_name, unpack
+from recommendation_service.model.kinds import kind_name
 from recommendation_service.ranking.decisions import DecidedSlot, Pool, unpack_decision
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
@@ -50,14 +50,14 @@ def _as_dict(record: DecisionRecord, happened: datetime) -> dict[str, Any]:
         "floor": decision.floor,
         "features": names_of(decision.pools[0].X.shape[1]),
         "items": [_item(key) for key in decision.items.tolist()],
-        "pools": {kind: _pool(pool) for kind, pool in zip(KINDS, decision.pools, strict=True) if len(pool.members)},
+        "pools": {kind_name(kind): _pool(pool) for kind, pool in enumerate(decision.pools) if len(pool.members)},
         "slots": [_slot(slot) for slot in decision.slots],
     }
 
 
 def _item(key: int) -> dict[str, Any]:
     item_type, number = unpack(key)
-    return {"type": ITEM_TYPES[item_type], "id": number}
+    return {"type": type_name(item_type), "id": number}
 
 
 def _pool(pool: Pool) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _slot(slot: DecidedSlot) -> dict[str, Any]:
     """``chosen``, ``eligible``: places in the pool's items; absent where nothing was drawn from a kind's pool."""
     found = {
         **_item(slot.item),
-        "slot": KINDS[slot.kind],
-        "pool": {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(slot.pool) or KINDS[slot.pool],
+        "slot": kind_name(slot.kind),
+        "pool": {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(slot.pool) or kind_name(slot.pool),
         "relaxed": [rule for bit, rule in enumerate(RULES) if slot.relaxed >> bit & 1],
         "propensity": slot.propensity,
     }

@@ -26,8 +26,8 @@ from recommendation_service.flush.rows import (
 )
 from recommendation_service.flush.tables import transaction
 from recommendation_service.log.records import FeedRecord
-from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import type_name, unpack
+from recommendation_service.model.kinds import kind_name
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
 
@@ -129,9 +129,9 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
         "slots": [
             {
                 "position": place,
-                "item_type": ITEM_TYPES[item_type],
+                "item_type": type_name(item_type),
                 "item_id": number,
-                "slot": KINDS[kind],
+                "slot": kind_name(kind),
                 "pool": _pool_name(pool),
                 "propensity": propensity,
                 "relaxed": [rule for bit, rule in enumerate(RULES) if relaxed >> bit & 1],
@@ -150,7 +150,7 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
 
 
 def _pool_name(pool: int) -> str:
-    return {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(pool) or KINDS[pool]
+    return {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(pool) or kind_name(pool)
 
 
 def write_json_lines(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:

@@ -19,8 +19,8 @@ from recommendation_service.flush.rows import (
     text_of,
 )
 from recommendation_service.log.records import FeedbackRecord, FeedRecord, endpoint_name
-from recommendation_service.model.item_keys import ITEM_TYPES
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import LARGEST_TYPE, type_name
+from recommendation_service.model.kinds import MOST_KINDS, kind_name
 from recommendation_service.ranking.packed_slots import unpack_shown_of_each
 
 # Text to a quoted literal, for one connection.
@@ -29,8 +29,8 @@ Escape = Callable[[str], str]
 NULL = "NULL"
 _NO_MARKS = str.maketrans("", "", "-: ")
 _FIELDS = attrgetter(*FeedbackRecord.__struct_fields__)
-_KINDS = (NULL, *(f"'{kind}'" for kind in KINDS))
-_ITEM_TYPES = tuple(f"'{item_type}'" for item_type in ITEM_TYPES)
+_KINDS = (NULL, *(f"'{kind_name(kind)}'" for kind in range(MOST_KINDS)))
+_ITEM_TYPES = tuple(f"'{type_name(item_type)}'" for item_type in range(LARGEST_TYPE + 1))
 
 
 def quote_plain(text: str) -> str:

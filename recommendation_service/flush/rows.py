@@ -22,8 +22,8 @@ from recommendation_service.log.records import (
     decode,
     endpoint_name,
 )
-from recommendation_service.model.item_keys import ITEM_TYPES, item_key, unpack
-from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.item_keys import ITEM_TYPES, item_key, type_name, unpack
+from recommendation_service.model.kinds import feed_code, kind_name, kind_number
 from recommendation_service.ranking.packed_slots import pack_shown, unpack_shown
 
 Event = FeedbackRecord | FeedRecord
@@ -51,8 +51,10 @@ _SHADOWED_VERSION = b"\x03"
 _RECORD_VERSION = b"\x01"
 _SEED_BYTES = 8
 _LENGTH_BYTES = 2
-# What marks the type of an item in recs_events.properties, by the type's number.
+# What marks the type of an item in recs_events.properties, by the type's number; others have t and the number.
 _MARKS = ("", "c")
+_OTHER = "t"
+_MARKED = re.compile(r"(\d+)(?:(c)|t(\d+))?", re.ASCII)
 
 # Text that is the same inside quotes of SQL and of JSON, and in every character set: nothing in it wants escaping.
 _PLAIN = re.compile(r"[ !#-&(-\[\]-~]*")
@@ -160,13 +162,13 @@ def properties_of(record: FeedbackRecord) -> str | None:
     if are_plain([record]):
         return None
     names = ("request_id", "session_id", "slot_kind", "position", "value", "watch_seconds")
-    slot_kind = KINDS[record.slot_kind - 1] if record.slot_kind else None
+    slot_kind = kind_name(record.slot_kind - 1) if record.slot_kind else None
     given = (record.request_id, record.session_id, slot_kind, record.position, record.value, record.watch_seconds)
     properties: dict[str, object] = {
         "event": record.event,
         "event_id": record.event_id,
         "user_id": record.user_id,
-        "item_type": ITEM_TYPES[record.item_type],
+        "item_type": type_name(record.item_type),
         "item_id": record.item_id,
         **{name: value for name, value in zip(names, given, strict=True) if value is not None},
         **({"flags": record.flags} if record.flags else {}),
@@ -194,11 +196,11 @@ def feedback_row(record: FeedbackRecord, flush_id: int) -> tuple[Value, ...]:
         record.event_id,
         record.event,
         record.user_id,
-        ITEM_TYPES[record.item_type],
+        type_name(record.item_type),
         record.item_id,
         record.request_id,
         record.session_id,
-        KINDS[record.slot_kind - 1] if record.slot_kind else None,
+        kind_name(record.slot_kind - 1) if record.slot_kind else None,
         record.position,
         record.value,
         record.watch_seconds,
@@ -251,7 +253,8 @@ def shown_text(items: Iterable[int], kinds: Iterable[int]) -> str:
 @lru_cache(1 << 16)
 def _slot_text(item: int, kind: int) -> str:
     item_type, number = unpack(item)
-    return f"{number}{_MARKS[item_type]} {KINDS[kind]}"
+    mark = _MARKS[item_type] if item_type < len(_MARKS) else f"{_OTHER}{item_type}"
+    return f"{number}{mark} {kind_name(kind)}"
 
 
 def slots_of(record: FeedRecord, others: bytes) -> bytes:
@@ -290,10 +293,13 @@ class _FeedProperties(msgspec.Struct):
         """Key of the item and kind of each slot. Raises ValueError."""
         shown = []
         for item in self.items.split(",") if self.items else ():
-            number, _, kind = item.partition(" ")
-            digits = number.rstrip("".join(_MARKS))
-            key = item_key(_MARKS.index(number[len(digits) :]), int(digits))
-            shown.append((key, KINDS.index(kind)))
+            marked, _, kind = item.partition(" ")
+            parts = _MARKED.fullmatch(marked)
+            if parts is None:
+                raise ValueError(f"{marked!r} is no item")
+            number, mark, other = parts.groups()
+            key = item_key(int(other) if other else _MARKS.index(mark or ""), int(number))
+            shown.append((key, kind_number(kind)))
         return shown
 
 
@@ -325,7 +331,7 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             bytes.fromhex(row["request_id"]),
             row["user_id"],
             row["session_id"],
-            ENDPOINTS.index(row["endpoint"]),
+            feed_code(row["endpoint"]),
             milliseconds_of(row["happened_at"]),
             properties.catalog,
             properties.policy,

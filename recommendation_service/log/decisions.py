@@ -45,7 +45,7 @@ class DecisionRecord(msgspec.Struct, array_like=True, tag="decision1", frozen=Tr
 
     request_id: bytes  # 16 bytes, of the feed and of its record in the log
     user_id: int
-    endpoint: int  # index into ENDPOINTS
+    endpoint: int | str  # feed_code of the feed
     happened_ms: int
     size: int  # how many items were asked for
     catalog_version: str

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.log.names import Short, session_name, short_session, short_version, version_name
-from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.ranking.packed_slots import Slots, pack_as_they_are, unpack_shown, unpack_slots
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
 
@@ -50,7 +50,7 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="event1", frozen=True,
     position: int | None = None
     value: float | None = None
     watch_seconds: float | None = None
-    slot_kind: int = 0  # 1 + index into KINDS of the slot that the item was served in; 0 where not known
+    slot_kind: int = 0  # 1 + number of the kind of the slot that the item was served in; 0 where not known
     flags: int = 0  # Flag
 
 
@@ -72,7 +72,7 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=F
     request_id: bytes  # 16 bytes; its hexadecimal digits are the request_id of the answer
     user_id: int
     session_id: str | None
-    endpoint: int  # index into ENDPOINTS
+    endpoint: int | str  # feed_code of the feed
     happened_ms: int
     catalog_version: str
     policy_version: str
@@ -203,7 +203,7 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
     request_id: str
     user_id: int
     session_id: str | None
-    endpoint: int
+    endpoint: int | str
     happened_ms: int
     catalog_version: str
     policy_version: str
@@ -260,13 +260,8 @@ def received_ms_of(record: Record) -> int:
     return record.received_ms if isinstance(record, FeedbackRecord) else record.happened_ms
 
 
-def kind_name(slot_kind: int) -> str:
-    """Name of a FeedbackRecord's slot kind."""
-    return KINDS[slot_kind - 1] if slot_kind else "UNKNOWN"
-
-
-def endpoint_name(endpoint: int) -> str:
-    return ENDPOINTS[endpoint]
+def endpoint_name(endpoint: int | str) -> str:
+    return endpoint if isinstance(endpoint, str) else ENDPOINTS[endpoint]
 
 
 def now_ms() -> int:

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.kinds import MOST_KINDS
 from recommendation_service.ranking.seen import ENTRY_BYTES, HIDDEN, SERVED
 from recommendation_service.ranking.working_memory import SEEN_CAPACITY
 
@@ -14,7 +14,7 @@ Entries = npt.NDArray[np.int64]  # (n, 2)
 NOTHING: Entries = np.zeros((0, 2), np.int64)
 USER, SESSION = b"u", b"s"  # what keys begin with
 _KEY = struct.Struct(">cQ")
-_KINDS_AND_STATES = bytes(kind << 4 | state for kind in range(len(KINDS) + 1) for state in range(SERVED, HIDDEN + 1))
+_KINDS_AND_STATES = bytes(kind << 4 | state for kind in range(MOST_KINDS + 1) for state in range(SERVED, HIDDEN + 1))
 _POSITIVE = bytes(range(128))
 
 

@@ -1,7 +1,7 @@
 """The catalog's columns: what each holds, its shape and its type.
 
-M items are the V résumé videos (sorted by id), then the C challenges (sorted by id), so that a video
-and a challenge of one number are different items. K kinds, T tokens, N creators, U users.
+M items are those of Y types, one type after the other and each sorted by number, so that two of one number and of
+different types are different items. Types that bear tokens come first. K kinds, T tokens, N creators, U users.
 Lists of lists are pairs of columns, ``*_offsets`` and the values (compressed sparse rows).
 """
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.model.item_keys import CHALLENGE, RESUME
+from recommendation_service.model.item_keys import item_keys
 
 LAYOUT_VERSION = 2
 
@@ -37,6 +37,8 @@ class CatalogArrays(NamedTuple):
 
     # Items.
     item_id: Int64  # (M,) the operator's number
+    type_number: Int64  # (Y,) each type's, as keys have it
+    type_offsets: Int64  # (Y + 1,) where each type's items begin
     features: Float32  # (M, d) the features that do not depend on the user; of those that do, 0 or their item's part
     hand: Float32  # (M, K) the part of each kind's hand-set sum that does not depend on the user
     tokens: Int32  # (M, 14) skills, knowledges, tools, languages; T where there are fewer
@@ -54,7 +56,7 @@ class CatalogArrays(NamedTuple):
     # Orderings: for each kind the items it may hold, best static sum first.
     order_offsets: Int64  # (K + 1,)
     order_items: Int32
-    # Inverted lists: for each token the videos that bear it, best static AU sum first.
+    # Inverted lists: for each token the items that bear it, best static AU sum first.
     token_offsets: Int64  # (T + 1,)
     token_items: Int32
     # The same for pairs of skills; pair_key = smaller · T + larger, ascending. Empty in small catalogs.
@@ -82,14 +84,24 @@ class CatalogArrays(NamedTuple):
     neighbour_weight: Float32  # how much each is to be expected, more than 0
     trending: Float32  # (M,) how often an item was taken, what is a half-life ago counting half; the largest is 1
     # Sizes that no shape tells.
-    videos: int
+    worded: int  # items of the types that bear tokens
     creators: int
     cities: int
 
 
 def rows_of(arrays: CatalogArrays, item_type: int) -> tuple[int, int]:
     """Where the items of a type are, the first and the one after the last; (0, 0): it has none."""
-    return {RESUME: (0, arrays.videos), CHALLENGE: (arrays.videos, len(arrays.item_id))}.get(item_type, (0, 0))
+    for place, number in enumerate(arrays.type_number.tolist()):
+        if number == item_type:
+            return int(arrays.type_offsets[place]), int(arrays.type_offsets[place + 1])
+    return 0, 0
+
+
+def keys_of(type_number: Int64, type_offsets: Int64, item_id: Int64) -> Int64:
+    """(M,) the items' keys. Raises ValueError for what no key can hold."""
+    places = zip(type_offsets[:-1].tolist(), type_offsets[1:].tolist(), strict=True)
+    of_types = zip(type_number.tolist(), places, strict=True)
+    return np.concatenate([np.zeros(0, np.int64), *(item_keys(n, item_id[a:b]) for n, (a, b) in of_types)])
 
 
 def hash_token(kind: int, text: str) -> int:
@@ -100,6 +112,8 @@ def hash_token(kind: int, text: str) -> int:
 
 COLUMNS: dict[str, tuple[Any, int]] = {
     "item_id": (np.int64, 1),
+    "type_number": (np.int64, 1),
+    "type_offsets": (np.int64, 1),
     "features": (np.float32, 2),
     "hand": (np.float32, 2),
     "tokens": (np.int32, 2),
@@ -138,5 +152,5 @@ COLUMNS: dict[str, tuple[Any, int]] = {
     "trending": (np.float32, 1),
 }
 # What a version of an earlier release has no file of.
-LATER_COLUMNS = ("neighbour_offsets", "neighbour_items", "neighbour_weight", "trending")
-SIZES = ("videos", "creators", "cities")
+LATER_COLUMNS = ("neighbour_offsets", "neighbour_items", "neighbour_weight", "trending", "type_number", "type_offsets")
+SIZES = ("worded", "creators", "cities")

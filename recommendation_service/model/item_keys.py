@@ -20,6 +20,8 @@ ItemType = Literal["resume", "challenge", "creator"]
 ITEM_TYPES: tuple[ItemType, ...] = get_args(ItemType)  # by their numbers
 RESUME, CHALLENGE, CREATOR = range(3)
 
+_OWN = "type_"
+
 LARGEST_ITEM = 2**62 - 1  # number of a type that has a name
 LARGEST_TYPE = CREATOR + 2**8
 _NUMBER_BITS = 54
@@ -46,6 +48,23 @@ def unpack(key: int) -> tuple[int, int]:
     if key >= _CREATORS:
         return CREATOR, -key
     return (key >> _NUMBER_BITS & 0xFF) + CREATOR + 1, key & LARGEST_OTHER
+
+
+def type_name(item_type: int) -> str:
+    """As records are told to people. Raises IndexError for what no type bears."""
+    if not 0 <= item_type <= LARGEST_TYPE:
+        raise IndexError(f"there is no item type {item_type}")
+    return ITEM_TYPES[item_type] if item_type <= CREATOR else f"{_OWN}{item_type}"
+
+
+def type_of_name(name: str) -> int:
+    """Of what ``type_name`` gave. Raises ValueError."""
+    if name in ITEM_TYPES:
+        return ITEM_TYPES.index(name)
+    item_type = int(name.removeprefix(_OWN))
+    if not CREATOR < item_type <= LARGEST_TYPE or name != f"{_OWN}{item_type}":
+        raise ValueError(f"there is no item type {name!r}")
+    return item_type
 
 
 def item_key(item_type: int, number: int) -> int:

@@ -25,9 +25,8 @@ class PolicyArrays(NamedTuple):
     )
     match_weight: Float64  # (4,) of a shared skill, knowledge, tool, language, on feature 6's 0–1 scale
     similarity: Float64  # (4,) cosine, share, without history, without skills
-    pattern: Int64  # (endpoints, longest pattern) kinds of the slots
-    pattern_length: Int64  # (endpoints,)
-    kind_is_video: Int64  # (K,) 1 for résumés
+    pattern: Int64  # (feeds, longest pattern) kinds of the slots
+    pattern_length: Int64  # (feeds,)
     first_added: int  # place of the first added feature: 18, or 20 after the collaborative ones
     match_cap: float  # on the same scale as match_weight
     reach_scale: float

@@ -119,9 +119,7 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
             found["theta"] = policy.arrays.theta.tolist()
         typer.echo(json.dumps({**found, "journal": [vars(entry) for entry in changes]}, ensure_ascii=False))
         return
-    from recommendation_service.model.kinds import KINDS
-
-    temperature = dict(zip(KINDS, policy.arrays.temperature.tolist(), strict=True))
+    temperature = dict(zip(policy.file.kind_names, policy.arrays.temperature.tolist(), strict=True))
     learned = ", with what was learned" if "theta.npy" in manifest["files"] else ""
     typer.echo(
         f"{version}, {manifest['name']}{learned}, published {manifest['published_at']} by {manifest['by']}"
@@ -131,7 +129,7 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
         ("kind", "label", "item", "pool", "alpha", "temperature", "weights"),
         [
             (
-                *(name, kind.label, kind.item, f"{kind.pool}", f"{kind.alpha:g}", f"{temperature[name]:.3g}"),
+                *(name, kind.label, kind.item or "all", f"{kind.pool}", f"{kind.alpha:g}", f"{temperature[name]:.3g}"),
                 ", ".join(f"{term} {weight:g}" for term, weight in kind.weights.items()),
             )
             for name, kind in policy.file.kinds_in_use.items()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import Policy
 
 # Smaller moves of a weight are none to a reader.
@@ -36,18 +35,19 @@ class Move(NamedTuple):
 
 def moves(before: Policy, after: Policy) -> list[Move]:
     """The largest first."""
+    names = max((before.file.kind_names, after.file.kind_names), key=len)
     found = [
         Move(kind, feature, _weight(before, k, feature), _weight(after, k, feature))
-        for k, kind in enumerate(KINDS)
+        for k, kind in enumerate(names)
         for feature in dict.fromkeys((*before.feature_names, *after.feature_names))
     ]
     return sorted((move for move in found if abs(move.by) >= LEAST), key=lambda move: -abs(move.by))
 
 
 def _weight(policy: Policy, kind: int, feature: str) -> float:
-    """0 of a feature that the policy has not."""
-    names = policy.feature_names
-    return float(policy.arrays.theta[kind, names.index(feature)]) if feature in names else 0.0
+    """0 of a kind or a feature that the policy has not."""
+    names, theta = policy.feature_names, policy.arrays.theta
+    return float(theta[kind, names.index(feature)]) if feature in names and kind < len(theta) else 0.0
 
 
 def in_words(found: Sequence[Move], most: int) -> str:
@@ -69,8 +69,9 @@ def changed_values(before: Policy, after: Policy) -> list[Value]:
 
 def _values(policy: Policy) -> dict[str, Any]:
     values = _flat(policy.file.model_dump())
-    for kind in policy.file.kinds_in_use:
-        values[f"kinds.{kind}.temperature"] = round(float(policy.arrays.temperature[KINDS.index(kind)]), 6)
+    for kind, temperature in zip(policy.file.kind_names, policy.arrays.temperature.tolist(), strict=True):
+        if kind in policy.file.kinds:
+            values[f"kinds.{kind}.temperature"] = round(temperature, 6)
     return values
 
 

@@ -1,5 +1,6 @@
 """The policy file's format: every weight, window and size that decides what a feed holds."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,13 +14,14 @@ from recommendation_service.model.features import (
     STATIC_TERMS,
     USER_TERMS,
 )
-from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.kinds import ENDPOINTS, KINDS, MOST_KINDS, kind_name
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-KindName = Literal["VMP", "AU", "NU", "FW", "FLOW"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
+Pattern = Annotated[list[Name], Field(min_length=1, max_length=100)]
 ItemColumn = Literal[
     "age_days", "views", "average", "ratings", "matches", "saves", "exhibitions", "attribute_count", "rarity"
 ]
@@ -156,14 +158,6 @@ class Prior(_Section):
     hand_feature_mean: Finite
 
 
-class Feeds(_Section):
-    """The slot pattern of each endpoint."""
-
-    total: Annotated[list[KindName], Field(min_length=1, max_length=100)]
-    discover: Annotated[list[KindName], Field(min_length=1, max_length=100)]
-    flow: Annotated[list[KindName], Field(min_length=1, max_length=100)]
-
-
 class Terms(_Section):
     fresh_days: NotNegative
     boost: Positive
@@ -175,25 +169,15 @@ class Terms(_Section):
 class Kind(_Section):
     """A slot kind: which items, the hand-set sum, and how one is drawn."""
 
+    number: int | None = None  # in records; of one of model/kinds.py none is said
     label: str
-    item: Literal["resume", "challenge"]
+    item: Name | None = None  # the item type; None: all of them
     pool: Annotated[int, Field(ge=1, le=1000)]
     alpha: NotNegative
     temperature: Positive
     gate: bool = False
     max_age_days: NotNegative | None = None
     weights: dict[str, Finite]
-
-
-class Kinds(_Section):
-    """Those that the policy fills slots with: what it leaves out, no pattern may name. Their numbers stand in records,
-    so that they are the program's."""
-
-    VMP: Kind | None = None
-    AU: Kind | None = None
-    NU: Kind | None = None
-    FW: Kind | None = None
-    FLOW: Kind | None = None
 
 
 class PolicyFile(_Section):
@@ -209,9 +193,9 @@ class PolicyFile(_Section):
     exploration: Exploration
     pruning: Pruning
     prior: Prior
-    feeds: Feeds
+    feeds: Annotated[dict[Name, Pattern], Field(min_length=1, max_length=64)]  # kinds of the slots, over and over
     terms: Terms
-    kinds: Kinds
+    kinds: Annotated[dict[Name, Kind], Field(min_length=1)]  # what is left out, no pattern may name
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -221,12 +205,33 @@ class PolicyFile(_Section):
     @property
     def kinds_in_use(self) -> dict[str, Kind]:
         """By name, in the order of their numbers."""
-        found = {name: getattr(self.kinds, name) for name in KINDS}
-        return {name: kind for name, kind in found.items() if kind is not None}
+        return dict(sorted(self.kinds.items(), key=lambda named: _number_of(*named)))
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        """(K,) by number, of those that the policy leaves out, too."""
+        own = {_number_of(name, kind): name for name, kind in self.kinds.items()}
+        return tuple(own.get(number, kind_name(number)) for number in range(max(len(KINDS), max(own) + 1)))
+
+    def rows_of_kinds(self, rows_of_type: Mapping[str, tuple[int, int]]) -> list[tuple[int, int]]:
+        """(K,) among which rows of a catalog each kind's items are, the first and the one after the last: those of its
+        type, or all. ``rows_of_type``: the same by item type."""
+        everything = (0, max((end for _, end in rows_of_type.values()), default=0))
+
+        def rows(kind: Kind | None) -> tuple[int, int]:
+            if kind is None:
+                return 0, 0
+            return everything if kind.item is None else rows_of_type.get(kind.item, (0, 0))
+
+        return [rows(self.kinds.get(name)) for name in self.kind_names]
 
     def kind(self, name: str) -> Kind:
         """Raises KeyError where the policy leaves it out."""
         return self.kinds_in_use[name]
+
+
+def _number_of(name: str, kind: Kind) -> int:
+    return KINDS.index(name) if kind.number is None else kind.number
 
 
 def contradictions(content: dict[str, Any]) -> list[str]:
@@ -245,6 +250,9 @@ def contradictions(content: dict[str, Any]) -> list[str]:
                 problems.append(f"kinds.{name}.weights.{term}: needs a section collaborative, which is missing")
             elif term in ITS_OWN_POOL and (kind.get("gate") or kind.get("max_age_days") is not None):
                 problems.append(f"kinds.{name}.weights.{term}: a kind with it can have neither gate nor max_age_days")
+    if isinstance(kinds, dict) and isinstance(feeds, dict) and any(name in KINDS for name in kinds):
+        problems += [f"feeds.{name}: is missing" for name in ENDPOINTS if name not in feeds]
+    problems += _number_problems(kinds) if isinstance(kinds, dict) else []
     for endpoint, item in (("discover", "resume"), ("flow", "challenge")):
         pattern = feeds.get(endpoint) if isinstance(feeds, dict) else None
         for name in pattern if isinstance(pattern, list) else ():
@@ -252,9 +260,8 @@ def contradictions(content: dict[str, Any]) -> list[str]:
             if isinstance(kind, dict) and kind.get("item") not in (None, item):
                 problems.append(f"feeds.{endpoint}: holds only {item}s, but names {name}")
     if isinstance(kinds, dict) and isinstance(feeds, dict):
-        for endpoint in ENDPOINTS:
-            pattern = feeds.get(endpoint)
-            named = [name for name in pattern if name in KINDS] if isinstance(pattern, list) else []
+        for endpoint, pattern in feeds.items():
+            named = [name for name in pattern if isinstance(name, str)] if isinstance(pattern, list) else []
             left_out = [name for name in named if name not in kinds]
             problems += [f"feeds.{endpoint}: names {name}, which kinds leaves out" for name in left_out]
     added = content.get("added_features")
@@ -266,3 +273,21 @@ def contradictions(content: dict[str, Any]) -> list[str]:
         if added[place].get("times") == "collaborative" and "collaborative" not in content:
             problems.append(f"added_features.{place}.times: needs a section collaborative, which is missing")
     return list(dict.fromkeys(problems))
+
+
+def _number_problems(kinds: dict[str, Any]) -> list[str]:
+    """Numbers stand in records: they are said once and for all, and each is one kind's."""
+    problems = []
+    taken: dict[int, str] = {}
+    for name, kind in kinds.items():
+        number = kind.get("number") if isinstance(kind, dict) else None
+        if name in KINDS:
+            if number is not None:
+                problems.append(f"kinds.{name}.number: is {KINDS.index(name)} for good, and not to be said")
+        elif type(number) is not int or not len(KINDS) <= number < MOST_KINDS:
+            problems.append(f"kinds.{name}.number: must be from {len(KINDS)} to {MOST_KINDS - 1}, but is {number}")
+        elif number in taken:
+            problems.append(f"kinds.{name}.number: {number} is {taken[number]}'s already")
+        else:
+            taken[number] = name
+    return problems

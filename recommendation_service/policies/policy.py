@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.model.columns import Float64
 from recommendation_service.model.features import HAND_SET, USER_TERMS
-from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.format import PolicyFile, contradictions
 
@@ -62,11 +62,13 @@ class Policy:
         """Changes when the parts change that a catalog is built with; its static features, hand-set
         sums and orderings then have to be computed anew."""
         file = self.file
-        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kinds_in_use.get(name) for name in KINDS)]
-        drawing = {"alpha", "temperature", "pool"}
+        own = [kind for name, kind in file.kinds_in_use.items() if name not in KINDS]
+        parts = [file.cuts, file.features, file.terms, file.pruning, *(file.kinds.get(name) for name in KINDS), *own]
+        drawing = {"alpha", "temperature", "pool", "number"}
         content: list[object] = [part.model_dump(exclude=drawing) if part else None for part in parts]
         if file.collaborative is not None:
             content.append(file.collaborative.model_dump())
+        content += [kind.number for kind in own]
         text = msgspec.json.encode(content + self.added_features)
         return hashlib.sha256(text).hexdigest()[:16]
 
@@ -75,16 +77,15 @@ class Policy:
         """The same for policies that draw from the same pools under the same limits, so that one's probability of
         what the other drew can be told: they differ in what was learned, and in how boldly and evenly they draw."""
         content = self.file.model_dump(exclude={"version", "prior"})
-        for kind in filter(None, content["kinds"].values()):
+        for kind in content["kinds"].values():
             del kind["alpha"], kind["temperature"]
         del content["exploration"]["floor"]
         return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
     def label(self, kind: int) -> str:
         """A kind's name outside; of one that this policy leaves out, its own."""
-        name = KINDS[kind]
-        in_use = self.file.kinds_in_use
-        return in_use[name].label if name in in_use else name
+        name = self.file.kind_names[kind]
+        return self.file.kinds[name].label if name in self.file.kinds else name
 
 
 def load_policy(path: Path | None = None) -> Policy:
@@ -119,9 +120,9 @@ def parse_policy(text: bytes, name: str) -> PolicyFile:
     return file
 
 
-def learned_problems(learned: Learned, d: int) -> list[str]:
-    """Why a kernel must not read these arrays, of ``d`` features; empty where it may."""
-    kinds = len(KINDS)
+def learned_problems(learned: Learned, file: PolicyFile) -> list[str]:
+    """Why a kernel must not read these arrays under ``file``; empty where it may."""
+    kinds, d = len(file.kind_names), len(file.feature_names)
     problems = []
     arrays = [("theta", learned.theta, (kinds, d)), ("A", learned.A, (kinds, d, d))]
     if learned.temperature is not None:
@@ -135,7 +136,7 @@ def learned_problems(learned: Learned, d: int) -> list[str]:
         return problems
     if learned.temperature is not None and (learned.temperature <= 0).any():
         problems.append("temperature must be more than 0")
-    for kind, A in zip(KINDS, np.asarray(learned.A, np.float64), strict=True):
+    for kind, A in zip(file.kind_names, np.asarray(learned.A, np.float64), strict=True):
         if not np.allclose(A, A.T, rtol=1e-9, atol=0.0):
             problems.append(f"A of {kind} must be symmetric")
         elif np.linalg.eigvalsh(A)[0] <= 0:
@@ -146,8 +147,8 @@ def learned_problems(learned: Learned, d: int) -> list[str]:
 def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> PolicyArrays:
     """Every policy's are of the same types and layouts, and writable: to Numba anything else is another type, and a
     policy that is taken up would be compiled for."""
-    in_use = file.kinds_in_use
-    kinds = [in_use.get(name) for name in KINDS]
+    names = file.kind_names
+    kinds = [file.kinds.get(name) for name in names]
     features, prior, d = file.features, file.prior, len(file.feature_names)
     collaborative = file.collaborative
     recency = np.zeros(0)
@@ -159,7 +160,7 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
     if A is None:
         A = np.broadcast_to(np.eye(d) * prior.precision, (len(kinds), d, d))
     root_inverse = np.linalg.inv(np.linalg.cholesky(np.asarray(A, np.float64)))
-    patterns = [[KINDS.index(kind) for kind in getattr(file.feeds, endpoint)] for endpoint in ENDPOINTS]
+    patterns = [[names.index(kind) for kind in pattern] for pattern in file.feeds.values()]
     longest = max(map(len, patterns))
     weights = (features.match_skill, features.match_knowledge, features.match_tool, features.match_language)
 
@@ -191,7 +192,6 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         ),
         pattern=np.array([pattern + [0] * (longest - len(pattern)) for pattern in patterns]),
         pattern_length=np.array([len(pattern) for pattern in patterns]),
-        kind_is_video=np.array([int(kind is not None and kind.item == "resume") for kind in kinds]),
         first_added=d - len(file.added_features),
         match_cap=features.match_cap / 100.0,
         reach_scale=features.reach_scale,

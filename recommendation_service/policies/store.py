@@ -16,7 +16,6 @@ import numpy as np
 
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.files import locked, make_folder, write_whole
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies import experiment_files
 from recommendation_service.policies.experiment import END, Ended, Experiment, about
 from recommendation_service.policies.journal import FILE as JOURNAL
@@ -110,7 +109,7 @@ class PolicyStore(VersionStore):
         try:
             file = parse_policy((folder / POLICY).read_bytes(), f"policy version {version}")
             problems = []
-            for what, ours in (("kinds", KINDS), ("features", file.feature_names)):
+            for what, ours in (("kinds", file.kind_names), ("features", file.feature_names)):
                 theirs = manifest.get(what)
                 if theirs != list(ours):
                     problems.append(f"its {what} are {theirs}, and this program's {list(ours)}")
@@ -120,7 +119,7 @@ class PolicyStore(VersionStore):
                 return Policy(file, version=version)
             names = [name for name in (_THETA, _PRECISION, _TEMPERATURE) if f"{name}.npy" in files]
             learned = Learned(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in names))
-            if problems := learned_problems(learned, len(file.feature_names)):
+            if problems := learned_problems(learned, file):
                 raise PolicyError(f"policy version {version} cannot be served: {'; '.join(problems)}")
             return Policy(file, *learned, version)
         except ConfigurationError as error:
@@ -165,7 +164,7 @@ class PolicyStore(VersionStore):
         ConfigurationError with every problem of the file.
         """
         policy = Policy(parse_policy(content, "policy file"))
-        if learned is not None and (problems := learned_problems(learned, len(policy.feature_names))):
+        if learned is not None and (problems := learned_problems(learned, policy.file)):
             raise PolicyError(f"What was learned cannot be served: {'; '.join(problems)}.")
         with self.changing(expect) as before:
             here = set(self.versions())
@@ -208,7 +207,7 @@ class PolicyStore(VersionStore):
                 "by": deed.who,
                 "why": deed.why,
                 "name": policy.file.version,
-                "kinds": list(KINDS),
+                "kinds": list(policy.file.kind_names),
                 "features": list(policy.feature_names),
                 "catalog_digest": policy.catalog_digest,
             }

@@ -10,7 +10,6 @@ that the cost follows the candidates and not the catalog (docs/decisions/0005).
 import numpy as np
 
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES, CatalogArrays, Float64, Int32
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.features import match_of, similarity_of
@@ -39,7 +38,7 @@ def candidate_pools(frame: Frame, request: RankingRequest) -> None:
     """Fill ``pool_items`` for the kinds that the endpoint's pattern names."""
     catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     place = 0
-    for kind in range(len(KINDS)):
+    for kind in range(len(policy.pool)):
         memory.pool_offsets[kind] = place
         wanted = False
         for slot in range(policy.pattern_length[request.endpoint]):
@@ -51,7 +50,7 @@ def candidate_pools(frame: Frame, request: RankingRequest) -> None:
                 place = _head_of_ordering(catalog, policy, memory, kind, place)
             else:
                 place = _search(catalog, policy, memory, kind, neighbours, bound, place)
-    memory.pool_offsets[len(KINDS)] = place
+    memory.pool_offsets[len(policy.pool)] = place
     for c in range(place):
         flag(memory, memory.pool_items[c], POOLED)
 
@@ -199,7 +198,7 @@ def _offer(
 
     ``bound``: the most that the user's terms can add, but for the collaborative one; what does not reach the worst item
     kept with it is passed over. ``ordered``: best static sum first, so that nothing after such an item can either; else
-    there may be items of the other type. ``once``: an item may stand in several lists, and only its first time counts.
+    there may be items of other types. ``once``: an item may stand in several lists, and only its first time counts.
     Gives the number of items kept. The arrays are taken out of their tuples first: inside a loop each use
     would count references.
     """
@@ -213,7 +212,8 @@ def _offer(
     weight_similarity, weight_match = policy.weight_similarity[kind], policy.weight_match[kind]
     weight_network, cap, limit = policy.weight_network[kind], policy.match_cap, policy.pool[kind]
     largest_match = memory.largest_match[0]
-    videos, bit, is_video = catalog.videos, np.uint8(1 << kind), policy.kind_is_video[kind] == 1
+    worded, bit, group = catalog.worded, np.uint16(1 << kind), memory.kind_group[kind]
+    first_row, last_row = memory.group_rows[group, 0], memory.group_rows[group, 1]
     scanned = 0
     for i in range(start, end):
         item = offered[i]
@@ -224,7 +224,7 @@ def _offer(
             if ordered:
                 break
             continue
-        if not ordered and (item < videos) != is_video:
+        if not ordered and not first_row <= item < last_row:
             continue
         if once:
             if scored[item] & bit != 0:
@@ -232,7 +232,7 @@ def _offer(
             touch(item, flags, scored, touched, counts)
             scored[item] |= bit
         scanned += 1
-        if item < videos:
+        if item < worded:
             score += weight_similarity * similarity_of(
                 item, tokens, skill_count, user_skills, scale, has_tokens, without_history, without_skills
             )

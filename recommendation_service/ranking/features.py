@@ -2,7 +2,6 @@
 
 from recommendation_service.model.columns import SKILL_PLACES, TOKEN_PLACES, Bytes, CatalogArrays, Float64, Int32
 from recommendation_service.model.features import COLLABORATIVE, FEATURES, HAND_SET, TRENDING
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.frame import Frame
@@ -65,7 +64,7 @@ def write_features(
     The arrays are taken out of their tuples first: inside a loop each use would count references.
     """
     static, hand, tokens, skill_count = catalog.features, catalog.hand, catalog.tokens, catalog.skill_count
-    city, creator, videos = catalog.city, catalog.creator, catalog.videos
+    city, creator, worded = catalog.city, catalog.creator, catalog.worded
     user_skills, match_weight, scale = memory.skill_count, memory.match_weight, memory.similarity_scale
     user_city, in_network = memory.user_city, memory.in_network
     weight_similarity, weight_match = policy.weight_similarity, policy.weight_match
@@ -80,7 +79,7 @@ def write_features(
         for i in range(FEATURES):
             X[i, place] = static[item, i]
         similarity, match, same_city = 0.0, 0.0, 0.0
-        if item < videos:
+        if item < worded:
             similarity = similarity_of(
                 item, tokens, skill_count, user_skills, scale, has_tokens, without_history, without_skills
             )
@@ -121,8 +120,8 @@ def candidate_features(frame: Frame, request: RankingRequest) -> None:
     """Stage 3: X of all candidates."""
     catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     offsets, kinds = memory.pool_offsets, memory.pool_kinds
-    for kind in range(len(KINDS)):
+    for kind in range(len(policy.pool)):
         for c in range(offsets[kind], offsets[kind + 1]):
             kinds[c] = kind
-    candidates = offsets[len(KINDS)]
+    candidates = offsets[len(policy.pool)]
     write_features(catalog, policy, memory, memory.pool_items, kinds, 0, candidates, memory.X)

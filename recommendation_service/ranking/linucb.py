@@ -10,7 +10,6 @@ from math import isfinite, sqrt
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, Float64
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.compiled import compiled, inlined, part
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.request import RankingRequest
@@ -181,7 +180,7 @@ def score_pool(
 def score_candidates(frame: Frame, request: RankingRequest) -> None:
     """Stage 4: of all candidates. A score that is not a number has weight 0: it sinks."""
     policy, memory = frame.policy, frame.memory
-    for kind in range(len(KINDS)):
+    for kind in range(len(policy.pool)):
         start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
         if start < end:
             theta, root = policy.theta[kind], policy.precision_root[kind]

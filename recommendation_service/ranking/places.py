@@ -39,4 +39,7 @@ def find_item(catalog: CatalogArrays, key: int) -> int:
 @inlined
 def key_at(catalog: CatalogArrays, item: int) -> int:
     """The key of the item at a place."""
-    return pack_key(item_keys.CHALLENGE if item >= catalog.videos else item_keys.RESUME, catalog.item_id[item])
+    place = 0
+    while item >= catalog.type_offsets[place + 1]:
+        place += 1
+    return pack_key(catalog.type_number[place], catalog.item_id[item])

@@ -11,7 +11,7 @@ ANONYMOUS_ROW = -1
 class RankingRequest(NamedTuple):
     user_row: int  # the user's row in the catalog; -1 for anonymous and unknown users
     size: int  # 1 to 100
-    endpoint: int  # index into policy.ENDPOINTS
+    endpoint: int  # the feed's place in the policy's pattern
     seed: int  # of all randomness in this feed, 63 bits
     excluded: npt.NDArray[np.int64]  # item numbers, of either type, that must not come back
     now: int = 0  # seconds since 1970

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, Float32, Float64, Int64
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.frame import Frame
@@ -71,12 +70,12 @@ def make_shadow_memory(shadows: ShadowArrays, candidates: int) -> ShadowMemory:
 def weigh_shadows(frame: Frame, shadows: ShadowArrays, shadow: ShadowMemory) -> None:
     """``shadow.propensity`` of each policy and slot of the feed that is in the frame's memory."""
     memory = frame.memory
-    policies, filled = len(shadows.alpha), memory.counts[SLOTS]
+    policies, filled, pools = len(shadows.alpha), memory.counts[SLOTS], len(frame.policy.pool)
     for slot in range(filled):
-        if memory.slot_pool[slot] >= len(KINDS):
+        if memory.slot_pool[slot] >= pools:
             for n in range(policies):
                 shadow.propensity[n, slot] = memory.slot_propensity[slot]
-    for pool in range(len(KINDS)):
+    for pool in range(pools):
         count = 0
         for slot in range(filled):
             if memory.slot_pool[slot] == pool:

@@ -12,7 +12,6 @@ order, so a feed never breaks a heavier rule where breaking lighter ones would d
 """
 
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
@@ -45,7 +44,6 @@ NOVELTY, WINDOW, KIND, SEEN_RULE = 1, 2, 4, 8
 
 EXPLORATION = 100  # value of slot_pool beyond the kinds, as SEEN_POOL is
 
-VIDEO, CHALLENGE = 0, 1
 NOTHING = -1
 SPENT_REST, SPENT_NOVELTY = 0, 1  # columns of ``spent``
 SAMPLING_TRIES = 4  # rejection sampling gives up after so many tries a wanted item
@@ -57,12 +55,12 @@ def assemble(frame: Frame, request: RankingRequest) -> None:
     catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     watched, items, tokens = memory.watched_skill, memory.pool_items, catalog.tokens
     candidate_creator, creator = memory.candidate_creator, catalog.creator
-    # The absent token counts as being in the feed: a video without skills brings nothing new. The
-    # token after it never is: challenges watch that.
+    # The absent token counts as being in the feed: an item without skills brings nothing new. The
+    # token after it never is: items of a type without tokens watch that.
     absent = len(catalog.token_kind) - 1
     memory.feed_skill[absent] = 1
-    for c in range(memory.pool_offsets[len(KINDS)]):
-        watched[c] = tokens[items[c], 0] if items[c] < catalog.videos else absent + 1
+    for c in range(memory.pool_offsets[len(policy.pool)]):
+        watched[c] = tokens[items[c], 0] if items[c] < catalog.worded else absent + 1
         candidate_creator[c] = creator[items[c]]
     length = policy.pattern_length[request.endpoint]
     for slot in range(request.size):
@@ -132,36 +130,46 @@ def _fill(
     broken: int,
 ) -> int:
     """An item for the slot with exactly the rules in ``broken`` out of force, or NOTHING."""
-    own_type = VIDEO if policy.kind_is_video[kind] == 1 else CHALLENGE
+    own = memory.kind_group[kind]
     if broken & NOVELTY and memory.counts[FEED_SKILLS] < policy.novelty_after_skills:
         return NOTHING  # the rule is not yet in force, so breaking it opens nothing
     if broken & SEEN_RULE:
-        return _longest_ago(catalog, policy, request, memory, slot, own_type, broken)
-    # Its own pool and type, or all others; each of the two is called at one place, as that is its machine code again.
+        return _longest_ago(catalog, policy, request, memory, slot, own, broken)
+    # Its own pool and items, or all others; each of the two is called at one place, as that is its machine code again.
     others = broken & KIND != 0
-    for pool in range(len(KINDS)):
+    for pool in range(len(policy.pool)):
         if (pool != kind) == others:
             item = _draw_from_pool(catalog, policy, memory, slot, pool, broken)
             if item != NOTHING:
                 return item
-    item_type = 1 - own_type if others else own_type
-    if others and not _endpoint_has_type(policy, request, item_type):
-        return NOTHING
-    return _explore(catalog, policy, memory, slot, item_type, broken)
+    for group in range(len(memory.group_rows)):
+        if (group != own) == others and (not others or _endpoint_has_group(policy, request, memory, group)):
+            item = _explore(catalog, policy, memory, slot, group, broken)
+            if item != NOTHING:
+                return item
+    return NOTHING
 
 
 @inlined
-def _endpoint_has_type(policy: PolicyArrays, request: RankingRequest, item_type: int) -> bool:
+def _endpoint_has_group(policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory, group: int) -> bool:
     for slot in range(policy.pattern_length[request.endpoint]):
-        is_video = policy.kind_is_video[policy.pattern[request.endpoint, slot]] == 1
-        if is_video == (item_type == VIDEO):
+        if memory.kind_group[policy.pattern[request.endpoint, slot]] == group:
+            return True
+    return False
+
+
+@inlined
+def _endpoint_has_item(policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory, item: int) -> bool:
+    for group in range(len(memory.group_rows)):
+        start, end = memory.group_rows[group, 0], memory.group_rows[group, 1]
+        if start <= item < end and _endpoint_has_group(policy, request, memory, group):
             return True
     return False
 
 
 @inlined
 def _new_skill(item: int, tokens: Int32, skill_count: Bytes, feed_skill: Bytes) -> int:
-    """A skill of a video that is not yet in the feed, or the absent one."""
+    """A skill of an item that is not yet in the feed, or the absent one."""
     for place in range(skill_count[item]):
         if feed_skill[tokens[item, place]] == 0:
             return tokens[item, place]
@@ -256,9 +264,9 @@ def _allows(
 
 @inlined
 def _brings_new_skill(catalog: CatalogArrays, memory: WorkingMemory, item: int) -> bool:
-    """A challenge always does, as far as the rule goes."""
+    """One of a type without tokens always does, as far as the rule goes."""
     absent = len(memory.feed_skill) - 2
-    return item >= catalog.videos or absent != _new_skill(item, catalog.tokens, catalog.skill_count, memory.feed_skill)
+    return item >= catalog.worded or absent != _new_skill(item, catalog.tokens, catalog.skill_count, memory.feed_skill)
 
 
 @inlined
@@ -267,21 +275,19 @@ def _explore(
     policy: PolicyArrays,
     memory: WorkingMemory,
     slot: int,
-    item_type: int,
+    group: int,
     broken: int,
 ) -> int:
     """Even draw from what is in no pool: from a sample first, and where that has nothing that the rules
     allow, from all of the rest, so that no rule gives way while an item exists that keeps it."""
     novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
-    if memory.spent[item_type, SPENT_REST] or (
-        novelty and item_type == VIDEO and memory.spent[item_type, SPENT_NOVELTY]
-    ):
+    if memory.spent[group, SPENT_REST] or (novelty and memory.spent[group, SPENT_NOVELTY]):
         return NOTHING
-    if memory.explore_count[item_type] < 0:
-        _sample_rest(catalog, policy, memory, item_type)
+    if memory.explore_count[group] < 0:
+        _sample_rest(policy, memory, group)
     found = 0
-    for i in range(memory.explore_count[item_type]):
-        item = memory.explore[item_type, i]
+    for i in range(memory.explore_count[group]):
+        item = memory.explore[group, i]
         if memory.flags[item] & USED == 0 and _allows(catalog, policy, memory, slot, item, broken):
             memory.explore_eligible[found] = item
             found += 1
@@ -289,7 +295,7 @@ def _explore(
     if found > 0:
         memory.slot_propensity[slot] = 1.0 / found
         return memory.explore_eligible[below(memory.random, found)]
-    return _explore_all(catalog, policy, memory, slot, item_type, broken)
+    return _explore_all(catalog, policy, memory, slot, group, broken)
 
 
 @inlined
@@ -298,11 +304,11 @@ def _explore_all(
     policy: PolicyArrays,
     memory: WorkingMemory,
     slot: int,
-    item_type: int,
+    group: int,
     broken: int,
 ) -> int:
     """Reservoir draw of one item over the whole rest; notes what can no longer be found in this feed."""
-    start, end = _range(catalog, item_type)
+    start, end = memory.group_rows[group, 0], memory.group_rows[group, 1]
     found, novel, rest, chosen = 0, 0, 0, NOTHING
     for item in range(start, end):
         if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
@@ -314,25 +320,18 @@ def _explore_all(
             found += 1
             if below(memory.random, found) == 0:
                 chosen = item
-    memory.spent[item_type, SPENT_REST] = rest == 0
-    memory.spent[item_type, SPENT_NOVELTY] = novel == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
+    memory.spent[group, SPENT_REST] = rest == 0
+    memory.spent[group, SPENT_NOVELTY] = novel == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
     if found > 0:
         memory.slot_propensity[slot] = 1.0 / found
     return chosen
 
 
 @inlined
-def _range(catalog: CatalogArrays, item_type: int) -> tuple[int, int]:
-    if item_type == VIDEO:
-        return 0, catalog.videos
-    return catalog.videos, len(catalog.item_id)
-
-
-@inlined
-def _sample_rest(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, item_type: int) -> None:
+def _sample_rest(policy: PolicyArrays, memory: WorkingMemory, group: int) -> None:
     """An even sample without repetition of the items in no pool: by rejection where they are many,
     by a reservoir over all where they are few."""
-    start, end = _range(catalog, item_type)
+    start, end = memory.group_rows[group, 0], memory.group_rows[group, 1]
     wanted = policy.exploration_size
     taken = 0
     if end - start > wanted * SAMPLING_TRIES:
@@ -342,7 +341,7 @@ def _sample_rest(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMe
             item = start + below(memory.random, end - start)
             if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED | EXPLORED) == 0:
                 flag(memory, item, EXPLORED)
-                memory.explore[item_type, taken] = item
+                memory.explore[group, taken] = item
                 taken += 1
     if taken < wanted:
         taken = 0
@@ -352,13 +351,13 @@ def _sample_rest(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMe
                 continue
             rest += 1
             if taken < wanted:
-                memory.explore[item_type, taken] = item
+                memory.explore[group, taken] = item
                 taken += 1
             else:
                 place = below(memory.random, rest)
                 if place < wanted:
-                    memory.explore[item_type, place] = item
-    memory.explore_count[item_type] = taken
+                    memory.explore[group, place] = item
+    memory.explore_count[group] = taken
 
 
 @inlined
@@ -368,7 +367,7 @@ def _longest_ago(
     request: RankingRequest,
     memory: WorkingMemory,
     slot: int,
-    own_type: int,
+    own: int,
     broken: int,
 ) -> int:
     """The allowed item that the user saw longest ago. Nothing is drawn, so its propensity is 1."""
@@ -378,10 +377,10 @@ def _longest_ago(
         item = memory.seen_items[i]
         if memory.flags[item] & (EXCLUDED | USED):
             continue
-        item_type = VIDEO if item < catalog.videos else CHALLENGE
-        if item_type != own_type and (broken & KIND == 0 or not _endpoint_has_type(policy, request, item_type)):
+        is_own = memory.group_rows[own, 0] <= item < memory.group_rows[own, 1]
+        if is_own == (broken & KIND != 0):
             continue
-        if item_type == own_type and broken & KIND:
+        if not is_own and not _endpoint_has_item(policy, request, memory, item):
             continue
         if _allows(catalog, policy, memory, slot, item, broken):
             memory.slot_propensity[slot] = 1.0

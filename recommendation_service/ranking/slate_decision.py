@@ -10,7 +10,6 @@ import numpy as np
 
 from recommendation_service.model.columns import CatalogArrays, Int32
 from recommendation_service.model.features import HAND_SET
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.decisions import FRACTION_BITS
@@ -80,8 +79,8 @@ def pack_decision(frame: Frame, decision: DecisionMemory) -> int:
             for i in range(different):
                 floats[feature, i] = np.float32(X[feature, rows[i]]).view(np.uint32)
             stream = put_floats(packing, stream, Word(different), Word(feature), CLOSELY)
-    stream = put(packing.packed, stream, Word(len(KINDS)), Word(8))
-    for kind in range(len(KINDS)):
+    stream = put(packing.packed, stream, Word(len(policy.pool)), Word(8))
+    for kind in range(len(policy.pool)):
         stream = _put_pool(policy, memory, decision, stream, kind, different)
     stream = _put_slots(memory, decision, stream, policy.floor)
     for i in range(different):
@@ -92,7 +91,7 @@ def pack_decision(frame: Frame, decision: DecisionMemory) -> int:
 @inlined
 def _find_different(memory: WorkingMemory, decision: DecisionMemory) -> int:
     different = 0
-    for c in range(memory.pool_offsets[len(KINDS)]):
+    for c in range(memory.pool_offsets[len(memory.pool_offsets) - 1]):
         item = memory.pool_items[c]
         if decision.place[item] == 0:
             decision.rows[different] = c
@@ -151,7 +150,7 @@ def _put_slots(memory: WorkingMemory, decision: DecisionMemory, stream: Stream, 
         stream = put(packed, stream, Word(memory.slot_relaxed[slot]), Word(4))
         stream = put_long(packed, stream, Word(memory.slot_key[slot]), Word(64))
         stream = put_long(packed, stream, Word(np.float64(memory.slot_propensity[slot]).view(np.uint64)), Word(64))
-        if pool < len(KINDS):
+        if pool < len(memory.pool_offsets) - 1:
             start, members = memory.pool_offsets[pool], memory.pool_offsets[pool + 1] - memory.pool_offsets[pool]
             for i in range(members):
                 packing.bits[i] = eligible[ordered[start + i]]

@@ -13,7 +13,7 @@ from recommendation_service.model.columns import (
     Int32,
     Int64,
 )
-from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME
+from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.collaborative import load_collaborative
 from recommendation_service.ranking.compiled import compiled, inlined
@@ -41,8 +41,8 @@ def load_user(frame: Frame, request: RankingRequest) -> None:
     clear(memory)
     memory.random[0] = np.uint64(request.seed)
     for number in request.excluded:
-        if 0 < number <= LARGEST_ITEM:
-            for item_type in (RESUME, CHALLENGE):
+        for item_type in catalog.type_number:
+            if 0 < number <= (LARGEST_ITEM if item_type <= CREATOR else LARGEST_OTHER):
                 item = find_item(catalog, pack_key(item_type, number))
                 if item >= 0:
                     flag(memory, item, EXCLUDED)
@@ -80,7 +80,7 @@ def _load_history(catalog: CatalogArrays, policy: PolicyArrays, row: int, memory
     for i in range(catalog.history_offsets[row], catalog.history_offsets[row + 1]):
         item = catalog.history_items[i]
         mark_seen(memory, item, catalog.history_when[i])
-        if item < catalog.videos and counted < most:
+        if item < catalog.worded and counted < most:
             counted += 1
             _learn_from(catalog, policy, memory, item)
 
@@ -96,7 +96,7 @@ def _load_outsider(
         if item < 0:
             continue
         mark_seen(memory, item, memory.own_history[i, 1])
-        if item < catalog.videos and counted < most:
+        if item < catalog.worded and counted < most:
             counted += 1
             _learn_from(catalog, policy, memory, item)
     if memory.counts[TOUCHED_TOKENS] == 0:
@@ -119,7 +119,7 @@ def _load_outsider(
 
 @inlined
 def _learn_from(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, item: int) -> None:
-    """Count the tokens and the city of a video that the user interacted with."""
+    """Count the tokens and the city of an item that the user interacted with."""
     tokens, counts = catalog.tokens, memory.counts
     for place in range(TOKEN_PLACES):
         _add_token(

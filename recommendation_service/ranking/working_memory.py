@@ -5,13 +5,13 @@ notes what it touched, and the next request begins by clearing just that; the no
 memory, so a request that was broken off half-way leaves nothing behind for the next.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
 from recommendation_service.ranking.packed_columns import PackingMemory
@@ -74,7 +74,7 @@ class WorkingMemory(NamedTuple):
     counts: npt.NDArray[np.int64]  # (COUNTS,)
     random: State  # (1,)
     flags: npt.NDArray[np.uint8]  # (M,)
-    scored: npt.NDArray[np.uint8]  # (M,) bits of the kinds whose retrieval has looked at the item
+    scored: npt.NDArray[np.uint16]  # (M,) bits of the kinds whose retrieval has looked at the item
     touched_items: npt.NDArray[np.int32]  # (M,)
     # The user.
     skill_count: npt.NDArray[np.float64]  # (T + 1,) u's skill counts
@@ -121,9 +121,11 @@ class WorkingMemory(NamedTuple):
     eligible: Bytes  # (S, P) whether the slot could hold the candidate; of the pool that it was drawn from
     cumulative: npt.NDArray[np.float64]  # (P,) running sums of the eligible candidates' weights
     explore_eligible: npt.NDArray[np.int32]  # (E,)
-    explore: npt.NDArray[np.int32]  # (2, E) samples of videos and of challenges
-    explore_count: npt.NDArray[np.int64]  # (2,) -1: not yet drawn
-    spent: npt.NDArray[np.uint8]  # (2, 2) by item type: nothing left to explore; nothing with a new skill
+    kind_group: npt.NDArray[np.int64]  # (K,) each kind's group of items: of one type, or of all
+    group_rows: npt.NDArray[np.int64]  # (G, 2) the catalog's rows of a group, the first and the one after the last
+    explore: npt.NDArray[np.int32]  # (G, E) samples of each group
+    explore_count: npt.NDArray[np.int64]  # (G,) -1: not yet drawn
+    spent: npt.NDArray[np.uint8]  # (G, 2) nothing left to explore; nothing with a new skill
     feed_skill: npt.NDArray[np.uint8]  # (T + 2,)
     creator_last: npt.NDArray[np.int32]  # (creators,) last slot of the creator
     touched_creators: npt.NDArray[np.int32]  # (S,)
@@ -141,7 +143,11 @@ class WorkingMemory(NamedTuple):
     packing: PackingMemory
 
 
-def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> WorkingMemory:
+def make_working_memory(
+    catalog: CatalogArrays, policy: PolicyArrays, kind_rows: Sequence[tuple[int, int]]
+) -> WorkingMemory:
+    """``kind_rows``: of each kind the catalog's rows that its items are among, the first and the one after the last."""
+    groups = {rows: place for place, rows in enumerate(dict.fromkeys(kind_rows))}
     items, tokens = len(catalog.item_id), len(catalog.token_kind)
     largest, candidates = int(policy.pool.max()), int(policy.pool.sum())
     features = policy.theta.shape[1]
@@ -150,7 +156,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         counts=np.zeros(COUNTS, np.int64),
         random=np.zeros(1, np.uint64),
         flags=np.zeros(items, np.uint8),
-        scored=np.zeros(items, np.uint8),
+        scored=np.zeros(items, np.uint16),
         touched_items=np.zeros(items, np.int32),
         skill_count=np.zeros(tokens),
         match_weight=np.zeros(tokens),
@@ -180,7 +186,7 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         own_history=np.zeros((OWN_HISTORY, 2), np.int64),
         own_network=np.zeros(OWN_NETWORK, np.int64),
         own_tokens=np.zeros(OWN_TOKENS, np.int32),
-        pool_offsets=np.zeros(len(KINDS) + 1, np.int64),
+        pool_offsets=np.zeros(len(policy.pool) + 1, np.int64),
         pool_items=np.zeros(candidates, np.int32),
         pool_kinds=np.zeros(candidates, np.uint8),
         heap_scores=np.zeros(largest),
@@ -192,9 +198,11 @@ def make_working_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Working
         eligible=np.zeros((LARGEST_FEED, candidates), np.uint8),
         cumulative=np.zeros(candidates),
         explore_eligible=np.zeros(policy.exploration_size, np.int32),
-        explore=np.zeros((2, policy.exploration_size), np.int32),
-        explore_count=np.full(2, -1, np.int64),
-        spent=np.zeros((2, 2), np.uint8),
+        kind_group=np.array([groups[rows] for rows in kind_rows], np.int64),
+        group_rows=np.array(list(groups), np.int64),
+        explore=np.zeros((len(groups), policy.exploration_size), np.int32),
+        explore_count=np.full(len(groups), -1, np.int64),
+        spent=np.zeros((len(groups), 2), np.uint8),
         feed_skill=np.zeros(tokens + 1, np.uint8),
         creator_last=np.full(creators, NEVER, np.int32),
         touched_creators=np.zeros(LARGEST_FEED, np.int32),
@@ -247,7 +255,11 @@ def clear(memory: WorkingMemory) -> None:
 
 @inlined
 def touch(
-    item: int, flags: Bytes, scored: Bytes, touched: npt.NDArray[np.int32], counts: npt.NDArray[np.int64]
+    item: int,
+    flags: Bytes,
+    scored: npt.NDArray[np.uint16],
+    touched: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int64],
 ) -> None:
     """Note an item, once, before anything is written about it."""
     if flags[item] == 0 and scored[item] == 0:

@@ -8,7 +8,7 @@ import structlog
 from recommendation_service.feed.pipeline import Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.log.decisions import MOST_BYTES, DecisionRecord, DecisionWriter
-from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.kinds import feed_code
 from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -63,7 +63,7 @@ class Decisions:
         return DecisionRecord(
             bytes.fromhex(request.request_id),
             request.user_id,
-            ENDPOINTS.index(request.endpoint),
+            feed_code(request.endpoint),
             request.happened_ms,
             request.size,
             slate.catalog_version,

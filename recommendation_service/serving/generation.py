@@ -17,7 +17,6 @@ from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import lifetimes_of
-from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.processes.registry import REFRESHER
@@ -246,7 +245,7 @@ class Serving:
         )
         # The first feed loads machine code and touches the version's pages: nobody should wait for that.
         for each in {pipeline, *(pipeline.arms.pipelines if pipeline.arms is not None else ())}:
-            for endpoint in ENDPOINTS:
+            for endpoint in each.policy.file.feeds:
                 each.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
         self._pipeline = pipeline
         milliseconds = round((time.perf_counter() - started) * 1000, 1)

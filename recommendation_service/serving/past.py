@@ -34,8 +34,8 @@ from recommendation_service.log.records import STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
 from recommendation_service.memory.from_records import Entry, entries_of_event, entries_of_shown
 from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
-from recommendation_service.model.item_keys import ITEM_TYPES
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import type_of_name
+from recommendation_service.model.kinds import kind_number
 from recommendation_service.ranking.seen import (
     Lifetimes,
     merge_entries,
@@ -278,11 +278,17 @@ def _entry_of_deed(
     event: str, item_type: str, item_id: Any, slot_kind: str | None, session_id: str | None, *, seconds: int
 ) -> Iterator[Entry]:
     """Nothing of a row that is none of this release."""
-    if event in STATE_OF and item_type in ITEM_TYPES and item_id is not None:
-        kind = KINDS.index(slot_kind) + 1 if slot_kind in KINDS else 0
-        yield from entries_of_event(
-            STATE_OF[event], ITEM_TYPES.index(item_type), int(item_id), kind, session_id, seconds
-        )
+    if event not in STATE_OF or item_id is None:
+        return
+    try:
+        number = type_of_name(item_type)
+    except ValueError:
+        return
+    try:
+        kind = kind_number(slot_kind) + 1 if slot_kind else 0
+    except ValueError:
+        kind = 0
+    yield from entries_of_event(STATE_OF[event], number, int(item_id), kind, session_id, seconds)
 
 
 def _entries_of_feed(properties: str, slots: bytes, session_id: str | None, *, seconds: int) -> list[Entry]:

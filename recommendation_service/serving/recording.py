@@ -6,7 +6,7 @@ from recommendation_service.core.logging import Seldom
 from recommendation_service.feed.pipeline import Slate
 from recommendation_service.log.event_log import LogFull
 from recommendation_service.log.records import UnwrittenFeed
-from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.kinds import feed_code
 from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -19,7 +19,7 @@ def record_of(slate: Slate, arm: str = "") -> UnwrittenFeed:
         request.request_id,
         request.user_id,
         request.session_id,
-        ENDPOINTS.index(request.endpoint),
+        feed_code(request.endpoint),
         request.happened_ms,
         slate.catalog_version,
         slate.policy_version,

@@ -16,8 +16,8 @@ from recommendation_service.flush.person import Page, Person, dead_letters_of, r
 from recommendation_service.learning.person import pending_of
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.memory.entries import as_entries
-from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import type_name, unpack
+from recommendation_service.model.kinds import kind_name
 from recommendation_service.ranking.seen import EPOCH
 from recommendation_service.sources.users import UserFacts
 
@@ -69,10 +69,10 @@ def seen_items(entries: bytes) -> list[SeenItem]:
         kind = detail >> 4 & 15
         items.append(
             SeenItem(
-                ITEM_TYPES[item_type] if item_type < len(ITEM_TYPES) else str(item_type),
+                type_name(item_type),
                 number,
                 STATES[(detail & 15) - 1],
-                KINDS[kind - 1] if kind else None,
+                kind_name(kind - 1) if kind else None,
                 _moment((detail >> 32) + EPOCH),
             )
         )
@@ -84,7 +84,7 @@ def facts_in_words(facts: UserFacts | None) -> dict[str, Any] | None:
         return None
     names = ("skills", "knowledges", "tools", "languages")
     history = [
-        {"type": ITEM_TYPES[item_type], "id": number, "at": _moment(when)}
+        {"type": type_name(item_type), "id": number, "at": _moment(when)}
         for key, when in facts.history.tolist()
         for item_type, number in (unpack(key),)
     ]

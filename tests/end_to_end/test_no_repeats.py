@@ -150,7 +150,7 @@ def inventory(service: Service) -> set[Key]:
     version = store.current()
     assert version is not None
     arrays = store.open(version).arrays
-    types = ["resume"] * arrays.videos + ["challenge"] * (len(arrays.item_id) - arrays.videos)
+    types = ["resume"] * arrays.worded + ["challenge"] * (len(arrays.item_id) - arrays.worded)
     return {(kind, number) for kind, number in zip(types, arrays.item_id.tolist(), strict=True)}
 
 

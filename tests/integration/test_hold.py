@@ -58,7 +58,7 @@ class Operator:
         pipeline = FeedPipeline(Generation(catalog, POLICY))
         for endpoint in ("total", "discover", "flow"):
             assert pipeline.feed(request_for(1, endpoint, 100)), "it can be served"
-        videos = catalog.arrays.item_id[: catalog.arrays.videos].tolist()
+        videos = catalog.arrays.item_id[: catalog.arrays.worded].tolist()
         assert catalog.counts["videos"] == len(videos)
         return videos, catalog.counts["challenges"]
 

@@ -49,7 +49,7 @@ def test_what_is_new_by_the_tables_own_clock_is_new_and_shown_as_it_is_stored(
 
     view = database.build(mysql_time_zone=zone)
 
-    created = view.arrays.created[[view.videos.index(video), view.arrays.videos + view.challenges.index(challenge)]]
+    created = view.arrays.created[[view.videos.index(video), view.arrays.worded + view.challenges.index(challenge)]]
     assert created.tolist() == [(NOW - timedelta(minutes=1)).timestamp()] * 2
     assert view.set_aside["resumes.created_at", "date in the future"] == 0
     shown = view.challenge(challenge)

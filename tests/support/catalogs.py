@@ -170,6 +170,7 @@ def in_memory(built: BuiltCatalog) -> Catalog:
         "built_at": built.built_at.isoformat(),
         "report": built.report.as_json(),
         "added_features": built.added_features,
+        "item_types": built.item_types,
     }
     return Catalog(
         version="in-memory",

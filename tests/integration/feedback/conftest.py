@@ -34,7 +34,7 @@ def catalog(data: Path) -> Catalog:
 
 @pytest.fixture(scope="module")
 def videos(catalog: Catalog) -> list[str]:
-    return [str(number) for number in catalog.arrays.item_id[: catalog.arrays.videos]]
+    return [str(number) for number in catalog.arrays.item_id[: catalog.arrays.worded]]
 
 
 @pytest.fixture(scope="module")

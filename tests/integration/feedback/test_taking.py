@@ -84,7 +84,7 @@ def test_unknown_users_and_items_are_accepted_and_flagged_and_not_lost(
 ) -> None:
     arrays = catalog.arrays
     known, creator = int(arrays.user_id[0]), int(arrays.creator_id[0])
-    only_video = next(number for number in videos if int(number) not in arrays.item_id[arrays.videos :])
+    only_video = next(number for number in videos if int(number) not in arrays.item_id[arrays.worded :])
     challenge = int(arrays.item_id[-1])
     sent = {
         "a": (event(known, only_video), []),

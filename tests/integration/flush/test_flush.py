@@ -348,7 +348,7 @@ def test_a_forgotten_user_is_gone_from_the_database_the_log_and_the_dead_letters
     mine: list[Event] = [feedback(user_id=1), feed(user_id=1)]
     others: list[Event] = [feedback(user_id=2), feedback(user_id=2)]
     folder = settings.events_dir
-    write_segment(folder, [mine[0], others[0], feedback(user_id=1, item_type=9)])  # the last one cannot be a row
+    write_segment(folder, [mine[0], others[0], feedback(user_id=1, item_type=999)])  # the last one cannot be a row
     flusher = Flusher(settings, engine)
     assert flusher.flush_all()
     write_segment(folder, [mine[1], others[1]])

@@ -72,9 +72,9 @@ def user(catalog: Catalog) -> int:
 
 @pytest.fixture
 def video_ids(catalog: Catalog) -> set[str]:
-    return {str(number) for number in catalog.arrays.item_id[: catalog.arrays.videos]}
+    return {str(number) for number in catalog.arrays.item_id[: catalog.arrays.worded]}
 
 
 @pytest.fixture
 def challenge_ids(catalog: Catalog) -> set[str]:
-    return {str(number) for number in catalog.arrays.item_id[catalog.arrays.videos :]}
+    return {str(number) for number in catalog.arrays.item_id[catalog.arrays.worded :]}

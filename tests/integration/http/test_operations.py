@@ -117,7 +117,7 @@ def test_ready_says_which_catalog_is_served(client: httpx.Client, catalog: Catal
     ready = client.get("/ready")
     assert ready.status_code == 200
     assert ready.json()["catalog"] == catalog.version
-    assert ready.json()["counts"]["videos"] == catalog.arrays.videos
+    assert ready.json()["counts"]["videos"] == catalog.arrays.worded
 
 
 def test_what_cannot_be_read_is_said_by_ready_and_counted_by_the_metrics(
@@ -254,7 +254,7 @@ def test_metrics_tell_of_the_catalog(client: httpx.Client, catalog: Catalog) -> 
     text = answer.text
     assert sum_of_samples(text, "recs_ready") == 1
     assert sum_of_samples(text, "recs_catalog_info", policy="starting-2") == 1
-    assert sum_of_samples(text, "recs_catalog_rows", what="videos") == catalog.arrays.videos
+    assert sum_of_samples(text, "recs_catalog_rows", what="videos") == catalog.arrays.worded
     assert sum_of_samples(text, "recs_catalog_built_timestamp_seconds") == pytest.approx(catalog.built_at)
     assert sum_of_samples(text, "recs_catalog_set_aside") > 0, "the demo is dirty"
     assert "recs_catalog_set_aside{" in text

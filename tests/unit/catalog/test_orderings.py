@@ -72,8 +72,9 @@ def test_each_kind_orders_the_items_that_it_may_hold_best_first(
     hand = rng.integers(0, 4, (count, len(KINDS))).astype(np.float32)
     gate = rng.integers(0, 2, count).astype(np.float64)
     age = rng.choice([0.0, 44.9, 45.0, 45.1, 200.0], count)
+    rows = {"resume": (0, video_count), "challenge": (video_count, count)}
 
-    offsets, items = kind_orderings(hand, gate, age, video_count, POLICY)
+    offsets, items = kind_orderings(hand, gate, age, rows, POLICY)
 
     for number, name in enumerate(KINDS):
         allowed = [

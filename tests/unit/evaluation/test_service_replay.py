@@ -109,7 +109,7 @@ def test_ranking_alone_is_of_the_policys_file_with_what_was_learned() -> None:
     alone = ranking_alone(POLICY)
     assert alone.catalog_digest == POLICY.catalog_digest
     assert (alone.arrays.theta == POLICY.arrays.theta).all()
-    assert (alone.file.feeds.total, alone.file.kind("AU").alpha) == (["AU"], 0.0)
+    assert (alone.file.feeds["total"], alone.file.kind("AU").alpha) == (["AU"], 0.0)
 
 
 def test_measures_of_the_service_are_those_of_a_method(log: InteractionLog, plan: Plan, alone: Answers) -> None:

@@ -58,8 +58,8 @@ def floored() -> FeedPipeline:
 
 def _with_pools_of(size: int) -> Policy:
     kinds = POLICY.file.kinds
-    smaller = {name: getattr(kinds, name).model_copy(update={"pool": size}) for name in KINDS}
-    return Policy(POLICY.file.model_copy(update={"kinds": kinds.model_copy(update=smaller)}))
+    smaller = {name: kind.model_copy(update={"pool": size}) for name, kind in kinds.items()}
+    return Policy(POLICY.file.model_copy(update={"kinds": smaller}))
 
 
 def decided(pipeline: FeedPipeline, request: FeedRequest) -> tuple[Slate, Decision, Floats]:
@@ -107,9 +107,9 @@ def other_policy(seed: int, base: Policy = POLICY) -> Policy:
     A = np.eye(FEATURES) + root @ root.transpose(0, 2, 1)
     kinds = {}
     for name in KINDS:
-        kind = getattr(base.file.kinds, name)
+        kind = base.file.kinds[name]
         kinds[name] = kind.model_copy(update={"alpha": draw.uniform(0, 3), "temperature": draw.uniform(0.15, 3)})
-    file = base.file.model_copy(update={"kinds": base.file.kinds.model_copy(update=kinds)})
+    file = base.file.model_copy(update={"kinds": kinds})
     return Policy(file, theta, A)
 
 
@@ -163,7 +163,7 @@ def _as_it_would_draw(theirs: FeedPipeline, decision: Decision) -> Floats:
             continue
         start, end = memory.pool_offsets[slot.pool], memory.pool_offsets[slot.pool + 1]
         rows = memory.pool_items[start:end]
-        keys = arrays.item_id[rows] << 1 | (rows >= arrays.videos)
+        keys = arrays.item_id[rows] << 1 | (rows >= arrays.worded)
         eligible = set(decision.items[decision.pools[slot.pool].members[slot.eligible]].tolist())
         scores = memory.scoring.score[start:end] / theirs.policy.arrays.temperature[slot.pool]
         weights = {int(key): np.exp(score - scores.max()) for key, score in zip(keys, scores, strict=True)}
@@ -188,7 +188,7 @@ def test_candidates_have_their_features(pipeline: FeedPipeline) -> None:
     for kind, pool in enumerate(decision.pools):
         start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
         rows = memory.pool_items[start:end]
-        keys = (arrays.item_id[rows] << 1 | (rows >= arrays.videos)).tolist()
+        keys = (arrays.item_id[rows] << 1 | (rows >= arrays.worded)).tolist()
         exact = dict(zip(keys, memory.X.T[start:end], strict=True))
         for key, x in zip(decision.items[pool.members].tolist(), pool.X, strict=True):
             assert x == pytest.approx(exact[key], rel=CLOSE_RELATIVE_ERROR, abs=0)

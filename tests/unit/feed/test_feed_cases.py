@@ -280,7 +280,8 @@ def test_a_published_catalog_gives_the_same_bytes_as_the_built_one(tmp_path: Pat
 def test_the_stages_one_by_one_give_what_the_fused_call_gives(world: World, endpoint: str) -> None:
     pipeline = pipeline_of(world)
     catalog, policy = pipeline.catalog.arrays, pipeline.policy.arrays
-    fused, staged = (Frame(catalog, policy, make_working_memory(catalog, policy)) for _ in range(2))
+    rows = pipeline.policy.file.rows_of_kinds(pipeline.catalog.rows_of_type)
+    fused, staged = (Frame(catalog, policy, make_working_memory(catalog, policy, rows)) for _ in range(2))
     for number, user_id in enumerate([ANONYMOUS, UNKNOWN, *USERS]):
         request = RankingRequest(
             user_row=pipeline.user_row(user_id),

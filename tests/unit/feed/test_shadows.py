@@ -38,7 +38,7 @@ def learned(policy: Policy, seed: int) -> Policy:
     for name in KINDS:
         kind = policy.file.kind(name)
         kinds[name] = kind.model_copy(update={"alpha": draw.uniform(0, 3), "temperature": draw.uniform(0.15, 3)})
-    file = policy.file.model_copy(update={"kinds": policy.file.kinds.model_copy(update=kinds)})
+    file = policy.file.model_copy(update={"kinds": policy.file.kinds | kinds})
     theta = policy.arrays.theta + draw.normal(0, 0.3, policy.arrays.theta.shape)
     return Policy(file, theta, np.eye(FEATURES) + root @ root.transpose(0, 2, 1), version=f"learned-{seed}")
 

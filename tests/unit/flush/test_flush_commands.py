@@ -150,7 +150,7 @@ def test_a_flush_that_fails_says_why(settings: Settings, engine: Engine, monkeyp
 def test_dead_letters_that_cannot_be_read_stay(settings: Settings, engine: Engine) -> None:
     migrate(engine)
     assert recs("events", "dead").stdout == "There are no dead letters.\n"
-    write_segment(settings.events_dir, [feedback(event_id="dead", item_type=9), b"no record"])
+    write_segment(settings.events_dir, [feedback(event_id="dead", item_type=999), b"no record"])
     answer_of("events", "flush", "--json")
     result = recs("events", "dead", "--replay", "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (1, {"replayed": 0, "already_there": 0, "dead": 2})

@@ -279,7 +279,6 @@ def test_a_feeds_row_says_in_words_what_was_shown() -> None:
         {"properties": '{"catalog":"","policy":"","items":"x VMP"}'},
         {"properties": '{"catalog":"","policy":"","items":"5 XYZ"}'},
         {"properties": '{"catalog":"","policy":"","items":"99999999999999999999 VMP"}'},
-        {"endpoint": "nowhere"},
         {"request_id": "no hexadecimal"},
         {"happened_at": "yesterday"},
     ],

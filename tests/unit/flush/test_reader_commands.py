@@ -77,7 +77,7 @@ def test_what_cannot_be_printed_or_was_missed_is_said_beside_the_lines(settings:
     write_segment(folder, [feedback(), feedback()], name="1-1")
     small = settings.model_copy(update={"reader_log_share": 0.0})
     assert Flusher(small, engine).flush_all()
-    write_segment(folder, [b"no record", feedback(item_type=9), feedback(event_id="good")], name="2-1")
+    write_segment(folder, [b"no record", feedback(item_type=999), feedback(event_id="good")], name="2-1")
     result = recs("follow", "mine", "--once")
     assert result.exit_code == 0
     assert [json.loads(line)["event_id"] for line in result.stdout.splitlines()] == ["good"]

@@ -78,7 +78,7 @@ def test_a_kernel_may_read_it_however_much_and_long_ago(count: int, days: float)
     X[:, 3] = X[:, 2]
     add(sums, (kinds, X, rewards, times))
     learned = posterior(1_000.0 * sums.at(NOW + days * DAY), MODEL)
-    assert learned_problems(learned, D) == []
+    assert learned_problems(learned, load_policy().file) == []
     assert np.isfinite(Policy(PRIOR.file, *learned).arrays.precision_root).all()
 
 

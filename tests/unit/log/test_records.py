@@ -23,7 +23,6 @@ from recommendation_service.log.records import (
     encode,
     encode_feeds,
     endpoint_name,
-    kind_name,
 )
 from recommendation_service.model.item_keys import ITEM_TYPES, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
@@ -289,7 +288,3 @@ def test_every_event_has_its_state() -> None:
         "skip": IMPRESSED,
         "hide": HIDDEN,
     }
-
-
-def test_slot_kinds_have_their_names() -> None:
-    assert [kind_name(number) for number in range(len(KINDS) + 1)] == ["UNKNOWN", *KINDS]

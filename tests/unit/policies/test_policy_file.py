@@ -78,7 +78,7 @@ def test_wrong_missing_and_unknown_values_are_all_named_at_once(tmp_path: Path) 
         "kinds.AU.temperature",
         "kinds.VMP",
         "kinds.NU.colour",
-        "feeds.total.1",
+        "feeds.total: names XX",
     )
 
 

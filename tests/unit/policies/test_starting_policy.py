@@ -11,9 +11,9 @@ FILE = load_policy().file
 
 
 def test_the_slot_patterns_are_the_documents() -> None:
-    assert FILE.feeds.total == ["VMP", "AU", "AU", "VMP", "NU", "FW"]
-    assert FILE.feeds.discover == ["VMP", "AU", "AU", "VMP", "NU"]
-    assert [FILE.kind(kind).label for kind in FILE.feeds.flow] == ["FW"]
+    assert FILE.feeds["total"] == ["VMP", "AU", "AU", "VMP", "NU", "FW"]
+    assert FILE.feeds["discover"] == ["VMP", "AU", "AU", "VMP", "NU"]
+    assert [FILE.kind(kind).label for kind in FILE.feeds["flow"]] == ["FW"]
 
 
 def test_the_limits_are_the_documents() -> None:
@@ -33,12 +33,12 @@ def test_a_pool_holds_as_many_as_the_document_draws_from() -> None:
 
 def test_the_exploration_bonus_is_the_documents() -> None:
     kinds = FILE.kinds
-    assert (kinds.VMP.alpha, kinds.AU.alpha, kinds.NU.alpha) == (1.5, 1.3, 1.8)
+    assert (kinds["VMP"].alpha, kinds["AU"].alpha, kinds["NU"].alpha) == (1.5, 1.3, 1.8)
 
 
 def test_au_is_drawn_at_a_lower_temperature_than_nu_and_fw() -> None:
     kinds = FILE.kinds
-    assert kinds.AU.temperature < min(kinds.NU.temperature, kinds.FW.temperature)
+    assert kinds["AU"].temperature < min(kinds["NU"].temperature, kinds["FW"].temperature)
 
 
 def test_the_prior_is_a_mean_of_10_on_the_hand_set_score_and_the_identity() -> None:

@@ -279,5 +279,4 @@ class Oracle:
         return [(1 - floor) * weight / sum(weights) + floor / len(weights) for weight in weights]
 
     def _kind(self, name: str) -> Kind:
-        kind: Kind = getattr(self.file.kinds, name)
-        return kind
+        return self.file.kinds[name]

@@ -25,7 +25,8 @@ def pieces(prefix: str, part: Any) -> dict[str, Any]:
 def test_a_kernel_finds_every_piece_in_its_place() -> None:
     policy = load_policy()
     catalog = make_catalog(World([Video(1, 1), Video(2, 2), Video(3, 1)]), policy)
-    frame = Frame(catalog.arrays, policy.arrays, make_working_memory(catalog.arrays, policy.arrays))
+    rows = policy.file.rows_of_kinds(catalog.rows_of_type)
+    frame = Frame(catalog.arrays, policy.arrays, make_working_memory(catalog.arrays, policy.arrays, rows))
     expected: dict[str, Any] = {}
     for part in PARTS:
         every = list(pieces(f"frame.{part}", getattr(frame, part)).items())

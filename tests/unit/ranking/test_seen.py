@@ -550,7 +550,7 @@ def told_of(pipeline: FeedPipeline, user: int) -> Outsider:
         return Outsider(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), 0, np.zeros(0, np.int32))
     history = slice(arrays.history_offsets[row], arrays.history_offsets[row + 1])
     items = arrays.history_items[history]
-    keys = arrays.item_id[items] << 1 | (items >= arrays.videos)
+    keys = arrays.item_id[items] << 1 | (items >= arrays.worded)
     network = slice(arrays.network_offsets[row], arrays.network_offsets[row + 1])
     profile = slice(arrays.profile_offsets[row], arrays.profile_offsets[row + 1])
     return Outsider(

@@ -139,11 +139,11 @@ class View:
 
     @property
     def videos(self) -> list[int]:
-        return [int(number) for number in self.arrays.item_id[: self.arrays.videos]]
+        return [int(number) for number in self.arrays.item_id[: self.arrays.worded]]
 
     @property
     def challenges(self) -> list[int]:
-        return [int(number) for number in self.arrays.item_id[self.arrays.videos :]]
+        return [int(number) for number in self.arrays.item_id[self.arrays.worded :]]
 
     @property
     def users(self) -> list[int]:
@@ -153,7 +153,7 @@ class View:
         return self.items[self.videos.index(number)]
 
     def challenge(self, number: int) -> dict[str, Any]:
-        return self.items[self.arrays.videos + self.challenges.index(number)]
+        return self.items[self.arrays.worded + self.challenges.index(number)]
 
     def city(self, video: int) -> str:
         return str(self.built.names["cities"][self.arrays.city[self.videos.index(video)]])
