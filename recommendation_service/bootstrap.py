@@ -22,7 +22,7 @@ from recommendation_service.api.access import Access
 from recommendation_service.api.accounts import Accounts
 from recommendation_service.api.administration import add_administration
 from recommendation_service.api.calls import Endpoint
-from recommendation_service.api.documentation import add_documentation
+from recommendation_service.api.documentation import DocumentedFeeds, add_documentation
 from recommendation_service.api.errors import error_body, failure_body, http_error_body
 from recommendation_service.api.explanations import add_explanations
 from recommendation_service.api.feedback import FeedbackEndpoint
@@ -30,6 +30,7 @@ from recommendation_service.api.feeds import FeedEndpoint
 from recommendation_service.api.hot import Admission, DirectCalls, HotRoute
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
+from recommendation_service.api.named_feeds import IdForms, NamedFeed, NamedFeedEndpoint
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.people import add_people
 from recommendation_service.api.threads import Threads
@@ -73,7 +74,8 @@ from recommendation_service.serving.recording import Unrecorded
 from recommendation_service.serving.seen_store import MachineStore, NoStore, SeenStore
 from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
 from recommendation_service.serving.worker import Worker
-from recommendation_service.sources.users import UserReader, Users
+from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
+from recommendation_service.sources.users import NobodyElse, UserReader, Users
 from recommendation_service.telemetry import database_metrics, metrics_files
 from recommendation_service.telemetry.metrics import Metrics
 
@@ -132,9 +134,16 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     prefix = settings.api_path
     admission = Admission(access, RateLimiter(settings.rate_limit_per_key))
     per_user = RateLimiter(settings.rate_limit_per_user)
-    endpoints: dict[str, Endpoint] = {f"{prefix}/search/{name}": FeedEndpoint(name, per_user) for name in ENDPOINTS}
+    mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
+    named = _named_feeds(mapping)
+    endpoints: dict[str, Endpoint] = {
+        f"{prefix}/search/{name}": FeedEndpoint(name, per_user) for name in (ENDPOINTS if named.has_search else ())
+    }
+    for feed in named.feeds:
+        endpoints[f"{prefix}/feeds/{feed.name}"] = NamedFeedEndpoint(feed, named.forms, per_user)
     endpoints[f"{prefix}/feedback"] = FeedbackEndpoint(per_user, clock.now_ms)
     names = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
+    names |= {f"{prefix}/feeds/{feed.name}": feed.name for feed in named.feeds}
     accounts = Accounts(metrics, names, settings.access_log)
     cors = bool(settings.cors_allow_origins)
 
@@ -167,8 +176,22 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     add_people(app, prefix, settings, serving, access, threads)
     add_explanations(app, prefix, settings, serving, store, access, threads)
     add_operations(app, prefix, serving, store, metrics, access, threads)
-    add_documentation(app, prefix, access)
+    add_documentation(app, prefix, access, named)
     return app
+
+
+def _named_feeds(mapping: Mapping | None) -> DocumentedFeeds:
+    """The feeds of a mapping, or the first operator's by their names."""
+    if mapping is None:
+        return DocumentedFeeds([NamedFeed(name) for name in ENDPOINTS], IdForms(), {}, has_search=True)
+    filters = {name: section.rule for name, section in mapping.content.filters.items()}
+    forms = {mapping.content.item_ids(name) for name in mapping.content.items}
+    return DocumentedFeeds(
+        [NamedFeed(name, feed.size, filters) for name, feed in mapping.feeds.items()],
+        IdForms(mapping.content.user_ids == "text", "text" in forms, "integer" in forms),
+        {name: items.fields for name, items in mapping.content.items.items()},
+        has_search=False,
+    )
 
 
 def warm_up(app: FastAPI) -> None:
@@ -246,8 +269,10 @@ def _lifespan(
                 machine = seen = MachineStore(group, past, metrics)
                 if redis is not None:
                     seen = FleetStore(machine, FleetMemory(redis, max(serving.lifetimes)))
-            reader_of_users = UserReader(replicas.connect, settings, clock.now)
-            users = Users(reader_of_users, settings, metrics, redis)
+            people = (
+                UserReader(replicas.connect, settings, clock.now) if settings.mapping_file is None else NobodyElse()
+            )
+            users = Users(people, settings, metrics, redis)
             stack.push_async_callback(users.close)
             stream = EventStream(redis) if redis is not None else None
             worker = Worker(
@@ -256,7 +281,7 @@ def _lifespan(
                 Forgetting(seen, users, stream, learned_slots),
                 Condition(settings, store, clock, serving, keeper.memory),
                 seen,
-                reader_of_users,
+                people,
                 users,
             )
             work += [after(source, supervisor.run()) for supervisor in serving.supervisors.values()]

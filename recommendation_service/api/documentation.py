@@ -1,8 +1,9 @@
 """The OpenAPI document: FastAPI's for the ordinary routes, and the feeds described from their types."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from fastapi import FastAPI
@@ -17,6 +18,8 @@ from recommendation_service.api.access import Access
 from recommendation_service.api.assets import ASK_EACH_TIME, Asset, HashedAssets, make_asset
 from recommendation_service.api.event_documentation import event_schema, feedback_operation
 from recommendation_service.api.feeds import LONGEST_IDEMPOTENCY_KEY
+from recommendation_service.api.named_documentation import named_operation, named_schemas
+from recommendation_service.api.named_feeds import IdForms, NamedFeed
 from recommendation_service.api.schemas import (
     DEFAULT_ITEMS,
     LARGEST_ID,
@@ -140,7 +143,16 @@ def answers(*errors: int, content: dict[str, Any] | None = None) -> dict[int | s
     return documented
 
 
-def add_documentation(app: FastAPI, prefix: str, access: Access) -> None:
+class DocumentedFeeds(NamedTuple):
+    """Feeds by name; and whether the contract's three endpoints are there, too."""
+
+    feeds: Sequence[NamedFeed]
+    forms: IdForms
+    item_fields: Mapping[str, Sequence[str]]  # by item type; empty: the contract's items
+    has_search: bool
+
+
+def add_documentation(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds) -> None:
     """``/docs``, what it loads, and ``/openapi.json`` with every route.
 
     All of it comes from here. What the page names bears a hash and may be kept for ever; the page and
@@ -149,7 +161,7 @@ def add_documentation(app: FastAPI, prefix: str, access: Access) -> None:
 
     @functools.cache
     def openapi() -> dict[str, Any]:
-        return _document(app, prefix, access)
+        return _document(app, prefix, access, named)
 
     app.openapi = openapi  # type: ignore[method-assign]
 
@@ -193,7 +205,7 @@ def _page_file(name: str, media_type: str) -> Asset:
     return make_asset((resources.files("fastapi_swagger") / "resources" / name).read_bytes(), media_type)
 
 
-def _document(app: FastAPI, prefix: str, access: Access) -> dict[str, Any]:
+def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds) -> dict[str, Any]:
     document = get_openapi(
         title="Recommendation service",
         version=__version__,
@@ -219,7 +231,12 @@ def _document(app: FastAPI, prefix: str, access: Access) -> dict[str, Any]:
         "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same"},
         "administrator": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN"},
     }
-    for endpoint in ENDPOINTS:
+    schemas |= named_schemas(named.forms, named.item_fields, named.feeds[0].filters)
+    errors = _errors(access) | {"409": answers(409)[409]}
+    for feed in named.feeds:
+        operation = _with_keys(named_operation(feed, errors, [IDEMPOTENCY_KEY]), access)
+        document["paths"][f"{prefix}/feeds/{feed.name}"] = {"post": operation}
+    for endpoint in ENDPOINTS if named.has_search else ():
         schemas[f"{endpoint.capitalize()}Feed"] = _feed_answer(endpoint)
         document["paths"][f"{prefix}/search/{endpoint}"] = {"post": _feed_operation(endpoint, access)}
     document["paths"][f"{prefix}/feedback"] = {"post": _with_keys(feedback_operation(_errors(access)), access)}

@@ -30,14 +30,19 @@ class FeedEndpoint:
             fields = fields._replace(language=accepted_language(call.headers))
         if self._per_user.is_on:
             self._per_user.check(str(fields.user_id) if fields.user_id else f"address {call.address()}")
-        asked = _asked(call, self._name, fields)
-        try:
-            answer = await call.worker.feeds.feed(self._name, fields, call.request_id, asked)
-        except OtherRequest:
-            problem = f"was sent with other fields less than {2 * ANSWER_SECONDS} seconds ago"
-            details = [{"field": "Idempotency-Key", "problem": problem}]
-            raise IdempotencyConflict("The Idempotency-Key stands for another request.", details) from None
-        return Reply(200, answer.body, NOT_KEPT if asked is not None and not answer.kept else PRIVATE)
+        return await answered(call, self._name, fields, self._name)
+
+
+async def answered(call: Call, feed: str, fields: FeedFields, endpoint: str) -> Reply:
+    """``endpoint``: what an Idempotency-Key holds for, beside the key of who calls and the user."""
+    asked = _asked(call, endpoint, fields)
+    try:
+        answer = await call.worker.feeds.feed(feed, fields, call.request_id, asked)
+    except OtherRequest:
+        problem = f"was sent with other fields less than {2 * ANSWER_SECONDS} seconds ago"
+        details = [{"field": "Idempotency-Key", "problem": problem}]
+        raise IdempotencyConflict("The Idempotency-Key stands for another request.", details) from None
+    return Reply(200, answer.body, NOT_KEPT if asked is not None and not answer.kept else PRIVATE)
 
 
 def accepted_language(headers: Headers) -> str:
@@ -60,6 +65,6 @@ def _asked(call: Call, endpoint: str, fields: FeedFields) -> Asked | None:
 
 def _digest(fields: FeedFields) -> bytes:
     """What tells one request from another, in 16 bytes."""
-    told = (fields.user_id, fields.size, fields.session_id, fields.explain, fields.personal)
+    told = (fields.user_id, fields.size, fields.session_id, fields.explain, fields.personal, *fields.filters)
     text = "".join(f"{value}\0" for value in told).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text + fields.excluded.tobytes(), digest_size=16).digest()

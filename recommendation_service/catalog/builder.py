@@ -3,50 +3,33 @@
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from recommendation_service.catalog import cleaning
+from recommendation_service.catalog.arrangement import DAY_SECONDS, Contents, arranged
+from recommendation_service.catalog.built import BuiltCatalog
 from recommendation_service.catalog.item_features import ItemStatistics, item_features
 from recommendation_service.catalog.items import Eligibility, Items, eligible_challenges, eligible_videos
 from recommendation_service.catalog.kept_lists import KeptLists
-from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
+from recommendation_service.catalog.mapped import build_mapped
 from recommendation_service.catalog.people import Interactions, People, gather_interactions, gather_people, places
 from recommendation_service.catalog.report import BlacklistReport, BuildReport, NotPersonalReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.core.config import Settings
-from recommendation_service.model.columns import CatalogArrays, Int64, keys_of
-from recommendation_service.model.features import COLLABORATIVE, FEATURES, TRENDING
+from recommendation_service.model.columns import CatalogArrays, Int64
+from recommendation_service.model.features import FEATURES
 from recommendation_service.model.item_keys import CHALLENGE, RESUME
 from recommendation_service.policies.policy import Policy
-from recommendation_service.policies.terms import static_hand_sum, static_terms
 from recommendation_service.sources.blacklist import read_blacklist
-from recommendation_service.sources.lists import UNKNOWN_CITY, read_cities
+from recommendation_service.sources.lists import read_cities
+from recommendation_service.sources.mapping.source import MappedSource
 from recommendation_service.sources.not_personal import NotPersonal, read_not_personal
 from recommendation_service.sources.reader import Snapshot, Source, Table
 
 INTERACTIONS = ("interactions_ratings", "interactions_matches", "interactions_saves", "interactions_views")
 ENGAGEMENT = ("ratings", "matches", "saves", "exhibitions", "views")
-DAY_SECONDS = 86400.0
-
-
-@dataclass
-class BuiltCatalog:
-    """A catalog in memory, ready to be written."""
-
-    arrays: CatalogArrays
-    item_types: dict[str, int]  # numbers by name, in the order of their rows
-    item_bodies: list[bytes]
-    names: dict[str, Any]  # tokens and cities by number, for people who look into a catalog
-    report: BuildReport
-    built_at: datetime
-    policy_version: str
-    policy_digest: str
-    added_features: list[str]  # Policy.added_features of the policy that it was built with
-    item_time_zone: str  # of the times in ``item_bodies``: Z, which they bear, or one that they do not bear
-    not_personal: Int64 | None  # users whose feeds are not, ascending; None: no table names them, or it was never read
 
 
 @dataclass
@@ -81,7 +64,11 @@ def _read(snapshot: Snapshot, settings: Settings) -> SourceTables:
 
 
 def build_catalog(
-    source: Source, settings: Settings, policy: Policy, now: datetime | None = None, kept: KeptLists | None = None
+    source: Source | MappedSource,
+    settings: Settings,
+    policy: Policy,
+    now: datetime | None = None,
+    kept: KeptLists | None = None,
 ) -> BuiltCatalog:
     """Read the source and build a catalog as of ``now``; ``kept``: of the builds before it, where there were any.
 
@@ -89,6 +76,8 @@ def build_catalog(
     stops a build.
     """
     now = now or datetime.now(UTC)
+    if isinstance(source, MappedSource):
+        return build_mapped(source.mapping, source.tables(now), settings, policy, now, kept)
     tables, milliseconds = read_source(source, settings, now)
     return assemble_catalog(tables, milliseconds, settings, policy, now, kept)
 
@@ -141,17 +130,6 @@ def assemble_catalog(
     )
     absent = len(vocabulary)
     tokens = vocabulary.fill_absent(tokens)
-    skills = tokens[:, :5]
-    skill_count = (skills != absent).sum(axis=1)
-
-    item_id = np.concatenate([video_ids, challenge_ids])
-    item_types = {"resume": RESUME, "challenge": CHALLENGE}
-    type_number, type_offsets = np.array([*item_types.values()]), np.array([0, count, len(item_id)])
-    keys = keys_of(type_number, type_offsets, item_id)
-    section = policy.file.collaborative
-    together = (kept or KeptLists()).of(for_lists, keys, seconds, section, wanted=settings.collaborative)
-    report.collaborative = together.report
-
     created = np.array([*videos.created, *challenges.created], np.float64)
     age_days = (seconds - created) / DAY_SECONDS
     X = np.zeros((len(tokens), len(policy.feature_names)))
@@ -162,82 +140,31 @@ def assemble_catalog(
     recency = item_features(_only_age(age_days[count:]), policy.file)
     X[count:, 1] = recency[:, 1]
     X[count:, FEATURES:] = recency[:, FEATURES:]
-    if section is not None:
-        X[:, TRENDING] = together.trending
-    terms = static_terms(X, age_days, policy.file)
-    kinds = policy.file.kind_names
-    hand = np.zeros((len(tokens), len(kinds)), np.float32)
-    for name, kind in policy.file.kinds.items():
-        hand[:, kinds.index(name)] = static_hand_sum(terms, kind)
-    rows_of_type = dict(zip(item_types, pairwise(type_offsets.tolist()), strict=True))
-    order_offsets, order_items = kind_orderings(hand, X[:, 12], age_days, rows_of_type, policy.file)
-    similar = next((n for n, weight in enumerate(policy.arrays.weight_similarity) if weight > 0), 0)
-    token_offsets, token_items = token_lists(tokens[:count], absent, hand[:, similar])
-    if count > policy.file.pruning.exact_up_to_videos and policy.file.pruning.entries_per_pair > 0:
-        pair_key, pair_offsets, pair_items = pair_lists(tokens[:count], absent, hand[:, similar])
-    else:
-        pair_key, pair_offsets, pair_items = (
-            np.zeros(0, np.int64),
-            np.zeros(1, np.int64),
-            np.zeros(0, np.int32),
-        )
-    city_numbers, city_names = _number_cities([*videos.cities, *challenges.cities])
-
-    hash_key, hash_item = hash_table(keys)
-    token_hash, token_of_hash = vocabulary.hashes()
-    creator = places(creator_ids, np.array([*videos.creator_ids, *challenges.creator_ids], np.int64)).astype(np.int32)
-
-    arrays = CatalogArrays(
-        item_id=item_id,
-        type_number=type_number,
-        type_offsets=type_offsets,
-        features=(X if section is None else np.delete(X, [COLLABORATIVE, TRENDING], axis=1)).astype(np.float32),
-        hand=hand,
-        tokens=tokens,
-        skill_count=skill_count.astype(np.uint8),
-        created=created,
-        creator=creator,
-        city=city_numbers,
-        hash_key=hash_key,
-        hash_item=hash_item,
-        creator_id=creator_ids,
-        creator_offsets=np.concatenate([[0], np.cumsum(np.bincount(creator, minlength=len(creator_ids)))]),
-        creator_items=np.argsort(creator, kind="stable").astype(np.int32),
-        order_offsets=order_offsets,
-        order_items=order_items,
-        token_offsets=token_offsets.astype(np.int64),
-        token_items=token_items,
-        pair_key=pair_key,
-        pair_offsets=pair_offsets,
-        pair_items=pair_items,
-        token_hash=token_hash,
-        token_of_hash=token_of_hash,
-        token_kind=vocabulary.kinds(),
-        user_id=people.user_id,
-        history_offsets=people.history_offsets.astype(np.int64),
-        history_items=interactions.item,
-        history_weight=interactions.weight,
-        history_when=interactions.when,
-        network_offsets=people.network_offsets.astype(np.int64),
-        network_creators=people.network_creators,
-        connections=people.connections,
-        profile_offsets=people.profile_offsets.astype(np.int64),
-        profile_tokens=people.profile_tokens,
-        neighbour_offsets=together.lists.offsets,
-        neighbour_items=together.lists.items,
-        neighbour_weight=together.lists.weight,
-        trending=together.trending,
+    contents = Contents(
+        item_types={"resume": RESUME, "challenge": CHALLENGE},
+        type_offsets=np.array([0, count, len(tokens)]),
         worded=count,
-        creators=len(creator_ids),
-        cities=len(city_names),
+        item_id=np.concatenate([video_ids, challenge_ids]),
+        created=created,
+        creators=np.array([*videos.creator_ids, *challenges.creator_ids], np.int64),
+        cities=[*videos.cities, *challenges.cities],
+        tokens=tokens,
+        features=X,
+        vocabulary=vocabulary,
+        interactions=interactions,
+        taken=for_lists,
+        people=people,
+    )
+    arrays, names = arranged(
+        contents, policy, seconds, kept or KeptLists(), report, collaborative=settings.collaborative
     )
     report.counts = _counts(videos, challenges, interactions, people, arrays)
     report.build_milliseconds = round((time.perf_counter() - started) * 1000, 1)
     return BuiltCatalog(
         arrays=arrays,
-        item_types=item_types,
+        item_types=contents.item_types,
         item_bodies=[*videos.bodies, *challenges.bodies],
-        names={"tokens": vocabulary.names(), "cities": city_names},
+        names=names,
         report=report,
         built_at=now,
         policy_version=policy.version,
@@ -309,17 +236,6 @@ def _statistics(
 def _only_age(age_days: Any) -> ItemStatistics:
     nothing = np.zeros(len(age_days))
     return ItemStatistics(age_days, *[nothing] * (len(ItemStatistics._fields) - 1))
-
-
-def _number_cities(cities: list[str]) -> tuple[Any, list[str]]:
-    """City numbers of the items; 0 is the unknown city, which is the same as no other."""
-    names = [UNKNOWN_CITY]
-    numbers = {UNKNOWN_CITY: 0}
-    for city in cities:
-        if city not in numbers:
-            numbers[city] = len(names)
-            names.append(city)
-    return np.array([numbers[city] for city in cities], np.int32), names
 
 
 def _counts(

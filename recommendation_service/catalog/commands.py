@@ -58,13 +58,13 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     from recommendation_service.core.database import make_engine
     from recommendation_service.core.place import check
     from recommendation_service.policies.choice import PolicyChoice
-    from recommendation_service.sources.reader import Source
+    from recommendation_service.sources.mapping.source import open_source
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     policy = PolicyChoice(settings).take_up().policy
     engine = make_engine(settings)
     check(settings, engine)
-    source = Source(engine, settings)
+    source = open_source(settings, engine)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
     moment = datetime.fromtimestamp(clock.now(), UTC)
     with console.status("Waiting for another build to end") as status, store.build_lock():

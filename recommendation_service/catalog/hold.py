@@ -14,7 +14,8 @@ import numpy as np
 import structlog
 
 from recommendation_service.catalog import cleaning
-from recommendation_service.catalog.builder import BuiltCatalog, eligibility
+from recommendation_service.catalog.builder import eligibility
+from recommendation_service.catalog.built import BuiltCatalog
 from recommendation_service.catalog.collaborative import NeighbourLists
 from recommendation_service.catalog.items import Eligibility, eligible_challenges, eligible_videos
 from recommendation_service.catalog.kept_lists import moved
@@ -28,6 +29,7 @@ from recommendation_service.core.files import write_whole
 from recommendation_service.model.columns import CatalogArrays, Int64, keys_of, rows_of
 from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
 from recommendation_service.policies.policy import Policy
+from recommendation_service.sources.mapping.source import MappedSource
 from recommendation_service.sources.reader import ZERO_DATE, Source
 
 log = structlog.get_logger(__name__)
@@ -54,7 +56,7 @@ class Held:
 class Holder:
     """Publishes what was built, or the current catalog without what was withdrawn."""
 
-    def __init__(self, settings: Settings, source: Source, store: CatalogStore, clock: Clock) -> None:
+    def __init__(self, settings: Settings, source: Source | MappedSource, store: CatalogStore, clock: Clock) -> None:
         self._settings = settings
         self._source = source
         self._store = store
@@ -97,6 +99,8 @@ class Holder:
     def _held(self, built: BuiltCatalog, policy: Policy) -> tuple[str, Catalog, Mask] | None:
         """Why what was built is not to be published, the current catalog, and what of its items may be shown."""
         version = self._store.current()
+        if isinstance(self._source, MappedSource):
+            return None  # a build of nothing fails; what else is gone, its queries say
         may_wait = self._settings.catalog_hold_seconds > 0 and not self.is_over()
         if version is None or (built.item_bodies and not may_wait):
             return None
@@ -137,6 +141,7 @@ class Holder:
     def _looked_up(self, now: datetime, rules: Eligibility) -> tuple[tuple[Int64, Int64], tuple[Int64, Int64]]:
         """Numbers of the videos and challenges that might be shown at any age, and of all that are there."""
         report, later = BuildReport(), now + _LATER
+        assert isinstance(self._source, Source)  # noqa: S101
         with self._source.snapshot(now) as snapshot:
             snapshot.parameters |= {"videos_since": ZERO_DATE, "challenges_since": ZERO_DATE}
             videos, challenges = snapshot.read("videos"), snapshot.read("challenges")

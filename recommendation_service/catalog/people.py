@@ -68,11 +68,12 @@ def gather_interactions(
         known.append(lately[usable])
     user, item = np.concatenate(users), np.concatenate(items)
     weight, time, lately = np.concatenate(weights), np.concatenate(times), np.concatenate(known)
-    of_people = _each_once(user[lately], item[lately], weight[lately], time[lately], read)
-    return of_people, of_people if lately.all() else _each_once(user, item, weight, time, len(time))
+    of_people = each_once(user[lately], item[lately], weight[lately], time[lately], read)
+    return of_people, of_people if lately.all() else each_once(user, item, weight, time, len(time))
 
 
-def _each_once(user: Int64, item: Int64, weight: Float64, time: Float64, read: int) -> Interactions:
+def each_once(user: Int64, item: Int64, weight: Float64, time: Float64, read: int) -> Interactions:
+    """Of each user and item the latest time and the strongest weight; latest first within a user."""
     order = np.lexsort((-time, item, user))
     user, item, weight, time = user[order], item[order], weight[order], time[order]
     if len(user):

@@ -33,6 +33,7 @@ from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import REFRESHER, pool_share
 from recommendation_service.processes.requests import asked
 from recommendation_service.sources.blacklist import blacklist_stamp
+from recommendation_service.sources.mapping.source import MappedSource, open_source
 from recommendation_service.sources.reader import Source
 from recommendation_service.telemetry.database_metrics import process_numbers
 
@@ -64,7 +65,7 @@ class Refresher:
     def __init__(
         self,
         settings: Settings,
-        source: Source,
+        source: Source | MappedSource,
         store: CatalogStore,
         policies: PolicyChoice,
         *,
@@ -231,7 +232,7 @@ def main() -> int:
     # It stays with a server while it can: two replicas are never at the same point, and a change of server rebuilds.
     share = pool_share(settings, REFRESHER.name)
     reads = ReadReplicas(settings, share, stays=True, numbers=process_numbers(settings, REFRESHER))
-    source = Source(reads.primary, settings, reads.connect)
+    source = open_source(settings, reads.primary, reads.connect)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
     ServerWatch(source.engine, store.folder, clock.now).start()
     with contextlib.suppress(KeyboardInterrupt):

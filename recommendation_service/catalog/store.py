@@ -13,24 +13,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recommendation_service.catalog.filter_columns import FilterColumn, Listed
 from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
 from recommendation_service.catalog.rejections import RULES, Rejected, rejected
+from recommendation_service.catalog.texts import Texts
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import locked
-from recommendation_service.model.columns import COLUMNS, LATER_COLUMNS, LAYOUT_VERSION, SIZES, CatalogArrays, Int64
+from recommendation_service.model.columns import (
+    COLUMNS,
+    LATER_COLUMNS,
+    LAYOUT_VERSION,
+    SIZES,
+    CatalogArrays,
+    Float64,
+    Int64,
+)
 from recommendation_service.model.features import FEATURES
 from recommendation_service.model.item_keys import CHALLENGE, ITEM_TYPES, RESUME
 from recommendation_service.versions.store import NewVersion, VersionStore
 
 if TYPE_CHECKING:
     # Whoever only reads catalogs need not load what builds them.
-    from recommendation_service.catalog.builder import BuiltCatalog
+    from recommendation_service.catalog.built import BuiltCatalog
 
 # The ready-made answers: items.json holds each item's JSON object, one after the other.
 ITEM_BYTES = "items.json"
 ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
 NAMES = "names.json"
 NOT_PERSONAL = "not_personal"  # (n,) int64, where there is such a list
+ITEM_TEXTS, USER_TEXTS = "item_texts", "user_texts"  # bytes, and beside them {name}_offsets, where ids are text
 REJECTED_KEYS, REJECTED_RULES = "rejected_keys", "rejected_rules"  # (r,) int64 and uint8, see rejections.py
 
 
@@ -47,6 +58,11 @@ class Catalog:
     not_personal: Int64 | None = None
     # Rows that its build read and kept out; None: an earlier release built it, and kept nothing of them.
     rejected: Rejected | None = None
+
+    # The dictionary of ids that are text, by row; None: they are numbers.
+    item_texts: Texts | None = None
+    user_texts: Texts | None = None
+    filters: tuple[FilterColumn, ...] = ()
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
@@ -146,6 +162,7 @@ class CatalogStore(VersionStore):
                 "fingerprint": fingerprint,
                 "items": item_form(built.item_time_zone),
                 "item_types": built.item_types,
+                "filters": [_filter_said(column) for column in built.filters],
                 "sizes": {name: getattr(built.arrays, name) for name in SIZES},
                 "rejection_rules": RULES,
                 "report": built.report.as_json(),
@@ -176,7 +193,18 @@ class CatalogStore(VersionStore):
                 offsets, items = reformed(offsets, items, manifest, self._item_time_zone)
             has_list = f"{NOT_PERSONAL}.npy" in manifest["files"]
             not_personal = _column(folder, NOT_PERSONAL) if has_list else None
-            catalog = Catalog(version, manifest, arrays, offsets, items, not_personal, _rejected(folder, manifest))
+            catalog = Catalog(
+                version,
+                manifest,
+                arrays,
+                offsets,
+                items,
+                not_personal,
+                _rejected(folder, manifest),
+                _texts(folder, manifest, ITEM_TEXTS),
+                _texts(folder, manifest, USER_TEXTS),
+                tuple(_filter(folder, place, said) for place, said in enumerate(manifest.get("filters", []))),
+            )
             if arrays.features.shape[1] != FEATURES + len(catalog.added_features):
                 raise ValueError(f"features has {arrays.features.shape[1]} columns")
             return catalog
@@ -195,12 +223,46 @@ def _write_files(new: NewVersion, built: "BuiltCatalog") -> None:
     sizes = np.array([len(body) for body in built.item_bodies], np.int64)
     new.save(ITEM_OFFSETS, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     new.write(ITEM_BYTES, b"".join(built.item_bodies) or b" ")
+    for name, texts in ((ITEM_TEXTS, built.item_texts), (USER_TEXTS, built.user_texts)):
+        if texts is not None:
+            new.save(name, texts.blob)
+            new.save(f"{name}_offsets", texts.offsets)
+    for place, column in enumerate(built.filters):
+        for part, values in (("items", column.items), ("users", column.users)):
+            if isinstance(values, Listed):
+                new.save(f"filter_{place}_{part}_offsets", values.offsets)
+                new.save(f"filter_{place}_{part}", values.values)
+            elif values is not None:
+                new.save(f"filter_{place}_{part}", values)
     if built.not_personal is not None:
         new.save(NOT_PERSONAL, built.not_personal)
     kept_out = rejected(built.report.rejected)
     new.save(REJECTED_KEYS, kept_out.keys)
     new.save(REJECTED_RULES, kept_out.rules)
     new.write(NAMES, json.dumps(built.names, ensure_ascii=False).encode())
+
+
+def _filter_said(column: FilterColumn) -> dict[str, Any]:
+    said = {"name": column.name, "rule": column.rule, "passes_missing": column.passes_missing}
+    return said | {"applies": [list(rows) for rows in column.applies], "of_users": column.users is not None}
+
+
+def _filter(folder: Path, place: int, said: dict[str, Any]) -> FilterColumn:
+    def column(part: str) -> Listed | Float64:
+        values = np.asarray(np.load(folder / f"filter_{place}_{part}.npy", mmap_mode="r", allow_pickle=False))
+        return (
+            values if said["rule"] == "at_most" else Listed(_column(folder, f"filter_{place}_{part}_offsets"), values)
+        )
+
+    users = column("users") if said["of_users"] else None
+    applies = [(start, end) for start, end in said["applies"]]
+    return FilterColumn(said["name"], said["rule"], said["passes_missing"], applies, column("items"), users)
+
+
+def _texts(folder: Path, manifest: dict[str, Any], name: str) -> Texts | None:
+    if f"{name}.npy" not in manifest["files"]:
+        return None
+    return Texts(_column(folder, f"{name}_offsets"), np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")))
 
 
 def _column(folder: Path, name: str) -> Any:

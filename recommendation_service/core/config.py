@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     )
 
     mapping_file: Path | None = Field(
-        None, description="TOML file that says what your tables mean, for `recs source check`"
+        None, description="TOML file that says what your tables mean; unset: the first operator's"
     )
 
     # The service's address.

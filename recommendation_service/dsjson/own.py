@@ -11,8 +11,8 @@ from typing import Any
 
 from recommendation_service.dsjson.decision import Decision, Features, Form, Slot
 from recommendation_service.model.features import HAND_SET, names_of
-from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.item_keys import type_name, unpack
+from recommendation_service.model.kinds import kind_name
 from recommendation_service.ranking.decisions import DecidedSlot, recorded_draws
 from recommendation_service.ranking.decisions import Decision as Recorded
 
@@ -30,7 +30,7 @@ def own_decision(
         filled = _slot(slot, draws, recorded, places[slot.item], taken)
         taken.add(filled.shown)
         slots.append(filled)
-        place = {"kind": KINDS[slot.kind], "position": float(number + 1)}
+        place = {"kind": kind_name(slot.kind), "position": float(number + 1)}
         described.append({"_inc": list(filled.free), "slot": place})
     return Decision(
         Form.CCB,
@@ -60,7 +60,7 @@ def _actions(recorded: Recorded, keys: Sequence[int]) -> list[Features]:
     """Features that are 0 are left out; the hand-set score is each kind's own. They were kept to six digits."""
     named: list[dict[str, float]] = [{} for _ in keys]
     hand_set: list[dict[str, float]] = [{} for _ in keys]
-    for kind, pool in zip(KINDS, recorded.pools, strict=True):
+    for kind, pool in ((kind_name(number), pool) for number, pool in enumerate(recorded.pools)):
         names = names_of(pool.X.shape[1])
         for place, row in zip(pool.members.tolist(), pool.X.tolist(), strict=True):
             values = {name: float(f"{value:.6g}") for name, value in zip(names, row, strict=True)}
@@ -69,6 +69,6 @@ def _actions(recorded: Recorded, keys: Sequence[int]) -> list[Features]:
     actions: list[Features] = []
     for key, of_item, of_kinds in zip(keys, named, hand_set, strict=True):
         item_type, number = unpack(key)
-        name = ITEM_TYPES[item_type]
+        name = type_name(item_type)
         actions.append({"_tag": f"{name}:{number}", "item": {"type": name}, "is": of_item, "hand_set": of_kinds})
     return actions

@@ -10,7 +10,7 @@ from recommendation_service.dsjson.own import own_decision
 from recommendation_service.dsjson.writing import line_of
 from recommendation_service.evaluation.recorded import Recorded
 from recommendation_service.log.decisions import DecisionRecord
-from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.log.records import endpoint_name
 from recommendation_service.ranking.decisions import unpack_decision
 
 # Decisions of which the feeds are looked up at once.
@@ -41,7 +41,7 @@ def write_own(recorded: Recorded, records: Iterable[DecisionRecord], endpoint: s
             except ValueError:
                 unread += 1
                 continue
-            name = ENDPOINTS[record.endpoint]
+            name = endpoint_name(record.endpoint)
             own = own_decision(record.request_id.hex(), record.happened_ms, name, decision, rewards.tolist())
             file.write(line_of(own) + b"\n")
             count += 1
@@ -50,7 +50,7 @@ def write_own(recorded: Recorded, records: Iterable[DecisionRecord], endpoint: s
 
 def _is_wanted(record: DecisionRecord, endpoint: str | None) -> bool:
     """What a client asked for by explaining it was not drawn: no estimate may count it."""
-    return record.drawn and (endpoint is None or ENDPOINTS[record.endpoint] == endpoint)
+    return record.drawn and (endpoint is None or endpoint_name(record.endpoint) == endpoint)
 
 
 def _batched(records: Iterator[DecisionRecord], size: int) -> Iterator[list[DecisionRecord]]:

@@ -10,6 +10,7 @@ from recommendation_service.estimates.cascade import Draws, model_rewards
 from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.evaluation.recorded import Advance, Recorded
 from recommendation_service.log.decisions import DecisionRecord
+from recommendation_service.log.records import endpoint_name
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import Decision, draws_under, propensities_under, unpack_decision
@@ -52,7 +53,7 @@ def by_decisions(
         reason = _problem(record, policy, pools_of)
         if reason is not None:
             left_out[reason] = left_out.get(reason, 0) + 1
-        elif endpoint is None or ENDPOINTS[record.endpoint] == endpoint:
+        elif endpoint is None or endpoint_name(record.endpoint) == endpoint:
             wanted.append(record)
     requests = np.frombuffer(b"".join(record.request_id for record in wanted), np.uint64).reshape(-1, 2)
     places = recorded.place_of(requests)

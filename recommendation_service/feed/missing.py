@@ -17,8 +17,7 @@ from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN, Withheld
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, LARGEST_ITEM, RESUME, pack, unpack
-from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, LARGEST_ITEM, RESUME, pack, type_name, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
 from recommendation_service.ranking.places import find
@@ -77,7 +76,7 @@ class Scene(NamedTuple):
     withheld: Withheld | None  # None: that was not recorded
     catalog: Catalog
     policy: Policy
-    endpoint: int  # index into ENDPOINTS
+    endpoint: str
     lifetimes: Lifetimes
     origin: str  # of the decision
     withheld_origin: str
@@ -100,7 +99,7 @@ def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Miss
     else:
         origin = scene.catalog_origin
         stage, sentences = _of_catalog(scene, key, item_type, language)
-    return Missing(ITEM_TYPES[item_type], number, stage, origin, odds, pools, sentences)
+    return Missing(type_name(item_type), number, stage, origin, odds, pools, sentences)
 
 
 def _pools_with(scene: Scene, key: int) -> list[InPool]:
@@ -198,13 +197,15 @@ def _of_withheld(why: int, when: int, lifetimes: Lifetimes, language: str) -> tu
 
 def _of_catalog(scene: Scene, key: int, item_type: int, language: str) -> tuple[str, list[Sentence]]:
     """Of an item that was in no pool, and that nothing withheld."""
-    catalog, endpoint = scene.catalog, ENDPOINTS[scene.endpoint]
+    catalog, endpoint = scene.catalog, scene.endpoint
     row = row_of(catalog, key)
     if row < 0:
         rule = catalog.rejected.rule_of(key) if catalog.rejected is not None else None
         return ("not_read", [say(language, "not_read")]) if rule is None else not_eligible(rule, language)
-    pattern = getattr(scene.policy.file.feeds, endpoint)
-    kinds = [name for name in dict.fromkeys(pattern) if scene.policy.file.kind(name).item == ITEM_TYPES[item_type]]
+    pattern = scene.policy.file.feeds[endpoint]
+    kinds = [
+        name for name in dict.fromkeys(pattern) if scene.policy.file.kind(name).item in (None, type_name(item_type))
+    ]
     if not kinds:
         return "wrong_type", [say(language, "wrong_type", endpoint=endpoint)]
     if scene.built is not None and float(catalog.arrays.created[row]) > scene.built:
@@ -219,7 +220,7 @@ def _of_catalog(scene: Scene, key: int, item_type: int, language: str) -> tuple[
 def _no_pool(scene: Scene, name: str, row: int, language: str) -> Sentence:
     """Why a kind's pool had not an item that it may have at all, or may not."""
     arrays, kind = scene.catalog.arrays, scene.policy.file.kind(name)
-    number = KINDS.index(name)
+    number = scene.policy.file.kind_names.index(name)
     order = arrays.order_items[int(arrays.order_offsets[number]) : int(arrays.order_offsets[number + 1])]
     place = np.flatnonzero(order == row)
     if len(place):

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.feed.arms import Arms
 from recommendation_service.feed.explain import Choice, choice_of, explained
+from recommendation_service.feed.filters import Filters
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
 from recommendation_service.feed.withheld import pack_withheld, withheld_from
-from recommendation_service.model.columns import hash_token
+from recommendation_service.model.columns import Bytes, hash_token
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.frame import Frame
@@ -40,6 +41,8 @@ from recommendation_service.ranking.working_memory import (
 IDS_FIELDS = {"total": "mix_ids", "discover": "resume_ids", "flow": "challenge_ids"}
 _HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
 BODY_BYTES = 1 << 16  # room for an answer to begin with
+
+_encode = msgspec.json.Encoder().encode
 
 # Every so many feeds the stages are run one by one and timed; together they are one call.
 TIMED_EVERY = 64
@@ -126,6 +129,8 @@ class FeedPipeline:
         self._join = entry_for(
             join_items, self._item_bytes, catalog.item_offsets, memory.slot_item, memory.slot_number, 0, self._body
         )
+        self._filters = Filters(catalog.filters, len(catalog.arrays.item_id)) if catalog.filters else None
+        self._is_barred = False  # whether a mask is laid over the flags
         self._weigh_shadows = self._weigher(shadows) if shadows else None
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
 
@@ -161,6 +166,8 @@ class FeedPipeline:
             tokens,
             connections,
         )
+        if self._filters is not None:
+            self._bar(self._filters.barred(dict(request.filters), self.user_row(request.user_id)))
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
             self._rank(self._frame_for(request), ranking_request)
@@ -168,6 +175,17 @@ class FeedPipeline:
             self._rank_by_stages(self._frame_for(request), ranking_request, self._observe_stage)
         wanted = wants_decision is not None and wants_decision(request, seed)
         return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
+
+    def _bar(self, mask: Bytes | None) -> None:
+        """Lay a mask over the flags, which the kernels clear by what they noted of the feed before: so all of that is
+        cleared here, and a mask that was laid over is taken off."""
+        if mask is None and not self._is_barred:
+            return
+        memory = self.memory
+        memory.scored[memory.touched_items[: memory.counts[TOUCHED_ITEMS]]] = 0
+        memory.counts[TOUCHED_ITEMS] = 0
+        memory.flags[:] = 0 if mask is None else mask
+        self._is_barred = mask is not None
 
     def _frame_for(self, request: FeedRequest) -> Frame:
         """Where a feed is not personal, what is remembered keeps items away and says nothing of what the user likes."""
@@ -267,7 +285,10 @@ class FeedPipeline:
 
     def render(self, slate: Slate) -> bytes:
         """Join the ready-made items to the answer."""
-        request, head = slate.request, _HEADS[slate.request.endpoint]
+        request = slate.request
+        head = _HEADS.get(request.endpoint)
+        if request.by_name or head is None:
+            return self._rendered_by_name(slate)
         relaxed = ",".join([f'"{rule}"' for rule in slate.relaxed]) if slate.relaxed else ""
         tail = f'],"request_id":"{request.request_id}","relaxed":[{relaxed}]}}}}'.encode()
         if request.explain:
@@ -282,16 +303,37 @@ class FeedPipeline:
         body[end : end + len(tail)] = tail
         return body[: end + len(tail)].tobytes()
 
+    def _rendered_by_name(self, slate: Slate) -> bytes:
+        """As any operator's feed is answered: ids as they look in the tables."""
+        items, texts = slate.items.tolist(), self.catalog.item_texts
+        # What is text and what a number, the item says itself where a catalog has ids of both forms.
+        ids = slate.numbers.tolist() if texts is None else [self._id_of(item) for item in items]
+        bodies = self._explained_items(slate) if slate.request.explain else map(self.catalog.item_json, items)
+        return b'{"ids":%b,"items":[%b],"request_id":"%b","relaxed":%b}' % (
+            _encode(ids),
+            b",".join(bodies),
+            slate.request.request_id.encode(),
+            _encode(slate.relaxed),
+        )
+
+    def _id_of(self, item: int) -> int | str:
+        """Of an item of a catalog with a dictionary, where ids that are numbers have no text."""
+        texts = self.catalog.item_texts
+        text = texts.at(item) if texts is not None else ""
+        return text or int(self.catalog.arrays.item_id[item])
+
     def _explained(self, slate: Slate) -> bytes:
         """The numbers, and the items with the reason for each."""
+        numbers = ",".join([f'"{number}"' for number in slate.numbers.tolist()])
+        return b'%b],"items":[%b' % (numbers.encode(), b",".join(self._explained_items(slate)))
+
+    def _explained_items(self, slate: Slate) -> list[bytes]:
         catalog, language = self.catalog, slate.request.language
-        bodies = [
+        return [
             b'%b,"why":%b}'
             % (catalog.item_json(item)[:-1], explained(catalog, self.policy, item, choice, position, language))
             for position, (item, choice) in enumerate(zip(slate.items.tolist(), slate.choices, strict=True))
         ]
-        numbers = ",".join([f'"{number}"' for number in slate.numbers.tolist()])
-        return b'%b],"items":[%b' % (numbers.encode(), b",".join(bodies))
 
 
 def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:

@@ -20,6 +20,8 @@ class FeedFields(NamedTuple):
     explain: bool
     personal: bool = True  # False: without any fact of the user, and nothing is learned from it
     language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
+    filters: tuple[tuple[str, float | tuple[int, ...]], ...] = ()  # what each asks, see feed/filters.py
+    by_name: bool = False  # answered as feeds by name are, and not as the contract's three endpoints
 
 
 class Outsider(NamedTuple):
@@ -47,3 +49,5 @@ class FeedRequest(NamedTuple):
     happened_ms: int = 0  # since 1970, for the record
     personal: bool = True  # False: ranked as for an unknown user; what was seen stays away all the same
     language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
+    filters: tuple[tuple[str, float | tuple[int, ...]], ...] = ()
+    by_name: bool = False

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int64, rows_of
-from recommendation_service.model.item_keys import ITEM_TYPES, item_keys
+from recommendation_service.model.item_keys import item_keys
 from recommendation_service.ranking.seen import EPOCH, HIDDEN
 from recommendation_service.ranking.working_memory import (
     DISLIKED,
@@ -75,7 +75,7 @@ def withheld_from(catalog: CatalogArrays, memory: WorkingMemory, excluded: Int64
 
 def _keys_at(catalog: CatalogArrays, rows: npt.NDArray[np.int32]) -> Int64:
     keys = np.zeros(len(rows), np.int64)
-    for item_type in range(len(ITEM_TYPES)):
+    for item_type in catalog.type_number.tolist():
         start, end = rows_of(catalog, item_type)
         there = (rows >= start) & (rows < end)
         if there.any():

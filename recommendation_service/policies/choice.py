@@ -1,4 +1,5 @@
-"""Which policy is served: POLICY_FILE where it is set, else the store's current version, else the one that ships."""
+"""Which policy is served: POLICY_FILE where it is set, else the store's current version, else the one that the mapping
+begins with, and without a mapping the one that ships."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.policies.experiment import Experiment
+from recommendation_service.policies.mapped import starting_policy
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.policies.store import PolicyStore
+from recommendation_service.sources.mapping.mapping import load_mapping
 
 log = structlog.get_logger(__name__)
 
@@ -21,9 +24,9 @@ _Named = tuple[str | None, tuple[str, ...], Experiment | None]
 class PolicyChoice:
     """Follows the store for whoever serves, or builds with, a policy.
 
-    ``policy``, ``shadows`` and ``experiment`` are what was last taken up, before that POLICY_FILE or the one that
-    ships: nothing of DATA_DIR is read until then. A version that cannot be served changes nothing, and ``problems``
-    says why; of an experiment that lacks an arm no arm is served.
+    ``policy``, ``shadows`` and ``experiment`` are what was last taken up, before that POLICY_FILE, the mapping's or
+    the one that ships: nothing of DATA_DIR is read until then. A version that cannot be served changes nothing, and
+    ``problems`` says why; of an experiment that lacks an arm no arm is served.
     """
 
     def __init__(self, settings: Settings, refused: Callable[[], None] = lambda: None) -> None:
@@ -33,7 +36,11 @@ class PolicyChoice:
         self._refused = refused
         self.problems: list[str] = []
         self._looked_at: _Named | None = None
-        self.policy = load_policy(self._file)
+        self.policy = (
+            starting_policy(load_mapping(settings.mapping_file))
+            if self._file is None and settings.mapping_file is not None
+            else load_policy(self._file)
+        )
         self.shadows: Shadows = ()
         self.experiment: Experiment | None = None
         self.arms: tuple[Policy, ...] = ()  # of the experiment, in its order

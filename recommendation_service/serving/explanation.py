@@ -35,8 +35,7 @@ from recommendation_service.log.decisions import DecisionRecord, UnknownDecision
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import lifetimes_of
-from recommendation_service.model.item_keys import ITEM_TYPES, unpack
-from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.item_keys import type_name, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
 from recommendation_service.ranking.packed_slots import Slots, unpack_slots
@@ -178,7 +177,7 @@ class Explanation:
         else:
             reason = unweighed_why(policy or self._versions.today.policy, choice, place, self._language)
         item_type, number = unpack(key)
-        return {"type": ITEM_TYPES[item_type], "id": number, "why": msgspec.to_builtins(reason)}
+        return {"type": type_name(item_type), "id": number, "why": msgspec.to_builtins(reason)}
 
     def _choice(self, place: int) -> Choice:
         """By the decision, which has more digits; features of what is from no pool are in the feed's record alone."""
@@ -245,7 +244,7 @@ class Explanation:
             withheld,
             versions.made.catalog,
             versions.policy or versions.today.policy,
-            recorded.either.endpoint,
+            endpoint_name(recorded.either.endpoint),
             lifetimes_of(settings),
             origin,
             withheld_origin,
@@ -279,7 +278,7 @@ class Explanation:
             preview = Preview(generation, settings)
         now = record.happened_ms // 1000
         request = FeedRequest(
-            ENDPOINTS[record.endpoint],
+            endpoint_name(record.endpoint),
             record.user_id,
             max(1, record.size),
             record.request_id.hex(),
@@ -317,7 +316,7 @@ def missing_now(
         unpack_withheld(slate.withheld),
         generation.catalog,
         generation.policy,
-        ENDPOINTS.index(slate.request.endpoint),
+        slate.request.endpoint,
         lifetimes_of(settings),
         TODAY,
         TODAY,

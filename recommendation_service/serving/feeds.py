@@ -14,6 +14,7 @@ Before all of it, a request with an Idempotency-Key that was answered gets that 
 
 from collections.abc import Callable
 
+from recommendation_service.core.errors import NotReady
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedFields, FeedRequest, Outsider
 from recommendation_service.memory.answers import Asked
@@ -49,6 +50,8 @@ class Feeds:
     async def feed(self, endpoint: str, fields: FeedFields, request_id: str, asked: Asked | None = None) -> Answer:
         """Raises NotReady, Overloaded; OtherRequest for an Idempotency-Key that was used otherwise."""
         pipeline, decisions = await self._serving.ready_pipeline(), self._decisions
+        if endpoint not in pipeline.policy.file.feeds:
+            raise NotReady(f"The policy that is served, {pipeline.policy.version}, has no feed {endpoint}.")
         now, session = self._now(), session_number(fields.session_id)
         request = FeedRequest(
             endpoint,
@@ -63,6 +66,8 @@ class Feeds:
             happened_ms=int(now * 1000),
             personal=fields.personal and not pipeline.is_listed(fields.user_id),
             language=fields.language,
+            filters=fields.filters,
+            by_name=fields.by_name,
         )
         arm = ""
         if pipeline.arms is not None and request.personal:

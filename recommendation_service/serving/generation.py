@@ -256,7 +256,7 @@ class Serving:
         if before is None:
             counts = catalog.counts
             log.info(
-                f"DataService inicializado: {counts['users']} users, {counts['videos']} videos, "
+                f"DataService inicializado: {counts['users']} users, {counts.get('videos', 0)} videos, "
                 f"{counts['interactions']} interactions"
             )
             log.info("RecommendationEngine inicializado", policy=policy.version)

@@ -76,13 +76,8 @@ class Source:
 
     @contextmanager
     def snapshot(self, now: datetime) -> Iterator[Snapshot]:
-        """A consistent view as of one moment, whatever the server's default isolation is."""
-        try:
-            with self._connect() as connection:
-                begin_reading(connection)
-                yield Snapshot(connection, self._parameters(now), self._settings.database_zone)
-        except SQLAlchemyError as error:
-            raise SourceError(f"{address(self.engine.url)}: {words_of(error)}") from error
+        with one_moment(self.engine, self._connect) as connection:
+            yield Snapshot(connection, self._parameters(now), self._settings.database_zone)
 
     def fingerprint(self, now: datetime | None = None) -> str:
         """Differs whenever something changed that a catalog is made of; cheap beside a build."""
@@ -116,6 +111,17 @@ class Source:
             "zero_date": ZERO_DATE,
             "resume_model_type": RESUME_MODEL_TYPE,
         }
+
+
+@contextmanager
+def one_moment(engine: Engine, connect: Callable[[], Connection]) -> Iterator[Connection]:
+    """A consistent view, whatever the server's default isolation is. Raises SourceError."""
+    try:
+        with connect() as connection:
+            begin_reading(connection)
+            yield connection
+    except SQLAlchemyError as error:
+        raise SourceError(f"{address(engine.url)}: {words_of(error)}") from error
 
 
 def sql(query: str) -> str:

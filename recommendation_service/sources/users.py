@@ -182,6 +182,16 @@ class UserReader:
         }
 
 
+class NobodyElse:
+    """Of a mapping, whose catalogs have everybody that its tables name: who is not in one is unknown."""
+
+    def read(self, user_id: int) -> None:
+        """Of nobody anything."""
+
+    def read_all(self, user_ids: Sequence[int]) -> dict[int, UserFacts | None]:
+        return dict.fromkeys(user_ids)
+
+
 class Users:
     """Users outside the catalog, through L1, L2 and the operator's tables: what a feed asks. One worker's.
 
@@ -190,7 +200,7 @@ class Users:
 
     def __init__(
         self,
-        reader: UserReader,
+        reader: UserReader | NobodyElse,
         settings: Settings,
         metrics: Metrics,
         guard: RedisGuard | None,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
-from recommendation_service.catalog.builder import BuiltCatalog
+from recommendation_service.catalog.built import BuiltCatalog
 from recommendation_service.catalog.store import CatalogStore
 from tests.unit.sources.operator_database import NOW, OperatorDatabase
 

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from recommendation_service.catalog.builder import BuiltCatalog
+from recommendation_service.catalog.built import BuiltCatalog
 from recommendation_service.catalog.store import REJECTED_KEYS, REJECTED_RULES, CatalogStore
 from recommendation_service.versions.store import MANIFEST
 

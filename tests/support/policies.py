@@ -25,7 +25,8 @@ def shipped_content() -> dict[str, Any]:
 
 
 def policy_file(**changes: Any) -> PolicyFile:
-    """The shipped policy with some values changed, or, where they are None, left out; the name of one is its path, with __ between the parts:
+    """The shipped policy with some values changed or, where they are None, left out;
+    the name of one is its path, with __ between the parts:
     ``policy_file(kinds__AU__pool=5)``."""
     content = deepcopy(shipped_content())
     for path, value in changes.items():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from sqlalchemy.engine import URL
 
-from recommendation_service.catalog.builder import BuiltCatalog
+from recommendation_service.catalog.built import BuiltCatalog
 from recommendation_service.catalog.store import ITEM_BYTES, CatalogStore
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import COLUMNS, LAYOUT_VERSION, SIZES

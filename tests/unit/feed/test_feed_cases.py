@@ -315,9 +315,9 @@ def test_some_feeds_are_timed_by_stage_and_are_no_different_for_it() -> None:
 def test_one_kind_fewer_is_a_file(left_out: str) -> None:
     """As if no pattern named the kind: what its section says, and its ordering in the catalog, count for nothing."""
     shipped = load_policy().file
-    other = {"resume": "VMP", "challenge": "FLOW"}[shipped.kind(left_out).item]
+    other = {"resume": "VMP", "challenge": "FLOW"}[shipped.kind(left_out).item or ""]
     patterns = {
-        f"feeds__{endpoint}": [other if kind == left_out else kind for kind in getattr(shipped.feeds, endpoint)]
+        f"feeds__{endpoint}": [other if kind == left_out else kind for kind in shipped.feeds[endpoint]]
         for endpoint in ENDPOINTS
     }
     unnamed, fewer = Policy(policy_file(**patterns)), Policy(policy_file(**patterns, **{f"kinds__{left_out}": None}))

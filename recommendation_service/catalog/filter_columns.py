@@ -1,0 +1,45 @@
+"""What must hold of items that are shown, as a catalog has it: of each filter the items' values, and the users' own.
+
+A text is the number of its hash (model/text_ids.py): filters only ask whether two are the same, so no dictionary is
+needed, and what a request asks for needs no look-up.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from recommendation_service.model.columns import Float64, Int64
+from recommendation_service.model.text_ids import number_of_text
+
+Rule = Literal["equal", "contained", "at_most"]
+VALUE_BITS = 63
+
+
+class Listed(NamedTuple):
+    """Of n rows each one's values, none or several."""
+
+    offsets: Int64  # (n + 1,)
+    values: Int64
+
+
+class FilterColumn(NamedTuple):
+    """``items``, ``users``: by row of the catalog; for at_most the numbers, nan where there is none."""
+
+    name: str
+    rule: Rule
+    passes_missing: bool  # what becomes of an item without a value
+    applies: Sequence[tuple[int, int]]  # rows of the item types that it holds for; others pass
+    items: Listed | Float64
+    users: Listed | Float64 | None
+
+
+def value_number(text: str) -> int:
+    """As values are compared: whatever their case and blanks."""
+    return number_of_text(" ".join(text.split()).casefold(), VALUE_BITS)
+
+
+def listed(values: Iterable[Sequence[str]]) -> Listed:
+    numbers = [[value_number(text) for text in own] for own in values]
+    flat = [number for own in numbers for number in own]
+    return Listed(np.cumsum([0, *map(len, numbers)], dtype=np.int64), np.array(flat, np.int64))

@@ -1,0 +1,48 @@
+"""An operator's database, read as a mapping says."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from sqlalchemy.engine import Connection, Engine
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database import address
+from recommendation_service.sources.mapping.changes import fingerprint
+from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
+from recommendation_service.sources.mapping.reading import read
+from recommendation_service.sources.mapping.tables import Tables
+from recommendation_service.sources.reader import Source, one_moment
+
+
+def open_source(
+    settings: Settings, engine: Engine, connect: Callable[[], Connection] | None = None
+) -> "Source | MappedSource":
+    """As MAPPING_FILE says, else the first operator's. Raises ConfigurationError with every problem of a mapping."""
+    if settings.mapping_file is None:
+        return Source(engine, settings, connect)
+    return MappedSource(load_mapping(settings.mapping_file), engine, settings, connect)
+
+
+class MappedSource:
+    """``connect`` gives a connection to whichever server is to be read, the engine's unless given."""
+
+    def __init__(
+        self, mapping: Mapping, engine: Engine, settings: Settings, connect: Callable[[], Connection] | None = None
+    ) -> None:
+        self.mapping = mapping
+        self.engine = engine
+        self._settings = settings
+        self._connect = connect or engine.connect
+
+    def tables(self, now: datetime) -> Tables:
+        """Of one moment. Raises SourceError."""
+        with one_moment(self.engine, self._connect) as connection:
+            return read(self.mapping, connection, now, self._settings.database_zone)
+
+    def fingerprint(self, now: datetime | None = None) -> str:
+        """Differs whenever something changed that a catalog is made of. Raises SourceError."""
+        now = now or datetime.now(UTC)
+        with one_moment(self.engine, self._connect) as connection:
+            # A replica may lack what was seen on another server, so a build elsewhere does not settle it.
+            server = address(connection.engine.url)
+            return repr((fingerprint(self.mapping, connection, now, self._settings.database_zone), server))
