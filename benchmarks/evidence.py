@@ -2,6 +2,7 @@
 
 make evidence                      1,000 logs of 10,000 feeds of each kind and length; half an hour on two processors
 make evidence ARGS='--runs 100 --slots 6'
+make evidence ARGS=--open-bandit   an even draw, on the Open Bandit logs instead
 make evidence ARGS='--truth 1000000'   the true values, as tests/support/known_truth.py has them
 
 docs/quality.md has its last results; tests/unit/estimates/test_known_truth.py is the same in seconds.
@@ -15,6 +16,7 @@ from statistics import fmean
 
 from rich.progress import track
 
+from benchmarks.open_bandit import print_open_bandit
 from recommendation_service.core.output import print_rows
 from recommendation_service.estimates.estimate import FEW
 from tests.support.known_truth import REWARD_KINDS, TRUTHS, RewardKind, Seen, World, see, true_values
@@ -30,11 +32,15 @@ def main() -> None:
     parser.add_argument("--feeds", type=int, default=10_000)
     parser.add_argument("--slots", type=int, choices=LENGTHS, action="append")
     parser.add_argument("--truth", type=int, metavar="DRAWS", help="print the true values, from so many draws")
+    parser.add_argument("--open-bandit", action="store_true", help="weigh an even draw on the Open Bandit logs instead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args()
     lengths = options.slots or LENGTHS
     if options.truth:
         print(json.dumps({slots: true_values(World(slots), options.truth) for slots in lengths}))
+        return
+    if options.open_bandit:
+        print_open_bandit()
         return
     jobs: list[Given] = [
         (slots, kind, options.feeds, run) for slots in lengths for kind in REWARD_KINDS for run in range(options.runs)

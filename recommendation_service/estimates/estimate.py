@@ -20,6 +20,8 @@ CONFIDENCE = 0.95
 FEW, TOO_FEW = 300, 100
 # Under so many, intervals that are clustered by user are too narrow.
 FEW_USERS = 50
+# Of the feeds' slots that brought anything, by their weights, so many have to carry the estimate.
+FEW_REWARDS = 30
 # A slot that a smaller share of feeds has is left out: it would decide about the support and hardly about the value.
 LEAST_SHARE = 0.01
 
@@ -42,6 +44,7 @@ class Estimates:
     ess: Floats  # (slots,) effective sample size
     largest_weights: Floats  # (slots,)
     support: Floats  # (slots,) share of feeds that the target might have made up to there
+    effective_rewards: float  # effective sample size of the slots that brought anything, of all slots together
     warnings: tuple[str, ...] = ()
     refusal: str | None = None
 
@@ -88,6 +91,7 @@ class Estimates:
             **{name: {key: _number(value) for key, value in each.items()} for name, each in figures.items()},
             "effective_sample_size": [_number(value) for value in self.ess.tolist()],
             "largest_weight": [_number(value) for value in self.largest_weights.tolist()],
+            "effective_rewards": _number(self.effective_rewards),
             "support": [_number(value) for value in self.support.tolist()],
         }
 
@@ -107,6 +111,7 @@ def estimate(
     sums = {name: Sum(users) for name in ("estimate", "guardrail", "whole_feed", "single")}
     robust = Sum(users) if feeds.modelled is not None else None
     logged, before = 0.0, np.ones(feeds.feeds)
+    carried, squares = 0.0, 0.0
     ess, largest, support = np.zeros(weighed), np.zeros(weighed), np.zeros(weighed)
     for slot in by_slot(feeds, weighed):
         place, rows, base, rewards = slot.place, slot.rows, slot.base, slot.rewards
@@ -124,6 +129,8 @@ def estimate(
             mean = _doubly_robust(feeds.modelled, users, slot, before[rows])
             robust.add(float(has[place]), mean, as_logged)
             before[rows] = slot.products
+        brought = base * slot.products * np.abs(rewards)
+        carried, squares = carried + float(brought.sum()), squares + float(np.square(brought).sum())
         ess[place] = effective_sample_size(base * slot.products)
         largest[place] = slot.products.max(initial=0.0)
         support[place] = base[slot.products > 0].sum() / base.sum()
@@ -143,6 +150,7 @@ def estimate(
         ess=ess,
         largest_weights=largest,
         support=support,
+        effective_rewards=carried**2 / squares if 0.0 < squares < np.inf else 0.0,
     )
     reason = _reason_to_refuse(found)
     if reason is None:
@@ -207,6 +215,11 @@ def _doubts(found: Estimates, slots: int) -> Iterator[str]:
         yield (
             f"Slot {least + 1} has an effective sample size of {found.ess[least]:,.0f}, under {FEW}: intervals are too "
             "narrow and may be off to a side. Go by the guardrail and the sequence."
+        )
+    if found.effective_rewards < FEW_REWARDS:
+        yield (
+            f"No more than {found.effective_rewards:,.1f} rewards, by their weights, carry the estimate, under "
+            f"{FEW_REWARDS}: intervals are too narrow and may be off to a side. Go by the sequence, or wait."
         )
     if found.users < FEW_USERS:
         yield f"{found.users} users are few: intervals, which are by user, are too narrow."

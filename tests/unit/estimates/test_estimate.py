@@ -129,3 +129,12 @@ def test_nothing_and_a_single_user_are_refused() -> None:
     assert empty.refusal == "There is no feed to weigh."
     alone = random_feeds(500, 2, users=1)
     assert "one user" in str(estimate(alone).refusal)
+
+
+def test_where_hardly_any_reward_carries_the_estimate_it_warns() -> None:
+    feeds = random_feeds(2_000, 1, apart=0.1)
+    feeds.rewards[:] = 0.0
+    feeds.rewards[:5] = 1.0
+    found = estimate(LoggedFeeds(feeds.rewards, feeds.logged, feeds.target, feeds.users, feeds.weights))
+    assert 1 < found.effective_rewards <= 5
+    assert any("carry the estimate" in warning for warning in found.warnings)
