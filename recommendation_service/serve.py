@@ -31,6 +31,8 @@ LEARNING_TO_WATCH = {
     "learn_publish_seconds": "30",
     "learning_file": str(Path(__file__).with_name("demo") / "learning.toml"),
 }
+# And promotes what is better, unless somebody says how it learns, or what is served.
+PROMOTING_TO_WATCH = {"learn_promotion": "gated", "learn_trial_feeds": "4000"}
 BACKLOG = 2048
 
 
@@ -52,9 +54,11 @@ def serve(
     """
     settings = load_settings()
     defaults = {"log_format": "console", "log_level": "warning"} if sys.stderr.isatty() else {}
+    origins = origins_of(settings)
     if demo and settings.source_url.get_backend_name() == "sqlite":
         defaults |= LEARNING_TO_WATCH
-    origins = origins_of(settings)
+        if origins["learner"] == "default" and settings.policy_file is None:
+            defaults |= PROMOTING_TO_WATCH
     for name, value in defaults.items():
         if origins[name] == "default":
             os.environ[name.upper()] = value  # for the processes that this one starts, too

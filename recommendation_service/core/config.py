@@ -382,6 +382,32 @@ class Settings(BaseSettings):
         description="a version is published so often, if anything was learned",
         json_schema_extra=Seconds,
     )
+    learn_promotion: Literal["off", "shadow", "gated"] = Field(
+        "off",
+        description="shadow: learned versions are weighed on the log, with a verdict; gated: what is better is served, "
+        "and what is not any more falls back",
+    )
+    learn_trial_feeds: int = Field(
+        50_000,
+        ge=500,
+        le=10_000_000,
+        description="feeds after which a version that is not found to be better gives way to a newer one",
+    )
+    learn_confidence: float = Field(
+        0.99,
+        ge=0.5,
+        lt=1,
+        description="how sure it has to be that a version is better",
+    )
+    learn_tolerated_loss: float = Field(
+        0.0, ge=0, le=0.5, description="a version may bring less than what serves by this share of it"
+    )
+    learn_step_support: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="a learned version goes so far from what serves that its feeds are worth this share of as many",
+    )
     learn_pending_feeds: int = Field(
         200_000, ge=100, le=100_000_000, description="feeds that are waited for, for what people do with them"
     )
@@ -527,6 +553,14 @@ class Settings(BaseSettings):
         problems = []
         if self.mysql_host and self.database_url:
             problems.append("MYSQL_HOST and DATABASE_URL name two databases: set one")
+        if self.learn_promotion != "off" and self.learner != "shadow":
+            problems.append(
+                f"LEARN_PROMOTION is {self.learn_promotion}, which needs LEARNER=shadow, and LEARNER is {self.learner}"
+            )
+        if self.learn_promotion != "off" and self.policy_file is not None:
+            problems.append(
+                f"LEARN_PROMOTION is {self.learn_promotion}, and POLICY_FILE is served whatever is promoted"
+            )
         if self.mysql_host and not self.mysql_user:
             problems.append("MYSQL_HOST is set but MYSQL_USER is not")
         if self.mysql_user and not self.mysql_host:

@@ -313,6 +313,8 @@ def _print(status: "LearnerStatus") -> None:
         ("tables not read", "; ".join(f"{table}: {problem}" for table, problem in status.unread.items()) or "none"),
         ("last version", version),
         ("beside what serves", "\n".join(beside[:TOLD_SHADOWS]) or "no shadow yet"),
+        ("weighed", ", ".join(f"{did} {count:,}" for did, count in status.gate.items()) or "nothing yet"),
+        ("trial", status.trial or "none"),
         ("problem", status.error or "none"),
     ]
     print_rows(("", ""), rows)

@@ -1,5 +1,6 @@
 """From the log into the ledger, and from there into the sums: which feed an event belongs to, and what it is worth."""
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
@@ -41,7 +42,8 @@ MOST_DUE = 1_000
 
 
 class Intake:
-    """``now_ms``: milliseconds since 1970; ``has_fleet``: what is of none of this machine's feeds is handed over.
+    """``now_ms``: milliseconds since 1970; ``has_fleet``: what is of none of this machine's feeds is handed over;
+    ``weighs``: what shadows made of feeds is kept with what these brought.
 
     Everything here is done within a step of the ledger.
     """
@@ -54,8 +56,10 @@ class Intake:
         now_ms: Callable[[], int],
         *,
         has_fleet: bool = False,
+        weighs: bool = False,
     ) -> None:
         self._has_fleet = has_fleet
+        self._weighs = weighs
         self._ledger = ledger
         self._totals = totals
         self._file = file
@@ -102,6 +106,9 @@ class Intake:
             self._totals.leave("not_personal")
         self._compare(record)
         happened_ms = min(record.happened_ms, now_ms)
+        if self._weighs:
+            with contextlib.suppress(ValueError):  # it is counted once its rewards are looked at
+                self._ledger.weighed.add(record, happened_ms)
         who = record.user_id, record.session_id
         return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, record.arm)
 
@@ -258,13 +265,16 @@ class Intake:
         happened = self._ledger.happened([one.feed.request for one in owed])
         rows = []
         settled = []
+        brought = []
         for one in owed:
             within = self._within(one.feed, happened[one.feed.request])
             slots = self._slots(one) if within or one.rewards is not None else None
             if slots is None:
                 settled.append((one.feed.request, np.zeros(0)))
+                brought.append(settled[-1])
                 continue
             rewards = rewards_of(slots.items.tolist(), within, self._file)
+            brought.append((one.feed.request, rewards.copy()))
             if one.feed.arm:
                 self._ledger.count_for_arm(one.feed, float(np.nansum(rewards)))
             rewards[~_teaches(slots)] = np.nan
@@ -279,6 +289,8 @@ class Intake:
             kinds, X, rewards, times, signs = (np.array(column) for column in zip(*rows, strict=True))
             self._ledger.sums.add(kinds, X.astype(float), rewards, times / 1000, signs)
         self._ledger.settle(settled)
+        if self._weighs:
+            self._ledger.weighed.settle(brought)
         return len(owed) == MOST_DUE
 
     def _admitted(self, feed: Feed, rewards: Floats, before: Floats) -> tuple[Places, Places]:

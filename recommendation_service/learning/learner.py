@@ -77,11 +77,18 @@ class Learner:
         self._looks: list[Look] = []  # at the operator's tables, which wait until the log is read to its end
         redis = open_blocking_redis(settings)
         self.fleet = None if redis is None else LearningFleet(redis, self.ledger, settings.learning_dir)
-        self._intake = Intake(self.ledger, self.totals, file, self._now_ms, has_fleet=self.fleet is not None)
+        self._intake = Intake(
+            self.ledger,
+            self.totals,
+            file,
+            self._now_ms,
+            has_fleet=self.fleet is not None,
+            weighs=settings.learn_promotion != "off",
+        )
         self._longest_ms = file.longest_ms
         self._received: Received | None = None  # of other machines, which waits as the looks do
         self._policies = PolicyStore(settings.policy_dir, settings.policy_keep)
-        self._publisher = Publisher(settings, file, None if redis is None else FleetPolicies(redis))
+        self._publisher = Publisher(settings, file, self.ledger, None if redis is None else FleetPolicies(redis))
         self._problem: str | None = None  # why nothing is published
         self._unshared: str | None = None  # why what is learned is not, as it was logged last
         self._looked_at = -FLEET_LOOK_SECONDS
@@ -173,6 +180,7 @@ class Learner:
         while self.step():
             pass
         self.publish(asked=True)
+        self.look()
 
     def run(self, stop: threading.Event) -> None:
         """Until asked to stop. Raises SourceError, OSError where it cannot go on."""
@@ -186,6 +194,8 @@ class Learner:
                 self.status.learn_token = token or self.status.learn_token
             elif self.fleet is not None:
                 self._share(self.fleet)
+            if not more:
+                self.look()
             self.tell(refused)
             self._wait(stop, REST * (time.monotonic() - began) + (0.0 if more else LOOK_SECONDS))
 
@@ -203,6 +213,20 @@ class Learner:
                 log.error("what was learned is not published", reason=str(error))
             self._problem = str(error)
         return None
+
+    def look(self) -> None:
+        """Weigh the versions that stand in the shadow, and serve one that is found to be better; in a fleet, on the
+        machine that publishes. Raises OSError."""
+        trials = self._publisher.trials
+        if trials is None or (self.fleet is not None and self.fleet.fence is None):
+            return
+        try:
+            self._publisher.hold(self.fleet.fence if self.fleet is not None else None)
+            for did, count in trials.look(self._now()).items():
+                self.status.gate[did] = self.status.gate.get(did, 0) + count
+        except PolicyError as error:
+            self._problem = str(error)
+        self.status.trial = trials.problem or trials.status()
 
     def _share(self, fleet: LearningFleet) -> None:
         try:

@@ -30,6 +30,7 @@ from recommendation_service.learning.rewards import Happening
 from recommendation_service.learning.row_notes import BY_ROW, RowNotes
 from recommendation_service.learning.status import Totals
 from recommendation_service.learning.sums import Sums
+from recommendation_service.learning.weighed import Weighed
 from recommendation_service.log.marks import Mark
 
 FILE = "learned.sqlite"
@@ -175,6 +176,7 @@ class Ledger:
             self.arms = Arms(self._database, self.persons)
             self.rows = RowNotes(self._database)
             self.abroad = Abroad(self._database)
+            self.weighed = Weighed(self._database)
             self.fleet = FleetNotes(self._database)
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             self._database.close()
@@ -382,6 +384,7 @@ class Ledger:
                 self.persons.forget(user)
                 self.arms.forget(user)
                 self.abroad.forget(user)
+                self.weighed.forget(user)
                 run("INSERT OR REPLACE INTO forgotten VALUES (?, ?)", (user, moment))
         for user in known.keys() - users.keys():
             self._database.execute("DELETE FROM forgotten WHERE user = ?", (user,))

@@ -1,4 +1,5 @@
-"""What was learned becomes a policy version: kept, and as a shadow at most loaded; only a person serves one."""
+"""What was learned becomes a policy version: kept, and as a shadow at most loaded. What serves one is a person, or the
+gate (trials.py)."""
 
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -9,9 +10,12 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.learning.format import LearningFile
+from recommendation_service.learning.ledger import Ledger
 from recommendation_service.learning.posterior import Model, believed_matrices, posterior
+from recommendation_service.learning.steps import next_step
 from recommendation_service.learning.sums import BESIDE, Floats
-from recommendation_service.learning.variety import recorded_slots, shares, temperatures
+from recommendation_service.learning.trials import Trials
+from recommendation_service.learning.variety import recorded_feeds, shares, slots_by_kind, temperatures
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.differences import in_words, moves
 from recommendation_service.policies.fleet import FleetPolicies
@@ -22,6 +26,8 @@ from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, POLI
 log = structlog.get_logger(__name__)
 
 TOLD_MOVES = 4
+# Two policies of which nearly every feed could be either's are one: there is nothing to weigh.
+SAME = 0.99
 
 
 class OtherFeatures(SourceError):
@@ -36,12 +42,20 @@ class Published(NamedTuple):
 class Publisher:
     """Versions have the policy file that is served at that moment, and what was learned about its prior."""
 
-    def __init__(self, settings: Settings, file: LearningFile, fleet: FleetPolicies | None = None) -> None:
+    def __init__(
+        self, settings: Settings, file: LearningFile, ledger: Ledger, fleet: FleetPolicies | None = None
+    ) -> None:
         """``fleet``: of which this machine's learner is one; None: there is none."""
         self._settings = settings
         self._file = file
         self._store = PolicyStore(settings.policy_dir, settings.policy_keep, fleet)
         self._fleet = fleet
+        self.trials = None if settings.learn_promotion == "off" else Trials(settings, file, ledger, self._store)
+
+    def hold(self, fence: str | None) -> None:
+        """``fence``: of the lease to publish for the fleet."""
+        if self._fleet is not None:
+            self._fleet.fence = fence or ""
 
     def publish(
         self, sums: Floats, slots: int, before: str | None, now: float, machines: int = 1, fence: str = ""
@@ -51,32 +65,46 @@ class Publisher:
 
         Raises OtherFeatures, PolicyError (Fenced: another machine publishes by now), ConfigurationError.
         """
-        if self._fleet is not None:
-            self._fleet.fence = fence
+        self.hold(fence)
+        deed = Deed(datetime.fromtimestamp(now, UTC), BY_LEARNER, "")
+        if self.trials is not None and self._store.current() is None:
+            # What is weighed needs a version that serves, and what is promoted one to go back to.
+            self._store.publish(self._served(), None, deed._replace(why="what was served before"))
         content = self._served()
         prior = Policy(parse_policy(content, "policy file"))
         if sums.shape[1] != len(prior.feature_names) + BESIDE:
             raise OtherFeatures("The policy that is served has other features than what was learned is of.")
-        learned = self._as_varied(prior, sums)
+        feeds = self._recorded_feeds(prior)
+        learned, step = self._as_varied(prior, sums, feeds), ""
+        serves = self._opened(self._store.current()) or prior
+        is_candidate = self.trials is not None and not self.trials.is_open()
+        if is_candidate:
+            found = next_step(serves, learned, feeds, self._settings.learn_step_support)
+            learned, is_candidate = found.learned, found.support < SAME or not feeds
+            step = "" if found.share == 1.0 else f", {found.share:.0%} of the way from {serves.version}"
         after = Policy(prior.file, *learned)
         words = in_words(moves(self._opened(before) or prior, after), TOLD_MOVES)
         of = f" of {machines} machines" if machines > 1 else ""
-        why = f"learned from {slots:,} shown items{of}: {words}"
-        deed = Deed(datetime.fromtimestamp(now, UTC), BY_LEARNER, why)
-        version = self._store.publish(content, learned, deed, aside=True)
-        if self._settings.learner == "shadow":
-            self._show_beside(version, deed)
+        why = f"learned from {slots:,} shown items{of}{step}: {words}"
+        version = self._store.publish(content, learned, deed._replace(why=why), aside=True)
+        if self.trials is not None:
+            if is_candidate:
+                self.trials.try_out(version, now)
+        elif self._settings.learner == "shadow":
+            self._show_beside(version, deed._replace(why=why))
         return Published(version, words)
 
-    def _as_varied(self, prior: Policy, sums: Floats) -> Learned:
-        """Where decisions cannot be read, temperatures are those of the file."""
-        model = model_of(prior, self._file)
-        learned = posterior(sums, model)
+    def _recorded_feeds(self, prior: Policy) -> list[list[tuple[int, Floats]]]:
         try:
-            slots = recorded_slots(self._settings.decisions_dir, len(prior.feature_names))
+            return recorded_feeds(self._settings.decisions_dir, len(prior.feature_names))
         except OSError as error:
             log.warning("decisions cannot be read", reason=str(error))
-            return learned
+            return []
+
+    def _as_varied(self, prior: Policy, sums: Floats, feeds: list[list[tuple[int, Floats]]]) -> Learned:
+        """Where there are no decisions, temperatures are those of the file."""
+        model = model_of(prior, self._file)
+        learned, slots = posterior(sums, model), slots_by_kind(feeds)
         evenness = shares(slots, believed_matrices(sums, model), model.precision, self._file.variety)
         return learned._replace(temperature=temperatures(prior, Policy(prior.file, *learned), slots, evenness))
 

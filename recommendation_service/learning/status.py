@@ -56,6 +56,8 @@ class LearnerStatus:
     unread: dict[str, str] = field(default_factory=dict)  # by table of the operator's: why it is not learned from
     experiment: dict[str, Any] | None = None  # what was counted of the one that runs, see arms.in_short
     fleet: dict[str, Any] | None = None  # who else learns, and who publishes; None: without Redis
+    gate: dict[str, int] = field(default_factory=dict)  # how often each verdict and deed came
+    trial: str | None = None  # what is being weighed, in words
     learn_token: str | None = None  # of the last request that was carried out
     written_ms: int = 0
 

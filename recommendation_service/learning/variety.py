@@ -79,20 +79,33 @@ def shares(slots: Sequence[Sequence[Floats]], A: Floats, precision: float, least
     return np.asarray(least + (1.0 - least) * np.array(left))
 
 
-def recorded_slots(folder: Path, features: int) -> list[list[Floats]]:
-    """By kind, of the latest decisions: what each slot could hold that was drawn from its pool. Raises OSError."""
-    found: list[list[Floats]] = [[] for _ in KINDS]
+def recorded_feeds(folder: Path, features: int) -> list[list[tuple[int, Floats]]]:
+    """Of the latest decisions, of each slot that was drawn from a pool: whose, and what it could hold (m, d). Raises
+    OSError."""
+    found = []
     for record in latest_drawn(folder, DECISIONS):
         try:
             decision = unpack_decision(record.packed)
         except ValueError:
             continue  # of another release
+        feed = []
         for slot in decision.slots:
-            if slot.chosen < 0 or slot.pool >= len(KINDS) or len(found[slot.pool]) >= MOST_SLOTS:
+            if slot.chosen < 0 or slot.pool >= len(KINDS):
                 continue
             X = decision.pools[slot.pool].X[slot.eligible].astype(np.float64)
-            if len(X) > 1 and X.shape[1] == features and np.isfinite(X).all():
-                found[slot.pool].append(X)
+            if X.shape[1] == features and np.isfinite(X).all():
+                feed.append((slot.pool, X))
+        found.append(feed)
+    return found
+
+
+def slots_by_kind(feeds: Sequence[Sequence[tuple[int, Floats]]]) -> list[list[Floats]]:
+    """Of each kind, what so many slots could hold that left something to choose."""
+    found: list[list[Floats]] = [[] for _ in KINDS]
+    for feed in feeds:
+        for pool, X in feed:
+            if len(X) > 1 and len(found[pool]) < MOST_SLOTS:
+                found[pool].append(X)
     return found
 
 

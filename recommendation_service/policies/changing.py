@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recommendation_service.policies.store import PolicyStore
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+OneVersion = Annotated[str, typer.Argument(metavar="VERSION", help="One of those that `recs policy list` shows.")]
 Expect = Annotated[
     str | None,
     typer.Option(metavar="VERSION", help="Change nothing unless this is the current version; none: there is none."),

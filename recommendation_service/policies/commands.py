@@ -9,11 +9,13 @@ import typer
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.output import print_rows
+from recommendation_service.policies import evidence_commands
 from recommendation_service.policies.changing import (
     AsJson,
     By,
     Expect,
     Here,
+    OneVersion,
     Why,
     changing,
     deed_of,
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from recommendation_service.policies.store import PolicyStore
 
 app = typer.Typer(no_args_is_help=True, help="Policy versions: what feeds are ranked by.")
+app.command()(evidence_commands.evidence)
 
 Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="Default: the current one.")]
-OneVersion = Annotated[str, typer.Argument(metavar="VERSION", help="One of those that `recs policy list` shows.")]
 
 LATEST_CHANGES = 10
 
@@ -43,9 +45,11 @@ def list_versions(as_json: AsJson = False) -> None:
     $ recs policy list
     $ recs policy list --json | jq -r .current
     """
+    from recommendation_service.policies.evidence import EvidenceFiles
     from recommendation_service.policies.store import BY_LEARNER
 
     settings, store = _store()
+    files = EvidenceFiles(store.folder)
     current, pinned, shadows, experiment = store.current(), store.pinned(), store.shadows(), store.experiment()
     rows: list[dict[str, Any]] = []
     for version in reversed(store.versions()):
@@ -57,6 +61,8 @@ def list_versions(as_json: AsJson = False) -> None:
             rows.append({**row, "problem": str(error)})
             continue
         described = {name: manifest.get(name) for name in ("name", "published_at", "by", "why")}
+        looks = files.of(version)
+        described["verdict"] = looks[-1].verdict if looks else None
         rows.append({**row, **described, "learned": "theta.npy" in manifest["files"]})
     journal, cut_off = store.journal.entries(), _cut_off(settings)
     if as_json:
@@ -89,6 +95,7 @@ def _listed(row: dict[str, Any], pinned: str | None) -> tuple[str, ...]:
     marks = ["pinned" if row["version"] == pinned else "current"] if row["current"] else []
     marks += ["shadow"] if row["shadow"] else []
     marks += [f"arm {name}" for name in row["arms"]]
+    marks += [row["verdict"]] if row.get("verdict") else []
     if "problem" in row:
         return (row["version"], ", ".join([*marks, "damaged"]), "", "", "", "")
     learned = "yes" if row["learned"] else "no"
@@ -103,18 +110,22 @@ def _print_changes(entries: "list[Entry]") -> None:
 
 @app.command()
 def show(version: Version = None, as_json: AsJson = False) -> None:
-    """What is in a version, and when it was served and why.
+    """What is in a version, when it was served and why, and what was found when it was weighed.
 
     \b
     $ recs policy show
     $ recs policy show 20261129T101500.000000Z-5d41402abc4b2a76 --json
     """
+    from recommendation_service.policies.evidence import EvidenceFiles
+
     settings, store = _store()
     version = store.named(version)
     policy, manifest = store.open(version), store.manifest(version)
     changes = [entry for entry in store.journal.entries() if version in (entry.version or "").split()]
+    looks = EvidenceFiles(store.folder).of(version)
     if as_json:
         found = {"version": version, **manifest, "file": policy.file.model_dump(mode="json")}
+        found["evidence"] = [vars(look) for look in looks]
         if "theta.npy" in manifest["files"]:
             found["theta"] = policy.arrays.theta.tolist()
         typer.echo(json.dumps({**found, "journal": [vars(entry) for entry in changes]}, ensure_ascii=False))
@@ -136,6 +147,8 @@ def show(version: Version = None, as_json: AsJson = False) -> None:
         ],
         right={3, 4, 5},
     )
+    typer.echo(f"floor of the draws: {policy.arrays.floor:g}")
+    evidence_commands.print_looks(looks)
     _print_changes(changes[::-1])
     warn_of_file(settings)
 

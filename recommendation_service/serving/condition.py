@@ -168,6 +168,9 @@ class Condition:
         help_text = "Of the test that people come into the arms as the shares say, at any time; 1: no experiment runs"
         p_value = float(experiment["ratio_p_value"]) if experiment is not None else 1.0
         yield "recs_experiment_ratio_p_value", help_text, {}, p_value
+        help_text = "Looks at the evidence of policy versions, and what the gate did"
+        for did, count in ({"promoted": 0, "returned": 0} | (status.gate if status is not None else {})).items():
+            yield "recs_learn_gate_total", help_text, {"did": did}, float(count)
         if status is None:
             return
         totals = status.totals

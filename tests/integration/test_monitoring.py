@@ -311,6 +311,7 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "ExperimentRatioOff": ("<", 0.001),
         "ReaderCutOff": (">", 0),
         "DecisionsUnrecorded": (">", 0),
+        "PolicyFellBack": (">", 0),
         "DeadLetters": (">", 0),
         "Problems": (">", 0),
     }

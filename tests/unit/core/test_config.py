@@ -120,6 +120,14 @@ CONTRADICTIONS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         {"CATALOG_REFRESH_SECONDS": "61", "CATALOG_MAX_AGE_SECONDS": "60"},
         ("CATALOG_REFRESH_SECONDS", "61", "CATALOG_MAX_AGE_SECONDS", "60"),
     ),
+    "promotion without shadows": (
+        {"LEARN_PROMOTION": "gated", "LEARNER": "store"},
+        ("LEARN_PROMOTION", "gated", "LEARNER", "store"),
+    ),
+    "promotion beside a file that is served whatever is promoted": (
+        {"LEARN_PROMOTION": "shadow", "LEARNER": "shadow", "POLICY_FILE": "mine.toml"},
+        ("LEARN_PROMOTION", "shadow", "POLICY_FILE"),
+    ),
     "a stop longer than the time limit": (
         {"GUNICORN_TIMEOUT": "10", "GUNICORN_GRACEFUL_TIMEOUT": "11"},
         ("GUNICORN_TIMEOUT", "10", "GUNICORN_GRACEFUL_TIMEOUT", "11"),

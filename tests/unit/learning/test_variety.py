@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recommendation_service.learning.variety import as_varied, evenness, recorded_slots, shares, unknown
+from recommendation_service.learning.variety import as_varied, evenness, recorded_feeds, shares, slots_by_kind, unknown
 from recommendation_service.model.kinds import KINDS
 from tests.support.policies import ALL_FEATURE_NAMES as FEATURE_NAMES
 
@@ -28,7 +28,7 @@ def test_a_temperature_is_never_raised() -> None:
 
 
 def test_without_decisions_temperatures_stay(tmp_path: Path) -> None:
-    assert recorded_slots(tmp_path / "none", len(FEATURE_NAMES)) == [[] for _ in KINDS]
+    assert slots_by_kind(recorded_feeds(tmp_path / "none", len(FEATURE_NAMES))) == [[] for _ in KINDS]
     assert as_varied([], [], 0.8) == 0.8
 
 

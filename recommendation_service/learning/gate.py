@@ -1,0 +1,113 @@
+"""The gate: what a look at a version's evidence says, and when one looks.
+
+A version is better where the lower bound of what its feeds bring more than those of the one that serves is above 0, or
+above the loss that is tolerated. Looks are at half as many feeds as the next one, the last at ``most``; each spends of
+the error that is allowed what its new feeds are of all, so that a version that is not better is found to be with that
+probability at most, however often one looked (Kim and DeMets 1987, "Design and analysis of group sequential tests based
+on the type I error spending rate function", Biometrika; the error that is spent is added up, which is cautious).
+"""
+
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from recommendation_service.estimates.estimate import FEW, FEW_USERS, Estimates, estimate
+from recommendation_service.estimates.logged import LoggedFeeds, UnusableLog
+from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
+
+FIRST_LOOK = 500  # with fewer feeds one does not look
+NEGLIGIBLE = 1e-3  # share of what a feed brings; less is nobody's gain, and records round propensities
+
+
+class Rules(NamedTuple):
+    """``confidence``: that a version which is found to be better is; ``tolerated_loss``: share of what a feed brings;
+    ``bounds``: the least and the most that a slot may bring."""
+
+    most_feeds: int
+    confidence: float
+    tolerated_loss: float
+    bounds: tuple[float, float]
+
+
+def looks(most: int) -> list[int]:
+    """After how many feeds."""
+    found = [most]
+    while found[0] // 2 >= FIRST_LOOK:
+        found.insert(0, found[0] // 2)
+    return found
+
+
+def due(feeds: int, looked: int, most: int) -> int | None:
+    """The look that so many feeds are enough for, after one at ``looked`` feeds."""
+    return next((at for at in reversed(looks(most)) if looked < at <= feeds), None)
+
+
+def error_of(look: int, rules: Rules) -> float:
+    """That a look may spend."""
+    before = max((at for at in looks(rules.most_feeds) if at < look), default=0)
+    return (1.0 - rules.confidence) * (look - before) / rules.most_feeds
+
+
+def judge(feeds: LoggedFeeds | UnusableLog, look: int, rules: Rules, against: str, when: datetime, who: str) -> Look:
+    """``look``: one of ``looks``, which the feeds are enough for."""
+    error = error_of(look, rules)
+    if isinstance(feeds, UnusableLog):
+        words = f"The feeds cannot be weighed: {feeds.problems[0]}."
+        return _told(None, look, error, REFUSED, words, against, when, who)
+    found = estimate(feeds, bounds=rules.bounds, confidence=1.0 - 2.0 * error)
+    verdict, words = _verdict(found, rules)
+    return _told(found, look, error, verdict, words, against, when, who)
+
+
+def _verdict(found: Estimates, rules: Rules) -> tuple[str, str]:
+    lower, upper = _lower(found), found.upper
+    tolerated, negligible = (share * abs(found.logged) for share in (rules.tolerated_loss, NEGLIGIBLE))
+    change = f"{found.difference:+.4f} a feed ({lower:+.4f} to {upper:+.4f}) beside {found.logged:.4f}"
+    verdict, words = OPEN, f"Nothing can be told yet: {change}."
+    if found.refusal is not None:
+        verdict, words = REFUSED, found.refusal
+    elif not np.isfinite([found.difference, lower, upper]).all():
+        verdict, words = REFUSED, "The estimate is no finite number."
+    elif tolerated == 0 and -negligible <= lower and upper <= negligible:
+        words = f"It brings the same: {change}."
+    elif upper < -tolerated:
+        verdict, words = WORSE, f"It brings less: {change}."
+    elif found.ess.min() < FEW:
+        words = f"Too little support: {change}, with an effective sample size of {found.ess.min():,.0f}, under {FEW}."
+    elif found.users < FEW_USERS:
+        words = f"Too few people: {change}, of {found.users} people, and {FEW_USERS} are needed."
+    elif lower > -tolerated:
+        at_least = f"at most {rules.tolerated_loss:.1%} less" if tolerated > 0 else "more"
+        verdict, words = BETTER, f"It brings {at_least}: {change}."
+    return verdict, words
+
+
+def _lower(found: Estimates) -> float:
+    return min(found.estimate.lower, found.guardrail.lower)
+
+
+def _told(
+    found: Estimates | None, look: int, error: float, verdict: str, words: str, against: str, when: datetime, who: str
+) -> Look:
+    is_told = found is not None and found.refusal is None
+    return Look(
+        when=when.isoformat(timespec="milliseconds"),
+        who=who,
+        against=against,
+        verdict=verdict,
+        words=words,
+        feeds=look,
+        users=found.users if found is not None else 0,
+        confidence=1.0 - error,
+        logged=_number(found.logged) if found is not None else None,
+        difference=_number(found.difference) if found is not None and is_told else None,
+        lower=_number(_lower(found)) if found is not None and is_told else None,
+        upper=_number(found.upper) if found is not None and is_told else None,
+        effective_sample_size=float(found.ess.min(initial=np.inf)) if found is not None and found.slots else 0.0,
+        largest_weight=float(found.largest_weights.max(initial=0.0)) if found is not None else 0.0,
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

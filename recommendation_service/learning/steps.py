@@ -1,0 +1,85 @@
+"""Steps that can be weighed: how far towards what was learned a candidate may go from the policy that serves.
+
+Weights of feeds are products over their slots, so that their effective sample size falls steeply with a feed's length
+and with how far apart two policies are. A candidate beyond that would stay in shadow for ever; so what is far away is
+reached by several promoted steps. How large one may be follows from what the latest decisions could have held: with p
+what serves and q what is weighed, a slot's mean square weight is Σ q²/p, and a feed's the product over its slots.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.policies.policy import Learned, Policy
+
+Floats = npt.NDArray[np.float64]
+Feed = Sequence[tuple[int, Floats]]  # of each slot that was drawn from a pool: whose, and (m, d) what it could hold
+
+HALVINGS = 12  # of the search for a step's size
+
+
+class Step(NamedTuple):
+    learned: Learned
+    share: float  # of the way, 1: all of it
+    support: float  # effective sample size that is expected, as a share of the feeds
+
+
+def next_step(serves: Policy, learned: Learned, feeds: Sequence[Feed], least_support: float) -> Step:
+    """The longest whose expected support is enough. Where no decisions were recorded, all of the way: the evidence
+    will tell, or refuse to."""
+
+    def at(share: float) -> Step:
+        one = learned if share == 1.0 else towards(serves, learned, share)
+        return Step(one, share, expected_support(serves, Policy(serves.file, *one), feeds))
+
+    found = at(1.0)
+    if found.support >= least_support:
+        return found
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        step = at(middle)
+        if step.support >= least_support:
+            low, found = middle, step
+        else:
+            high = middle
+    return found if low > 0.0 else at(high)
+
+
+def towards(serves: Policy, learned: Learned, share: float) -> Learned:
+    """A policy on the way: the mean and its precision go straight, the temperature by equal factors."""
+    arrays = serves.arrays
+    A = np.linalg.inv(arrays.precision_root @ arrays.precision_root.transpose(0, 2, 1))
+    A = (A + A.transpose(0, 2, 1)) / 2
+    wanted = Policy(serves.file, *learned).arrays.temperature
+    return Learned(
+        arrays.theta + share * (learned.theta - arrays.theta),
+        A + share * (learned.A - A),
+        arrays.temperature * (wanted / arrays.temperature) ** share,
+    )
+
+
+def expected_support(serves: Policy, other: Policy, feeds: Sequence[Feed]) -> float:
+    """Share of the feeds that their effective sample size will be, of the slot where it is least. Slots that feeds
+    are seldom long enough for have no say, as in the estimates."""
+    longest = max(map(len, feeds), default=0)
+    squares = np.full((len(feeds), longest), np.nan)
+    for row, feed in enumerate(feeds):
+        product = 1.0
+        for place, (pool, X) in enumerate(feed):
+            served, weighed = (_probabilities(policy, pool, X) for policy in (serves, other))
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                product = min(product * float(np.sum(np.where(weighed > 0, weighed**2 / served, 0.0))), 1e100)
+            squares[row, place] = product
+    has = [column[~np.isnan(column)] for column in squares.T]
+    means = [float(column.mean()) for column in has if len(column) >= 0.1 * len(feeds)]
+    return 1.0 / max(means, default=1.0)
+
+
+def _probabilities(policy: Policy, pool: int, X: Floats) -> Floats:
+    arrays = policy.arrays
+    scores = X @ arrays.theta[pool] + arrays.alpha[pool] * np.linalg.norm(X @ arrays.precision_root[pool], axis=1)
+    weights = np.exp((scores - scores.max()) / arrays.temperature[pool])
+    return np.asarray((1.0 - arrays.floor) * weights / weights.sum() + arrays.floor / len(X))
