@@ -197,9 +197,15 @@ def _said(error: Any, keys: tuple[str, ...]) -> tuple[str, str]:
         if allowed:
             return f"there is no {key}", did_you_mean(key, allowed)
         return f"{key} is no name", "a name begins with a letter, and has letters, digits, _ and -, at most 64"
+    return _said_of_value(error, keys, key)
+
+
+def _said_of_value(error: Any, keys: tuple[str, ...], key: str) -> tuple[str, str]:
     message = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
     shown = repr(error["input"])
     given = f", and is {shown}" if len(shown) <= 60 and not isinstance(error["input"], dict | list) else ""
+    if error["type"] in {"model_type", "dict_type"}:
+        return f"{key} should be a section{given}", f"write [{'.'.join(keys)}], and below it what belongs to it"
     if error["type"] == "literal_error":
         choices = [str(choice) for choice in _names_at(keys)]
         near = did_you_mean(str(error["input"]), choices) if choices else ""

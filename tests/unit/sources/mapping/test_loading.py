@@ -169,6 +169,14 @@ def test_a_file_that_is_no_mapping_says_why(tmp_path: Path, content: bytes, said
     assert said in str(raised.value)
 
 
+def test_what_is_no_section_is_told_to_be_one(tmp_path: Path) -> None:
+    text = SMALLEST.replace('[users]\nquery = "SELECT id FROM users"', 'users = "SELECT id FROM users"')
+    assert problems(tmp_path, text) == [
+        "mapping.toml, line 2: users should be a section, and is 'SELECT id FROM users'; "
+        "write [users], and below it what belongs to it"
+    ]
+
+
 def test_a_missing_file_says_what_names_it_and_what_makes_one(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match=r"MAPPING_FILE names it; `recs source init` writes one"):
         load_mapping(tmp_path / "mapping.toml")
