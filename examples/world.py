@@ -66,7 +66,7 @@ class World:
         """
         items = len(topics)
         popularity = 1.0 / (1.0 + self.rng.permutation(items)) ** 0.8
-        affinity = np.exp(4.0 * tastes @ topics.T / topics.max())
+        affinity = np.exp(6.0 * tastes @ topics.T / topics.max())
         found = []
         for person in range(len(tastes)):
             joined = self.rng.uniform(5, 150)

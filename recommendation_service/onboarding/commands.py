@@ -105,13 +105,14 @@ def check(
     database: Annotated[
         str | None, typer.Option("--database", metavar="URL", help="Its database. Default: that of the settings.")
     ] = None,
+    feeds: Annotated[bool, typer.Option(help="Make five feeds as people would see them.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Run everything of a mapping once, and say what a catalog of it would be. Nothing is written or published.
 
     Of each query rows, kinds of values, nulls, different ones, and how the database reads it, for all and for one user;
-    what was set aside and why; some items as people would see them. Problems are told all at once, each with its line.
-    Exit status: 0 where a catalog can be built, 1 where not, or where something is wrong.
+    what was set aside and why; some items and feeds as people would see them. All problems are told at once, with their
+    lines. Exit status: 0 where a catalog can be built, 1 where not, or where something is wrong.
 
     \b
     $ recs source check
@@ -137,7 +138,7 @@ def check(
         engine = make_engine(settings)
         try:
             with Console(stderr=True, quiet=as_json).status("Connecting") as status:
-                report = check_mapping(loaded, engine, settings, status.update)
+                report = check_mapping(loaded, engine, settings, status.update, with_feeds=feeds)
         finally:
             engine.dispose()
     if as_json:
@@ -163,6 +164,7 @@ def _as_dict(report: "CheckReport") -> dict[str, Any]:
         "queries": [asdict(query) for query in report.queries],
         "set_aside": report.set_aside,
         "items": {name: [asdict(item) for item in items] for name, items in report.items.items()},
+        "feeds": [asdict(feed) for feed in report.feeds],
     }
 
 
@@ -201,6 +203,12 @@ def _print(report: "CheckReport") -> None:
         ]
         if shown:
             print_rows(("id", "time", "fields", "terms"), shown, title=f"Some {name}s, the newest first")
+    for feed in report.feeds:
+        who = "somebody unknown" if feed.user is None else f"user {feed.user}"
+        title = f"Feed {feed.feed} of {who}"
+        if feed.latest:
+            title += f", who took last: {'; '.join(map(_named, feed.latest))}"
+        print_rows(("", ""), [(str(place), _named(item)) for place, item in enumerate(feed.items, 1)], title=title)
     for finding in report.findings:
         _print_finding(finding)
     for problem in report.problems:
@@ -209,6 +217,12 @@ def _print(report: "CheckReport") -> None:
         typer.echo("\nA catalog cannot be built of it, or not as it is meant: mend what is red.")
     else:
         typer.echo("\nA catalog can be built of it.")
+
+
+def _named(item: dict[str, Any]) -> str:
+    """An item in a line: its type, and its first field, or else its id."""
+    item_type, one, *fields = item.values()
+    return f"{item_type} {fields[0] if fields else one}"
 
 
 def _read(plan: "list[PlanStep]") -> str:

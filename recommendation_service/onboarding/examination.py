@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address, attempt, begin_reading
-from recommendation_service.core.errors import SourceError
+from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
 from recommendation_service.doctor.findings import Finding, Severity, error, ok, warning
 from recommendation_service.doctor.queries import PlanStep
 from recommendation_service.onboarding.plans import hides_rows, plan_of
@@ -24,6 +24,9 @@ from recommendation_service.sources.mapping.problems import Problem
 from recommendation_service.sources.mapping.reading import TablesError, by_user, read
 from recommendation_service.sources.mapping.results import OfUsers, Result, of_users, parameters
 from recommendation_service.sources.mapping.tables import Findings, Tables
+
+if TYPE_CHECKING:
+    from recommendation_service.onboarding.feeds import ShownFeed
 
 # As of a user whom a feed asks for and who is not in the catalog.
 MOST_OF_ONE_USER = 80
@@ -52,7 +55,7 @@ class CheckReport:
     queries: list[QueryReport] = field(default_factory=list)
     set_aside: list[dict[str, Any]] = field(default_factory=list)
     items: dict[str, list[ShownItem]] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    feeds: list["ShownFeed"] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -61,7 +64,12 @@ class CheckReport:
 
 
 def check_mapping(
-    mapping: Mapping, engine: Engine, settings: Settings, progress: Callable[[str], None] = lambda _: None
+    mapping: Mapping,
+    engine: Engine,
+    settings: Settings,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    with_feeds: bool = False,
 ) -> CheckReport:
     """Run everything once. ``progress`` is told what is being done. Raises SourceError where there is no connection."""
     report = CheckReport(str(mapping.path), address(engine.url))
@@ -80,6 +88,9 @@ def check_mapping(
                 findings = tables.findings
                 report.findings += _results(tables, mapping)
                 report.items = shown_items(tables)
+                if with_feeds and any(map(len, tables.items.values())):
+                    progress("Making some feeds")
+                    report.findings += _feeds(report, mapping, tables, settings, now)
             except TablesError as failure:
                 findings = failure.findings
                 report.problems += failure.found
@@ -90,6 +101,23 @@ def check_mapping(
     except SQLAlchemyError as failure:
         raise SourceError(f"{report.database}: {server_words(failure)}") from failure
     return report
+
+
+def _feeds(
+    report: CheckReport, mapping: Mapping, tables: Tables, settings: Settings, now: datetime
+) -> Iterator[Finding]:
+    from recommendation_service.onboarding.feeds import shown_feeds
+
+    try:
+        report.feeds = shown_feeds(mapping, tables, settings, now)
+    except (ConfigurationError, SourceError, CatalogError) as failure:
+        yield error("feeds", f"No feed can be made of it: {failure}.")
+        return
+    empty = [feed.feed for feed in report.feeds if not feed.items]
+    if empty:
+        yield error(
+            f"feeds.{empty[0]}", "It has no item for somebody.", "Look at the kinds in its pattern, and at filters."
+        )
 
 
 def _note(report: CheckReport, findings: Findings) -> None:

@@ -44,10 +44,10 @@ def filled(
     return make
 
 
-def check(mapping: Path, url: URL, *, status: int = 0) -> dict[str, Any]:
+def check(mapping: Path, url: URL, *, status: int = 0, feeds: bool = False) -> dict[str, Any]:
     """What the command prints as JSON."""
-    address = url.render_as_string(hide_password=False)
-    done = CliRunner().invoke(cli.app, ["source", "check", str(mapping), "--database", address, "--json"])
+    options = ["--database", url.render_as_string(hide_password=False), "--feeds" if feeds else "--no-feeds", "--json"]
+    done = CliRunner().invoke(cli.app, ["source", "check", str(mapping), *options])
     assert done.exit_code == status, done.output
     report: dict[str, Any] = json.loads(done.stdout)
     assert report["status"] == status
@@ -74,7 +74,10 @@ def sentences(report: dict[str, Any], severity: str) -> list[str]:
 def test_each_example_can_be_built_and_nothing_in_it_is_odd(
     filled: Callable[[str, str], URL], example: str, backend: str
 ) -> None:
-    report = check(EXAMPLES / example / "mapping.toml", filled(example, backend))
+    report = check(EXAMPLES / example / "mapping.toml", filled(example, backend), feeds=True)
+    assert [(len(feed["items"]), feed["user"] is None) for feed in report["feeds"]] == [(8, False)] * 4 + [(8, True)]
+    assert report["feeds"][0]["latest"], "somebody who did something"
+    assert report["feeds"][-1]["latest"] == []
     assert report["problems"] == []
     assert sentences(report, WARNING) == []
     for query in report["queries"]:
