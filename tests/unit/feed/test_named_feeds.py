@@ -1,0 +1,76 @@
+"""A feed by its name is the contract's feed in another form; filters keep items out and leave nothing behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recommendation_service.catalog.filter_columns import FilterColumn, listed, value_number
+from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.model.kinds import ENDPOINTS, KINDS, MOST_KINDS, kind_name, kind_number
+from recommendation_service.policies.policy import load_policy
+from tests.support.catalogs import Challenge, User, Video, World, make_catalog
+from tests.support.slates import request_for
+
+VIDEOS = [Video(number, number % 9 + 1, skills=(f"skill {number % 5}",)) for number in range(1, 61)]
+CHALLENGES = [Challenge(number, number % 4 + 1) for number in range(1, 31)]
+WORLD = World(VIDEOS, CHALLENGES, [User(7, skills=("skill 1",))])
+POLICY = load_policy()
+
+
+def pipeline(*filters: FilterColumn) -> FeedPipeline:
+    return FeedPipeline(Generation(replace(make_catalog(WORLD), filters=filters), POLICY))
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_feed_by_its_name_holds_what_its_endpoint_does(endpoint: str) -> None:
+    feeds, request = pipeline(), request_for(7, endpoint, 20)
+    field = {"total": "mix_ids", "discover": "resume_ids", "flow": "challenge_ids"}[endpoint]
+
+    contract = json.loads(feeds.feed(request))["body"]
+    named = json.loads(feeds.feed(request._replace(by_name=True)))
+
+    assert [str(one) for one in named.pop("ids")] == contract.pop(field)
+    assert named == contract
+
+
+def test_a_filter_keeps_out_what_does_not_pass_and_leaves_nothing_behind() -> None:
+    colours = ["red" if number % 3 == 0 else "blue" for number in range(len(WORLD.items))]
+    column = FilterColumn("colour", "equal", False, [(0, len(VIDEOS))], listed([(one,) for one in colours]), None)
+    filtered, plain = pipeline(column), pipeline()
+    request = request_for(7, "total", 30)
+    asked = request._replace(filters=(("colour", (value_number("RED "),)),))
+
+    for _ in range(2):
+        rows = filtered.rank(asked).items.tolist()
+        assert all(colours[row] == "red" for row in rows if row < len(VIDEOS))
+        assert any(row >= len(VIDEOS) for row in rows), "of another type it says nothing"
+        assert filtered.feed(request) == plain.feed(request)
+
+
+def test_numbers_are_at_most_what_is_asked_and_what_has_none_goes_by_the_rule() -> None:
+    prices = np.array([np.nan if number % 4 == 0 else float(number) for number in range(len(WORLD.items))])
+    everything = [(0, len(prices))]
+    request = request_for(0, "discover", 60)._replace(filters=(("price", 20.0),))
+
+    def found(*, passes_missing: bool) -> Any:
+        column = FilterColumn("price", "at_most", passes_missing, everything, prices, None)
+        return prices[pipeline(column).rank(request).items]
+
+    assert set(found(passes_missing=False)) == {float(number) for number in range(21) if number % 4}
+    assert np.isnan(found(passes_missing=True)).any()
+
+
+def test_kinds_have_names_in_records_and_back() -> None:
+    names = [kind_name(number) for number in range(MOST_KINDS)]
+
+    assert names[: len(KINDS)] == list(KINDS)
+    assert [kind_number(name) for name in names] == list(range(MOST_KINDS))
+    for wrong in ("kind_3", "kind_14", "kind_05", "XYZ"):
+        with pytest.raises(ValueError, match=r"."):
+            kind_number(wrong)
