@@ -15,7 +15,9 @@ from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.model.item_keys import CHALLENGE, RESUME
 from recommendation_service.policies.policy import SHIPPED, load_policy
+from recommendation_service.sources.item_row import item_row
 from recommendation_service.sources.users import UserReader
 from tests.support.events import feed, feedback
 from tests.unit.sources.operator_database import (
@@ -662,3 +664,49 @@ def test_windows_are_settings(database: OperatorDatabase) -> None:
     for window in everything:
         assert seen(**{window: 8}) == everything
         assert seen(**{window: 6}) == everything | {window: False}
+
+
+# One item, for whoever misses it.
+
+
+@pytest.mark.parametrize(
+    ("table", "query", "item_type"), [("resumes", "videos", RESUME), ("challenges", "challenges", CHALLENGE)]
+)
+def test_the_rules_that_keep_a_row_out_are_those_by_which_builds_read_it(
+    database: OperatorDatabase, table: str, query: str, item_type: int
+) -> None:
+    gone = database.add("users", deleted_at=TOMORROW)
+    old = {"created_at": OUTSIDE_360, "updated_at": OUTSIDE_360}
+    cases: dict[str, tuple[dict[str, Any], list[str]]] = {
+        "may be shown": ({}, []),
+        "deleted at a zero date": ({"deleted_at": ZERO_DATE}, []),
+        "created at a zero date": ({"created_at": ZERO_DATE, "updated_at": ZERO_DATE}, []),
+        "deleted": ({"deleted_at": INSIDE_90}, ["deleted"]),
+        "of a deleted creator": ({"user_id": gone}, ["creator_deleted"]),
+        "of nobody": ({"user_id": 987_654}, []),
+        "a draft": ({"status": "draft"}, ["unpublished"]),
+        "of no status": ({"status": None}, ["unpublished"]),
+        "without a video": ({"video": None}, ["no_video"]),
+        "of no time": ({"created_at": None, "updated_at": None}, ["no_time"]),
+        "old": (old, ["too_old"]),
+        "old and deleted": (old | {"deleted_at": INSIDE_90}, ["deleted", "too_old"]),
+    }
+    ids = {case: database.add(table, **values) for case, (values, _) in cases.items()}
+    source = database.source(videos_window_days=300, challenges_window_days=300)
+
+    found = {case: item_row(source, NOW, item_type, number) for case, number in ids.items()}
+
+    assert {case: row.broken if row else None for case, row in found.items()} == {
+        case: broken for case, (_, broken) in cases.items()
+    }
+    with source.snapshot(NOW) as snapshot:
+        read = set(snapshot.read(query)["id"])
+    assert {case for case, row in found.items() if row and not row.broken} == {
+        case for case, number in ids.items() if number in read
+    }
+    draft = found["a draft"]
+    assert draft is not None
+    assert draft.status == "draft"
+    assert item_row(source, NOW, item_type, 2**62 - 1) is None
+    if table == "resumes":
+        assert item_row(source, NOW, CHALLENGE, ids["may be shown"]) is None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import create_engine
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL
 
+from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.lookup import find_feed
 from tests.support.events import feedback, write_segment
+from tests.support.flushed import prepared, settings_for
 
 
 def test_a_feed_that_nobody_has_is_not_found_whatever_else_has_its_bytes(tmp_path: Path) -> None:
@@ -16,3 +20,24 @@ def test_a_feed_that_nobody_has_is_not_found_whatever_else_has_its_bytes(tmp_pat
     engine = create_engine("sqlite://")
     assert [find_feed(engine, tmp_path, request_id) for request_id in ("0" * 32, "f" * 32, "no number")] == [None] * 3
     engine.dispose()
+
+
+@pytest.mark.parametrize("slots", [b"", b"\x02short", b"\x01no zlib", b"\x09of a later release"])
+def test_a_row_that_is_no_feed_of_a_release_is_said_to_be_none(slots: bytes, sqlite_url: URL, tmp_path: Path) -> None:
+    assert sqlite_url.database is not None
+    Path(sqlite_url.database).touch()
+    with prepared(settings_for(sqlite_url, tmp_path)) as engine:
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO recs_events (event_id, event, user_id, request_id, endpoint, flags, happened_at, "
+                    "received_at, properties, slots, flush_id) VALUES ('e', 'feed', 1, :request, 'total', 0, "
+                    "'2026-11-24 00:00:00', '2026-11-24 00:00:00', '{}', :slots, 'f')"
+                ),
+                {"request": "a" * 32, "slots": slots},
+            )
+        with pytest.raises(SourceError, match="cannot be read"):
+            find_feed(engine, tmp_path, "A" * 32)
+        with engine.begin() as connection:
+            connection.execute(text("UPDATE recs_events SET slots = NULL"))
+        assert find_feed(engine, tmp_path, "a" * 32) is None
