@@ -14,7 +14,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from recommendation_service.core.files import opener
 from recommendation_service.dsjson.decision import Form
 from recommendation_service.dsjson.reading import Costs
-from recommendation_service.model.kinds import ENDPOINTS
 
 if TYPE_CHECKING:
     from recommendation_service.dsjson.log_file import DecisionLog
@@ -101,8 +100,6 @@ def off_policy(
     _must_be_absent({"--form": form, "--refused": refused}, "is of a log, which --log names")
     if policy is not None and len(policy) > 1:
         raise typer.BadParameter("of this service's record one policy is weighed at a time", param_hint="--policy")
-    if endpoint is not None and endpoint not in ENDPOINTS:
-        raise typer.BadParameter(f"{endpoint!r} is none of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
     from recommendation_service.evaluation.own_command import Asked, weigh_own
 
     weigh_own(Asked(policy[0] if policy else None, since, until, endpoint, slots, decisions), as_json=as_json)

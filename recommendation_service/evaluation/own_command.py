@@ -60,7 +60,8 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
     try:
         with bar(Console(stderr=True)) as advance:
             recorded = read_recorded(engine, window, learning, named.version, advance)
-            evidence = _evidence(settings, choice, named, recorded, asked, advance)
+            evidence, unread = _evidence(settings, choice, named, recorded, asked, advance), recorded.unread
+            del recorded  # of a million feeds as much again as the estimate needs
             advance("Estimating", 1.0)
             found = estimate(evidence.feeds, asked.slots, (learning.least, learning.most))
     finally:
@@ -70,9 +71,9 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
     except OSError as error:
         raise SourceError(f"The look at the evidence cannot be kept: {error.filename}: {error.strerror}.") from None
     if as_json:
-        typer.echo(json.dumps(in_json(named.version, evidence, found, recorded.unread), allow_nan=False))
+        typer.echo(json.dumps(in_json(named.version, evidence, found, unread), allow_nan=False))
     else:
-        print_report(named.version, evidence, found, recorded.unread)
+        print_report(named.version, evidence, found, unread)
 
 
 def _named(settings: Settings, choice: PolicyChoice, name: str | None) -> _Named:
@@ -97,6 +98,9 @@ def _named(settings: Settings, choice: PolicyChoice, name: str | None) -> _Named
 def _evidence(
     settings: Settings, choice: PolicyChoice, named: _Named, recorded: Recorded, asked: Asked, advance: Advance
 ) -> Evidence:
+    if asked.endpoint is not None and asked.endpoint not in recorded.names:
+        shown = ", ".join(sorted(recorded.names)) or "none at all"
+        raise SourceError(f"No feed of {asked.endpoint!r} is in the database of these days; there is {shown}.")
     found = by_shadow(recorded, asked.endpoint)
     if asked.decisions is None and found.feeds.feeds:
         return found

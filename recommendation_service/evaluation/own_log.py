@@ -11,7 +11,6 @@ from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.evaluation.recorded import Advance, Recorded
 from recommendation_service.log.decisions import DecisionRecord
 from recommendation_service.log.records import endpoint_name
-from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import Decision, draws_under, propensities_under, unpack_decision
 
@@ -106,8 +105,8 @@ def _note_draws(draws: Draws, row: int, decision: Decision, policy: Policy) -> N
 
 def _of_endpoint(recorded: Recorded, endpoint: str | None) -> npt.NDArray[np.bool_]:
     if endpoint is None:
-        return np.ones(len(recorded.endpoints), np.bool_)
-    return np.asarray(recorded.endpoints == ENDPOINTS.index(endpoint))
+        return np.ones(len(recorded.name), np.bool_)
+    return np.asarray(recorded.name == (recorded.names.index(endpoint) if endpoint in recorded.names else -1))
 
 
 def _counted(left_out: dict[str, int]) -> dict[str, int]:

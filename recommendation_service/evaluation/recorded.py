@@ -19,8 +19,7 @@ from recommendation_service.flush.rows import FEED, WeighedRow, milliseconds_of,
 from recommendation_service.flush.tables import transaction
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.rewards import Happening, rewards_of
-from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, item_key
-from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, item_key, type_of_name
 from recommendation_service.ranking.packed_slots import unpack_propensities_of_each
 
 Float32 = npt.NDArray[np.float32]
@@ -50,7 +49,8 @@ class Recorded(NamedTuple):
     requests: npt.NDArray[np.uint64]  # (n, 2) two halves of the id
     users: Int64  # (n,) of an anonymous one a number of the session, or of the feed, below 0
     happened_ms: Int64  # (n,)
-    endpoints: npt.NDArray[np.uint8]  # (n,) index into ENDPOINTS
+    names: list[str]  # of these feeds, as `total`
+    name: npt.NDArray[np.uint16]  # (n,) index into these
     policies: list[str]  # that served one of the feeds
     policy: npt.NDArray[np.uint16]  # (n,) index into these
     propensities: Float32  # (n, s)
@@ -68,14 +68,14 @@ def read_recorded(engine: Engine, window: Window, file: LearningFile, shadow: st
 
     Raises SourceError.
     """
-    feeds, told, unread = _Feeds(shadow), _Told(), 0
+    feeds, told, unread, rules = _Feeds(shadow), _Told(), 0, file.rules
     for rows in _rows(engine, window, file.longest_ms, advance):
         of_feeds = []
         for row in rows:
             try:
                 if row["event"] == FEED:
                     of_feeds.append((row, weighed_row(row["properties"], row["slots"])))
-                elif row["event"] in file.rules and row["item_type"] != ITEM_TYPES[CREATOR]:
+                elif row["event"] in rules and row["item_type"] != ITEM_TYPES[CREATOR]:
                     told.add(row, file)
             except (ValueError, TypeError):
                 unread += 1
@@ -116,9 +116,10 @@ class _Feeds:
     def __init__(self, shadow: str | None) -> None:
         self._version = shadow
         self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
-        self._endpoints, self._policy, self._lengths = array("B"), array("H"), array("B")
+        self._name, self._policy, self._lengths = array("H"), array("H"), array("H")
         self._items, self._propensities, self._shadow = array("q"), array("f"), array("f")
         self._policies: dict[str, int] = {}
+        self._names: dict[str, int] = {}
 
     def add(self, rows: Sequence[tuple[Mapping[Any, Any], WeighedRow]]) -> int:
         """But for those without any fact of the user, of which nothing is learned; how many cannot be read."""
@@ -143,7 +144,7 @@ class _Feeds:
             self._requests += request
             self._users.append(user)
             self._happened.append(milliseconds_of(row["happened"]))
-            self._endpoints.append(ENDPOINTS.index(row["endpoint"]))
+            self._name.append(self._names.setdefault(row["endpoint"], len(self._names)))
             self._policy.append(self._policies.setdefault(feed.policy, len(self._policies)))
             self._lengths.append(len(feed.items))
             self._items.extend(feed.items)
@@ -171,7 +172,8 @@ class _Feeds:
             requests,
             users,
             happened,
-            np.array(self._endpoints, np.uint8)[order],
+            list(self._names),
+            np.array(self._name, np.uint16)[order],
             list(self._policies),
             np.array(self._policy, np.uint16)[order],
             _table(self._propensities, np.float32, begins, has, np.nan),
@@ -201,7 +203,7 @@ class _Told:
 
     def add(self, row: Mapping[Any, Any], file: LearningFile) -> None:
         """Raises ValueError for what names no item."""
-        item, happened = item_key(ITEM_TYPES.index(row["item_type"]), row["item_id"]), milliseconds_of(row["happened"])
+        item, happened = item_key(type_of_name(row["item_type"]), row["item_id"]), milliseconds_of(row["happened"])
         reward = file.rules[row["event"]].amount(row["value"], row["watch_seconds"])
         session = row["session_id"]
         self._requests += _request_of(row["request_id"])
@@ -248,7 +250,8 @@ def _fill(
     """What nobody has seen brought 0."""
     if told:
         slots = int(np.count_nonzero(~np.isnan(rewards[feed])))
-        rewards[feed, :slots] = np.nan_to_num(rewards_of(items[feed, :slots].tolist(), list(told.values()), file))
+        found = rewards_of(items[feed, :slots].tolist(), list(told.values()), file)
+        rewards[feed, :slots] = np.where(np.isnan(found), 0.0, found)
 
 
 class _Latest:

@@ -291,16 +291,19 @@ class _FeedProperties(msgspec.Struct):
 
     def shown(self) -> list[tuple[int, int]]:
         """Key of the item and kind of each slot. Raises ValueError."""
-        shown = []
-        for item in self.items.split(",") if self.items else ():
-            marked, _, kind = item.partition(" ")
-            parts = _MARKED.fullmatch(marked)
-            if parts is None:
-                raise ValueError(f"{marked!r} is no item")
-            number, mark, other = parts.groups()
-            key = item_key(int(other) if other else _MARKS.index(mark or ""), int(number))
-            shown.append((key, kind_number(kind)))
-        return shown
+        return [_shown_of_text(item) for item in self.items.split(",")] if self.items else []
+
+
+@lru_cache(1 << 16)
+def _shown_of_text(item: str) -> tuple[int, int]:
+    """Of what ``_slot_text`` made. Raises ValueError."""
+    marked, _, kind = item.partition(" ")
+    parts = _MARKED.fullmatch(marked)
+    if parts is None:
+        raise ValueError(f"{marked!r} is no item")
+    number, mark, other = parts.groups()
+    key = item_key(int(other) if other else _MARKS.index(mark or ""), int(number))
+    return key, kind_number(kind)
 
 
 _decode_properties = msgspec.json.Decoder(_FeedProperties).decode
