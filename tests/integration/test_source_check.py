@@ -169,6 +169,12 @@ def test_a_column_of_lists_is_recognised(filled: Callable[[str, str], URL], tmp_
     assert any("Terms look like JSON" in sentence for sentence in sentences(report, WARNING))
 
 
+def test_what_is_not_acted_on_yet_is_said(filled: Callable[[str, str], URL], tmp_path: Path) -> None:
+    more = '[events.share]\nweight = 2\n\n[log]\ntable = "audit"\nevents = { who = "{user}" }\n\n[filters.city]'
+    report = check(changed(tmp_path, "jobs", ("[filters.city]", more)), filled("jobs", "sqlite"))
+    assert [sentence.split(":")[0] for sentence in sentences(report, WARNING)] == ["log", "events.share"]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_query_of_one_user_that_reads_a_large_table_whole_is_named(
     filled: Callable[[str, str], URL], tmp_path: Path, backend: str
