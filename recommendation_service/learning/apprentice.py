@@ -4,10 +4,20 @@ What serves drew an item with probability p, a shadow would have with q. Two dra
 of Σ min(p, q) over the items, 1 less their distance in total variation; of draws by p that is the mean of min(1, q/p).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
+
+_WOULD = {
+    BETTER: "It would win, by the evidence",
+    WORSE: "It would lose, by the evidence",
+    OPEN: "Whether it would win cannot be told from the evidence",
+    REFUSED: "Whether it would win can never be told from the evidence",
+}
 
 
 def agreement(record: FeedRecord) -> list[tuple[str, int, float]]:
@@ -28,7 +38,12 @@ def agreement(record: FeedRecord) -> list[tuple[str, int, float]]:
     ]
 
 
-def in_words(draws: int, alike: float, version: str) -> str:
+def in_words(version: str, draws: int, alike: float, looks: Sequence[Look]) -> str:
+    """``looks``: at its evidence, oldest first."""
     share = alike / draws if draws else 0.0
     how = "agrees with what serves" if share >= 0.95 else "agrees in part" if share >= 0.5 else "goes its own way"
-    return f"{version} {how}: of {draws:,} draws {100 * share:.0f} % would be the same"
+    agrees = f"{version} {how}: of {draws:,} draws {100 * share:.0f} % would be the same"
+    if not looks:
+        return f"{agrees}. Whether it would win was not weighed yet"
+    last = looks[-1]
+    return f"{agrees}. {_WOULD[last.verdict]} of {last.feeds:,} feeds. {last.words}"

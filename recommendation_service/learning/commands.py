@@ -75,7 +75,7 @@ def _carry_out(settings: Settings, *, once: bool, status: bool, anew: bool, time
     if as_json:
         typer.echo(json.dumps(asdict(last)))
     else:
-        _print(last)
+        _print(last, settings.policy_dir)
     if once and last.error:
         raise SourceError(last.error)
 
@@ -299,12 +299,14 @@ def _say(as_json: bool, found: dict[str, Any], told: str) -> None:
     typer.echo(json.dumps(found) if as_json else told)
 
 
-def _print(status: "LearnerStatus") -> None:
+def _print(status: "LearnerStatus", policies: Path) -> None:
     from recommendation_service.learning.apprentice import in_words
+    from recommendation_service.policies.evidence import EvidenceFiles
 
     totals = status.totals
     version = f"{totals.version}, of {_when(totals.version_ms)}" if totals.version else "none yet"
-    beside = [in_words(*counts, shadow) for shadow, counts in reversed(totals.agreement.items())]
+    files = EvidenceFiles(policies)
+    beside = [in_words(shadow, *counts, files.of(shadow)) for shadow, counts in reversed(totals.agreement.items())]
     rows: list[tuple[str, str]] = [
         ("shown items", ", ".join(f"{kind} {count:,}" for kind, count in totals.slots.items()) or "none yet"),
         ("events", ", ".join(_events(totals.events)) or "none yet"),

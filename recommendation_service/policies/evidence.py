@@ -4,11 +4,10 @@ The files stay when their versions are removed, as they say why a version was pr
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recommendation_service.core.files import create, make_folder
+from recommendation_service.core.files import append_line, make_folder
 
 FOLDER = "evidence"
 SUFFIX = ".jsonl"
@@ -44,18 +43,7 @@ class EvidenceFiles:
     def add(self, version: str, look: Look) -> None:
         """Raises OSError."""
         make_folder(self._folder)
-        descriptor = create(self._path(version), os.O_RDWR | os.O_APPEND)
-        try:
-            size = os.fstat(descriptor).st_size
-            line = json.dumps(asdict(look), ensure_ascii=False).encode() + b"\n"
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line  # after one that was cut
-            if os.write(descriptor, line) < len(line):
-                os.ftruncate(descriptor, size)
-                raise OSError(28, "No space left on device")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(self._path(version), asdict(look))
         for path in sorted(self._folder.glob(f"*{SUFFIX}"))[:-MOST_VERSIONS]:
             path.unlink(missing_ok=True)
 
