@@ -94,7 +94,7 @@ class World:
 
     def _reactions(self, record: FeedRecord, liked: np.ndarray[Any, Any]) -> list[Any]:
         found = []
-        middle = float(np.median(CATALOG.arrays.features[: CATALOG.arrays.videos, LIKED]))
+        middle = float(np.median(CATALOG.arrays.features[: CATALOG.arrays.worded, LIKED]))
         for place, value in enumerate(liked):
             if self.draw.random() < (MATCH_IF_LIKED if value > middle else MATCH_ELSE):
                 item = int(record.slots().items[place])
