@@ -172,6 +172,14 @@ class Display:
     def _print_first_steps(self, serving: "Serving") -> None:
         key = ' -H "Authorization: Bearer $API_KEY"' if self._settings.api_keys else ""
         typer.echo(f"Serving on {self._address} (Ctrl-C stops). Documentation: {self._address}/docs\n")
+        if self._settings.mapping_file is not None:
+            name = next(iter(serving.policy.file.feeds))
+            typer.echo(
+                f"  curl -s {self._address}{self._settings.api_path}/feeds/{name} "
+                f"-H 'Content-Type: application/json'{key} "
+                "-d '{\"size\": 5}'\n"
+            )
+            return
         typer.echo(
             f"  curl -s {self._address}{self._settings.api_path}/search/total -H 'Content-Type: application/json'{key} "
             f'-d \'{{"SELF_ID": {_some_user(serving)}, "N_VIDEOS": 24}}\'\n'

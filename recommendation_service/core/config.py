@@ -548,6 +548,19 @@ class Settings(BaseSettings):
                 )
         return value
 
+    def _beside_a_mapping(self) -> list[str]:
+        """What holds for the first operator's tables alone must not be thought to hold."""
+        problems = []
+        if self.learner != "off":
+            problems.append(f"LEARNER is {self.learner}, and under MAPPING_FILE nothing is learned: set it to off")
+        if self.not_personal_table is not None:
+            problems.append("NOT_PERSONAL_TABLE is not read under MAPPING_FILE: a request says `personal: false`")
+        if self.blacklist_file is not None:
+            problems.append(
+                "BLACKLIST_FILE is not read under MAPPING_FILE: leave such items out in the mapping's queries"
+            )
+        return problems
+
     @model_validator(mode="after")
     def _fit_together(self) -> "Settings":
         problems = []
@@ -561,6 +574,8 @@ class Settings(BaseSettings):
             problems.append(
                 f"LEARN_PROMOTION is {self.learn_promotion}, and POLICY_FILE is served whatever is promoted"
             )
+        if self.mapping_file is not None:
+            problems += self._beside_a_mapping()
         if self.mysql_host and not self.mysql_user:
             problems.append("MYSQL_HOST is set but MYSQL_USER is not")
         if self.mysql_user and not self.mysql_host:
