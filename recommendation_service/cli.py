@@ -163,10 +163,6 @@ def feed(
         excluded = read_feed_body(json.dumps({"EXCLUDED_IDS": exclude}).encode()).excluded
     except InvalidRequest as error:
         raise typer.BadParameter(error.details[0]["problem"], param_hint="--exclude") from None
-    try:
-        wanted = [read_item(text) for text in missing or ()]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--missing") from None
     settings = load_settings()
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
@@ -176,6 +172,10 @@ def feed(
     else:
         tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
     generation = Generation(store.open(version), tried)
+    try:
+        wanted = [read_item(text, generation.catalog.item_types) for text in missing or ()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--missing") from None
     preview = Preview(generation, settings)
     request = FeedRequest(
         endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True, language=lang.value

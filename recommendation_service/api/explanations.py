@@ -1,7 +1,7 @@
 """Why a feed was as it was, for administrators: of each item, and of what was not in it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -19,9 +19,10 @@ from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, SourceError
-from recommendation_service.feed.missing import TYPES, read_item
+from recommendation_service.feed.missing import read_item
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.model.item_keys import CHALLENGE, ITEM_TYPES, RESUME
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.explanation import (
     Explanation,
@@ -40,7 +41,8 @@ MOST_MISSING = 20
 CALLS_PER_SECOND = 5.0
 
 _REQUEST_ID = "^[0-9a-fA-F]{32}$"
-_Item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(TYPES)}):[1-9][0-9]{{0,17}}$"})]
+_TYPES = [ITEM_TYPES[RESUME], ITEM_TYPES[CHALLENGE]]  # in the document; a mapping's own types are taken likewise
+_Item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(_TYPES)}):[1-9][0-9]{{0,17}}$"})]
 
 
 def add_explanations(
@@ -75,14 +77,14 @@ def add_explanations(
         access.check_administrator(request.scope)
         serving.check_place()
         calls.check("")
-        wanted, problems = _items(missing or ())
+        today, worker = await serving.ready_generation(), worker_of(request.scope)
+        wanted, problems = _items(missing or (), today.catalog.item_types)
         if not re.fullmatch(_REQUEST_ID, request_id):
             problem = f"must be 32 hexadecimal digits, as a feed's answer has, but is {request_id[:64]!r}"
             problems.insert(0, {"field": "request_id", "problem": problem})
         if problems:
             raise InvalidRequest("The request has invalid fields.", problems)
         language = lang or accepted_language(request.scope["headers"])
-        today, worker = await serving.ready_generation(), worker_of(request.scope)
         try:
             recorded = await threads.run(lambda: _find(settings, request_id))
             seen = _seen(worker, recorded) if wanted else b""
@@ -123,12 +125,12 @@ def _seen(worker: Worker, recorded: Recorded) -> bytes:
         raise FolderFailed(f"What the user has seen cannot be read: {error}.", retry_after_seconds=30) from error
 
 
-def _items(named: Sequence[str]) -> tuple[list[WantedItem], list[dict[str, str]]]:
+def _items(named: Sequence[str], types: Mapping[str, int]) -> tuple[list[WantedItem], list[dict[str, str]]]:
     """The items that are named, and what is wrong with those that are none."""
     items, problems = [], []
     for place, text in enumerate(named):
         try:
-            items.append(read_item(text))
+            items.append(read_item(text, types))
         except ValueError as error:
             problems.append({"field": f"missing[{place}]", "problem": str(error)})
     return items, problems

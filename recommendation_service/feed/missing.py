@@ -6,6 +6,7 @@ is there at all. That catalog is the feed's while it is kept, and else today's.
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN, Withheld
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, LARGEST_ITEM, RESUME, pack, type_name, unpack
+from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, RESUME, pack, type_name, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
 from recommendation_service.ranking.places import find
@@ -28,19 +29,25 @@ CREATOR_RULE, SKILL_RULE, OTHER_RULE = "creator", "skill", "limits"
 _GATE = FEATURE_NAMES.index("quality_gate")
 
 
-TYPES = [name for number, name in enumerate(ITEM_TYPES) if number != CREATOR]
+def read_item(text: str, types: Mapping[str, int]) -> tuple[int, int]:
+    """Type and number of an item that is named as ``resume:812``. ``types``: numbers by name, as a catalog has them.
 
-
-def read_item(text: str) -> tuple[int, int]:
-    """Type and number of an item that is named as ``resume:812``. Raises ValueError that says what is wrong."""
+    Raises ValueError that says what is wrong.
+    """
     name, _, digits = text.partition(":")
-    if name not in TYPES:
-        raise ValueError(f"must be TYPE:ID with a TYPE of {', '.join(TYPES)}, but is {text[:64]!r}")
+    if name not in types:
+        raise ValueError(f"must be TYPE:ID with a TYPE of {', '.join(types)}, but is {text[:64]!r}")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
         raise ValueError(f"must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}")
-    if not 0 < int(digits) <= LARGEST_ITEM:
-        raise ValueError(f"must have an id from 1 to {LARGEST_ITEM}, but is {text[:64]!r}")
-    return ITEM_TYPES.index(name), int(digits)
+    largest = LARGEST_ITEM if types[name] <= CREATOR else LARGEST_OTHER
+    if not 0 < int(digits) <= largest:
+        raise ValueError(f"must have an id from 1 to {largest}, but is {text[:64]!r}")
+    return types[name], int(digits)
+
+
+def name_of(catalog: Catalog, item_type: int) -> str:
+    """A type's name in a catalog; of one that it has not, as records have it."""
+    return next((name for name, number in catalog.item_types.items() if number == item_type), type_name(item_type))
 
 
 class Place(msgspec.Struct):
@@ -99,7 +106,7 @@ def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Miss
     else:
         origin = scene.catalog_origin
         stage, sentences = _of_catalog(scene, key, item_type, language)
-    return Missing(type_name(item_type), number, stage, origin, odds, pools, sentences)
+    return Missing(name_of(scene.catalog, item_type), number, stage, origin, odds, pools, sentences)
 
 
 def _pools_with(scene: Scene, key: int) -> list[InPool]:
@@ -204,7 +211,9 @@ def _of_catalog(scene: Scene, key: int, item_type: int, language: str) -> tuple[
         return ("not_read", [say(language, "not_read")]) if rule is None else not_eligible(rule, language)
     pattern = scene.policy.file.feeds[endpoint]
     kinds = [
-        name for name in dict.fromkeys(pattern) if scene.policy.file.kind(name).item in (None, type_name(item_type))
+        name
+        for name in dict.fromkeys(pattern)
+        if scene.policy.file.kind(name).item in (None, name_of(catalog, item_type))
     ]
     if not kinds:
         return "wrong_type", [say(language, "wrong_type", endpoint=endpoint)]

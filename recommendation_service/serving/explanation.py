@@ -25,7 +25,7 @@ from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import CatalogError, NotFound, PolicyError, SourceError
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, unweighed_why, why
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.missing import Missing, Scene, missing_of, not_eligible, row_of
+from recommendation_service.feed.missing import Missing, Scene, missing_of, name_of, not_eligible, row_of
 from recommendation_service.feed.pipeline import Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.sentences import say
@@ -35,7 +35,7 @@ from recommendation_service.log.decisions import DecisionRecord, UnknownDecision
 from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import lifetimes_of
-from recommendation_service.model.item_keys import type_name, unpack
+from recommendation_service.model.item_keys import unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
 from recommendation_service.ranking.packed_slots import Slots, unpack_slots
@@ -177,7 +177,11 @@ class Explanation:
         else:
             reason = unweighed_why(policy or self._versions.today.policy, choice, place, self._language)
         item_type, number = unpack(key)
-        return {"type": type_name(item_type), "id": number, "why": msgspec.to_builtins(reason)}
+        return {
+            "type": name_of(self._versions.made.catalog, item_type),
+            "id": number,
+            "why": msgspec.to_builtins(reason),
+        }
 
     def _choice(self, place: int) -> Choice:
         """By the decision, which has more digits; features of what is from no pool are in the feed's record alone."""
@@ -223,6 +227,8 @@ class Explanation:
         in the catalog; ``row_in_tables``: of an item. Blocks. Raises SourceError."""
         scene = self._scene(settings, seen, facts_of)
         found = [missing_of(scene, *item, self._language) for item in wanted]
+        if settings.mapping_file is not None:
+            return found  # the query of one row is of the first operator's tables
         return [
             by_tables(one, row_in_tables(*item), self._language) if one.stage == "not_read" else one
             for one, item in zip(found, wanted, strict=True)
@@ -324,6 +330,8 @@ def missing_now(
         None,
     )
     found = [missing_of(scene, *item, language) for item in wanted]
+    if settings.mapping_file is not None:
+        return found
     return [
         by_tables(one, row_in_tables(settings, datetime.now(UTC), *item), language) if one.stage == "not_read" else one
         for one, item in zip(found, wanted, strict=True)

@@ -64,7 +64,7 @@ def place(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     shutil.copy(data_dir / "interacpedia.sqlite", folder)
     store = CatalogStore(data_dir / "catalogs", keep=1)
     before = store.open(store.current() or "")
-    videos = before.arrays.item_id[: before.arrays.videos][::-1][: len(SPOILED)].tolist()
+    videos = before.arrays.item_id[: videos_in(before)][::-1][: len(SPOILED)].tolist()
     spoiled = dict(zip(SPOILED, videos, strict=True))
     with sqlite3.connect(folder / "interacpedia.sqlite") as database:
         for rule, change in SPOILED.items():
@@ -72,6 +72,10 @@ def place(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     (folder / "blacklist.txt").write_text(f"{BAD}\n")
     publish_catalog(settings_of(folder))
     return Place(folder, open_current(folder), spoiled)
+
+
+def videos_in(catalog: Catalog) -> int:
+    return catalog.rows_of_type["resume"][1]
 
 
 def settings_of(folder: Path) -> Settings:
@@ -198,7 +202,7 @@ def test_of_a_feed_without_a_decision_the_record_tells_and_the_feed_is_made_agai
     assert not body["decision"]["recorded"]
     assert names_of(body) == names_of(feed)
     wanted = names_of(feed)[3]
-    videos = place.catalog.arrays.item_id[: place.catalog.arrays.videos].tolist()
+    videos = place.catalog.arrays.item_id[: videos_in(place.catalog)].tolist()
     other = next(name for name in (f"resume:{number}" for number in videos) if name not in names_of(feed))
     shown, absent = missing(client, feed["request_id"], wanted, other)
     assert (shown["stage"], shown["sentences"][0]["values"]) == ("shown", {"place": 4})
@@ -232,7 +236,7 @@ def test_what_the_request_or_the_person_kept_out_is_named(
     person = int(arrays.user_id[row])
     history = arrays.history_items[arrays.history_offsets[row] : arrays.history_offsets[row + 1]].tolist()
     # Of one creator each, whom the other run of this test leaves alone.
-    by_creator = {int(arrays.creator[item]): item for item in range(arrays.videos) if item not in history}
+    by_creator = {int(arrays.creator[item]): item for item in range(videos_in(place.catalog)) if item not in history}
     mine = list(by_creator.items())[5 * with_decision :][:5]
     hidden, viewed, impressed, excluded, of_hidden = (int(arrays.item_id[item]) for _, item in mine)
     creator = int(arrays.creator_id[mine[-1][0]])
@@ -274,7 +278,7 @@ def test_an_item_that_no_pool_had_is_told_why(client: httpx.Client, place: Place
     told = set()
     candidates = [
         f"resume:{number}"
-        for number in arrays.item_id[: arrays.videos].tolist()
+        for number in arrays.item_id[: videos_in(place.catalog)].tolist()
         if f"resume:{number}" not in names_of(feed)
     ]
     for start in range(0, len(candidates), 20):
