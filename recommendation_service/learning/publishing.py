@@ -12,7 +12,7 @@ from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.ledger import Ledger
 from recommendation_service.learning.posterior import Model, believed_matrices, posterior
-from recommendation_service.learning.steps import next_step
+from recommendation_service.learning.steps import MUCH_BETTER, Step, expected_gain, next_step
 from recommendation_service.learning.sums import BESIDE, Floats
 from recommendation_service.learning.trials import Trials
 from recommendation_service.learning.variety import recorded_feeds, shares, slots_by_kind, temperatures
@@ -77,22 +77,40 @@ class Publisher:
         feeds = self._recorded_feeds(prior)
         learned, step = self._as_varied(prior, sums, feeds), ""
         serves = self._opened(self._store.current()) or prior
-        is_candidate = self.trials is not None and not self.trials.is_open()
-        if is_candidate:
-            found = next_step(serves, learned, feeds, self._settings.learn_step_support)
-            learned, is_candidate = found.learned, found.support < SAME or not feeds
-            step = "" if found.share == 1.0 else f", {found.share:.0%} of the way from {serves.version}"
+        candidate = self._candidate(self.trials, serves, learned, feeds) if self.trials is not None else None
+        if candidate is not None:
+            learned = candidate.learned
+            step = "" if candidate.share == 1.0 else f", {candidate.share:.0%} of the way from {serves.version}"
         after = Policy(prior.file, *learned)
         words = in_words(moves(self._opened(before) or prior, after), TOLD_MOVES)
         of = f" of {machines} machines" if machines > 1 else ""
         why = f"learned from {slots:,} shown items{of}{step}: {words}"
         version = self._store.publish(content, learned, deed._replace(why=why), aside=True)
         if self.trials is not None:
-            if is_candidate:
+            if candidate is not None:
                 self.trials.try_out(version, now)
         elif self._settings.learner == "shadow":
             self._show_beside(version, deed._replace(why=why))
         return Published(version, words)
+
+    def _candidate(
+        self, trials: Trials, serves: Policy, learned: Learned, feeds: list[list[tuple[int, Floats]]]
+    ) -> Step | None:
+        """What is to be tried from now on, if anything. One that is being tried stays until something is known of it,
+        and then gives way to what much more is expected of: little was known when it was made, or tastes turned."""
+        step = next_step(serves, learned, feeds, self._settings.learn_step_support)
+        tried = trials.candidate()
+        if tried is None:
+            return step if step.support < SAME or not feeds else None
+        older = self._opened(tried) if feeds and trials.is_looked_at(tried) else None
+        if older is None:
+            return None
+        points = np.array([self._file.points[kind] for kind in KINDS])
+        newer, before = (
+            expected_gain(serves, one, feeds, learned.theta, points)
+            for one in (Policy(serves.file, *step.learned), older)
+        )
+        return step if newer > MUCH_BETTER * max(before, 0.0) else None
 
     def _recorded_feeds(self, prior: Policy) -> list[list[tuple[int, Floats]]]:
         try:

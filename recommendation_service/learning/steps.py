@@ -17,6 +17,8 @@ from recommendation_service.policies.policy import Learned, Policy
 Floats = npt.NDArray[np.float64]
 Feed = Sequence[tuple[int, Floats]]  # of each slot that was drawn from a pool: whose, and (m, d) what it could hold
 
+# A candidate that has no verdict yet gives way to one from which so many times as much is expected.
+MUCH_BETTER = 1.5
 HALVINGS = 12  # of the search for a step's size
 
 
@@ -76,6 +78,17 @@ def expected_support(serves: Policy, other: Policy, feeds: Sequence[Feed]) -> fl
     has = [column[~np.isnan(column)] for column in squares.T]
     means = [float(column.mean()) for column in has if len(column) >= 0.1 * len(feeds)]
     return 1.0 / max(means, default=1.0)
+
+
+def expected_gain(serves: Policy, other: Policy, feeds: Sequence[Feed], theta: Floats, points: Floats) -> float:
+    """What a feed of another policy brings more than one of what serves, in rewards, if ``theta`` (K, d) is right;
+    ``points`` (K,): of the score, that a reward of 1 is worth."""
+    total = 0.0
+    for feed in feeds:
+        for pool, X in feed:
+            more = _probabilities(other, pool, X) - _probabilities(serves, pool, X)
+            total += float(more @ (X @ theta[pool])) / points[pool]
+    return total / max(1, len(feeds))
 
 
 def _probabilities(policy: Policy, pool: int, X: Floats) -> Floats:

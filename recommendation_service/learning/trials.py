@@ -72,9 +72,10 @@ class Trials:
         self._tidy(now)
         return did
 
-    def is_open(self) -> bool:
-        """Whether a candidate of the learner's is being weighed."""
-        return self._candidate() is not None
+    def is_looked_at(self, version: str) -> bool:
+        """Whether anything was found yet of a version beside what serves."""
+        serves = self._store.current()
+        return serves is not None and self._last_look(version, serves) is not None
 
     def try_out(self, version: str, now: float) -> None:
         """Have a version weighed, as the learner's candidate. Raises PolicyError."""
@@ -82,7 +83,7 @@ class Trials:
 
     def status(self) -> str | None:
         """What is being weighed, in words."""
-        serves, version = self._store.current(), self._candidate()
+        serves, version = self._store.current(), self.candidate()
         if serves is None or version is None:
             return None
         looked = self._last_look(version, serves)
@@ -104,7 +105,7 @@ class Trials:
     def _serve(self, version: str, serves: str, look: Look, now: float) -> str | None:
         """What was done, if anything: somebody may have served another one meanwhile, or pinned one."""
         is_back = version == self._way_back()
-        if not is_back and version != self._candidate():
+        if not is_back and version != self.candidate():
             return None
         deed = Deed(datetime.fromtimestamp(now, UTC), BY_GATE, f"{look.words} Of {look.feeds:,} feeds of {serves}.")
         try:
@@ -123,7 +124,7 @@ class Trials:
 
     def _tidy(self, now: float) -> None:
         """Have what is decided leave the shadow, and what takes the place of the way back come into it."""
-        candidate, serves = self._candidate(), self._store.current()
+        candidate, serves = self.candidate(), self._store.current()
         if candidate is not None and serves is not None and self._is_over(candidate, serves):
             candidate = None
         self._show(candidate, now, "of what is served now" if candidate is None else "the way back is another one")
@@ -156,7 +157,8 @@ class Trials:
         if set(wanted) != set(before):
             self._store.shadow(wanted, Deed(datetime.fromtimestamp(now, UTC), BY_LEARNER, why))
 
-    def _candidate(self) -> str | None:
+    def candidate(self) -> str | None:
+        """The learner's own that is being weighed."""
         back, serves = self._way_back(), self._store.current()
         own = [name for name in self._store.shadows() if self._store.is_learners(name) and name not in (back, serves)]
         return own[-1] if own else None

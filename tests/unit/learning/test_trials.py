@@ -317,6 +317,22 @@ def test_one_candidate_is_tried_at_a_time_and_what_is_learned_meanwhile_is_kept_
     assert world.store.current() == world.base
 
 
+def test_a_candidate_of_which_nothing_can_be_told_gives_way_to_what_more_is_expected_of(tmp_path: Path) -> None:
+    """Not before it was looked at: one that is replaced with each version would never have the feeds for a verdict."""
+    world = World(tmp_path, learn_trial_feeds=16 * 500)
+    old = world.publish(-0.2)
+    world.shadow(old)
+    world.serve(400, decisions=True)
+    world.learn()
+    publish(world)
+    assert world.store.shadows() == (old,)
+    world.serve(200, decisions=True)
+    world.learn()
+    assert [look.verdict for look in world.evidence(old)] == ["open"]
+    new = publish(world)
+    assert world.store.shadows() == (new,)
+
+
 def test_there_is_a_version_to_go_back_to_before_one_is_promoted(world: World) -> None:
     world.serve(300)
     shutil.rmtree(world.store.folder)
