@@ -2,6 +2,7 @@
 
 make regret                        20 runs of 100,000 feeds for each kind; minutes
 make regret ARGS='--runs 3 --feeds 20000 --kind AU'
+make regret ARGS='--gate --runs 2 --kind VMP'    what the gate serves, beside the prior; a minute a run
 
 docs/learning.md has its last results; tests/unit/learning/test_simulation.py is the same in seconds.
 """
@@ -9,7 +10,7 @@ docs/learning.md has its last results; tests/unit/learning/test_simulation.py is
 import argparse
 import json
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from rich.progress import track
 from recommendation_service.core.output import print_rows
 from recommendation_service.learning.format import load_learning
 from recommendation_service.policies.policy import load_policy
+from tests.support.gated import Gated, gated_regrets
 from tests.support.tastes import (
     DRIFT,
     HALF_LIFE,
@@ -44,10 +46,14 @@ def main() -> None:
     parser.add_argument("--feeds", type=int, default=100_000)
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--gate", action="store_true", help="of what the gate serves, in drift")
     options = parser.parse_args()
     kinds = options.kind or KINDS
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor() as processes:
         pools = {kind: real_pools(Path(folder) / kind, kind) for kind in kinds}
+        if options.gate:
+            _tell_gated(pools, options.runs, options.feeds, processes, as_json=options.json)
+            return
         jobs = [(kind, name, run) for kind in kinds for name in TASTES for run in range(options.runs)]
         given = [(pools[kind], TASTES[name], run, Course(feeds=options.feeds)) for kind, name, run in jobs]
         done = processes.map(_run, given)
@@ -91,6 +97,32 @@ def _row(kind: str, tastes: str, learned: Floats, prior: Floats) -> dict[str, st
         "share_at_end": float(share[-1]),
         "largest_share": float(share.max()),
     }
+
+
+def _tell_gated(pools: dict[str, Pools], runs: int, feeds: int, processes: Executor, *, as_json: bool) -> None:
+    jobs = [(kind, run) for kind in pools for run in range(runs)]
+    done = processes.map(_run_gated, [(pools[kind], run, Course(feeds=feeds)) for kind, run in jobs])
+    found = list(track(done, "Simulating", total=len(jobs), transient=True))
+    rows: list[dict[str, str | float]] = []
+    for kind in pools:
+        own = [one for (name, _), one in zip(jobs, found, strict=True) if name == kind]
+        gated, prior = (float(np.mean([getattr(one, name)[-1] for one in own])) for name in ("gated", "prior"))
+        did = [what for one in own for _, what in one.did]
+        counts = {what: did.count(what) / runs for what in ("promoted", "returned")}
+        rows.append({"kind": kind, "prior_regret": prior / feeds, "share_at_end": gated / prior, **counts})
+    if as_json:
+        print(json.dumps({"gated": rows}))
+        return
+    print_rows(
+        ("kind", "prior's a feed", "share at the end", "promoted a run", "returned a run"),
+        [(str(row["kind"]), *(f"{value:.4g}" for value in list(row.values())[1:])) for row in rows],
+        right={1, 2, 3, 4},
+    )
+
+
+def _run_gated(given: tuple[Pools, int, Course]) -> Gated:
+    pools, seed, course = given
+    return gated_regrets(pools, TASTES["drift"], load_learning(), seed, course)
 
 
 def _run(given: tuple[Pools, Tastes, int, Course]) -> tuple[Floats, Floats]:

@@ -112,7 +112,7 @@ def regrets(
     middle = pools.X.mean(axis=1, keepdims=True)
     sums = Sums(KINDS, FEATURE_NAMES, file.half_life_seconds)
     learned, lost = np.empty(course.feeds), np.empty(course.feeds)
-    scores_prior = scores_learner = _scores(policy, pools)
+    scores_prior = scores_learner = scores_of(policy, pools)
     temperature = given = float(policy.arrays.temperature[pools.kind])
     offered = min(course.offered, pools.X.shape[1] // 2)
     at, block = 0, course.block
@@ -136,7 +136,7 @@ def regrets(
         at += block
         known = sums.at(times[-1])
         posterior_now = posterior(known, model)
-        scores_learner = _scores(Policy(policy.file, *posterior_now), pools)
+        scores_learner = scores_of(Policy(policy.file, *posterior_now), pools)
         decided = [(person[place], offer[place]) for place in range(min(block, 60))]  # what decisions record
         before, after = ([scores[one] for one in decided] for scores in (scores_prior, scores_learner))
         slots = [[pools.X[one] for one in decided] if kind == pools.kind else [] for kind in range(len(KINDS))]
@@ -146,7 +146,7 @@ def regrets(
     return np.cumsum(learned), np.cumsum(lost)
 
 
-def _scores(policy: Policy, pools: Pools) -> Floats:
+def scores_of(policy: Policy, pools: Pools) -> Floats:
     """(people, candidates)"""
     arrays, kind = policy.arrays, pools.kind
     widths = np.linalg.norm(pools.items @ arrays.precision_root[kind], axis=1)
