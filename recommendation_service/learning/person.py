@@ -7,18 +7,21 @@ from urllib.parse import quote
 
 from recommendation_service.learning.arms import person_of
 from recommendation_service.learning.ledger import FILE
+from recommendation_service.learning.weighed import number_of
 
 _QUERIES = {
     "pending_feeds": "SELECT COUNT(*) FROM feeds WHERE user = :user AND (:user > 0 OR session = :session)",
     "pending_events": """SELECT COUNT(*) FROM happenings WHERE request IN
   (SELECT request FROM feeds WHERE user = :user AND (:user > 0 OR session = :session))""",
     "unmatched_events": "SELECT COUNT(*) FROM unmatched WHERE user = :user AND (:user > 0 OR session = :session)",
+    "weighed_feeds": "SELECT COUNT(DISTINCT request) FROM weighed WHERE person = :number",
     "learned_slots": "SELECT COALESCE(SUM(weight), 0.0) FROM persons WHERE user = :user AND session = :part",
     "learned_reward": "SELECT COALESCE(SUM(reward), 0.0) FROM person_rewards WHERE user = :user AND session = :part",
     "experiment_feeds": "SELECT COALESCE(SUM(feeds), 0) FROM arm_people WHERE person = :person",
 }
 # Which a file of a release before lacks.
 _LATER = {
+    "weighed_feeds": "weighed.person",
     "learned_slots": "persons.weight",
     "learned_reward": "person_rewards.reward",
     "experiment_feeds": "arm_people.feeds",
@@ -35,12 +38,13 @@ def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, 
         "session": session_id,
         "part": "" if user_id else session_id,
         "person": person_of(user_id, session_id),
+        "number": number_of(user_id, session_id),
     }
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=5)) as database:
             columns = {
                 f"{table}.{row[1]}"
-                for table in ("persons", "person_rewards", "arm_people")
+                for table in ("persons", "person_rewards", "arm_people", "weighed")
                 for row in database.execute(f"PRAGMA table_info({table})")
             }
             return {

@@ -46,7 +46,7 @@ class Weighed:
                     record.policy_version,
                     happened_ms,
                     record.user_id,
-                    _person(record),
+                    number_of(record.user_id, record.session_id or record.request_id.hex()),
                     logged,
                     shadow.propensities,
                 )
@@ -105,9 +105,9 @@ class Weighed:
         self._database.execute("DELETE FROM weighed WHERE user = ?", (user_id,))
 
 
-def _person(record: FeedRecord) -> int:
-    """What one does hangs together. Who is anonymous is their session, and without one each feed is somebody else's."""
-    if record.user_id:
-        return record.user_id
-    name = record.session_id.encode() if record.session_id else record.request_id
-    return -1 - (int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1)
+def number_of(user_id: int, session: str | None) -> int:
+    """Of a person, as what one does hangs together. Who is anonymous is their session, and without one each feed is
+    somebody else's."""
+    if user_id:
+        return user_id
+    return -1 - (int.from_bytes(hashlib.blake2b((session or "").encode(), digest_size=8).digest(), "big") >> 1)

@@ -140,7 +140,7 @@ def test_a_person_is_told_what_the_learner_keeps_and_nothing_of_another(world: W
 
     for person in ((7, None), (0, "mine")):
         found = pending_of(world.settings.learning_dir, *person)
-        pending = {"pending_feeds": 1, "pending_events": 2, "unmatched_events": 0}
+        pending = {"pending_feeds": 1, "pending_events": 2, "unmatched_events": 0, "weighed_feeds": 0}
         assert found == pending | {"learned_slots": 2.0, "learned_reward": 0.0, "experiment_feeds": 0}
     assert set(pending_of(world.settings.learning_dir, 9, None).values()) == {0}
 

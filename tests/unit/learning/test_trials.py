@@ -18,6 +18,7 @@ from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.learning.format import load_learning
 from recommendation_service.learning.learner import Learner
+from recommendation_service.learning.person import pending_of
 from recommendation_service.learning.trials import BY_GATE, Trials
 from recommendation_service.log.decisions import DecisionRecord, DecisionWriter
 from recommendation_service.log.forgotten import note_forgotten
@@ -275,12 +276,15 @@ def test_what_is_not_finite_is_refused(world: World) -> None:
 def test_a_forgotten_users_feeds_are_not_weighed(world: World) -> None:
     world.shadow(world.publish(BETTER))
     world.serve(PEOPLE)
+    world.learn()
+    assert pending_of(world.settings.learning_dir, 7, None)["weighed_feeds"] == 1
     note_forgotten(world.settings.events_dir, 7, world.now_ms)
     world.learn()
     learner = Learner(world.settings, FILE, lambda: world.now_ms / 1000)
     weighed = learner.ledger.weighed.counts(world.base)
     learner.close()
     assert list(weighed.values()) == [PEOPLE - 1]
+    assert pending_of(world.settings.learning_dir, 7, None)["weighed_feeds"] == 0
 
 
 def test_evidence_that_is_cut_is_passed_over(tmp_path: Path) -> None:
