@@ -293,28 +293,37 @@ class FeedPipeline:
         tail = f'],"request_id":"{request.request_id}","relaxed":[{relaxed}]}}}}'.encode()
         if request.explain:
             return b"".join((head, self._explained(slate), tail))
-        start, items, numbers = len(head), slate.items, slate.numbers
-        end = self._join(self._item_bytes, self.catalog.item_offsets, items, numbers, start, self._body)
-        if end < 0 or end + len(tail) > len(self._body):
-            self._body = np.empty(2 * (abs(end) + len(tail)), np.uint8)
-            end = self._join(self._item_bytes, self.catalog.item_offsets, items, numbers, start, self._body)
+        end = self._joined(slate, len(head), len(tail))
         body = self._body.data
-        body[:start] = head
+        body[: len(head)] = head
         body[end : end + len(tail)] = tail
         return body[: end + len(tail)].tobytes()
+
+    def _joined(self, slate: Slate, start: int, room: int) -> int:
+        """Write numbers and items into ``_body`` from ``start`` on; where they end, with ``room`` for what follows."""
+        parts = (self._item_bytes, self.catalog.item_offsets, slate.items, slate.numbers, start)
+        end = self._join(*parts, self._body)
+        if end < 0 or end + room > len(self._body):
+            self._body = np.empty(2 * (abs(end) + room), np.uint8)
+            end = self._join(*parts, self._body)
+        return int(end)
 
     def _rendered_by_name(self, slate: Slate) -> bytes:
         """As any operator's feed is answered: ids as they look in the tables."""
         items, texts = slate.items.tolist(), self.catalog.item_texts
         # What is text and what a number, the item says itself where a catalog has ids of both forms.
         ids = slate.numbers.tolist() if texts is None else [self._id_of(item) for item in items]
-        bodies = self._explained_items(slate) if slate.request.explain else map(self.catalog.item_json, items)
-        return b'{"ids":%b,"items":[%b],"request_id":"%b","relaxed":%b}' % (
-            _encode(ids),
-            b",".join(bodies),
-            slate.request.request_id.encode(),
-            _encode(slate.relaxed),
-        )
+        head = b'{"ids":%b' % _encode(ids)[:-1]
+        tail = b'],"request_id":"%b","relaxed":%b}' % (slate.request.request_id.encode(), _encode(slate.relaxed))
+        if slate.request.explain:
+            return b"".join((head, b'],"items":[', b",".join(self._explained_items(slate)), tail))
+        end, count = self._joined(slate, len(head), len(tail)), len(items)
+        # Behind the numbers, each in quotes, which are written over.
+        quoted = len(_encode(slate.numbers.tolist())) - 2 + 2 * count
+        body = self._body.data
+        body[quoted : quoted + len(head)] = head
+        body[end : end + len(tail)] = tail
+        return body[quoted : end + len(tail)].tobytes()
 
     def _id_of(self, item: int) -> int | str:
         """Of an item of a catalog with a dictionary, where ids that are numbers have no text."""
