@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import httpx
 import pytest
 import sqlalchemy
 
+from recommendation_service.api.explanations import CALLS_PER_SECOND
 from recommendation_service.bootstrap import ADMINISTRATION_THREADS
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.demo import load_interacpedia
@@ -429,7 +431,7 @@ def test_a_folder_that_cannot_be_written_is_the_reason_why_nothing_is_ready(
 # Whoever watches.
 
 
-def test_what_watches_the_service_answers_while_forty_explanations_wait_for_a_database_that_hangs(
+def test_what_watches_the_service_answers_while_explanations_wait_for_a_database_that_hangs(
     running_database: PrivateMariaDB, tmp_path: Path
 ) -> None:
     """And the calls that find no thread are told so. Once the database goes on, they are answered again."""
@@ -440,20 +442,24 @@ def test_what_watches_the_service_answers_while_forty_explanations_wait_for_a_da
         service.wait_until(lambda: service.feed(SELF_ID=1)["items"] != [] and explanation(service).status_code == 404)
         running_database.pause()
         try:
-            with ThreadPoolExecutor(40) as clients:
-                calls = [clients.submit(explanation, service, 120) for _ in range(40)]
-                service.wait_until(lambda: sum(call.done() for call in calls) == 40 - ADMINISTRATION_THREADS, 60)
+            with ThreadPoolExecutor(ADMINISTRATION_THREADS + REFUSED) as clients:
+                calls = []
+                for _ in range(ADMINISTRATION_THREADS + REFUSED):
+                    calls.append(clients.submit(explanation, service, 120))
+                    time.sleep(1.5 / CALLS_PER_SECOND)
+                service.wait_until(lambda: sum(call.done() for call in calls) == REFUSED, 60)
                 for path in ("/metrics", "/ready", "/health", "/"):
                     assert service.get(path).status_code == 200
                 running_database.resume()
                 answers = [call.result() for call in calls]
         finally:
             running_database.resume()
-        assert sorted(answer.status_code for answer in answers) == [404] * ADMINISTRATION_THREADS + [503] * (
-            40 - ADMINISTRATION_THREADS
-        )
+        assert sorted(answer.status_code for answer in answers) == [404] * ADMINISTRATION_THREADS + [503] * REFUSED
         assert {answer.headers.get("Retry-After") for answer in answers if answer.status_code == 503} == {"5"}
         service.wait_until(lambda: explanation(service).status_code == 404)
+
+
+REFUSED = 5  # of the explanations that find no thread
 
 
 def explanation(service: Service, patience_seconds: float = 10) -> httpx.Response:
