@@ -683,10 +683,6 @@ class Settings(BaseSettings):
         return self.data_dir / "decisions"
 
     @property
-    def evidence_dir(self) -> Path:
-        return self.data_dir / "evidence"
-
-    @property
     def learning_dir(self) -> Path:
         return self.data_dir / "learning"
 

@@ -13,16 +13,18 @@ from rich.console import Console
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import PolicyError, SourceError
-from recommendation_service.estimates.estimate import estimate
-from recommendation_service.estimates.evidence import keep_look
+from recommendation_service.estimates.estimate import CONFIDENCE, Estimates, estimate
 from recommendation_service.evaluation.own_log import Evidence, by_decisions, by_shadow
 from recommendation_service.evaluation.own_report import as_json as in_json
-from recommendation_service.evaluation.own_report import print_report
+from recommendation_service.evaluation.own_report import in_words, print_report
 from recommendation_service.evaluation.progress import bar
 from recommendation_service.evaluation.recorded import Advance, Recorded, Window, read_recorded
 from recommendation_service.learning.format import load_learning
+from recommendation_service.learning.gate import told
 from recommendation_service.log.decisions import read_decisions
+from recommendation_service.policies.changing import deed_of
 from recommendation_service.policies.choice import PolicyChoice
+from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, EvidenceFiles
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.policies.store import PolicyStore
 
@@ -66,14 +68,22 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
             found = estimate(evidence.feeds, asked.slots, (learning.least, learning.most))
     finally:
         engine.dispose()
-    try:
-        keep_look(settings.evidence_dir, named.version, found, evidence.by, now_ms / 1000)
-    except OSError as error:
-        raise SourceError(f"The look at the evidence cannot be kept: {error.filename}: {error.strerror}.") from None
+    _keep(settings, choice.policy.version, named.version, found, evidence.by)
     if as_json:
         typer.echo(json.dumps(in_json(named.version, evidence, found, unread), allow_nan=False))
     else:
         print_report(named.version, evidence, found, unread)
+
+
+def _keep(settings: Settings, serves: str, version: str, found: Estimates, by: str) -> None:
+    """Who promotes the version can say on what, and how often one looked."""
+    deed = deed_of(f"{in_words(found)} By {by}.", None)
+    verdict = found.verdict if found.verdict in (BETTER, WORSE, REFUSED) else OPEN
+    look = told(found, found.feeds, (1 + CONFIDENCE) / 2, verdict, deed.why, serves, deed.moment, deed.who)
+    try:
+        EvidenceFiles(settings.policy_dir).add(version, look)
+    except OSError as error:
+        raise SourceError(f"The look at the evidence cannot be kept: {error.filename}: {error.strerror}.") from None
 
 
 def _named(settings: Settings, choice: PolicyChoice, name: str | None) -> _Named:

@@ -35,18 +35,22 @@ def as_json(version: str, evidence: Evidence, found: Estimates, unread: int) -> 
     }
 
 
+def in_words(found: Estimates) -> str:
+    return found.refusal if found.refusal is not None else VERDICTS[found.verdict]
+
+
 def print_report(version: str, evidence: Evidence, found: Estimates, unread: int) -> None:
     of = "decisions" if evidence.by == DECISIONS else "feeds beside which it was a shadow"
     typer.echo(f"Policy {version}, weighed on {found.feeds:,} {of}, of {found.users:,} users.")
     if found.refusal is not None:
-        typer.echo(f"Refused. {found.refusal}")
+        typer.echo(f"Refused. {in_words(found)}")
     else:
         print_rows(
             ("reward of a feed", "value", "to what was logged", "95 % interval", "in per cent"),
             [("as logged", f"{found.logged:.4f}", "", "", ""), *_rows(found)],
             right={1, 2, 3, 4},
         )
-        typer.echo(VERDICTS[found.verdict])
+        typer.echo(in_words(found))
     lower, upper = found.sequence
     if np.isfinite([lower, upper]).all():
         typer.echo(f"However often one looks, the difference is between {lower:+.4f} and {upper:+.4f} (95 %).")

@@ -54,10 +54,10 @@ def judge(feeds: LoggedFeeds | UnusableLog, look: int, rules: Rules, against: st
     error = error_of(look, rules)
     if isinstance(feeds, UnusableLog):
         words = f"The feeds cannot be weighed: {feeds.problems[0]}."
-        return _told(None, look, error, REFUSED, words, against, when, who)
+        return told(None, look, 1.0 - error, REFUSED, words, against, when, who)
     found = estimate(feeds, bounds=rules.bounds, confidence=1.0 - 2.0 * error)
     verdict, words = _verdict(found, rules)
-    return _told(found, look, error, verdict, words, against, when, who)
+    return told(found, look, 1.0 - error, verdict, words, against, when, who)
 
 
 def _verdict(found: Estimates, rules: Rules) -> tuple[str, str]:
@@ -87,9 +87,17 @@ def _lower(found: Estimates) -> float:
     return min(found.estimate.lower, found.guardrail.lower)
 
 
-def _told(
-    found: Estimates | None, look: int, error: float, verdict: str, words: str, against: str, when: datetime, who: str
+def told(
+    found: Estimates | None,
+    feeds: int,
+    confidence: float,
+    verdict: str,
+    words: str,
+    against: str,
+    when: datetime,
+    who: str,
 ) -> Look:
+    """What is kept of a look. ``confidence``: of either bound."""
     is_told = found is not None and found.refusal is None
     return Look(
         when=when.isoformat(timespec="milliseconds"),
@@ -97,9 +105,9 @@ def _told(
         against=against,
         verdict=verdict,
         words=words,
-        feeds=look,
+        feeds=feeds,
         users=found.users if found is not None else 0,
-        confidence=1.0 - error,
+        confidence=confidence,
         logged=_number(found.logged) if found is not None else None,
         difference=_number(found.difference) if found is not None and is_told else None,
         lower=_number(_lower(found)) if found is not None and is_told else None,

@@ -178,4 +178,6 @@ class Trials:
         return back if self._are_alike[back, serves] and back in self._store.versions() else None
 
     def _last_look(self, version: str, serves: str) -> Look | None:
-        return next((look for look in reversed(self._files.of(version)) if look.against == serves), None)
+        """Of the gate's own: how far it looked, and with what confidence, is no matter of others' looks."""
+        looks = reversed(self._files.of(version))
+        return next((look for look in looks if look.against == serves and look.who == BY_GATE), None)

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
-from recommendation_service.estimates.evidence import looks_at
 from recommendation_service.feed.compilation import compile_apart
+from recommendation_service.policies.evidence import OPEN, EvidenceFiles
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
 from recommendation_service.policies.store import PolicyStore
@@ -120,12 +120,14 @@ def test_decisions_say_what_shadows_say_of_the_feeds_that_chance_chose(place: Pl
 def test_a_policy_file_is_weighed_by_decisions_and_each_look_is_kept(place: Place, tmp_path: Path) -> None:
     file = tmp_path / "bolder.toml"
     file.write_bytes(read_policy_file().replace(b"alpha = 1.", b"alpha = 1.05"))
-    evidence = place.folder / "data" / "evidence"
+    evidence = EvidenceFiles(place.folder / "data" / "policies")
     version = weighed(place, "--policy", str(file), "--slots", "3")["policy"]
-    (look,) = looks_at(evidence, version)
-    assert (look["policy"], look["by"], len(look["effective_sample_size"])) == (version, "decisions", 3)
+    (look,) = evidence.of(version)
+    assert look.verdict == OPEN
+    assert look.words.endswith("By decisions.")
+    assert look.feeds > 0
     weighed(place, "--policy", str(file), "--endpoint", ENDPOINT)
-    assert len(looks_at(evidence, version)) == 2
+    assert len(evidence.of(version)) == 2
 
 
 def test_a_policy_of_other_pools_is_refused_with_the_reason_and_what_to_do(place: Place, tmp_path: Path) -> None:
