@@ -35,6 +35,7 @@ from recommendation_service.ranking.seen import merge_entries, remember_events
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.slate_body import join_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
+from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
 from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import make_working_memory
 
@@ -145,7 +146,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
     memory = make_working_memory(arrays, policy, [(0, 0)] * len(policy.pool))
     frame, candidates = Frame(arrays, policy, memory), len(memory.pool_items)
     request = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, np.zeros(0, np.int64))
-    shadows = stack_shadows([policy])
+    shadows, decision = stack_shadows([policy]), make_decision_memory(arrays, policy)
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
     events = (np.ones(1, np.uint8), np.zeros(1, np.int32), np.zeros(1, np.uint8), 0)
     limits = (memory.lifetimes, memory.live_sessions, memory.remembered)
@@ -158,7 +159,8 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "body": partial(join_items, *body),
         "frame": partial(getattr, frame, "address"),
         **{name: partial(entry_for, stage, frame, request) for name, stage in STAGES},
-        "decision": partial(entry_for, pack_decision, frame, make_decision_memory(arrays, policy)),
+        "decision": partial(entry_for, pack_decision, frame, decision),
+        "withheld": partial(entry_for, collect_withheld, frame, decision, keys, 0, make_withheld_memory(1)),
         "shadows": partial(entry_for, weigh_shadows, frame, shadows, make_shadow_memory(shadows, candidates)),
         "rank": partial(entry_for, rank, frame, request),
     }

@@ -15,7 +15,7 @@ import numpy as np
 
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.sentences import Sentence, say
-from recommendation_service.feed.withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN, Withheld
+from recommendation_service.feed.withheld import Withheld
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, RESUME, pack, type_name, unpack
@@ -24,6 +24,7 @@ from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, SERVED, Lifetimes
 from recommendation_service.ranking.slate import EXPLORATION, RULES
+from recommendation_service.ranking.slate_withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN
 
 CREATOR_RULE, SKILL_RULE, OTHER_RULE = "creator", "skill", "limits"
 _GATE = FEATURE_NAMES.index("quality_gate")

@@ -15,7 +15,7 @@ from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
-from recommendation_service.feed.withheld import pack_withheld, withheld_from
+from recommendation_service.feed.withheld import pack_withheld, withheld_of
 from recommendation_service.model.columns import Bytes, hash_token
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
@@ -27,6 +27,7 @@ from recommendation_service.ranking.shadows import make_shadow_memory, stack_sha
 from recommendation_service.ranking.slate import RULES
 from recommendation_service.ranking.slate_body import join_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
+from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
 from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import (
     PACKED,
@@ -41,6 +42,7 @@ from recommendation_service.ranking.working_memory import (
 IDS_FIELDS = {"total": "mix_ids", "discover": "resume_ids", "flow": "challenge_ids"}
 _HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
 BODY_BYTES = 1 << 16  # room for an answer to begin with
+WITHHELD_ITEMS = 1 << 10  # likewise for what a feed could not hold
 
 _encode = msgspec.json.Encoder().encode
 
@@ -124,6 +126,8 @@ class FeedPipeline:
         self._decision = make_decision_memory(catalog.arrays, policy.arrays)
         self._decided_bytes = self._decision.packing.packed.data.cast("B")
         self._pack_decision = entry_for(pack_decision, self._frame, self._decision)
+        self._withheld_items = make_withheld_memory(WITHHELD_ITEMS)
+        self._collect = entry_for(collect_withheld, self._frame, self._decision, NO_IDS, 0, self._withheld_items)
         self._item_bytes = np.asarray(catalog.item_bytes)
         self._body = np.empty(BODY_BYTES, np.uint8)
         self._join = entry_for(
@@ -226,7 +230,12 @@ class FeedPipeline:
         return bytes(self._decided_bytes[:length])
 
     def _withheld(self, request: FeedRequest, entries: int) -> bytes:
-        return pack_withheld(withheld_from(self.catalog.arrays, self.memory, request.excluded, entries))
+        asked = (self._frame, self._decision, request.excluded, entries)
+        count = self._collect(*asked, self._withheld_items)
+        if count > len(self._withheld_items.keys):
+            self._withheld_items = make_withheld_memory(2 * count)
+            self._collect(*asked, self._withheld_items)
+        return pack_withheld(withheld_of(self._withheld_items, count))
 
     def _weigher(self, policies: tuple[Policy, ...]) -> Callable[[int], ShadowPropensities]:
         """What gives the shadows' propensities of so many slots that are in the memory."""
