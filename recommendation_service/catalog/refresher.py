@@ -29,6 +29,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.policies.choice import PolicyChoice
+from recommendation_service.processes.niceness import step_back
 from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import REFRESHER, pool_share
 from recommendation_service.processes.requests import asked
@@ -227,7 +228,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     end_with_parent()
-    os.nice(BUILD_NICENESS)
+    step_back(BUILD_NICENESS)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     # It stays with a server while it can: two replicas are never at the same point, and a change of server rebuilds.
     share = pool_share(settings, REFRESHER.name)

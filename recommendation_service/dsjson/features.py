@@ -44,8 +44,8 @@ class Hashed:
         signs = np.where(pairs >> np.uint64(63), -1.0, 1.0)
         places = owner[:, None] * COLUMNS + columns
         weights = signs * values[:, None] * amounts
-        X = np.bincount(places.ravel(), weights.ravel(), len(own) * COLUMNS).astype(np.float64, copy=False)
-        X = X.reshape(len(own), COLUMNS)
+        sums = np.bincount(places.ravel(), weights.ravel(), len(own) * COLUMNS).astype(np.float64, copy=False)
+        X = sums.reshape(len(own), COLUMNS)
         lengths = np.linalg.norm(X, axis=1, keepdims=True)
         X[lengths[:, 0] > 0] /= lengths[lengths > 0][:, None]
         return X

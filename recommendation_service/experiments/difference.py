@@ -72,7 +72,8 @@ def difference(control: People, arm: People, error: float = 0.05) -> Difference 
                 float((one * other).sum()) * _unbiased(len(one)) for one, other in zip(residuals, earlier, strict=True)
             )
             theta = together / spread
-            gap = float(np.subtract(*(p.earlier_rewards.sum() / p.earlier_slots.sum() for p in (arm, control))))
+            of_control, of_arm = (float(each.earlier_rewards.sum() / each.earlier_slots.sum()) for each in both)
+            gap = of_arm - of_control
             value -= theta * gap
             variance = sum(_variance(one - theta * other) for one, other in zip(residuals, earlier, strict=True))
     radius = anytime_radius(variance, scale, error)

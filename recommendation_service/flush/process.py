@@ -1,6 +1,5 @@
 """Entry of the flusher's process, of which one runs on a machine, kept alive by a worker."""
 
-import os
 import signal
 import sys
 import threading
@@ -19,6 +18,7 @@ from recommendation_service.flush.log_replay import start_replay
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.reader import ReaderTaken
 from recommendation_service.log.stream import FlusherStream, rescue_after_seconds
+from recommendation_service.processes.niceness import step_back
 from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import FLUSHER, pool_share
 from recommendation_service.telemetry.database_metrics import process_numbers
@@ -41,7 +41,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     end_with_parent()
-    os.nice(FLUSH_NICENESS)
+    step_back(FLUSH_NICENESS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,6 +1,5 @@
 """The entry of the learner's process, which a worker keeps alive."""
 
-import os
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.learner import RETRY_SECONDS, Learner
 from recommendation_service.learning.status import LearnerStatus, read_status
+from recommendation_service.processes.niceness import step_back
 from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import LEARNER, pool_share
 
@@ -58,7 +58,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     end_with_parent()
-    os.nice(NICENESS)
+    step_back(NICENESS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

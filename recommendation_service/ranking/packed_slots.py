@@ -197,7 +197,8 @@ def _floats_of_each(
     place = np.where(by_choice, choices + (last + Word(1)) * width, place)
     own_width = np.where(by_choice, np.frexp(last.astype(np.float64))[1].astype(np.uint64), width)
     slots = np.arange(counts.max(initial=0), dtype=np.uint64)
-    values = _bits_at(words, place[:, np.newaxis] + own_width[:, np.newaxis] * slots) & _ones(own_width)[:, np.newaxis]
+    at = (place[:, np.newaxis] + own_width[:, np.newaxis] * slots).astype(np.uint64)
+    values = _bits_at(words, at) & _ones(own_width)[:, np.newaxis]
     if by_choice.any():
         chosen = choices[by_choice, np.newaxis] + values[by_choice] * width[by_choice, np.newaxis]
         values[by_choice] = _bits_at(words, chosen) & _ones(width[by_choice])[:, np.newaxis]
@@ -218,7 +219,7 @@ def _integers_of_each(
     place = place + Word(14)
     least = _bits_at(words, place) & _ones(least_width)
     place = place + least_width
-    at = place[:, np.newaxis] + width[:, np.newaxis] * np.arange(counts.max(initial=0), dtype=np.uint64)
+    at = place[:, np.newaxis] + width[:, np.newaxis] * np.arange(counts.max(initial=0)).astype(np.uint64)
     values = (_bits_at(words, at) & _ones(width)[:, np.newaxis]) + least[:, np.newaxis]
     return values, place + width * counts, are_narrow
 
