@@ -29,8 +29,9 @@ from recommendation_service.api.feedback import FeedbackEndpoint
 from recommendation_service.api.feeds import FeedEndpoint
 from recommendation_service.api.hot import Admission, DirectCalls, HotRoute
 from recommendation_service.api.limits import RateLimiter
+from recommendation_service.api.lists import add_lists
 from recommendation_service.api.middleware import HeadAsGet, RequestScope, ShortCut
-from recommendation_service.api.named_feeds import IdForms, NamedFeed, NamedFeedEndpoint
+from recommendation_service.api.named_feeds import IdForms, NamedFeed, NamedFeedEndpoint, add_unknown_feeds
 from recommendation_service.api.operations import add_operations
 from recommendation_service.api.people import add_people
 from recommendation_service.api.threads import Threads
@@ -176,6 +177,8 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     add_people(app, prefix, settings, serving, access, threads)
     add_explanations(app, prefix, settings, serving, store, access, threads)
     add_operations(app, prefix, serving, store, metrics, access, threads)
+    add_lists(app, prefix, serving, admission, named)
+    add_unknown_feeds(app, prefix, [feed.name for feed in named.feeds], admission)
     add_documentation(app, prefix, access, named)
     return app
 

@@ -18,7 +18,8 @@ from recommendation_service.api.access import Access
 from recommendation_service.api.assets import ASK_EACH_TIME, Asset, HashedAssets, make_asset
 from recommendation_service.api.event_documentation import event_schema, feedback_operation
 from recommendation_service.api.feeds import LONGEST_IDEMPOTENCY_KEY
-from recommendation_service.api.named_documentation import named_operation, named_schemas
+from recommendation_service.api.list_documentation import list_operations, list_schemas
+from recommendation_service.api.named_documentation import ANSWER, named_operation, named_schemas
 from recommendation_service.api.named_feeds import IdForms, NamedFeed
 from recommendation_service.api.schemas import (
     DEFAULT_ITEMS,
@@ -28,9 +29,11 @@ from recommendation_service.api.schemas import (
     MOST_ITEMS,
     SPELLINGS,
 )
+from recommendation_service.catalog.filter_columns import Rule
 from recommendation_service.catalog.items import ChallengeItem, ResumeItem
 from recommendation_service.feed.explain import Why
 from recommendation_service.feed.pipeline import IDS_FIELDS
+from recommendation_service.model import item_keys
 from recommendation_service.model.kinds import ENDPOINTS
 
 PAGE = "/docs"
@@ -151,6 +154,17 @@ class DocumentedFeeds(NamedTuple):
     item_fields: Mapping[str, Sequence[str]]  # by item type; empty: the contract's items
     has_search: bool
 
+    @property
+    def types(self) -> list[str]:
+        return list(self.item_fields) or [
+            item_keys.ITEM_TYPES[number] for number in (item_keys.RESUME, item_keys.CHALLENGE)
+        ]
+
+    @property
+    def filters(self) -> Mapping[str, Rule]:
+        """Of all feeds, and of lists."""
+        return self.feeds[0].filters
+
 
 def add_documentation(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds) -> None:
     """``/docs``, what it loads, and ``/openapi.json`` with every route.
@@ -222,7 +236,7 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
         # Everything of an item is always there, but status_at (where unknown) and why (unless asked for).
         schemas[item]["required"] = sorted(set(schemas[item]["properties"]) - {"status_at"})
         schemas[item]["properties"]["why"] = {"$ref": "#/components/schemas/Why"}
-    document["tags"] = [{"name": "feeds"}, {"name": "feedback"}, {"name": "operations"}]
+    document["tags"] = [{"name": "feeds"}, {"name": "lists"}, {"name": "feedback"}, {"name": "operations"}]
     schemas["FeedRequest"] = _feed_request()
     schemas["FeedbackEvent"] = event_schema()
     schemas["Error"] = _error()
@@ -231,7 +245,7 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
         "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same"},
         "administrator": {"type": "http", "scheme": "bearer", "description": "ADMIN_TOKEN"},
     }
-    schemas |= named_schemas(named.forms, named.item_fields, named.feeds[0].filters)
+    schemas |= named_schemas(named.forms, named.item_fields, named.filters)
     errors = _errors(access) | {"409": answers(409)[409]}
     for feed in named.feeds:
         operation = _with_keys(named_operation(feed, errors, [IDEMPOTENCY_KEY]), access)
@@ -239,6 +253,10 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
     for endpoint in ENDPOINTS if named.has_search else ():
         schemas[f"{endpoint.capitalize()}Feed"] = _feed_answer(endpoint)
         document["paths"][f"{prefix}/search/{endpoint}"] = {"post": _feed_operation(endpoint, access)}
+    schemas |= list_schemas(schemas[ANSWER])
+    lists = list_operations(named.types, named.forms, named.filters, answers(404)[404], _errors(access))
+    for path, operation in lists.items():
+        document["paths"][f"{prefix}{path}"] = {"get": _with_keys(operation, access)}
     document["paths"][f"{prefix}/feedback"] = {"post": _with_keys(feedback_operation(_errors(access)), access)}
     for operations in document["paths"].values():
         for operation in operations.values():

@@ -36,6 +36,10 @@ class Admission:
         self._per_key.check(key)
         return key, codings
 
+    def check_bodiless(self, headers: Headers) -> None:
+        """Of a call that needs no body. Raises ServiceError."""
+        self._per_key.check(self._access.check_api_key(headers))
+
 
 class HotRoute:
     """An endpoint as an ASGI application. Raises ServiceError."""

@@ -52,7 +52,7 @@ def _item(name: str) -> str:
     return f"Item.{name}"
 
 
-def _user_id(forms: IdForms) -> dict[str, Any]:
+def user_schema(forms: IdForms) -> dict[str, Any]:
     if forms.users_are_text:
         return {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
     return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": LARGEST_ID}, {"type": "string", "pattern": DIGITS}]}
@@ -68,22 +68,26 @@ def _excluded_id(forms: IdForms) -> dict[str, Any]:
     return {"anyOf": [{"type": "integer"}, text]} if forms.items_are_numbers else text
 
 
-def _filter(rule: Rule) -> dict[str, Any]:
+def filter_schema(rule: Rule) -> dict[str, Any]:
     if rule == "at_most":
-        return {"type": ["number", "null"], "minimum": -LARGEST_VALUE, "maximum": LARGEST_VALUE}
+        return {"type": "number", "minimum": -LARGEST_VALUE, "maximum": LARGEST_VALUE}
     value: list[dict[str, Any]] = [{"type": ["string", "number", "boolean"]}]
     if rule == "contained":
         value.append({"type": "array", "maxItems": MOST_VALUES, "items": value[0]})
-    return {"anyOf": [*value, {"type": "null"}]}
+    return value[0] if len(value) == 1 else {"anyOf": value}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
 
 
 def _request(forms: IdForms, filters: Mapping[str, Rule]) -> dict[str, Any]:
     def or_null(schema: dict[str, Any], description: str) -> dict[str, Any]:
-        return {"description": description, "anyOf": [*schema.get("anyOf", [schema]), {"type": "null"}]}
+        return {"description": description, **_or_null(schema)}
 
     flag = {"type": "boolean"}
     properties = {
-        "user": or_null(_user_id(forms), "Who asks; left out: anonymous, and the feed is not personal."),
+        "user": or_null(user_schema(forms), "Who asks; left out: anonymous, and the feed is not personal."),
         "size": or_null({"type": "integer", "minimum": 1, "maximum": MOST_ITEMS}, "How many items."),
         "exclude": or_null(
             {"type": "array", "maxItems": MOST_EXCLUDED, "items": _excluded_id(forms)},
@@ -94,7 +98,7 @@ def _request(forms: IdForms, filters: Mapping[str, Rule]) -> dict[str, Any]:
             {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": {name: _filter(rule) for name, rule in filters.items()},
+                "properties": {name: _or_null(filter_schema(rule)) for name, rule in filters.items()},
             },
             "What must hold of each item, by the filter's name.",
         ),

@@ -7,9 +7,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from recommendation_service.api.calls import Call, Reply
 from recommendation_service.api.feeds import answered
+from recommendation_service.api.hot import Admission
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.schemas import (
     DEFAULT_ITEMS,
@@ -20,8 +25,8 @@ from recommendation_service.api.schemas import (
     named,
 )
 from recommendation_service.catalog.filter_columns import Rule, value_number
-from recommendation_service.core.errors import InvalidRequest, NotJson
-from recommendation_service.feed.request import NO_IDS, FeedFields
+from recommendation_service.core.errors import InvalidRequest, NotFound, NotJson
+from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedFields
 from recommendation_service.model.text_ids import ITEM_BITS, USER_BITS, number_of_text
 
 LONGEST_ID = 255
@@ -80,6 +85,20 @@ class NamedFeedEndpoint:
         return await answered(call, self._feed.name, fields, f"feeds/{self._feed.name}")
 
 
+def add_unknown_feeds(app: FastAPI, prefix: str, names: Sequence[str], admission: Admission) -> None:
+    """Whoever misspells a feed's name is told which there are."""
+
+    async def unknown(request: Request) -> Response:
+        admission.check_bodiless(request.scope["headers"])
+        name = request.path_params["name"]
+        raise NotFound(
+            "There is no such feed.",
+            [{"field": "name", "problem": f"is {named(name)}; the feeds are {', '.join(names)}"}],
+        )
+
+    app.router.routes.append(Route(f"{prefix}/feeds/{{name:path}}", unknown, methods=["POST"]))
+
+
 def read_named_body(body: bytes, feed: NamedFeed, forms: IdForms) -> FeedFields:
     """Raises NotJson, or InvalidRequest with every wrong field."""
     try:
@@ -90,16 +109,16 @@ def read_named_body(body: bytes, feed: NamedFeed, forms: IdForms) -> FeedFields:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotJson("The body is not JSON, or nested too deeply.") from None
     problems: list[tuple[str, str]] = []
-    user = 0 if plain.user is None else _number(plain.user, forms.users_are_text, problems)
+    user = 0 if plain.user is None else number_of_user(plain.user, forms.users_are_text, problems)
     size = feed.size if plain.size is None else plain.size
     if not 1 <= size <= MOST_ITEMS:
         problems.append(("size", f"must be from 1 to {MOST_ITEMS}, but is {size}"))
     if plain.session is not None and len(plain.session) > LONGEST_SESSION_ID:
         problems.append(("session", f"must have at most {LONGEST_SESSION_ID} characters, but has {len(plain.session)}"))
     excluded = NO_IDS if not plain.exclude else _excluded(plain.exclude, forms, problems)
-    asked = _filters(plain.filters, feed.filters, problems) if plain.filters else ()
+    asked = asked_of(plain.filters, feed.filters, problems) if plain.filters else ()
     if problems:
-        raise _invalid(problems)
+        raise invalid(problems)
     return FeedFields(
         user,
         size,
@@ -112,9 +131,7 @@ def read_named_body(body: bytes, feed: NamedFeed, forms: IdForms) -> FeedFields:
     )
 
 
-def _filters(
-    given: Mapping[str, Any], rules: Mapping[str, Rule], problems: list[tuple[str, str]]
-) -> tuple[tuple[str, float | tuple[int, ...]], ...]:
+def asked_of(given: Mapping[str, Any], rules: Mapping[str, Rule], problems: list[tuple[str, str]]) -> AskedFilters:
     """What each filter asks, in the order of their names; null asks nothing."""
     asked: list[tuple[str, float | tuple[int, ...]]] = []
     for name, value in sorted(given.items()):
@@ -142,8 +159,8 @@ def _filters(
     return tuple(asked)
 
 
-def _number(value: int | str, is_text: bool, problems: list[tuple[str, str]]) -> int:
-    """Of a user's id."""
+def number_of_user(value: int | str, is_text: bool, problems: list[tuple[str, str]]) -> int:
+    """Of an id."""
     if is_text:
         if isinstance(value, str) and 0 < len(value) <= LONGEST_ID:
             return number_of_text(value, USER_BITS)
@@ -191,7 +208,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 def _read_carefully(content: Any) -> _Plain:
     """To JSON 22.0 is an integer. Raises InvalidRequest with every field that is not of its type, or not there."""
     if not isinstance(content, dict):
-        raise _invalid([("body", f"is {named(content)}, not an object")])
+        raise invalid([("body", f"is {named(content)}, not an object")])
     for name in ("user", "size"):
         content[name] = _whole(content.get(name))
     if isinstance(content.get("exclude"), list):
@@ -199,7 +216,7 @@ def _read_carefully(content: Any) -> _Plain:
     try:
         return msgspec.convert(content, _Plain)
     except msgspec.ValidationError:
-        raise _invalid(_wrong_fields(content) or [("body", "cannot be read")]) from None
+        raise invalid(_wrong_fields(content) or [("body", "cannot be read")]) from None
 
 
 def _whole(value: Any) -> Any:
@@ -225,6 +242,6 @@ def _wrong_fields(content: dict[str, Any]) -> list[tuple[str, str]]:
     return problems
 
 
-def _invalid(problems: Sequence[tuple[str, str]]) -> InvalidRequest:
+def invalid(problems: Sequence[tuple[str, str]]) -> InvalidRequest:
     details = [{"field": field, "problem": problem} for field, problem in problems]
     return InvalidRequest("The request has invalid fields.", details)

@@ -15,6 +15,7 @@ import numpy as np
 
 from recommendation_service.catalog.filter_columns import FilterColumn, Listed
 from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
+from recommendation_service.catalog.list_orders import ListOrders, list_orders
 from recommendation_service.catalog.rejections import RULES, Rejected, rejected
 from recommendation_service.catalog.texts import Texts
 from recommendation_service.core.errors import CatalogError
@@ -42,6 +43,7 @@ ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
 NAMES = "names.json"
 NOT_PERSONAL = "not_personal"  # (n,) int64, where there is such a list
 ITEM_TEXTS, USER_TEXTS = "item_texts", "user_texts"  # bytes, and beside them {name}_offsets, where ids are text
+LIST_ORDERS = {"popular": "popular_items", "latest": "latest_items"}  # files of (M,) int32, see list_orders.py
 REJECTED_KEYS, REJECTED_RULES = "rejected_keys", "rejected_rules"  # (r,) int64 and uint8, see rejections.py
 
 
@@ -54,6 +56,7 @@ class Catalog:
     arrays: CatalogArrays
     item_offsets: Int64  # (M + 1,)
     item_bytes: memoryview
+    orders: ListOrders
     # Users whose feeds are not personal, ascending; None: it was built without a list of them.
     not_personal: Int64 | None = None
     # Rows that its build read and kept out; None: an earlier release built it, and kept nothing of them.
@@ -66,6 +69,11 @@ class Catalog:
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
+
+    def id_of(self, item: int) -> int | str:
+        """As it looks in the operator's tables; ids that are numbers have no text in the dictionary."""
+        text = self.item_texts.at(item) if self.item_texts is not None else ""
+        return text or int(self.arrays.item_id[item])
 
     @property
     def added_features(self) -> list[str]:
@@ -199,6 +207,7 @@ class CatalogStore(VersionStore):
                 arrays,
                 offsets,
                 items,
+                _orders(folder, manifest, arrays),
                 not_personal,
                 _rejected(folder, manifest),
                 _texts(folder, manifest, ITEM_TEXTS),
@@ -220,6 +229,8 @@ class CatalogStore(VersionStore):
 def _write_files(new: NewVersion, built: "BuiltCatalog") -> None:
     for name in COLUMNS:
         new.save(name, getattr(built.arrays, name))
+    for name, order in list_orders(built.arrays)._asdict().items():
+        new.save(LIST_ORDERS[name], order)
     sizes = np.array([len(body) for body in built.item_bodies], np.int64)
     new.save(ITEM_OFFSETS, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     new.write(ITEM_BYTES, b"".join(built.item_bodies) or b" ")
@@ -268,10 +279,18 @@ def _texts(folder: Path, manifest: dict[str, Any], name: str) -> Texts | None:
 def _column(folder: Path, name: str) -> Any:
     """A plain array over the mapping: np.memmap itself is slower to hand to a kernel."""
     array = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    expected = COLUMNS.get(name, (np.uint8 if name == REJECTED_RULES else np.int64, 1))
+    others = {REJECTED_RULES: np.uint8} | dict.fromkeys(LIST_ORDERS.values(), np.int32)
+    expected = COLUMNS.get(name, (others.get(name, np.int64), 1))
     if array.dtype != expected[0] or array.ndim != expected[1]:
         raise ValueError(f"{name} is {array.dtype} of {array.ndim} dimensions")
     return np.asarray(array)
+
+
+def _orders(folder: Path, manifest: dict[str, Any], arrays: CatalogArrays) -> ListOrders:
+    """A version of an earlier release has none."""
+    if not all(f"{name}.npy" in manifest["files"] for name in LIST_ORDERS.values()):
+        return list_orders(arrays)
+    return ListOrders(**{order: _column(folder, name) for order, name in LIST_ORDERS.items()})
 
 
 def _rejected(folder: Path, manifest: dict[str, Any]) -> Rejected | None:

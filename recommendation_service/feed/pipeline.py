@@ -14,7 +14,7 @@ from recommendation_service.feed.arms import Arms
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters
 from recommendation_service.feed.generation import Generation, misfit
-from recommendation_service.feed.request import NO_IDS, FeedRequest, Outsider
+from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedRequest, Outsider
 from recommendation_service.feed.withheld import pack_withheld, withheld_of
 from recommendation_service.model.columns import Bytes, hash_token
 from recommendation_service.policies.policy import Policy
@@ -171,7 +171,7 @@ class FeedPipeline:
             connections,
         )
         if self._filters is not None:
-            self._bar(self._filters.barred(dict(request.filters), self.user_row(request.user_id)))
+            self._bar(self.barred(request.filters, request.user_id))
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
             self._rank(self._frame_for(request), ranking_request)
@@ -179,6 +179,12 @@ class FeedPipeline:
             self._rank_by_stages(self._frame_for(request), ranking_request, self._observe_stage)
         wanted = wants_decision is not None and wants_decision(request, seed)
         return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
+
+    def barred(self, filters: AskedFilters, user_id: int) -> Bytes | None:
+        """(M,) not 0 where an item may not be shown to a user who asks for that; None: all may. To be read only."""
+        if self._filters is None:
+            return None
+        return self._filters.barred(dict(filters), self.user_row(user_id))
 
     def _bar(self, mask: Bytes | None) -> None:
         """Lay a mask over the flags, which the kernels clear by what they noted of the feed before: so all of that is
@@ -321,7 +327,7 @@ class FeedPipeline:
         """As any operator's feed is answered: ids as they look in the tables."""
         items, texts = slate.items.tolist(), self.catalog.item_texts
         # What is text and what a number, the item says itself where a catalog has ids of both forms.
-        ids = slate.numbers.tolist() if texts is None else [self._id_of(item) for item in items]
+        ids = slate.numbers.tolist() if texts is None else [self.catalog.id_of(item) for item in items]
         head = b'{"ids":%b' % _encode(ids)[:-1]
         tail = b'],"request_id":"%b","relaxed":%b}' % (slate.request.request_id.encode(), _encode(slate.relaxed))
         if slate.request.explain:
@@ -333,12 +339,6 @@ class FeedPipeline:
         body[quoted : quoted + len(head)] = head
         body[end : end + len(tail)] = tail
         return body[quoted : end + len(tail)].tobytes()
-
-    def _id_of(self, item: int) -> int | str:
-        """Of an item of a catalog with a dictionary, where ids that are numbers have no text."""
-        texts = self.catalog.item_texts
-        text = texts.at(item) if texts is not None else ""
-        return text or int(self.catalog.arrays.item_id[item])
 
     def _explained(self, slate: Slate) -> bytes:
         """The numbers, and the items with the reason for each."""

@@ -8,6 +8,8 @@ import numpy.typing as npt
 from recommendation_service.feed.sentences import DEFAULT_LANGUAGE
 
 NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+# By a filter's name what it asks, see feed/filters.py.
+AskedFilters = tuple[tuple[str, float | tuple[int, ...]], ...]
 
 
 class FeedFields(NamedTuple):
@@ -20,7 +22,7 @@ class FeedFields(NamedTuple):
     explain: bool
     personal: bool = True  # False: without any fact of the user, and nothing is learned from it
     language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
-    filters: tuple[tuple[str, float | tuple[int, ...]], ...] = ()  # what each asks, see feed/filters.py
+    filters: AskedFilters = ()
     by_name: bool = False  # answered as feeds by name are, and not as the contract's three endpoints
 
 
@@ -49,5 +51,5 @@ class FeedRequest(NamedTuple):
     happened_ms: int = 0  # since 1970, for the record
     personal: bool = True  # False: ranked as for an unknown user; what was seen stays away all the same
     language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
-    filters: tuple[tuple[str, float | tuple[int, ...]], ...] = ()
+    filters: AskedFilters = ()
     by_name: bool = False

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from recommendation_service.catalog.built import BuiltCatalog
-from recommendation_service.catalog.store import REJECTED_KEYS, REJECTED_RULES, CatalogStore
+from recommendation_service.catalog.store import LIST_ORDERS, REJECTED_KEYS, REJECTED_RULES, CatalogStore
 from recommendation_service.versions.store import MANIFEST
 
 
@@ -29,9 +30,20 @@ def published_without_rejections(store: CatalogStore, built: BuiltCatalog) -> st
     published = store.publish(built)
     manifest = json.loads((store.folder / published / MANIFEST).read_bytes())
     del manifest["rejection_rules"]
-    for name in (f"{REJECTED_KEYS}.npy", f"{REJECTED_RULES}.npy"):
-        del manifest["files"][name]
-        (store.folder / published / name).unlink()
+    return _without(store, published, manifest, (REJECTED_KEYS, REJECTED_RULES))
+
+
+def published_without_orders(store: CatalogStore, built: BuiltCatalog) -> str:
+    """Publish what was built as releases did that had no lists; its version."""
+    published = store.publish(built)
+    manifest = json.loads((store.folder / published / MANIFEST).read_bytes())
+    return _without(store, published, manifest, LIST_ORDERS.values())
+
+
+def _without(store: CatalogStore, published: str, manifest: dict[str, Any], columns: Iterable[str]) -> str:
+    for name in columns:
+        del manifest["files"][f"{name}.npy"]
+        (store.folder / published / f"{name}.npy").unlink()
     return _renamed(store, published, manifest)
 
 
