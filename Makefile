@@ -1,7 +1,7 @@
 # One way to do each thing; CI runs the same (.ci/run). `make` alone prints what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-clients test-databases test-debian12 test-debian13 check bench regret evidence faults findings clean
+.PHONY: help setup run test test-unit test-clients test-databases test-debian12 test-debian13 check bench regret evidence quality faults findings clean
 
 # Not taken from the environment, where some shells keep the machine's own name in HOST: that would serve to the network.
 HOST = 127.0.0.1
@@ -41,6 +41,9 @@ regret: setup ## Simulate the learner for long, beside the ranking that it began
 
 evidence: setup ## Weigh policies on simulated logs whose truth is known, 1,000 of each kind and length (ARGS='--runs 100 --slots 6')
 	@OPENBLAS_NUM_THREADS=1 exec .venv/bin/python -m benchmarks.evidence $(ARGS)
+
+quality: setup ## Replay MovieLens and the examples under the policies that their mappings begin with, beside popularity (ARGS='--data jobs --json')
+	@OPENBLAS_NUM_THREADS=1 exec .venv/bin/python -m benchmarks.quality $(ARGS)
 
 faults: setup ## Break everything at random under load, and count every event (ARGS='--seed 7 --faults 40')
 	@bash scripts/install_servers.sh mariadb-server-core redis-server

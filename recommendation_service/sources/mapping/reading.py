@@ -48,13 +48,15 @@ def read(
     now: datetime | None = None,
     zone: tzinfo = UTC,
     observe: Observer | None = None,
+    latest: datetime | None = None,
 ) -> Tables:
     """Everything of a mapping, in the transaction that the connection is in. ``zone``: of times that say none.
+    ``latest``: for who looks back, the moment until which rows are told: what happened between is read as well.
 
     Raises TablesError with every problem of all queries, SourceError where the database went away.
     """
     now = now or datetime.now(UTC)
-    return _Reading(mapping, Queries(mapping, connection, now, zone, observe=observe), now).tables()
+    return _Reading(mapping, Queries(mapping, connection, now, zone, observe=observe, latest=latest), now).tables()
 
 
 def read_users(

@@ -75,7 +75,8 @@ Observer = Callable[[Result, float], None]
 
 class Queries:
     """Of one mapping and moment, over one connection. ``users``: whose rows alone are read; None: everybody's.
-    ``observe``: is shown each result as the database gave it, and the milliseconds that it took."""
+    ``observe``: is shown each result as the database gave it, and the milliseconds that it took. ``latest``: what is
+    later is no time; ``now`` unless given."""
 
     def __init__(
         self,
@@ -85,10 +86,12 @@ class Queries:
         zone: tzinfo,
         users: OfUsers | None = None,
         observe: Observer | None = None,
+        latest: datetime | None = None,
     ) -> None:
         self._mapping = mapping
         self._connection = connection
         self._now = now
+        self._latest = latest or now
         self._zone = zone
         self._users = users
         self._observe = observe
@@ -173,7 +176,7 @@ class Queries:
             return np.full(result.rows, np.nan)
         given = self.column(result, "time", column)
         reasons: Counter[str] = Counter()
-        found = values.times(given, self._now.timestamp(), self._zone, reasons)
+        found = values.times(given, self._latest.timestamp(), self._zone, reasons)
         present = result.rows - reasons[values.NO_TIME]
         if present and reasons[values.NOT_A_TIME] == present:
             example = next(value for value in given if value is not None)

@@ -34,10 +34,10 @@ class MappedSource:
         self._settings = settings
         self._connect = connect or engine.connect
 
-    def tables(self, now: datetime) -> Tables:
-        """Of one moment. Raises SourceError."""
+    def tables(self, now: datetime, latest: datetime | None = None) -> Tables:
+        """Of one moment; ``latest``: as `read` says. Raises SourceError."""
         with one_moment(self.engine, self._connect) as connection:
-            return read(self.mapping, connection, now, self._settings.database_zone)
+            return read(self.mapping, connection, now, self._settings.database_zone, latest=latest)
 
     def fingerprint(self, now: datetime | None = None) -> str:
         """Differs whenever something changed that a catalog is made of. Raises SourceError."""
