@@ -39,10 +39,9 @@ from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.core.errors import ConfigurationError, InvalidRequest, ServiceError
+from recommendation_service.core.errors import InvalidRequest, ServiceError
 from recommendation_service.core.holding import hold
 from recommendation_service.core.logging import configure_logging
-from recommendation_service.core.postgresql_address import is_postgresql
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
@@ -76,6 +75,7 @@ from recommendation_service.serving.seen_store import MachineStore, NoStore, See
 from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
 from recommendation_service.serving.worker import Worker
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
+from recommendation_service.sources.mapping.source import demand_mapping
 from recommendation_service.sources.users import NobodyElse, UserReader, Users
 from recommendation_service.telemetry import database_metrics, metrics_files
 from recommendation_service.telemetry.metrics import Metrics
@@ -113,10 +113,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     Raises ConfigurationError with every problem of settings, policy and learning file.
     """
     settings = settings or load_settings()
-    if is_postgresql(settings.source_url):
-        raise ConfigurationError(
-            ["DATABASE_URL names PostgreSQL, which `recs source` reads; feeds need another database"]
-        )
+    demand_mapping(settings)
     configure_logging(settings)
     metrics = Metrics()
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER

@@ -8,6 +8,7 @@ Both refuse to run as root. Where the tests do, they run as nobody, each in a fo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -15,12 +16,21 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psycopg
 from sqlalchemy.engine import URL
 
-from tests.servers import LOOPBACK, STATEMENT_TIMEOUT_SECONDS, PrivateServer, ServerNotInstalledError, find_program
+from tests.servers import (
+    LOOPBACK,
+    STATEMENT_TIMEOUT_SECONDS,
+    PrivateServer,
+    ServerNotInstalledError,
+    find_program,
+    wait_until,
+)
+
+STOP_SECONDS = 30.0
 
 
 def _program(name: str) -> str:
@@ -58,6 +68,10 @@ class PrivatePostgreSQL(PrivateServer):
             for statement in statements:
                 connection.execute(statement.encode())
 
+    def rows(self, query: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        with self._connect(database) as connection:
+            return connection.execute(query.encode()).fetchall()
+
     def answers(self, timeout_seconds: float = 2.0) -> bool:
         try:
             self._connect("postgres", timeout_seconds).close()
@@ -90,6 +104,30 @@ class PrivatePostgreSQL(PrivateServer):
             *("-c", "unix_socket_directories=", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"),
         ]
 
+    def pause(self) -> None:
+        """All of it: a connection's process is the server's child, and would go on."""
+        super().pause()
+        for pid in self._children():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._is_paused:
+            for pid in self._children():
+                os.kill(pid, signal.SIGCONT)
+        super().resume()
+
+    def kill(self) -> None:
+        """With its children, which would hold the port and its memory until they notice."""
+        children = self._children() if self.is_running else []
+        super().kill()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), STOP_SECONDS)
+
+    def _children(self) -> list[int]:
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def remove(self) -> None:
         """What it keeps, once it has stopped."""
         self.stop()
@@ -97,7 +135,7 @@ class PrivatePostgreSQL(PrivateServer):
 
     def _connect(
         self, database: str, timeout_seconds: float = STATEMENT_TIMEOUT_SECONDS
-    ) -> psycopg.Connection[tuple[object, ...]]:
+    ) -> psycopg.Connection[tuple[Any, ...]]:
         return psycopg.connect(
             host=LOOPBACK,
             port=self.port,
@@ -107,6 +145,36 @@ class PrivatePostgreSQL(PrivateServer):
             autocommit=True,
             connect_timeout=max(2, int(timeout_seconds)),
         )
+
+
+class PrivateStandby(PrivatePostgreSQL):
+    """Follows a server, and may be read only, until it is promoted."""
+
+    def __init__(self, folder: Path, primary: PrivatePostgreSQL) -> None:
+        super().__init__(folder)
+        self.password = primary.password
+        self._primary = primary
+
+    def prepare(self) -> None:
+        if self._data.exists():
+            return
+        _give_to_nobody(self._own)
+        address = f"host={LOOPBACK} port={self._primary.port} user={self.user}"
+        subprocess.run(
+            [
+                *_as_nobody(),
+                *(_program("pg_basebackup"), f"--pgdata={self._data}", f"--dbname={address}", "--write-recovery-conf"),
+                *("--checkpoint=fast", "--no-sync", "--wal-method=stream"),
+            ],
+            check=True,
+            cwd=self._own,
+            env={**os.environ, "PGPASSWORD": self.password},
+            stdout=subprocess.DEVNULL,
+        )
+
+    def promote(self) -> None:
+        """It takes writes from now on."""
+        self.execute("SELECT pg_promote(true, 60)")
 
 
 class PrivatePgBouncer(PrivateServer):

@@ -14,13 +14,15 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.clock import Agreement, Clock
+from recommendation_service.core.database import time_as_text
+from recommendation_service.core.postgresql_address import POSTGRESQL
 
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 5.0
 # After a boot, and in a new DATA_DIR: who was last seen not longer ago is believed without a wait.
 CONTINUOUS_SECONDS = 86_400.0
-_LAST_EVENT = "SELECT CAST(received_at AS CHAR) FROM recs_events ORDER BY id DESC LIMIT 1"
+_LAST_EVENT = "SELECT {received} FROM recs_events ORDER BY id DESC LIMIT 1"
 
 
 class Sight(NamedTuple):
@@ -61,6 +63,9 @@ class ClockWatch:
         self._clock = clock
         self._engine = engine
         self._wait = wait_seconds
+        is_postgresql = engine.dialect.name == POSTGRESQL  # whose now() is when the transaction began
+        self._now = "SELECT EXTRACT(EPOCH FROM clock_timestamp())" if is_postgresql else "SELECT UNIX_TIMESTAMP()"
+        self._last_event_query = _LAST_EVENT.format(received=time_as_text(engine.dialect.name, "received_at"))
         self._next_look = 0.0
         self._jumped = False  # at the last look, whatever came of it
 
@@ -108,7 +113,7 @@ class ClockWatch:
         try:
             with self._engine.connect() as connection:
                 before = self._clock.monotonic()
-                seconds = float(connection.execute(text("SELECT UNIX_TIMESTAMP()")).scalar_one())
+                seconds = float(connection.execute(text(self._now)).scalar_one())
                 return seconds - (before + self._clock.monotonic()) / 2
         except (SQLAlchemyError, ValueError, TypeError):
             return None
@@ -129,7 +134,7 @@ class ClockWatch:
         """When the newest row of recs_events was accepted."""
         try:
             with self._engine.connect() as connection:
-                received = connection.execute(text(_LAST_EVENT)).scalar_one_or_none()
+                received = connection.execute(text(self._last_event_query)).scalar_one_or_none()
             return datetime.fromisoformat(str(received)).replace(tzinfo=UTC).timestamp() if received else None
         except (SQLAlchemyError, ValueError):
             return None  # no such table yet

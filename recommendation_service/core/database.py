@@ -22,6 +22,7 @@ from sqlalchemy.exc import TimeoutError as CheckoutTimeout
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database_errors import LEAVING, code_of
 from recommendation_service.core.database_numbers import (
     POOL_IN_USE,
     POOL_SIZE,
@@ -39,21 +40,6 @@ log = structlog.get_logger(__name__)
 # Recycled below the deployment guide's wait_timeout of 600 s, so that the server never closes first.
 POOL_RECYCLE_SECONDS = 540
 CHECKOUT_TIMEOUT_SECONDS = 5
-
-# What a server says that takes no writes any more, or is about to go: the old one of a failover. Its connections answer
-# each ping, and new ones reach its successor.
-READ_ONLY = {
-    1290,  # --read-only, --super-read-only; Aurora's reader
-    1792,  # transactions are read-only
-    1836,  # InnoDB is read-only
-    3100,  # group replication refuses the commit
-}
-LEAVING = READ_ONLY | {
-    1047,  # a node of Galera without its cluster
-    1053,  # shutdown in progress
-    3032,  # offline mode
-    3168,  # the server is not available
-}
 
 
 class PoolShare(NamedTuple):
@@ -105,21 +91,16 @@ def make_engine(
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
     share = share or PoolShare("command", settings.mysql_pool_size)
     engine = create_engine(
-        postgresql_address(url) if is_postgresql(url) else url,
+        _by_its_driver(url),
         poolclass=MeasuredPool,
         pool_size=share.connections,
         max_overflow=0,
         pool_pre_ping=settings.mysql_use_pooling,
         pool_recycle=POOL_RECYCLE_SECONDS,
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
-        connect_args=_connect_args(settings, url),
+        connect_args=_connect_args(settings, url, settings.mysql_read_timeout_seconds),
     )
-    if is_postgresql(url):
-        from recommendation_service.core import postgresql
-
-        postgresql.open_connections(engine, settings)
-    else:
-        open_connections(engine, settings, url)
+    _open_connections(engine, settings, url, settings.mysql_read_timeout_seconds)
     if not settings.mysql_use_pooling:
         event.listen(engine, "checkin", _close)
     else:
@@ -136,10 +117,10 @@ def make_engine(
 
 
 def make_unpooled_engine(settings: Settings, url: URL, *, read_timeout_seconds: int | None = None) -> Engine:
-    """A MySQL engine that opens a connection for each use."""
+    """An engine of a server that opens a connection for each use."""
     seconds = read_timeout_seconds or settings.mysql_read_timeout_seconds
-    engine = create_engine(url, poolclass=NullPool, connect_args=_session(settings, seconds))
-    open_connections(engine, settings, url)
+    engine = create_engine(_by_its_driver(url), poolclass=NullPool, connect_args=_connect_args(settings, url, seconds))
+    _open_connections(engine, settings, url, seconds)
     return engine
 
 
@@ -176,6 +157,15 @@ def attempt(connection: Connection) -> Iterator[None]:
         yield
 
 
+def time_as_text(dialect: str, column: str) -> str:
+    """SQL that gives a time of the service's own tables as they write it: 2026-11-24 06:45:01.250."""
+    if dialect == "sqlite":
+        return column
+    if dialect == POSTGRESQL:
+        return f"to_char({column}, 'YYYY-MM-DD HH24:MI:SS.MS')"
+    return f"CAST({column} AS CHAR)"
+
+
 def words_of(error: SQLAlchemyError) -> str:
     """The server's, without the statement, its parameters and the values of rows."""
     original = getattr(error, "orig", None)
@@ -188,12 +178,25 @@ def words_of(error: SQLAlchemyError) -> str:
     return " ".join(str(part) for part in getattr(original, "args", ())) or type(original).__name__
 
 
-def _connect_args(settings: Settings, url: URL) -> dict[str, Any]:
+def _by_its_driver(url: URL) -> URL:
+    return postgresql_address(url) if is_postgresql(url) else url
+
+
+def _connect_args(settings: Settings, url: URL, read_timeout_seconds: int) -> dict[str, Any]:
     if is_postgresql(url):
         from recommendation_service.core import postgresql  # which loads libpq
 
         return postgresql.connect_args(settings)
-    return _session(settings, settings.mysql_read_timeout_seconds)
+    return _session(settings, read_timeout_seconds)
+
+
+def _open_connections(engine: Engine, settings: Settings, url: URL, read_timeout_seconds: int) -> None:
+    if is_postgresql(url):
+        from recommendation_service.core import postgresql
+
+        postgresql.open_connections(engine, settings, read_timeout_seconds)
+    else:
+        open_connections(engine, settings, url)
 
 
 def _session(settings: Settings, read_timeout_seconds: int) -> dict[str, Any]:
@@ -209,8 +212,7 @@ def _session(settings: Settings, read_timeout_seconds: int) -> dict[str, Any]:
 
 def _leave_server(context: ExceptionContext) -> None:
     """A server that says so is not to be asked again over the connections that the pool has to it."""
-    error = context.original_exception
-    if error.args and error.args[0] in LEAVING:
+    if code_of(context.original_exception) in LEAVING:
         context.is_disconnect = True
 
 

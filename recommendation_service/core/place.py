@@ -20,17 +20,19 @@ from pathlib import Path
 import structlog
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database import words_of
+from recommendation_service.core.database_errors import has_no_table
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import locked, make_folder, write_whole
+from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgresql
 
 log = structlog.get_logger(__name__)
 
 FILE = "place.json"
 LOCK = "place.lock"
-NO_TABLE = 1146
 SPACE_DIGITS = 12  # of the identity, in keys of Redis
 EARLIER_SPACE = ""  # of releases whose keys named no database
 
@@ -59,8 +61,11 @@ class Owner:
 
 
 def database_name(url: URL) -> str:
-    """The same however the server is called; of SQLite the file's."""
-    return Path(url.database or "").name if url.get_backend_name() == "sqlite" else url.database or ""
+    """The same however the server is called; of SQLite the file's. PostgreSQL takes the user's name where none is
+    given."""
+    if url.get_backend_name() == "sqlite":
+        return Path(url.database or "").name
+    return url.database or (url.username if is_postgresql(url) else None) or ""
 
 
 def owner_of(folder: Path) -> Owner | None:
@@ -141,25 +146,33 @@ def identity_of(engine: Engine) -> tuple[bool, str | None]:
     try:
         with engine.connect() as connection:
             found = connection.execute(text("SELECT what FROM recs_schema WHERE version = 0")).scalar_one_or_none()
-    except DBAPIError as error:
-        said = error.orig.args[0] if error.orig is not None and error.orig.args else None
-        has_no_table = said == NO_TABLE or "no such table" in str(said)
-        return has_no_table, None
-    except SQLAlchemyError:
-        return False, None
+    except SQLAlchemyError as error:
+        return has_no_table(error), None
     match = _IDENTITY.fullmatch(str(found))
     return True, match[1] if match else None
 
 
 def identity_statement(dialect: str) -> str:
     """Puts the row there where there is none. The text is made here: a server's own would differ on its replicas."""
-    insert, now = (
-        ("INSERT OR IGNORE", "datetime('now')")
-        if dialect == "sqlite"
-        else ("INSERT IGNORE", "CAST(UTC_TIMESTAMP() AS CHAR)")
-    )
-    identity = secrets.token_hex(16)
-    return f"{insert} INTO recs_schema (version, what, applied_at)\n  VALUES (0, 'identity {identity}', {now})"
+    return schema_row(dialect, 0, f"identity {secrets.token_hex(16)}")
+
+
+def schema_row(dialect: str, version: int, what: str) -> str:
+    """Puts a row into recs_schema where it has none of that version; needs no right to update."""
+    insert, unless, now = {
+        "sqlite": ("INSERT OR IGNORE", "", "datetime('now')"),
+        POSTGRESQL: (
+            "INSERT",
+            "\n  ON CONFLICT (version) DO NOTHING",
+            "to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS')",
+        ),
+    }.get(dialect, ("INSERT IGNORE", "", "CAST(UTC_TIMESTAMP() AS CHAR)"))
+    return f"{insert} INTO recs_schema (version, what, applied_at)\n  VALUES ({version}, '{what}', {now}){unless}"
+
+
+def schema_table(dialect: str) -> str:
+    """Makes recs_schema."""
+    return SCHEMA_TABLE + ("" if dialect in {"sqlite", POSTGRESQL} else INNODB)
 
 
 def make_identity(engine: Engine) -> None:
@@ -170,10 +183,10 @@ def make_identity(engine: Engine) -> None:
     dialect = engine.dialect.name
     try:
         with engine.begin() as connection:
-            connection.exec_driver_sql(SCHEMA_TABLE + ("" if dialect == "sqlite" else INNODB))
+            connection.exec_driver_sql(schema_table(dialect))
             connection.exec_driver_sql(identity_statement(dialect))
     except SQLAlchemyError as error:
-        log.debug("the database is known by its name only", reason=str(getattr(error, "orig", error)))
+        log.debug("the database is known by its name only", reason=words_of(error))
 
 
 def _wrong(folder: Path, owner: Owner, found: Owner) -> WrongPlace:

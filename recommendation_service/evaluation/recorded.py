@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
+from recommendation_service.core.database import time_as_text
 from recommendation_service.flush.rows import FEED, WeighedRow, milliseconds_of, text_of, weighed_row
 from recommendation_service.flush.tables import transaction
 from recommendation_service.learning.format import LearningFile
@@ -86,10 +87,10 @@ def read_recorded(engine: Engine, window: Window, file: LearningFile, shadow: st
 
 def _rows(engine: Engine, window: Window, longest_ms: int, advance: Advance) -> Iterator[Sequence[Mapping[Any, Any]]]:
     """By key and not by cursor: nothing stays open on the server however long the reader takes."""
-    happened = "happened_at" if engine.dialect.name == "sqlite" else "CAST(happened_at AS CHAR)"
+    happened = time_as_text(engine.dialect.name, "happened_at")
     statement = text(
         f"SELECT {', '.join(_COLUMNS)}, {happened} AS happened FROM recs_events WHERE id > :last_id "
-        f"AND happened_at >= :since AND happened_at < CASE WHEN event = '{FEED}' THEN :until ELSE :late END "
+        f"AND happened_at >= :since AND happened_at < :late AND (event <> '{FEED}' OR happened_at < :until) "
         f"ORDER BY id LIMIT {ROWS_AT_ONCE}"
     )
     moments = {

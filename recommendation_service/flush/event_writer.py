@@ -22,9 +22,13 @@ from typing import Any
 import pymysql.err
 from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from recommendation_service.core.database import words_of
+from recommendation_service.core.database_errors import error_code
+from recommendation_service.core.postgresql_address import POSTGRESQL
+from recommendation_service.flush.arrays import insert_arrays
 from recommendation_service.flush.batches import FEEDBACK_ROWS, Left, batches, left_after_each, statements
 from recommendation_service.flush.literals import (
     feedback_literals,
@@ -45,7 +49,7 @@ from recommendation_service.flush.rows import (
     feedback_row,
     local_expression,
 )
-from recommendation_service.flush.tables import MOST_BYTES, describe, error_code, has_activity_log
+from recommendation_service.flush.tables import MOST_BYTES, describe, has_activity_log
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 
 # Batches at once: while the server works at some, the next is written out. More gained nothing on two cores.
@@ -70,7 +74,7 @@ _KEEP = (
 _NULL = 1048
 
 # A second try succeeds: deadlock, lock wait, and a connection that was lost or killed.
-_TRANSIENT = {
+_TRANSIENT: set[int | str] = {
     1205,
     1213,
     1020,
@@ -90,16 +94,18 @@ _TRANSIENT = {
     2055,
     3101,
     4031,
+    *("40P01", "40001", "55P03", "57P01", "57P02", "57P03"),
 }
 # The connection is gone: what the server or somebody on the way does with a statement that is too long.
-_LOST = {2006, 2013, 2055}
+_LOST: set[int | str] = {2006, 2013, 2055}
 # What is wrong is the row: it is refused however often it is tried.
-_REFUSALS = {
+_REFUSALS: set[int | str] = {
     *(1048, 1264, 1265, 1292, 1300, 1366, 1406, 1411, 1452, 1644, 1690, 3140, 3141, 3156, 3819, 3988, 4025),
     1153,  # the statement is larger than max_allowed_packet: of one row, a refusal
     1301,  # and so is what the server was to make of it
 }
-
+# Of PostgreSQL's states the first two digits: data that does not fit, a constraint that is broken.
+_REFUSED_CLASSES = {"22", "23"}
 _CHARACTER_SET = (
     "SELECT character_set_name FROM information_schema.columns "
     "WHERE table_schema = DATABASE() AND table_name = 'activity_log' AND column_name = 'properties'"
@@ -143,7 +149,8 @@ class EventWriter:
         self._engine = engine
         self._stop = stop or threading.Event()
         self._zone = zone
-        self._is_mysql = engine.dialect.name != "sqlite"
+        self._is_postgresql = engine.dialect.name == POSTGRESQL
+        self._is_mysql = engine.dialect.name != "sqlite" and not self._is_postgresql
         self._with_activity_log: bool | None = None
         self._most_bytes = NO_LIMIT  # of a statement, where connections were lost over longer ones
         self._character_set: str | None = None
@@ -212,7 +219,7 @@ class EventWriter:
             return None
 
     def _workers(self) -> int:
-        if not self._is_mysql:
+        if not self._is_mysql and not self._is_postgresql:
             return 1
         pool = self._engine.pool
         return min(WRITERS, pool.size()) if isinstance(pool, QueuePool) else WRITERS
@@ -256,6 +263,8 @@ class EventWriter:
         flush_id, plain = secrets.randbits(63), are_plain(batch)
         try:
             with self._engine.begin() as connection:
+                if self._is_postgresql:
+                    return insert_arrays(connection, batch, flush_id)
                 last_id = connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM recs_events").scalar_one()
                 self._insert(connection, batch, flush_id, plain=plain)
                 parameters = {"last_id": last_id, "flush_id": flush_id}
@@ -276,7 +285,7 @@ class EventWriter:
             if _is_of_another(error):
                 raise
             if _is_refusal(error):
-                raise _RowRefusedError(str(error.orig)) from error
+                raise _RowRefusedError(words_of(error) if self._is_postgresql else str(error.orig)) from error
             if error_code(error) in _TRANSIENT or error.connection_invalidated:
                 raise
             raise _TroubleError(describe(error)) from error
@@ -346,4 +355,7 @@ def _is_of_another(error: DBAPIError) -> bool:
 def _is_refusal(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return isinstance(error.orig, sqlite3.IntegrityError | sqlite3.DataError | sqlite3.InterfaceError)
-    return error_code(error) in _REFUSALS
+    code = error_code(error)
+    if isinstance(error, DataError) and code is None:
+        return True  # the client's own word: a NUL in a text
+    return code in _REFUSALS or (isinstance(code, str) and code[:2] in _REFUSED_CLASSES)

@@ -24,7 +24,7 @@ from recommendation_service.flush.rows import (
     feedback_row,
     text_of,
 )
-from recommendation_service.flush.tables import transaction
+from recommendation_service.flush.tables import selected, transaction
 from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.item_keys import type_name, unpack
 from recommendation_service.model.kinds import kind_name
@@ -75,10 +75,7 @@ def read_events(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]
 
 def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
     conditions, parameters = selection.conditions()
-    columns = ", ".join(
-        f"CAST({name} AS CHAR) AS {name}" if name.endswith("_at") and engine.dialect.name != "sqlite" else name
-        for name in EVENT_COLUMNS
-    )
+    columns = selected(engine, EVENT_COLUMNS)
     statement = text(
         f"SELECT id, {columns}, properties, slots FROM recs_events "
         f"WHERE id > :last_id{conditions} ORDER BY id LIMIT {ROWS_AT_ONCE}"

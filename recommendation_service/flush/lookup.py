@@ -8,13 +8,13 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import NotFound, SourceError
 from recommendation_service.flush.rows import COLUMNS_OF_FEED, feed_of_row
-from recommendation_service.flush.tables import has_events, transaction
+from recommendation_service.flush.tables import has_events, selected, transaction
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.records import FeedRecord, Record
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.log.tail import take_apart
 
-_QUERY = f"SELECT {COLUMNS_OF_FEED} FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
+_QUERY = "SELECT {columns} FROM recs_events WHERE request_id = :request_id AND event = 'feed' LIMIT 1"
 
 
 def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | None:
@@ -37,8 +37,13 @@ def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | Non
 
 
 def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
+    columns = selected(engine, COLUMNS_OF_FEED)
     with transaction(engine) as connection:
-        row = connection.execute(text(_QUERY), {"request_id": request_id}).mappings().one_or_none()
+        row = (
+            connection.execute(text(_QUERY.format(columns=columns)), {"request_id": request_id})
+            .mappings()
+            .one_or_none()
+        )
     try:
         return feed_of_row(row) if row is not None and row["slots"] is not None else None
     except ValueError as error:

@@ -15,7 +15,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.dead_letters import DeadLetter, DeadLetters
 from recommendation_service.flush.export import EVENT_COLUMNS, event_of_record, event_of_row
 from recommendation_service.flush.rows import Event, feed_of_row
-from recommendation_service.flush.tables import has_events, transaction
+from recommendation_service.flush.tables import has_events, selected, transaction
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.marks import FLUSH, Mark, MarkDamaged, read_mark
 from recommendation_service.log.tail import LogTail
@@ -48,10 +48,7 @@ def rows_of(engine: Engine, person: Person, page: Page) -> tuple[list[dict[str, 
     """
     if not has_events(engine):
         return [], None
-    is_sqlite = engine.dialect.name == "sqlite"
-    columns = ", ".join(
-        f"CAST({name} AS CHAR) AS {name}" if name.endswith("_at") and not is_sqlite else name for name in EVENT_COLUMNS
-    )
+    columns = selected(engine, EVENT_COLUMNS)
     conditions = "user_id = :user"
     parameters: dict[str, int | str | None] = {"user": person.user_id, "most": page.most + 1}
     if not person.user_id:

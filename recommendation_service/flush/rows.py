@@ -39,9 +39,7 @@ FEED_COLUMNS: tuple[str, ...] = (
 )
 FEED = "feed"
 # What ``feed_of_row`` wants of a row.
-COLUMNS_OF_FEED = (
-    "event_id, request_id, user_id, session_id, endpoint, CAST(happened_at AS CHAR) AS happened_at, properties, slots"
-)
+COLUMNS_OF_FEED = ("event_id", "request_id", "user_id", "session_id", "endpoint", "happened_at", "properties", "slots")
 
 # What recs_events.slots begins with: of a feed the seed and, as packed_slots.py packs them, the columns that
 # ``properties`` does not have; where there were shadows, between them how long these are, and they in MessagePack; or,

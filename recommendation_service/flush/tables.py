@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,10 +13,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import READ_ONLY, PoolShare, address, make_engine
+from recommendation_service.core.database import PoolShare, make_engine, time_as_text, words_of
+from recommendation_service.core.database_errors import (
+    DENIED,
+    READ_ONLY,
+    error_code,
+    has_no_column,
+    has_no_table,
+)
 from recommendation_service.core.database_numbers import Numbers
 from recommendation_service.core.errors import SourceError
-from recommendation_service.core.postgresql_address import is_postgresql
+from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgresql
 
 SQLITE_BUSY_SECONDS = 10.0
 # Rows deleted in one transaction, so that nobody waits long for their locks.
@@ -25,9 +32,6 @@ DELETE_ROWS = 1_000
 # Of a connection's info: the bytes that its server takes as one statement, and where it does not say.
 MOST_BYTES = "max_allowed_packet"
 DEFAULT_PACKET_BYTES = 1 << 20
-NO_TABLE, NO_COLUMN = 1146, 1054
-# Codes of MySQL and MariaDB for what the user may not do.
-DENIED = {1044, 1045, 1142, 1143, 1227, 1370}
 
 
 def make_writing_engine(
@@ -40,9 +44,9 @@ def make_writing_engine(
     url = settings.source_url
     if url.get_backend_name() == "sqlite":
         return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
-    if is_postgresql(url):
-        raise SourceError(f"{address(url)}: of PostgreSQL `recs source` reads, and nothing is written there.")
     engine = make_engine(settings, share, numbers=numbers)
+    if is_postgresql(url):  # where data that does not fit is always refused
+        return engine.execution_options(isolation_level="READ COMMITTED")
     event.listen(engine, "connect", _begin_session)
     return engine
 
@@ -86,19 +90,19 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise SourceError(describe(error)) from error
 
 
-def error_code(error: DBAPIError) -> int | None:
-    """The server's number of an error; None: it has none, as where the connection was lost."""
-    arguments = getattr(error.orig, "args", ())
-    return arguments[0] if arguments and isinstance(arguments[0], int) else None
+def selected(engine: Engine, columns: Iterable[str]) -> str:
+    """Columns of recs_events for a SELECT, times as text."""
+    dialect = engine.dialect.name
+    return ", ".join(f"{time_as_text(dialect, name)} AS {name}" if name.endswith("_at") else name for name in columns)
 
 
 def describe(error: DBAPIError) -> str:
     """A sentence for logs and people: what the server said, and what to do where that is known. Never a row's data."""
-    said = str(error.orig.args[-1] if error.orig and error.orig.args else error.orig)
     code = error_code(error)
+    said = words_of(error) if isinstance(code, str) else str((getattr(error.orig, "args", ()) or (error.orig,))[-1])
     if code in DENIED:
         return f"The database user lacks a privilege ({said}): docs/events.md has the GRANT statements."
-    if code == NO_TABLE or (code == NO_COLUMN and "recs_" in said) or "no such table: recs_" in said:
+    if "recs_" in said and (has_no_table(error) or has_no_column(error)):
         return f"A table is missing or old ({said}): run `recs migrate`."
     if code in READ_ONLY or "readonly database" in said:
         return f"The database cannot be written to ({said})."
@@ -114,9 +118,10 @@ def has_events(engine: Engine) -> bool:
 
 
 def has_activity_log(engine: Engine) -> bool:
-    """An embedded database may have none; on a server the table has to be there."""
+    """An embedded database may have none; on a server of MySQL or MariaDB the table has to be there. To PostgreSQL
+    came nobody whose application reads one."""
     if engine.dialect.name != "sqlite":
-        return True
+        return engine.dialect.name != POSTGRESQL
     with transaction(engine) as connection:
         found = connection.execute(text("SELECT COUNT(*) FROM sqlite_master WHERE name = 'activity_log'"))
         return bool(found.scalar_one())
@@ -124,7 +129,7 @@ def has_activity_log(engine: Engine) -> bool:
 
 def untransactional_tables(engine: Engine) -> list[str]:
     """Of the tables that events go to, those where a failed flush leaves rows behind: then not each is there once."""
-    if engine.dialect.name == "sqlite":
+    if engine.dialect.name in {"sqlite", POSTGRESQL}:
         return []
     with transaction(engine) as connection:
         found = connection.execute(

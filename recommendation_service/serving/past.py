@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 import structlog
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database import time_as_text, words_of
+from recommendation_service.core.database_errors import has_no_table
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.files import open_lock
 from recommendation_service.flush.rows import shown_of_row
@@ -55,19 +57,16 @@ LOOK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 15.0
 OWED_LOCK = "owed.lock"
 
-_DEEDS = """SELECT event, item_type, item_id, slot_kind, session_id, CAST(happened_at AS CHAR),
-  CAST(received_at AS CHAR)
+_DEEDS = """SELECT event, item_type, item_id, slot_kind, session_id, {happened}, {received}
 FROM recs_events WHERE user_id = :user AND event <> 'feed' AND happened_at >= :since
 ORDER BY happened_at DESC LIMIT :most"""
-_OLD_HIDES = """SELECT event, item_type, item_id, slot_kind, session_id, CAST(happened_at AS CHAR),
-  CAST(received_at AS CHAR)
+_OLD_HIDES = """SELECT event, item_type, item_id, slot_kind, session_id, {happened}, {received}
 FROM recs_events WHERE user_id = :user AND event = 'hide' AND happened_at < :since
 ORDER BY happened_at DESC LIMIT :most"""
-_FEEDS = """SELECT properties, slots, session_id, CAST(happened_at AS CHAR), CAST(received_at AS CHAR)
+_FEEDS = """SELECT properties, slots, session_id, {happened}, {received}
 FROM recs_events WHERE user_id = :user AND event = 'feed' AND happened_at >= :since
 ORDER BY happened_at DESC LIMIT :most"""
-_OLDEST = "SELECT CAST(received_at AS CHAR) FROM recs_events ORDER BY id LIMIT 1"
-_NO_TABLE = 1146
+_OLDEST = "SELECT {received} FROM recs_events ORDER BY id LIMIT 1"
 
 
 class PastReader:
@@ -90,9 +89,9 @@ class PastReader:
         """Whether the database has no row from before ``moment`` (seconds since 1970). Blocks. Raises SourceError."""
         try:
             with self._connect() as connection:
-                oldest = connection.execute(text(_OLDEST)).scalar_one_or_none()
+                oldest = connection.execute(_query(_OLDEST, connection)).scalar_one_or_none()
         except SQLAlchemyError as error:
-            if _has_no_table(error):
+            if has_no_table(error):
                 return True
             raise _failed(error) from error
         return oldest is None or _seconds(oldest) > moment
@@ -110,12 +109,12 @@ class PastReader:
 
                 def rows(query: str, since: str, most: int) -> list[Any]:
                     parameters = {"user": user_id, "since": since, "most": most}
-                    return list(connection.execute(text(query), parameters).fetchall())
+                    return list(connection.execute(_query(query, connection), parameters).fetchall())
 
                 deeds = rows(_DEEDS, acted_since, SEEN_CAPACITY) + rows(_OLD_HIDES, acted_since, SEEN_CAPACITY)
                 feeds = rows(_FEEDS, served_since, MOST_FEEDS)
         except SQLAlchemyError as error:
-            if _has_no_table(error):
+            if has_no_table(error):
                 return NOTHING
             raise _failed(error) from error
         # Of a deletion that failed half-way, rows are still there.
@@ -307,11 +306,10 @@ def _seconds(moment: str) -> int:
     return int(datetime.strptime(moment[:19], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp())
 
 
+def _query(form: str, connection: Connection) -> TextClause:
+    happened, received = (time_as_text(connection.dialect.name, name) for name in ("happened_at", "received_at"))
+    return text(form.format(happened=happened, received=received))
+
+
 def _failed(error: SQLAlchemyError) -> SourceError:
-    return SourceError(f"recs_events: {getattr(error, 'orig', None) or type(error).__name__}")
-
-
-def _has_no_table(error: SQLAlchemyError) -> bool:
-    if not isinstance(error, DBAPIError) or error.orig is None:
-        return False
-    return error.orig.args[:1] == (_NO_TABLE,) or "no such table" in str(error.orig)
+    return SourceError(f"recs_events: {words_of(error)}")

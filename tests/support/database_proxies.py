@@ -79,7 +79,8 @@ class LossyProxy:
         with client, server:
             threading.Thread(target=self._forward, args=(server, client), daemon=True).start()
             while data := client.recv(1 << 16):
-                if self.cut_next_commit and data[4:] == b"\x03COMMIT":
+                # As MySQL's clients send it, and PostgreSQL's.
+                if self.cut_next_commit and (data[4:] == b"\x03COMMIT" or b"COMMIT\x00" in data):
                     self.cut_next_commit = False
                     self.cuts += 1
                     with_own_eyes = socket.create_connection((LOOPBACK, self._server_port))  # the server still runs

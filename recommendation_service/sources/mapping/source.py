@@ -7,6 +7,8 @@ from sqlalchemy.engine import Connection, Engine
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
+from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.core.postgresql_address import is_postgresql
 from recommendation_service.sources.mapping.changes import fingerprint
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
 from recommendation_service.sources.mapping.reading import read
@@ -14,10 +16,22 @@ from recommendation_service.sources.mapping.tables import Tables
 from recommendation_service.sources.reader import Source, one_moment
 
 
+def demand_mapping(settings: Settings) -> None:
+    """Raises ConfigurationError where there is none and has to be: the first operator's queries are MySQL's."""
+    if settings.mapping_file is None and is_postgresql(settings.source_url):
+        raise ConfigurationError(
+            [
+                "DATABASE_URL names PostgreSQL, and no MAPPING_FILE says what its tables mean: "
+                "`recs source init DATABASE_URL` writes one"
+            ]
+        )
+
+
 def open_source(
     settings: Settings, engine: Engine, connect: Callable[[], Connection] | None = None
 ) -> "Source | MappedSource":
     """As MAPPING_FILE says, else the first operator's. Raises ConfigurationError with every problem of a mapping."""
+    demand_mapping(settings)
     if settings.mapping_file is None:
         return Source(engine, settings, connect)
     return MappedSource(load_mapping(settings.mapping_file), engine, settings, connect)
