@@ -1,4 +1,4 @@
--- Phase 1: the indices that the source queries use (recommendation_service/sources/interacpedia/). Why and when:
+-- Phase 1: the indices that the source queries use (recommendation_service/mappings/interacpedia/). Why and when:
 -- docs/database/phase1_deployment_guide.md.
 --
 --   mysql --protocol=tcp -h HOST -P PORT -u USER -p interacpedia < migrations/phase1_create_indexes.sql

@@ -49,6 +49,7 @@ from recommendation_service.learning.format import load_learning
 from recommendation_service.log.decisions import DecisionWriter
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
+from recommendation_service.mappings.opening import user_reader
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.choice import PolicyChoice
@@ -76,7 +77,7 @@ from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
 from recommendation_service.serving.worker import Worker
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
 from recommendation_service.sources.mapping.source import demand_mapping
-from recommendation_service.sources.users import NobodyElse, UserReader, Users
+from recommendation_service.sources.users import Users
 from recommendation_service.telemetry import database_metrics, metrics_files
 from recommendation_service.telemetry.metrics import Metrics
 
@@ -269,9 +270,7 @@ def _lifespan(
                 machine = seen = MachineStore(group, past, metrics)
                 if redis is not None:
                     seen = FleetStore(machine, FleetMemory(redis, max(serving.lifetimes)))
-            people = (
-                UserReader(replicas.connect, settings, clock.now) if settings.mapping_file is None else NobodyElse()
-            )
+            people = user_reader(settings, replicas.connect, clock.now)
             users = Users(people, settings, metrics, redis)
             stack.push_async_callback(users.close)
             stream = EventStream(redis) if redis is not None else None

@@ -30,9 +30,9 @@ from recommendation_service.api.schemas import (
     SPELLINGS,
 )
 from recommendation_service.catalog.filter_columns import Rule
-from recommendation_service.catalog.items import ChallengeItem, ResumeItem
 from recommendation_service.feed.explain import Why
 from recommendation_service.feed.pipeline import IDS_FIELDS
+from recommendation_service.mappings.interacpedia.items import ChallengeItem, ResumeItem
 from recommendation_service.model import item_keys
 from recommendation_service.model.kinds import ENDPOINTS
 

@@ -21,6 +21,7 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, SourceError
 from recommendation_service.feed.missing import read_item
 from recommendation_service.flush.tables import make_writing_engine
+from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.user_memory import MemoryFailed
 from recommendation_service.model.item_keys import CHALLENGE, ITEM_TYPES, RESUME
 from recommendation_service.ranking.seen import session_number
@@ -29,7 +30,6 @@ from recommendation_service.serving.explanation import (
     Recorded,
     WantedItem,
     find_recorded,
-    row_in_tables,
     versions_of,
 )
 from recommendation_service.serving.generation import Serving

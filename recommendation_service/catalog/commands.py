@@ -57,8 +57,8 @@ def publish_catalog(settings: Settings, console: Console, *, force: bool = False
     from recommendation_service.core.clock import Clock
     from recommendation_service.core.database import make_engine
     from recommendation_service.core.place import check
+    from recommendation_service.mappings.opening import open_source
     from recommendation_service.policies.choice import PolicyChoice
-    from recommendation_service.sources.mapping.source import open_source
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     policy = PolicyChoice(settings).take_up().policy

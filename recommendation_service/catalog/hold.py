@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import structlog
 
-from recommendation_service.catalog import cleaning
-from recommendation_service.catalog.builder import eligibility
 from recommendation_service.catalog.built import BuiltCatalog
+from recommendation_service.catalog.coded_source import CodedSource
 from recommendation_service.catalog.collaborative import NeighbourLists
-from recommendation_service.catalog.items import Eligibility, eligible_challenges, eligible_videos
 from recommendation_service.catalog.kept_lists import moved
 from recommendation_service.catalog.orderings import hash_table
 from recommendation_service.catalog.report import BuildReport
@@ -27,19 +25,15 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.files import write_whole
 from recommendation_service.model.columns import CatalogArrays, Int64, keys_of, rows_of
-from recommendation_service.model.item_keys import CHALLENGE, RESUME, item_keys
+from recommendation_service.model.item_keys import item_keys
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.mapping.source import MappedSource
-from recommendation_service.sources.reader import ZERO_DATE, Source
 
 log = structlog.get_logger(__name__)
 
 FILE = "hold.json"
 # So few items may go at once whatever their share.
 FEW = 10
-_NAMES = ("videos", "challenges")
-# Dates of rows are seen from so far ahead: one that seems to be in the future is no reason to withdraw an item.
-_LATER = timedelta(days=36500)
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -56,7 +50,9 @@ class Held:
 class Holder:
     """Publishes what was built, or the current catalog without what was withdrawn."""
 
-    def __init__(self, settings: Settings, source: Source | MappedSource, store: CatalogStore, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, source: CodedSource | MappedSource, store: CatalogStore, clock: Clock
+    ) -> None:
         self._settings = settings
         self._source = source
         self._store = store
@@ -71,7 +67,7 @@ class Holder:
         or after a time either, unless each item was withdrawn by its own row.
         """
         if not built.item_bodies and self._store.current() is None:
-            raise CatalogError(f"There is nothing to show, so no catalog is made: {_nothing(built.report)}.")
+            raise CatalogError(f"There is nothing to show, so no catalog is made: {self._nothing(built.report)}.")
         held = None if force and built.item_bodies else self._held(built, policy)
         if held is None:
             version = self._store.publish(built, fingerprint)
@@ -88,6 +84,9 @@ class Holder:
             return current.version
         names, zone = self._store.names(current.version), self._settings.item_time_zone
         kept_back = without(current, kept, built.report, names, zone)
+        if not isinstance(self._source, MappedSource):
+            counts = {word: len(_numbers(kept_back.arrays, number)) for number, word in self._source.words.items()}
+            built.report.counts = current.counts | counts
         # Who asked for feeds that are not personal waits for no table to be put right.
         return self._store.publish(replace(kept_back, not_personal=built.not_personal), fingerprint)
 
@@ -98,8 +97,8 @@ class Holder:
 
     def _held(self, built: BuiltCatalog, policy: Policy) -> tuple[str, Catalog, Mask] | None:
         """Why what was built is not to be published, the current catalog, and what of its items may be shown."""
-        version = self._store.current()
-        if isinstance(self._source, MappedSource):
+        version, source = self._store.current(), self._source
+        if isinstance(source, MappedSource):
             return None  # a build of nothing fails; what else is gone, its queries say
         may_wait = self._settings.catalog_hold_seconds > 0 and not self.is_over()
         if version is None or (built.item_bodies and not may_wait):
@@ -108,52 +107,48 @@ class Holder:
             current = self._store.open(version, verify=False)
         except CatalogError:
             return None  # nothing to be served instead
-        ours, theirs = _numbers(current.arrays), _numbers(built.arrays)
-        lost = [mine[~np.isin(mine, new)] for mine, new in zip(ours, theirs, strict=True)]
-        if built.item_bodies and not any(self._is_much(gone, mine) for gone, mine in zip(lost, ours, strict=True)):
+        words = source.words
+        ours = {number: _numbers(current.arrays, number) for number in words}
+        theirs = {number: _numbers(built.arrays, number) for number in words}
+        lost = {number: mine[~np.isin(mine, theirs[number])] for number, mine in ours.items()}
+        if built.item_bodies and not any(self._is_much(gone, ours[number]) for number, gone in lost.items()):
             return None
-        rules = eligibility(self._settings, policy, BuildReport())
-        eligible, present = self._looked_up(built.built_at, rules)
+        standing = source.standing(self._settings, policy, built.built_at)
         much: list[tuple[Int64, str]] = []
         few: list[tuple[Int64, str]] = []
-        for item_type, name in enumerate(_NAMES):
-            mine, new, gone, may, there = (of_both[item_type] for of_both in (ours, theirs, lost, eligible, present))
-            window = f"are not within {name.upper()}_WINDOW_DAYS by the clock"
+        for number, word in words.items():
+            mine, new, gone = ours[number], theirs[number], lost[number]
+            window = f"are not within {word.upper()}_WINDOW_DAYS by the clock"
             for items, why in (
-                (gone[np.isin(gone, may)], window),
-                (gone[~np.isin(gone, there)], "are no longer in the tables, or their creators are not"),
+                (gone[np.isin(gone, standing.eligible[number])], window),
+                (
+                    gone[~np.isin(gone, standing.present[number])],
+                    "are no longer in the tables, or their creators are not",
+                ),
             ):
-                reason = f"it would have {len(new):,} {name} and not {len(mine):,}: {len(items):,} {why}"
+                reason = f"it would have {len(new):,} {word} and not {len(mine):,}: {len(items):,} {why}"
                 if len(items):
-                    (much if self._is_much(items, mine) else few).append((item_keys(item_type, items), reason))
+                    (much if self._is_much(items, mine) else few).append((item_keys(number, items), reason))
         # The few that are gone may go, unless nothing were left.
         held = much or ([] if built.item_bodies else few)
         if not held:
             return None
         kept = np.isin(_keys(current.arrays), np.concatenate([_keys(built.arrays), *(keys for keys, _ in held)]))
         for item in np.flatnonzero(kept).tolist():  # whose row is gone may be blacklisted all the same
-            kept[item] = _address(current, item) not in rules.blacklist
+            kept[item] = not standing.is_withdrawn(current.item_types[current.type_of(item)], current.item_json(item))
         return "; ".join(reason for _, reason in held), current, kept
 
     def _is_much(self, items: Int64, of: Int64) -> bool:
         return len(items) > max(FEW, self._settings.catalog_hold_share * len(of))
 
-    def _looked_up(self, now: datetime, rules: Eligibility) -> tuple[tuple[Int64, Int64], tuple[Int64, Int64]]:
-        """Numbers of the videos and challenges that might be shown at any age, and of all that are there."""
-        report, later = BuildReport(), now + _LATER
-        assert isinstance(self._source, Source)  # noqa: S101
-        with self._source.snapshot(now) as snapshot:
-            snapshot.parameters |= {"videos_since": ZERO_DATE, "challenges_since": ZERO_DATE}
-            videos, challenges = snapshot.read("videos"), snapshot.read("challenges")
-            presence = snapshot.read("presence")
-        seconds = later.timestamp()
-        eligible = (
-            np.array(eligible_videos(videos, rules, seconds, report).ids, np.int64),
-            np.array(eligible_challenges(challenges, rules, seconds, 0.0, report).ids, np.int64),
+    def _nothing(self, report: BuildReport) -> str:
+        """Why a build has no items."""
+        aside = ", ".join(
+            f"{count:,} of {column} ({reason})" for (column, reason), count in report.set_aside.most_common(5)
         )
-        ids = cleaning.ids(presence["id"], "presence.id", report)
-        is_challenge = np.array(presence["is_challenge"], np.int64) != 0
-        return eligible, (ids[~is_challenge], ids[is_challenge])
+        source = self._source
+        what = "no query of the mapping gives an item" if isinstance(source, MappedSource) else source.nothing
+        return f"{what}{f'; set aside were {aside}' if aside else ''}"
 
     def _known(self) -> Held | None:
         return self._of_this_boot(read_held(self._store.folder))
@@ -176,27 +171,9 @@ def read_held(folder: Path) -> Held | None:
         return None
 
 
-def _nothing(report: BuildReport) -> str:
-    """Why a build has no items."""
-    aside = ", ".join(
-        f"{count:,} of {column} ({reason})" for (column, reason), count in report.set_aside.most_common(5)
-    )
-    return (
-        "the tables have no video and no challenge that is published, whole, and within VIDEOS_WINDOW_DAYS or "
-        f"CHALLENGES_WINDOW_DAYS{f'; set aside were {aside}' if aside else ''}"
-    )
-
-
-def _address(catalog: Catalog, item: int) -> str:
-    """Of an item's video."""
-    body = json.loads(catalog.item_json(item))
-    return str(body["video" if item < catalog.arrays.worded else "video_url"])
-
-
-def _numbers(arrays: CatalogArrays) -> tuple[Int64, Int64]:
-    """Numbers of the videos, and of the challenges."""
-    videos, challenges = rows_of(arrays, RESUME), rows_of(arrays, CHALLENGE)
-    return np.asarray(arrays.item_id[slice(*videos)]), np.asarray(arrays.item_id[slice(*challenges)])
+def _numbers(arrays: CatalogArrays, item_type: int) -> Int64:
+    """Of the items of a type, ascending."""
+    return np.asarray(arrays.item_id[slice(*rows_of(arrays, item_type))])
 
 
 def _keys(arrays: CatalogArrays) -> Int64:
@@ -230,7 +207,6 @@ def without(
         keys,
     )
     columns = ("features", "hand", "tokens", "skill_count", "created", "creator", "city", "trending")
-    report.counts = current.counts | {"videos": worded, "challenges": len(ids) - worded}
     return BuiltCatalog(
         arrays=arrays._replace(
             item_id=ids,

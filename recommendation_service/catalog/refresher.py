@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from recommendation_service.catalog.builder import build_catalog
+from recommendation_service.catalog.coded_source import CodedSource
 from recommendation_service.catalog.hold import Holder
 from recommendation_service.catalog.kept_lists import KeptLists
 from recommendation_service.catalog.server_figures import ServerWatch
@@ -28,14 +29,14 @@ from recommendation_service.core.files import make_folder, write_whole
 from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
+from recommendation_service.mappings.opening import open_source
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes.niceness import step_back
 from recommendation_service.processes.parent import end_with_parent
 from recommendation_service.processes.registry import REFRESHER, pool_share
 from recommendation_service.processes.requests import asked
 from recommendation_service.sources.blacklist import blacklist_stamp
-from recommendation_service.sources.mapping.source import MappedSource, open_source
-from recommendation_service.sources.reader import Source
+from recommendation_service.sources.mapping.source import MappedSource
 from recommendation_service.telemetry.database_metrics import process_numbers
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Refresher:
     def __init__(
         self,
         settings: Settings,
-        source: Source | MappedSource,
+        source: CodedSource | MappedSource,
         store: CatalogStore,
         policies: PolicyChoice,
         *,
@@ -235,7 +236,7 @@ def main() -> int:
     reads = ReadReplicas(settings, share, stays=True, numbers=process_numbers(settings, REFRESHER))
     source = open_source(settings, reads.primary, reads.connect)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)
-    ServerWatch(source.engine, store.folder, clock.now).start()
+    ServerWatch(source.engine, store.folder, source.read_tables, clock.now).start()
     with contextlib.suppress(KeyboardInterrupt):
         watch = ClockWatch(clock, source.engine, settings.clock_wait_seconds)
         Refresher(settings, source, store, policies, clock=clock, watch=watch).run()

@@ -6,12 +6,10 @@ and one on a figure that is made up would not. SQLite has none of them.
 """
 
 import json
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 
 import structlog
@@ -20,7 +18,6 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recommendation_service.core.files import make_folder, write_whole
-from recommendation_service.sources.reader import FOLDER
 
 log = structlog.get_logger(__name__)
 
@@ -65,9 +62,13 @@ class ServerFigures:
 class ServerWatch:
     """Reads the figures of ``engine``'s server every 15 seconds and writes them to ``folder``."""
 
-    def __init__(self, engine: Engine, folder: Path, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, engine: Engine, folder: Path, tables: Sequence[str], now: Callable[[], float] = time.time
+    ) -> None:
+        """``tables``: whose indices are told of; an operator may have hundreds of others."""
         self._engine = engine
         self._folder = folder
+        self._tables = tables
         self._now = now
         self._denied_until = 0.0
 
@@ -105,7 +106,7 @@ class ServerWatch:
         if time.monotonic() < self._denied_until:
             return []
         try:
-            return read_index_reads(connection, read_tables())
+            return read_index_reads(connection, self._tables)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -130,13 +131,6 @@ def read_index_reads(connection: Connection, tables: Iterable[str]) -> list[tupl
     """(table, index, rows read through it) since the server's start. Raises DBAPIError without the privilege."""
     rows = connection.execute(_INDEX_READS, {"tables": list(tables)})
     return [(str(table), NO_INDEX if index is None else str(index), int(reads)) for table, index, reads in rows]
-
-
-@cache
-def read_tables() -> tuple[str, ...]:
-    """The tables that the source's queries read. Only their indices are told of: an operator may have hundreds."""
-    statements = (re.sub(r"--.*", "", path.read_text("utf-8")) for path in FOLDER.glob("*.sql"))
-    return tuple(sorted({table for text in statements for table in re.findall(r"\b(?:FROM|JOIN)\s+(\w+)", text)}))
 
 
 def last_figures(folder: Path, now: Callable[[], float] = time.time) -> ServerFigures:

@@ -38,6 +38,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
     from recommendation_service.core.database import make_engine
     from recommendation_service.core.errors import ConfigurationError
     from recommendation_service.doctor.examination import examine
+    from recommendation_service.mappings.opening import open_coded_source
 
     settings = load_settings()
     try:
@@ -46,7 +47,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
         raise ConfigurationError([f"DATABASE_URL names a driver that is not there: {failure}"]) from None
     try:
         with Console(stderr=True, quiet=as_json).status("Connecting") as status:
-            examination = examine(settings, engine, status.update)
+            examination = examine(settings, engine, open_coded_source(settings, engine), status.update)
     finally:
         engine.dispose()
     if as_json:

@@ -12,12 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
 from recommendation_service.doctor.findings import Finding, error, exit_status, info, ok, warning
-from recommendation_service.doctor.indices import PHASE_1, Standing, State, standing
+from recommendation_service.doctor.indices import Standing, State, standing
 from recommendation_service.doctor.inspection import Inspection, Tables, error_code, error_words
 from recommendation_service.doctor.machine import check_machine
 from recommendation_service.doctor.privileges import check_index, check_select, check_writing
-from recommendation_service.doctor.queries import Examined, check_query, examine_query, queries
+from recommendation_service.doctor.queries import Examined, check_query, examine_query
 from recommendation_service.doctor.redis_server import check_redis
+from recommendation_service.doctor.schema import ExaminedSource, Schema
 from recommendation_service.doctor.server import (
     check_clock,
     check_encryption,
@@ -30,8 +31,7 @@ from recommendation_service.doctor.server import (
     not_seen_from_here,
     replica_not_seen,
 )
-from recommendation_service.doctor.tables import REQUIRED, check_character_sets, check_engines, check_tables
-from recommendation_service.sources.reader import Source
+from recommendation_service.doctor.tables import check_character_sets, check_engines, check_tables
 
 # What the server's number means for the one who set it up.
 _CONNECTING = {
@@ -90,21 +90,22 @@ class Examination:
         }
 
 
-def examine(settings: Settings, engine: Engine, progress: Callable[[str], None] = lambda _: None) -> Examination:
+def examine(
+    settings: Settings, engine: Engine, source: ExaminedSource, progress: Callable[[str], None] = lambda _: None
+) -> Examination:
     """Look at everything; what cannot be looked at says so. ``progress`` is told what is being done."""
-    examination = Examination(address(engine.url))
+    examination, schema = Examination(address(engine.url)), source.schema
     if engine.dialect.name == "sqlite":
         examination.findings.append(no_server(examination.database))
     else:
         progress("Looking at the server")
-        standings = _examine_server(settings, engine, examination)
+        standings = _examine_server(settings, engine, schema, examination)
         if standings is not None:
-            source = Source(engine, settings)
-            for query in queries():
+            for query in schema.queries:
                 progress(f"Running {query}.sql")
                 examined = examine_query(source, query)
                 examination.queries.append(examined)
-                examination.findings += _each(f"query {query}", partial(check_query, examined, standings))
+                examination.findings += _each(f"query {query}", partial(check_query, examined, standings, schema.scans))
     progress("Looking at Redis")
     examination.findings += _each("Redis", lambda: check_redis(settings))
     examination.findings += _each("machine", lambda: check_machine(settings.data_dir))
@@ -146,7 +147,9 @@ def no_connection(settings: Settings, failure: SQLAlchemyError) -> Finding:
     )
 
 
-def _examine_server(settings: Settings, engine: Engine, examination: Examination) -> list[Standing] | None:
+def _examine_server(
+    settings: Settings, engine: Engine, schema: Schema, examination: Examination
+) -> list[Standing] | None:
     """Everything but the queries; None where there is no connection to ask more of."""
     findings = examination.findings
     standings: list[Standing] = []
@@ -168,17 +171,17 @@ def _examine_server(settings: Settings, engine: Engine, examination: Examination
 
             def look_at_tables() -> list[Finding]:
                 nonlocal tables
-                tables = inspection.tables(REQUIRED)
-                return _table_findings(inspection, tables)
+                tables = inspection.tables(schema.tables)
+                return _table_findings(inspection, tables, schema)
 
             def look_at_indices() -> Finding:
-                found = inspection.indices(list(REQUIRED))
-                standings.extend(standing(index, found) for index in PHASE_1)
+                found = inspection.indices(list(schema.tables))
+                standings.extend(standing(index, found) for index in schema.indices)
                 return check_indices(standings, tables, examination.missing)
 
             findings += _each("tables", look_at_tables)
             findings += _each("indices", look_at_indices)
-            findings += _each("time zone", lambda: _time_zone(inspection, tables, settings))
+            findings += _each("time zone", lambda: _time_zone(inspection, tables, schema, settings))
             findings.append(not_seen_from_here())
     except SQLAlchemyError as failure:
         findings.append(no_connection(settings, failure))
@@ -186,8 +189,8 @@ def _examine_server(settings: Settings, engine: Engine, examination: Examination
     return standings
 
 
-def _time_zone(inspection: Inspection, tables: Tables, settings: Settings) -> Finding:
-    seen = [table for table in tables.engines if "created_at" in REQUIRED[table]]
+def _time_zone(inspection: Inspection, tables: Tables, schema: Schema, settings: Settings) -> Finding:
+    seen = [table for table in tables.engines if "created_at" in schema.tables[table]]
     readable = [table for table in seen if not any(entry.split(" ")[0] == table for entry in tables.denied)]
     newest = {table: inspection.newest(table) for table in readable}
     return check_time_zone(newest, time.time(), settings.mysql_time_zone, inspection.server_zone())
@@ -203,13 +206,13 @@ def _replication(inspection: Inspection, settings: Settings) -> Finding:
     return check_replica(status, settings.catalog_refresh_seconds)
 
 
-def _table_findings(inspection: Inspection, tables: Tables) -> list[Finding]:
-    grants, there = inspection.grants(), sorted(tables.engines)
-    findings = check_tables(tables.missing_tables, tables.missing_columns, inspection.database, tables.denied)
+def _table_findings(inspection: Inspection, tables: Tables, schema: Schema) -> list[Finding]:
+    grants, there, needed = inspection.grants(), sorted(tables.engines), len(schema.tables)
+    findings = check_tables(tables.missing_tables, tables.missing_columns, inspection.database, needed, tables.denied)
     findings.append(check_select(tables.denied, inspection.database, inspection.user))
     findings.append(check_index(grants, there, inspection.database, inspection.user))
-    findings.append(check_writing(grants, there, inspection.database, inspection.user))
-    findings.append(check_engines(tables.engines, tables.denied))
+    findings.append(check_writing(grants, there, inspection.database, inspection.user, schema.appended))
+    findings.append(check_engines(tables.engines, needed, tables.denied))
     findings.append(
         check_character_sets(inspection.database_charset, inspection.connection_charset, tables.other_character_sets)
     )

@@ -1,7 +1,7 @@
 """What the user may do, by `SHOW GRANTS`, which everyone may ask for oneself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from recommendation_service.doctor.findings import Finding, error, info, ok
@@ -90,23 +90,25 @@ def check_index(grants: Grants, tables: Sequence[str], database: str, user: str)
     return ok(name, f"{user} may create and drop indices, as phase 1's scripts do.")
 
 
-# What events need, docs/events.md.
-APPENDED = {("INSERT", "activity_log")}
-
-
-def check_writing(grants: Grants, tables: Sequence[str], database: str, user: str) -> Finding:
-    """The service reads; a user who may do more is a risk, not a fault."""
+def check_writing(
+    grants: Grants, tables: Sequence[str], database: str, user: str, appended: Collection[str] = ()
+) -> Finding:
+    """The service reads; a user who may do more is a risk, not a fault. ``appended``: tables that events are
+    appended to."""
     held = [
         privilege
         for privilege in WRITING
         if any(
-            grants.allows(privilege, database, table) is True for table in tables if (privilege, table) not in APPENDED
+            grants.allows(privilege, database, table) is True
+            for table in tables
+            if privilege != "INSERT" or table not in appended
         )
     ]
     if not held:
         return ok("privileges beyond reading", f"{user} cannot change your rows or tables.")
+    only = f"SELECT and INSERT on {', '.join(sorted(appended))} only" if appended else "SELECT only"
     return info(
         "privileges beyond reading",
         f"{user} may also {', '.join(held)} here, which the service has no need of.",
-        "A user of its own, with SELECT and INSERT on activity_log only, cannot disturb your application.",
+        f"A user of its own, with {only}, cannot disturb your application.",
     )

@@ -13,27 +13,17 @@ from sqlalchemy import text
 from recommendation_service.core.errors import SourceError
 from recommendation_service.doctor.findings import Finding, error, info, ok, warning
 from recommendation_service.doctor.indices import Standing, State
-from recommendation_service.sources.item_row import QUERY as ONE_ITEM
-from recommendation_service.sources.reader import FOLDER, Snapshot, Source, sql
-from recommendation_service.sources.rows import PREFIX as ROWS
+from recommendation_service.doctor.schema import ExaminedSource, Scans
 
-# Phase 1's proof: medians below these, at the operator's sizes of today.
-TARGETS_MILLISECONDS = {"users": 100.0, "videos": 80.0, "engagement_views": 70.0}
 RUNS = 5
 # A query that is slow is slow the second time too.
 ENOUGH_SECONDS = 2.0
 # Reading a smaller table whole costs less than a look at an index.
 BIG_TABLE_ROWS = 10_000
-# Of each kind, as sources/users.py asks for one user.
+# Of each kind, as a feed asks for one user.
 MOST_OF_ONE_USER = 80
 # As a table: MySQL 9 draws a tree unless asked, and so does 8.0.32 or newer where `explain_format` is TREE.
 EXPLAIN = "EXPLAIN FORMAT=TRADITIONAL "
-# What has to be read whole, and why that is no fault.
-EXPECTED_SCANS = {
-    ("changes", "profiles"): "a checksum of all profiles reads all of them",
-    ("changes", "resumes"): "a look for changes counts every résumé",
-    ("changes", "challenges"): "a look for changes counts every challenge",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +56,7 @@ class Examined:
     """A query as it ran. ``milliseconds``: each run; empty where it failed."""
 
     query: str
+    target: float | None = None  # milliseconds
     plan: list[PlanStep] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
     rows: int = 0
@@ -75,30 +66,20 @@ class Examined:
     def median(self) -> float | None:
         return statistics.median(self.milliseconds) if self.milliseconds else None
 
-    @property
-    def target(self) -> float | None:
-        return TARGETS_MILLISECONDS.get(self.query)
 
-
-def queries() -> list[str]:
-    """All of the source that want an index or a while, those with a target first: not those that the learner reads rows
-    by, by the primary key, nor that of one item, by the same."""
-    names = {path.stem for path in FOLDER.glob("*.sql") if not path.stem.startswith(ROWS)} - {ONE_ITEM}
-    return [*TARGETS_MILLISECONDS, *sorted(names - set(TARGETS_MILLISECONDS))]
-
-
-def examine_query(source: Source, query: str) -> Examined:
+def examine_query(source: ExaminedSource, query: str) -> Examined:
     """Explain, then run some times. Each query has a connection of its own, since one that ends in a time limit
     takes its connection with it."""
-    examined = Examined(query)
+    examined = Examined(query, source.schema.targets.get(query))
     try:
         with source.snapshot(datetime.now(UTC)) as snapshot:
             if query.startswith("user_"):
-                snapshot.parameters |= {"user_id": _last_active(snapshot), "most": MOST_OF_ONE_USER}
-            statement = text(EXPLAIN + sql(query))
+                somebody = snapshot.connection.execute(text(source.schema.somebody)).scalar() or 0
+                snapshot.parameters |= {"user_id": int(somebody), "most": MOST_OF_ONE_USER}
+            statement = text(EXPLAIN + snapshot.statement(query))
             parameters = {name: snapshot.parameters[name] for name in statement._bindparams}
             rows = snapshot.connection.execute(statement, parameters).mappings().all()
-            examined.plan = read_plan([dict(row) for row in rows], sql(query))
+            examined.plan = read_plan([dict(row) for row in rows], snapshot.statement(query))
             started = time.perf_counter()
             while len(examined.milliseconds) < RUNS and time.perf_counter() - started < ENOUGH_SECONDS:
                 examined.rows = len(snapshot.read(query))
@@ -108,12 +89,6 @@ def examine_query(source: Source, query: str) -> Examined:
     except Exception as failure:  # noqa: BLE001 - of one query; the others are examined
         examined.failure = f"{type(failure).__name__}: {failure}"
     return examined
-
-
-def _last_active(snapshot: Snapshot) -> int:
-    """A user who is there, for the queries that read one; found by the log's last row."""
-    statement = text("SELECT causer_id FROM activity_log WHERE causer_id IS NOT NULL ORDER BY id DESC LIMIT 1")
-    return int(snapshot.connection.execute(statement).scalar() or 0)
 
 
 def read_plan(rows: Iterable[Mapping[str, Any]], statement: str) -> list[PlanStep]:
@@ -150,8 +125,9 @@ def tables_by_alias(statement: str) -> dict[str, str]:
     return {alias or table: table for table, alias in found}
 
 
-def check_query(examined: Examined, standings: Sequence[Standing]) -> Finding:
-    """``standings``: phase 1's indices of this server, of which those that serve the query are named."""
+def check_query(examined: Examined, standings: Sequence[Standing], scans: Scans) -> Finding:
+    """``standings``: phase 1's indices of this server, of which those that serve the query are named; ``scans``: what
+    has to be read whole."""
     query, name = examined.query, f"query {examined.query}"
     if examined.median is None:
         return error(
@@ -160,7 +136,7 @@ def check_query(examined: Examined, standings: Sequence[Standing]) -> Finding:
     target = f", target < {examined.target:g} ms" if examined.target else ""
     runs = f"median of {len(examined.milliseconds)}" if len(examined.milliseconds) > 1 else "one run"
     sentence = f"{query}.sql takes {examined.median:,.1f} ms ({runs}, {examined.rows:,} rows{target})"
-    faults, remarks = plan_faults(query, examined.plan)
+    faults, remarks = plan_faults(query, examined.plan, scans)
     is_late = examined.target is not None and examined.median >= examined.target
     missing = [s.index.name for s in standings if query in s.index.queries and s.state is State.ABSENT]
     advice = f"Add {', '.join(missing)} (see indices)." if missing else ""
@@ -172,11 +148,11 @@ def check_query(examined: Examined, standings: Sequence[Standing]) -> Finding:
     return info(name, said) if remarks else ok(name, said)
 
 
-def plan_faults(query: str, plan: Sequence[PlanStep]) -> tuple[list[str], list[str]]:
+def plan_faults(query: str, plan: Sequence[PlanStep], scans: Scans) -> tuple[list[str], list[str]]:
     """What is wrong with a plan, and what is only worth saying; each part of a sentence, once."""
     faults, remarks = [], []
     for step in plan:
-        expected = EXPECTED_SCANS.get((query, step.table))
+        expected = scans.get((query, step.table))
         if step.is_scan and expected:
             remarks.append(f"full scan of {step.table} (about {step.rows:,} rows), as {expected}")
         elif step.is_scan and step.choices:

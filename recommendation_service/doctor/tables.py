@@ -1,30 +1,8 @@
-"""The operator's tables and columns that the source queries read; a test holds the list to the queries."""
+"""Whether an operator's tables and columns are there, and what they are made of."""
 
 from collections.abc import Collection, Mapping, Sequence
 
 from recommendation_service.doctor.findings import Finding, error, info, ok, warning
-
-_TIMES = ("created_at", "updated_at", "deleted_at")
-
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "users": ("id", "name", "city", "country", *_TIMES),
-    "profiles": ("id", "user_id", "skills", "languages", "tools", "knowledge"),
-    "resumes": (
-        *("id", "user_id", "video", "image", "skills", "knowledges", "tools", "languages", "role_objectives"),
-        *("description", "status", *_TIMES),
-    ),
-    "challenges": (
-        *("id", "user_id", "name", "slug", "description", "video", "image", "talent_type", "interest_areas"),
-        *("type_objectives", "status", "status_at", *_TIMES),
-    ),
-    "team_feedbacks": ("id", "user_id", "model_id", "type", "value", "created_at"),
-    "matches": ("id", "user_id", "model_id", "status", "created_at"),
-    "likes": ("id", "user_id", "model_id", "type", "created_at"),
-    "resumes_exhibited": ("id", "resume_id"),
-    "views": ("id", "model_id", "model_type"),
-    "user_connections": ("id", "from_id", "to_id", "status", "created_at"),
-    "activity_log": ("id", "description", "subject_id", "subject_type", "causer_id", "properties", "created_at"),
-}
 
 _WITHOUT = "no catalog can be built without it; the service goes on serving the last one, and has none at a first start"
 
@@ -33,14 +11,16 @@ def check_tables(
     missing_tables: Sequence[str],
     missing_columns: Mapping[str, Collection[str]],
     database: str,
+    needed: int,
     denied: Sequence[str] = (),
 ) -> list[Finding]:
-    """What is not there, as far as the user may see; ``denied``: tables that it may not read, or not all of."""
+    """What is not there of the ``needed`` tables, as far as the user may see; ``denied``: those that it may not read,
+    or not all of."""
     found = [
         error(
             f"table {table}",
             f"There is no table {database}.{table}, or this user may see nothing of it: {_WITHOUT}.",
-            f"Check MYSQL_DB ({database}); docs/architecture.md says how to read another schema.",
+            f"Check MYSQL_DB ({database}); docs/mapping.md says how to read another schema.",
         )
         for table in missing_tables
     ]
@@ -48,31 +28,31 @@ def check_tables(
         error(
             f"columns of {table}",
             f"{database}.{table} has no {_listed(sorted(columns))}: {_WITHOUT}.",
-            "Another schema needs its own folder of SQL files: docs/architecture.md says how.",
+            "Another schema needs a mapping: docs/mapping.md says how.",
         )
         for table, columns in missing_columns.items()
         if columns
     ]
     unseen = [entry for entry in denied if " " not in entry]  # else of some columns only
     if unseen and not found:
-        rest = len(REQUIRED) - len(unseen)
+        rest = needed - len(unseen)
         return [
             info(
                 "tables",
-                f"{rest} of {len(REQUIRED)} tables are there with the columns that are read; of what this user may not "
+                f"{rest} of {needed} tables are there with the columns that are read; of what this user may not "
                 "read, the server does not tell whether it is there.",
             )
         ]
-    return found or [ok("tables", f"All {len(REQUIRED)} tables are there with the columns that are read.")]
+    return found or [ok("tables", f"All {needed} tables are there with the columns that are read.")]
 
 
-def check_engines(engines: Mapping[str, str], denied: Sequence[str] = ()) -> Finding:
+def check_engines(engines: Mapping[str, str], needed: int, denied: Sequence[str] = ()) -> Finding:
     """Only InnoDB gives a build one moment of all tables, and indexes while others write."""
     others = sorted(table for table, engine in engines.items() if engine != "InnoDB")
     if any(" " not in entry for entry in denied) and not others:
         return info(
             "storage engine",
-            f"The {len(engines)} of {len(REQUIRED)} tables that this user may see something of are InnoDB.",
+            f"The {len(engines)} of {needed} tables that this user may see something of are InnoDB.",
         )
     if not others:
         return ok("storage engine", "All tables are InnoDB: a build sees one moment of them.")

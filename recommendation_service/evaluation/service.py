@@ -25,14 +25,14 @@ from recommendation_service.evaluation.protocol import LIST_LENGTH, Past, Questi
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
+from recommendation_service.mappings.interacpedia.source import Source
+from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from recommendation_service.memory.from_records import Entry, entries_of_event
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.model.item_keys import RESUME
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.seen import ACTED
 from recommendation_service.ranking.working_memory import SEEN_CAPACITY
-from recommendation_service.sources.reader import Source
-from recommendation_service.sources.users import UserReader
 
 NO_LIMIT = 2**31 - 1
 COLD = 1e-9  # a temperature at which the best always comes first

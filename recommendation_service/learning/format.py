@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.log.records import EventName
+from recommendation_service.mappings.learned import tables_with_rows
 from recommendation_service.model.kinds import KINDS
-from recommendation_service.sources.rows import tables_with_rows
 
 SHIPPED = Path(__file__).with_name("learning.toml")
 

@@ -17,8 +17,10 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.learning.row_notes import RowMark, RowNotes, Seen
-from recommendation_service.sources.reader import Snapshot, Source
-from recommendation_service.sources.rows import OperatorRow, Page, read_rows
+from recommendation_service.mappings.learned import read_rows
+from recommendation_service.mappings.opening import open_coded_source
+from recommendation_service.sources.reader import Snapshot
+from recommendation_service.sources.rows import OperatorRow, Page
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +59,7 @@ class OperatorRows:
         brief = settings.model_copy(update={"mysql_read_timeout_seconds": seconds})
         self._settings = settings
         self._reads = ReadReplicas(brief, share, stays=True)
-        self._source = Source(self._reads.primary, settings, self._reads.connect)
+        self._source = open_coded_source(settings, self._reads.primary, self._reads.connect)
         self._is_checked = False
         self._due_at = dict.fromkeys(tables, 0.0)
         self._retry_seconds = dict.fromkeys(tables, ROWS_SECONDS)

@@ -21,7 +21,6 @@ from sqlalchemy.engine import Engine
 
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import CatalogError, NotFound, PolicyError, SourceError
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, unweighed_why, why
 from recommendation_service.feed.generation import Generation
@@ -33,6 +32,7 @@ from recommendation_service.feed.withheld import Withheld, unpack_withheld
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.log.decisions import DecisionRecord, UnknownDecision, find_decision
 from recommendation_service.log.records import FeedRecord, endpoint_name
+from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.model.item_keys import unpack
@@ -41,8 +41,7 @@ from recommendation_service.ranking.decisions import unpack_decision
 from recommendation_service.ranking.packed_slots import Slots, unpack_slots
 from recommendation_service.ranking.seen import EPOCH, session_number
 from recommendation_service.serving.preview import Preview
-from recommendation_service.sources.item_row import ItemRow, item_row
-from recommendation_service.sources.reader import Source
+from recommendation_service.sources.item_row import ItemRow
 from recommendation_service.sources.users import UserFacts
 
 RECORDED, RECOMPUTED, TODAY, UNKNOWN = "recorded", "recomputed", "today", "unknown"
@@ -336,12 +335,3 @@ def missing_now(
         by_tables(one, row_in_tables(settings, datetime.now(UTC), *item), language) if one.stage == "not_read" else one
         for one, item in zip(found, wanted, strict=True)
     ]
-
-
-def row_in_tables(settings: Settings, now: datetime, item_type: int, number: int) -> ItemRow | None:
-    """Asked so rarely that no connection is kept for it. Raises SourceError."""
-    engine = make_engine(settings)
-    try:
-        return item_row(Source(engine, settings), now, item_type, number)
-    finally:
-        engine.dispose()

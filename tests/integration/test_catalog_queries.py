@@ -10,10 +10,12 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from recommendation_service.catalog.builder import build_catalog, read_source
+from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.core.errors import SourceError
 from recommendation_service.demo.schema import RESUME_MODEL, metadata
-from recommendation_service.sources.reader import FOLDER, Source, sql
+from recommendation_service.mappings.interacpedia.builder import read_source
+from recommendation_service.mappings.interacpedia.source import Source
+from recommendation_service.mappings.interacpedia.statements import FOLDER, sql
 from tests.servers import PrivateMariaDB
 from tests.unit.sources.operator_database import (
     NOW,

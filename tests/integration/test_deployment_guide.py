@@ -21,7 +21,7 @@ from sqlalchemy import NullPool, create_engine
 from recommendation_service import cli
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.doctor.indices import PHASE_1
+from recommendation_service.mappings.interacpedia.schema import PHASE_1
 from tests.end_to_end.service import REPOSITORY, checkout, pids_with_variable
 from tests.servers import LOOPBACK, PrivateMariaDB, find_program, free_port, wait_until
 from tests.unit.test_docs import commands, documented_settings, rows, section

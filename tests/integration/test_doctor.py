@@ -21,9 +21,10 @@ from recommendation_service.demo import load_interacpedia
 from recommendation_service.demo.schema import metadata
 from recommendation_service.doctor.examination import Examination, examine
 from recommendation_service.doctor.findings import Finding, Severity
-from recommendation_service.doctor.indices import PHASE_1
 from recommendation_service.doctor.inspection import Inspection
-from recommendation_service.doctor.queries import plan_faults, queries
+from recommendation_service.doctor.queries import plan_faults
+from recommendation_service.mappings.interacpedia.schema import EXPECTED_SCANS, PHASE_1, queries
+from recommendation_service.mappings.interacpedia.source import Source
 from tests.integration.test_phase1 import (
     COMPLETE,
     CREATE,
@@ -40,7 +41,7 @@ def examined(url: URL, folder: Path) -> Examination:
     settings = Settings(database_url=SecretStr(url.render_as_string(hide_password=False)), data_dir=folder)
     engine = make_engine(settings)
     try:
-        return examine(settings, engine)
+        return examine(settings, engine, Source(engine, settings))
     finally:
         engine.dispose()
 
@@ -148,7 +149,7 @@ def test_with_indices_the_plans_use_them(before_and_after: tuple[Examination, ..
 def test_with_indices_no_plan_has_a_fault(before_and_after: tuple[Examination, ...], query: str) -> None:
     plan = next(each.plan for each in before_and_after[1].queries if each.query == query)
 
-    assert plan_faults(query, plan)[0] == []
+    assert plan_faults(query, plan, EXPECTED_SCANS)[0] == []
 
 
 def test_with_indices_only_the_profiles_and_what_is_small_are_read_whole(
@@ -168,7 +169,7 @@ def test_the_window_of_the_log_is_found_in_the_index_alone(before_and_after: tup
 
 def test_every_query_is_timed_beside_its_target(before_and_after: tuple[Examination, ...]) -> None:
     for examination in before_and_after:
-        assert [each.query for each in examination.queries] == queries()
+        assert [each.query for each in examination.queries] == list(queries())
         assert all(each.median is not None for each in examination.queries)
         targets = {each.query: each.target for each in examination.queries if each.target}
         assert targets == {"users": 100.0, "videos": 80.0, "engagement_views": 70.0}
@@ -319,7 +320,7 @@ def test_json_has_findings_queries_and_statements(
     said = json.loads(done.stdout)
     assert done.exit_code == said["status"] == 1
     assert said["missing_indices"] == [index.ddl() for index in PHASE_1]
-    assert [each["query"] for each in said["queries"]] == queries()
+    assert [each["query"] for each in said["queries"]] == list(queries())
     assert {each["severity"] for each in said["findings"]} <= {"ok", "info", "warning", "error"}
     assert str(tables.password) not in done.stdout
 
@@ -435,7 +436,7 @@ def test_times_that_look_shifted_are_named_with_the_zone_that_mends_them(
     url = SecretStr(tables.render_as_string(hide_password=False))
     settings = Settings(database_url=url, data_dir=tmp_path, mysql_time_zone=f"{hours:+03d}:00")
     mended_engine = make_engine(settings)
-    mended = finding(examine(settings, mended_engine), "time zone")
+    mended = finding(examine(settings, mended_engine, Source(mended_engine, settings)), "time zone")
     mended_engine.dispose()
 
     assert said.severity is severity

@@ -16,9 +16,9 @@ from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
+from recommendation_service.mappings.opening import open_source
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.serving.lists import Asked, closest, in_order, row_of
-from recommendation_service.sources.mapping.source import open_source
 from tests.end_to_end.in_process import make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.integration.test_mapped_feeds import built_and_published

@@ -15,8 +15,8 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import SourceError
+from recommendation_service.mappings.opening import open_source
 from recommendation_service.policies.choice import PolicyChoice
-from recommendation_service.sources.mapping.source import open_source
 from tests.end_to_end.in_process import make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.servers import wait_until

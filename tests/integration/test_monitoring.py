@@ -27,11 +27,11 @@ from recommendation_service.catalog.server_figures import (
     ServerFigures,
     ServerWatch,
     last_figures,
-    read_tables,
 )
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.doctor.tables import REQUIRED
 from recommendation_service.log.reader import LogReader
+from recommendation_service.mappings.interacpedia.schema import REQUIRED
+from recommendation_service.mappings.interacpedia.statements import tables_read
 from tests.end_to_end.service import REPOSITORY, Service, sum_of_samples
 from tests.servers import LOOPBACK, NO_AUTHORITIES, PrivateMariaDB, PrivateServer, find_program, wait_until
 
@@ -145,7 +145,7 @@ def engine(database: PrivateMariaDB) -> Iterator[sqlalchemy.Engine]:
 
 
 def look(engine: sqlalchemy.Engine, folder: Path) -> ServerFigures:
-    ServerWatch(engine, folder).look()
+    ServerWatch(engine, folder, tables_read()).look()
     return last_figures(folder)
 
 
@@ -228,7 +228,7 @@ def test_a_server_that_does_not_answer_has_no_figures_once_they_are_old(
 
 def test_sqlite_has_no_figures(sqlite_url: URL, tmp_path: Path) -> None:
     threads = threading.active_count()
-    ServerWatch(sqlalchemy.create_engine(sqlite_url), tmp_path).start()
+    ServerWatch(sqlalchemy.create_engine(sqlite_url), tmp_path, ()).start()
     assert threading.active_count() == threads
 
 
@@ -239,7 +239,7 @@ def test_a_file_that_is_no_figures_is_none(tmp_path: Path, content: bytes) -> No
 
 
 def test_the_tables_whose_indices_are_told_are_those_that_are_read() -> None:
-    assert set(read_tables()) == set(REQUIRED)
+    assert set(tables_read()) == set(REQUIRED)
 
 
 # Alerts, by promtool.

@@ -20,8 +20,8 @@ from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.feed.compilation import compile_apart
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.sources.reader import Source
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, recs, sum_of_samples
 from tests.servers import PrivateRedis, wait_until

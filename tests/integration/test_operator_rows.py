@@ -30,8 +30,9 @@ from recommendation_service.learning.format import SHIPPED, load_learning
 from recommendation_service.learning.learner import Learner
 from recommendation_service.learning.row_notes import TRANSACTION_MS
 from recommendation_service.log.records import FeedRecord, Record
-from recommendation_service.sources.reader import Source, sql
-from recommendation_service.sources.rows import read_rows, tables_with_rows
+from recommendation_service.mappings.interacpedia.rows import read_rows, tables_with_rows
+from recommendation_service.mappings.interacpedia.source import Source
+from recommendation_service.mappings.interacpedia.statements import sql
 from tests.servers import free_port
 from tests.support.events import HAPPENED_MS, feed
 from tests.unit.learning.test_learner import AU, World, count, reward, shown, sums_of

@@ -17,8 +17,8 @@ from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.engine import URL
 
 from recommendation_service.demo.schema import metadata
-from recommendation_service.doctor.indices import MARK, PHASE_1, Index, State, read_indices, standing
-from recommendation_service.doctor.queries import queries
+from recommendation_service.doctor.indices import MARK, Index, State, read_indices, standing
+from recommendation_service.mappings.interacpedia.schema import PHASE_1, queries
 from tests.servers import PrivateMariaDB, find_program
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"

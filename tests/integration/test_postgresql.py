@@ -19,9 +19,9 @@ from recommendation_service import cli
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import address, attempt, begin_reading, make_engine, words_of
 from recommendation_service.core.errors import ConfigurationError, SourceError
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.reading import TablesError, read
-from recommendation_service.sources.reader import Source
 from tests.postgresql import PrivatePgBouncer, PrivatePostgreSQL
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

@@ -16,7 +16,7 @@ import sqlalchemy
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.demo import load_interacpedia
-from recommendation_service.sources.reader import Source
+from recommendation_service.mappings.interacpedia.source import Source
 from tests.end_to_end.service import Service, sum_of_samples
 from tests.integration.test_database_faults import Fault
 from tests.servers import LOOPBACK, PRIMARY, REPLICA, PrivateMariaDB, wait_until

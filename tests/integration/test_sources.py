@@ -15,10 +15,9 @@ from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from recommendation_service.model.item_keys import CHALLENGE, RESUME
 from recommendation_service.policies.policy import SHIPPED, load_policy
-from recommendation_service.sources.item_row import item_row
-from recommendation_service.sources.users import UserReader
 from tests.support.events import feed, feedback
 from tests.unit.sources.operator_database import (
     NOW,
@@ -694,7 +693,7 @@ def test_the_rules_that_keep_a_row_out_are_those_by_which_builds_read_it(
     ids = {case: database.add(table, **values) for case, (values, _) in cases.items()}
     source = database.source(videos_window_days=300, challenges_window_days=300)
 
-    found = {case: item_row(source, NOW, item_type, number) for case, number in ids.items()}
+    found = {case: source.item_row(NOW, item_type, number) for case, number in ids.items()}
 
     assert {case: row.broken if row else None for case, row in found.items()} == {
         case: broken for case, (_, broken) in cases.items()
@@ -707,6 +706,6 @@ def test_the_rules_that_keep_a_row_out_are_those_by_which_builds_read_it(
     draft = found["a draft"]
     assert draft is not None
     assert draft.status == "draft"
-    assert item_row(source, NOW, item_type, 2**62 - 1) is None
+    assert source.item_row(NOW, item_type, 2**62 - 1) is None
     if table == "resumes":
-        assert item_row(source, NOW, CHALLENGE, ids["may be shown"]) is None
+        assert source.item_row(NOW, CHALLENGE, ids["may be shown"]) is None

@@ -26,9 +26,9 @@ from recommendation_service.demo import load_interacpedia
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest, Outsider
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.policies.policy import Policy, parse_policy
 from recommendation_service.ranking.working_memory import SLOTS
-from recommendation_service.sources.reader import Source
 
 STORED: dict[str, Any] = json.loads(
     lzma.decompress((Path(__file__).parent.parent / "support" / "answers_5484959.json.xz").read_bytes())

@@ -13,7 +13,7 @@ from recommendation_service.core.local_time import local_text, zone_of
 from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.tables import make_writing_engine
-from recommendation_service.sources.users import UserReader
+from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from tests.servers import PrivateMariaDB
 from tests.support.events import feedback
 from tests.unit.sources.operator_database import NOW, OperatorDatabase, ago, operator_database

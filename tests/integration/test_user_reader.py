@@ -15,14 +15,13 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.demo import schema
 from recommendation_service.demo.schema import CHALLENGE_MODEL, RESUME_MODEL
 from recommendation_service.doctor.queries import EXPLAIN
-from recommendation_service.sources.users import (
+from recommendation_service.mappings.interacpedia.user_reader import (
     MOST_CONNECTIONS,
     MOST_OF_A_KIND,
-    UserFacts,
     UserReader,
     _statement,
-    encode_facts,
 )
+from recommendation_service.sources.users import UserFacts, encode_facts
 from tests.unit.sources.operator_database import (
     NOW,
     ZERO_DATE,

@@ -18,15 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recommendation_service.catalog.builder import (
+from recommendation_service.catalog.builder import BuiltCatalog
+from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.core.config import load_settings
+from recommendation_service.mappings.interacpedia.builder import (
     ENGAGEMENT,
     INTERACTIONS,
-    BuiltCatalog,
     SourceTables,
     assemble_catalog,
 )
-from recommendation_service.catalog.store import Catalog, CatalogStore
-from recommendation_service.core.config import load_settings
 from recommendation_service.model.columns import COLUMNS, SIZES
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.sources.reader import Table

@@ -27,8 +27,8 @@ from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.demo import load_interacpedia
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest, Outsider
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.ranking.working_memory import SLOTS
-from recommendation_service.sources.reader import Source
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SCALE = 0.1

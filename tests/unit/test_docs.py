@@ -19,8 +19,9 @@ from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.demo.schema import metadata
+from recommendation_service.mappings.interacpedia.source import Source
+from recommendation_service.mappings.interacpedia.statements import FOLDER
 from recommendation_service.model.columns import COLUMNS
-from recommendation_service.sources.reader import FOLDER, Source
 from recommendation_service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]

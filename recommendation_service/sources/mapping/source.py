@@ -10,10 +10,11 @@ from recommendation_service.core.database import address
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.postgresql_address import is_postgresql
 from recommendation_service.sources.mapping.changes import fingerprint
-from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
+from recommendation_service.sources.mapping.mapping import Mapping
+from recommendation_service.sources.mapping.names import tables_of
 from recommendation_service.sources.mapping.reading import read
 from recommendation_service.sources.mapping.tables import Tables
-from recommendation_service.sources.reader import Source, one_moment
+from recommendation_service.sources.reader import one_moment
 
 
 def demand_mapping(settings: Settings) -> None:
@@ -25,16 +26,6 @@ def demand_mapping(settings: Settings) -> None:
                 "`recs source init DATABASE_URL` writes one"
             ]
         )
-
-
-def open_source(
-    settings: Settings, engine: Engine, connect: Callable[[], Connection] | None = None
-) -> "Source | MappedSource":
-    """As MAPPING_FILE says, else the first operator's. Raises ConfigurationError with every problem of a mapping."""
-    demand_mapping(settings)
-    if settings.mapping_file is None:
-        return Source(engine, settings, connect)
-    return MappedSource(load_mapping(settings.mapping_file), engine, settings, connect)
 
 
 class MappedSource:
@@ -52,6 +43,12 @@ class MappedSource:
         """Of one moment; ``latest``: as `read` says. Raises SourceError."""
         with one_moment(self.engine, self._connect) as connection:
             return read(self.mapping, connection, now, self._settings.database_zone, latest=latest)
+
+    @property
+    def read_tables(self) -> tuple[str, ...]:
+        """Names of the tables that the queries read."""
+        statements = self.mapping.statements.values()
+        return tuple(sorted({table for one in statements for table in tables_of(one.text).values()}))
 
     def fingerprint(self, now: datetime | None = None) -> str:
         """Differs whenever something changed that a catalog is made of. Raises SourceError."""

@@ -16,8 +16,8 @@ from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.policies.policy import load_policy
-from recommendation_service.sources.reader import Source
 from tests.end_to_end.in_process import make_app, publish_catalog, served
 from tests.end_to_end.service import damaged_copy, sum_of_samples
 from tests.servers import wait_until

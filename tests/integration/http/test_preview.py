@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from recommendation_service import cli
+from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from recommendation_service.policies import policy
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.store import PolicyStore
-from recommendation_service.sources.users import UserReader
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.support.http_contract import ask, body_of, error_of
 

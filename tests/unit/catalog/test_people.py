@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.catalog.people import VIEWS, gather_interactions, gather_people, places
+from recommendation_service.catalog.people import places
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
+from recommendation_service.mappings.interacpedia.people import VIEWS, gather_interactions, gather_people
 from recommendation_service.sources.reader import Table
 
 NOW = 1_790_000_000.0

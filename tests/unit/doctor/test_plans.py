@@ -6,19 +6,24 @@ from typing import Any
 import pytest
 
 from recommendation_service.doctor.findings import Severity
-from recommendation_service.doctor.indices import PHASE_1, FoundIndex, Standing, State, read_indices, standing
+from recommendation_service.doctor.indices import FoundIndex, Standing, State, read_indices, standing
 from recommendation_service.doctor.queries import (
     BIG_TABLE_ROWS,
     Examined,
     PlanStep,
     check_query,
     plan_faults,
-    queries,
     read_plan,
     tables_by_alias,
 )
-from recommendation_service.doctor.tables import REQUIRED
-from recommendation_service.sources.reader import sql
+from recommendation_service.mappings.interacpedia.schema import (
+    EXPECTED_SCANS,
+    PHASE_1,
+    REQUIRED,
+    TARGETS_MILLISECONDS,
+    queries,
+)
+from recommendation_service.mappings.interacpedia.statements import sql
 
 ABSENT = [Standing(index, State.ABSENT) for index in PHASE_1]
 PRESENT = [Standing(index, State.PRESENT) for index in PHASE_1]
@@ -29,7 +34,7 @@ def step(table: str = "views", access: str = "ALL", rows: int = BIG_TABLE_ROWS, 
 
 
 def ran(query: str, *plan: PlanStep, milliseconds: float = 1.0) -> Examined:
-    return Examined(query, list(plan), [milliseconds], rows=1)
+    return Examined(query, TARGETS_MILLISECONDS.get(query), list(plan), [milliseconds], rows=1)
 
 
 @pytest.mark.parametrize("query", queries())
@@ -81,15 +86,15 @@ def test_a_plan_names_tables_and_leaves_out_what_reads_none() -> None:
     ],
 )
 def test_faults_of_a_plan(query: str, planned: PlanStep, faults: int, remarks: int) -> None:
-    found = plan_faults(query, [planned, planned])
+    found = plan_faults(query, [planned, planned], EXPECTED_SCANS)
     assert (len(found[0]), len(found[1])) == (faults, remarks)
 
 
 def test_a_query_is_fine_remarked_late_or_at_fault() -> None:
-    fine = check_query(ran("users", step("users", "ref")), PRESENT)
-    remarked = check_query(ran("changes", step("profiles")), PRESENT)
-    late = check_query(ran("users", step("users", "ref"), milliseconds=100.0), PRESENT)
-    scanned = check_query(ran("engagement_views", step()), ABSENT)
+    fine = check_query(ran("users", step("users", "ref")), PRESENT, EXPECTED_SCANS)
+    remarked = check_query(ran("changes", step("profiles")), PRESENT, EXPECTED_SCANS)
+    late = check_query(ran("users", step("users", "ref"), milliseconds=100.0), PRESENT, EXPECTED_SCANS)
+    scanned = check_query(ran("engagement_views", step()), ABSENT, EXPECTED_SCANS)
     assert [each.severity for each in (fine, remarked, late, scanned)] == [
         Severity.OK,
         Severity.INFO,
@@ -102,13 +107,12 @@ def test_a_query_is_fine_remarked_late_or_at_fault() -> None:
 
 
 def test_a_query_without_a_target_is_never_late() -> None:
-    assert (
-        check_query(ran("challenges", step("challenges", "ref"), milliseconds=60_000), PRESENT).severity is Severity.OK
-    )
+    found = ran("challenges", step("challenges", "ref"), milliseconds=60_000)
+    assert check_query(found, PRESENT, EXPECTED_SCANS).severity is Severity.OK
 
 
 def test_a_query_that_failed_is_an_error() -> None:
-    said = check_query(Examined("users", failure="1142 SELECT command denied"), ABSENT)
+    said = check_query(Examined("users", failure="1142 SELECT command denied"), ABSENT, EXPECTED_SCANS)
     assert said.severity is Severity.ERROR
     assert "SELECT command denied" in said.sentence
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from recommendation_service.doctor.indices import MARK, PHASE_1
-from recommendation_service.doctor.queries import EXPLAIN, MOST_OF_ONE_USER, TARGETS_MILLISECONDS, queries
-from recommendation_service.doctor.tables import REQUIRED
-from recommendation_service.sources.reader import FOLDER, sql
+from recommendation_service.doctor.indices import MARK
+from recommendation_service.doctor.queries import EXPLAIN, MOST_OF_ONE_USER
+from recommendation_service.mappings.interacpedia.schema import PHASE_1, REQUIRED, TARGETS_MILLISECONDS, queries
+from recommendation_service.mappings.interacpedia.statements import FOLDER, sql
 
 MIGRATIONS = Path(__file__).resolve().parents[3] / "migrations"
 CREATE, ROLLBACK, VALIDATE = "phase1_create_indexes", "phase1_rollback", "phase1_validate"
@@ -76,7 +76,7 @@ def test_the_analysis_explains_the_source_queries_as_they_are() -> None:
         re.M | re.S,
     )
 
-    assert [name for name, _, _ in found] == queries()
+    assert [name for name, _, _ in found] == list(queries())
     for name, target, statement in found:
         own = "\n".join(line for line in sql(name).splitlines() if not line.startswith("--")).strip()
         own = own.replace(":most", str(MOST_OF_ONE_USER))  # LIMIT takes no variable

@@ -7,9 +7,9 @@ import zlib
 import pytest
 
 from recommendation_service.doctor.findings import Severity
-from recommendation_service.doctor.queries import queries
-from recommendation_service.doctor.tables import REQUIRED, check_character_sets, check_engines, check_tables
-from recommendation_service.sources.reader import sql
+from recommendation_service.doctor.tables import check_character_sets, check_engines, check_tables
+from recommendation_service.mappings.interacpedia.schema import REQUIRED, queries
+from recommendation_service.mappings.interacpedia.statements import sql
 
 
 def failing(columns: dict[str, tuple[str, ...]]) -> set[str]:
@@ -40,7 +40,7 @@ def test_none_of_them_can_be_missing(table: str, column: str) -> None:
 
 
 def test_what_is_missing_is_an_error_that_says_what_follows() -> None:
-    table, columns = check_tables(["likes"], {"views": ["model_id"]}, "interacpedia")
+    table, columns = check_tables(["likes"], {"views": ["model_id"]}, "interacpedia", len(REQUIRED))
     assert table.severity is columns.severity is Severity.ERROR
     assert "no table interacpedia.likes" in table.sentence
     assert "interacpedia.views has no model_id" in columns.sentence
@@ -48,7 +48,7 @@ def test_what_is_missing_is_an_error_that_says_what_follows() -> None:
 
 
 def test_another_engine_is_a_warning_with_the_statement() -> None:
-    said = check_engines({"likes": "MyISAM", "users": "InnoDB", "views": "Aria"})
+    said = check_engines({"likes": "MyISAM", "users": "InnoDB", "views": "Aria"}, len(REQUIRED))
     assert said.severity is Severity.WARNING
     assert said.sentence.startswith("likes and views are not InnoDB")
     assert said.advice == "ALTER TABLE likes ENGINE=InnoDB;\nALTER TABLE views ENGINE=InnoDB;"

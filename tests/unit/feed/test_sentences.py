@@ -36,7 +36,10 @@ def test_every_sentence_can_be_said(language: str) -> None:
 def test_the_sentences_are_those_that_the_code_says() -> None:
     text = "\n".join(path.read_text("utf-8") for path in (PACKAGE / "feed").glob("*.py"))
     text += (PACKAGE / "serving" / "explanation.py").read_text("utf-8")
-    rules = {*REJECTIONS, *re.findall(r'^ +"(\w+)": ', (PACKAGE / "sources" / "item_row.py").read_text("utf-8"), re.M)}
+    rules = {
+        *REJECTIONS,
+        *re.findall(r'^ +"(\w+)": ', (PACKAGE / "mappings" / "interacpedia" / "item_row.py").read_text("utf-8"), re.M),
+    }
     codes = {f"not_eligible_{rule}" for rule in rules} | {f"relaxed_{rule}" for rule in RULES if rule != "seen"}
     codes |= {code for code in templates("en") if re.search(rf'"{code}"', text)}
     assert codes == set(templates("en"))

@@ -17,8 +17,8 @@ from recommendation_service.catalog.builder import BuiltCatalog, build_catalog
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.demo import schema
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.policies.policy import load_policy
-from recommendation_service.sources.reader import Source
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 ZERO_DATE = "0000-00-00 00:00:00"

@@ -11,6 +11,7 @@ import pytest
 
 from recommendation_service.catalog import cleaning
 from recommendation_service.catalog.report import BuildReport
+from recommendation_service.mappings.interacpedia import user_reader
 from recommendation_service.sources import users
 from recommendation_service.sources.users import UserFacts, decode_facts, encode_facts
 from tests.unit.sources.operator_database import NOW, ZERO_DATE, ago, flipped
@@ -83,16 +84,16 @@ def test_a_user_with_too_much_is_cut_to_the_latest() -> None:
 
 
 def test_whatever_the_tables_hold_an_entry_has_its_limit() -> None:
-    names = tuple("🎥" * users.MOST_CHARACTERS + str(i) for i in range(1000))
+    names = tuple("🎥" * user_reader.MOST_CHARACTERS + str(i) for i in range(1000))
     endless = UserFacts(
         np.zeros((100_000, 2), np.int64), np.zeros(100_000, np.int64), 2**40, (names, names, names, names)
     )
     assert len(encode_facts(endless)) <= users.LARGEST_ENTRY_BYTES
 
     largest = UserFacts(
-        np.zeros((users.MOST_INTERACTIONS, 2), np.int64),
-        np.zeros(users.MOST_CONNECTIONS, np.int64),
-        2 * users.MOST_CONNECTIONS,
+        np.zeros((user_reader.MOST_INTERACTIONS, 2), np.int64),
+        np.zeros(user_reader.MOST_CONNECTIONS, np.int64),
+        2 * user_reader.MOST_CONNECTIONS,
         FACTS.attributes,
     )
     assert same(decode_facts(encode_facts(largest)), largest)
@@ -122,9 +123,9 @@ def test_whatever_the_tables_hold_an_entry_has_its_limit() -> None:
     ],
 )
 def test_names_are_cleaned_as_those_of_the_catalogs_users(value: object) -> None:
-    expected = cleaning.tokens(cleaning.text_list(value, "skills", BuildReport()), users.MOST_NAMES)
+    expected = cleaning.tokens(cleaning.text_list(value, "skills", BuildReport()), user_reader.MOST_NAMES)
 
-    assert list(users._names(value)) == expected
+    assert list(user_reader._names(value)) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,4 +152,4 @@ def test_times_are_cleaned_as_those_of_the_catalogs_interactions(value: object) 
     now = NOW.timestamp()
     (expected,) = cleaning.epoch_seconds([value], "created_at", now, BuildReport())
 
-    assert users._seconds(value, now, UTC) == (None if math.isnan(expected) else int(expected))
+    assert user_reader._seconds(value, now, UTC) == (None if math.isnan(expected) else int(expected))
