@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,10 +53,13 @@ class PrivatePostgreSQL(PrivateServer):
     user = "recs"
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT  # at SIGTERM it waits for its clients to go
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, options: Sequence[str] = (), tls: tuple[Path, Path] | None = None) -> None:
+        """``options``: of the server's command line. ``tls``: its certificate and key."""
         super().__init__(folder)
         self._own = _folder_for_nobody(folder)
         self._data = self._own / "data"
+        self._options = options
+        self._tls = tls
 
     def url(self, database: str = "postgres") -> URL:
         return URL.create(
@@ -82,6 +86,10 @@ class PrivatePostgreSQL(PrivateServer):
     def prepare(self) -> None:
         if self._data.exists():
             return
+        for source, copy in zip(self._tls or (), self._tls_files, strict=False):
+            copy.write_bytes(source.read_bytes())
+            copy.chmod(0o600)
+            _give_to_nobody(copy)
         password = self._own / "password"
         password.write_text(self.password)
         _give_to_nobody(self._own, password)
@@ -102,7 +110,19 @@ class PrivatePostgreSQL(PrivateServer):
             *_as_nobody(),
             *(_program("postgres"), "-D", str(self._data), "-h", LOOPBACK, "-p", str(self.port), "-F"),
             *("-c", "unix_socket_directories=", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"),
+            *(option for name, value in self._tls_settings().items() for option in ("-c", f"{name}={value}")),
+            *self._options,
         ]
+
+    @property
+    def _tls_files(self) -> tuple[Path, Path]:
+        return self._own / "server.pem", self._own / "server.key"
+
+    def _tls_settings(self) -> dict[str, object]:
+        if self._tls is None:
+            return {}
+        certificate, key = self._tls_files
+        return {"ssl": "on", "ssl_cert_file": certificate, "ssl_key_file": key}
 
     def pause(self) -> None:
         """All of it: a connection's process is the server's child, and would go on."""

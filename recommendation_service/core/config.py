@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.local_time import zone_of
-from recommendation_service.core.postgresql_address import is_postgresql, postgresql_address, unknown_parameters
+from recommendation_service.core.postgresql_address import is_postgresql, postgresql_address, problem_of
 
 ENV_FILE = ".env"
 # Settings that say something by being empty; empty values of all others count as unset.
@@ -525,8 +525,17 @@ class Settings(BaseSettings):
                 url = make_url(replica)
             except (ArgumentError, ValueError):
                 url = None
-            if url is None or url.get_backend_name() not in {"mysql", "mariadb"} or not url.host:
-                raise ValueError(f"number {number} is not an address such as mysql://user:password@host/database")
+            if (
+                url is None
+                or not (is_postgresql(url) or url.get_backend_name() in {"mysql", "mariadb"})
+                or not url.host
+            ):
+                raise ValueError(
+                    f"number {number} is not an address such as mysql://user:password@host/database or "
+                    "postgresql://user:password@host/database"
+                )
+            if is_postgresql(url) and (problem := problem_of(url)):
+                raise ValueError(f"number {number} {problem}")
         return value
 
     @field_validator("database_url")
@@ -540,13 +549,28 @@ class Settings(BaseSettings):
                     "is not an SQLAlchemy address such as mysql+pymysql://user:password@host/database"
                 ) from None
             if is_postgresql(url):
-                if unknown := unknown_parameters(url):
-                    raise ValueError(f"has {', '.join(unknown)}, which PostgreSQL's own library does not know")
+                if problem := problem_of(url):
+                    raise ValueError(problem)
             elif url.get_backend_name() not in {"mysql", "mariadb", "sqlite"}:
                 raise ValueError(
                     f"names {url.get_backend_name()}; the service reads mysql, mariadb, sqlite or postgresql"
                 )
         return value
+
+    def _of_postgresql(self) -> list[str]:
+        problems = []
+        if isinstance(self.database_zone, timezone) and self.database_zone is not UTC:
+            problems.append(
+                f"MYSQL_TIME_ZONE={self.mysql_time_zone} is an offset, whose sign PostgreSQL reads the other way: name "
+                "a zone, such as America/Bogota"
+            )
+        if self.mysql_tls != "preferred":
+            mode = "disable" if self.mysql_tls == "off" else "verify-full&sslrootcert=FILE"
+            problems.append(
+                f"MYSQL_TLS={self.mysql_tls} is not for PostgreSQL, whose address says it: "
+                f"DATABASE_URL=…?sslmode={mode}"
+            )
+        return problems
 
     def _beside_a_mapping(self) -> list[str]:
         """What holds for the first operator's tables alone must not be thought to hold."""
@@ -580,21 +604,16 @@ class Settings(BaseSettings):
             problems.append("MYSQL_HOST is set but MYSQL_USER is not")
         if self.mysql_user and not self.mysql_host:
             problems.append("MYSQL_USER is set but MYSQL_HOST is not")
-        if self.mysql_replica_urls and self.source_url.get_backend_name() not in {"mysql", "mariadb"}:
-            problems.append("MYSQL_REPLICA_URLS is set but there is no MySQL server: set MYSQL_HOST or DATABASE_URL")
-        if (
-            is_postgresql(self.source_url)
-            and isinstance(self.database_zone, timezone)
-            and self.database_zone is not UTC
-        ):
-            problems.append(
-                f"MYSQL_TIME_ZONE={self.mysql_time_zone} is an offset, whose sign PostgreSQL reads the other way: name "
-                "a zone, such as America/Bogota"
-            )
+        if self.mysql_replica_urls and self.source_url.get_backend_name() == "sqlite":
+            problems.append("MYSQL_REPLICA_URLS is set but there is no server: set MYSQL_HOST or DATABASE_URL")
+        elif {is_postgresql(url) for url in self.replica_urls} - {is_postgresql(self.source_url)}:
+            problems.append("MYSQL_REPLICA_URLS and DATABASE_URL name servers of different kinds")
+        if is_postgresql(self.source_url):
+            problems += self._of_postgresql()
         if self.mysql_ca_file and self.mysql_tls != "verified":
             problems.append(f"MYSQL_CA_FILE is set, and MYSQL_TLS={self.mysql_tls} checks no certificate")
         drivers = {url.get_driver_name() for url in (self.source_url, *self.replica_urls)}
-        if self.mysql_tls == "verified" and drivers - {"pymysql", "pysqlite"}:
+        if self.mysql_tls == "verified" and drivers - {"pymysql", "pysqlite", "psycopg"}:
             problems.append("MYSQL_TLS=verified holds for PyMySQL, and an address names another driver")
         if self.rate_limit_per_key > 0 and not self.api_keys:
             problems.append("RATE_LIMIT_PER_KEY is set but API_KEYS is not")
@@ -646,7 +665,7 @@ class Settings(BaseSettings):
         return tuple(
             url.set(
                 database=url.database or self.source_url.database,
-                query=url.query or {"charset": "utf8mb4"},
+                query=url.query or ({} if is_postgresql(url) else {"charset": "utf8mb4"}),
             )
             for url in urls
         )

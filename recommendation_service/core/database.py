@@ -142,7 +142,9 @@ def begin_reading(connection: Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN")  # the driver begins a transaction only for writes
     elif connection.dialect.name == POSTGRESQL:
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        connection.execution_options(isolation_level="REPEATABLE READ")
+        # Not SQLAlchemy's postgresql_readonly: afterwards a connection begins READ WRITE, which a standby refuses.
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
     else:
         connection.execution_options(isolation_level="REPEATABLE READ")
 

@@ -55,13 +55,17 @@ def connect_args(settings: Settings) -> dict[str, Any]:
 
 
 def open_connections(engine: Engine, settings: Settings, seconds: int) -> None:
-    """Times that say no zone are in that of the settings; a statement may take so many seconds."""
+    """Times that say no zone are in that of the settings; a statement may take so many seconds.
+
+    What begins a use of a connection has no more time than connecting has: a server that hangs is noticed then.
+    """
+    begin_seconds = max(2, settings.mysql_connect_timeout_seconds)
     zone = "UTC" if settings.database_zone is UTC else settings.mysql_time_zone  # a name: see Settings
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: list[Any], parameters: dict[str, Any]) -> Any:
         connection = ImpatientConnection.connect(*arguments, **parameters)
-        connection.most_seconds = seconds + HUNG_SECONDS
+        connection.most_seconds = begin_seconds
         return connection
 
     @event.listens_for(engine, "connect")
@@ -71,7 +75,16 @@ def open_connections(engine: Engine, settings: Settings, seconds: int) -> None:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, ImpatientConnection)  # noqa: S101
+        driver.most_seconds = begin_seconds
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {seconds * 1000}")
+        driver.most_seconds = seconds + HUNG_SECONDS
+
+    @event.listens_for(engine, "checkin")
+    def given_back(connection: ImpatientConnection | None, _record: Any) -> None:
+        if connection is not None:
+            connection.most_seconds = begin_seconds
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ _MEANT_FOR_OTHERS = {
     *("prepared_statements", "prepared_statement_cache_size", "prepareThreshold", "preparedStatementCacheQueries"),
 }
 
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
 
 def is_postgresql(url: URL) -> bool:
     return url.drivername.split("+")[0] in _NAMES
@@ -23,9 +25,14 @@ def postgresql_address(url: URL) -> URL:
     return url.set(drivername=DRIVER).difference_update_query(_MEANT_FOR_OTHERS)
 
 
-def unknown_parameters(url: URL) -> list[str]:
-    """That libpq would refuse."""
+def problem_of(url: URL) -> str | None:
+    """What libpq would refuse at each connection, which is better said at the start; None: nothing."""
     from psycopg import pq  # loads libpq: only where an address is of PostgreSQL
 
     known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    return sorted(set(postgresql_address(url).query) - known)
+    query = postgresql_address(url).query
+    if unknown := sorted(set(query) - known):
+        return f"has {', '.join(unknown)}, which PostgreSQL's own library does not know"
+    if (mode := query.get("sslmode")) is not None and mode not in _SSL_MODES:
+        return f"has an sslmode that is none of {', '.join(_SSL_MODES)}"
+    return None

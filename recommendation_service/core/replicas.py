@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import PoolShare, make_engine, make_unpooled_engine
+from recommendation_service.core.database import PoolShare, make_engine, make_unpooled_engine, words_of
+from recommendation_service.core.database_errors import RECOVERY_CONFLICT, code_of, error_code
 from recommendation_service.core.database_numbers import (
     READS,
     REPLICA_FALLBACKS,
@@ -27,6 +28,7 @@ from recommendation_service.core.database_numbers import (
     NoNumbers,
     Numbers,
 )
+from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgresql
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +41,14 @@ FIRST_RETRY_SECONDS = 1.0
 LAST_RETRY_SECONDS = 30.0
 
 _ACCESS_DENIED = 1227
+# Of pg_stat_wal_receiver everybody may see whether there is one; pg_last_wal_receive_lsn() stays where it stopped.
+_STANDING = """SELECT pg_is_in_recovery() AS is_standby,
+  EXISTS (SELECT 1 FROM pg_stat_wal_receiver WHERE pid IS NOT NULL) AS receives,
+  CAST(pg_last_wal_receive_lsn() AS text) AS received,
+  pg_last_wal_replay_lsn() >= COALESCE(CAST(:received AS pg_lsn), pg_last_wal_receive_lsn()) AS is_level,
+  EXTRACT(EPOCH FROM clock_timestamp() - pg_last_xact_replay_timestamp()) AS age"""
+# What came in just now is taken in within a few looks.
+STANDBY_LOOKS, STANDBY_PAUSE_SECONDS = 4, 0.02
 
 
 class ReadReplicas:
@@ -95,7 +105,7 @@ class Replica:
     """One replica: its engine, and what is known of it. Used from any thread."""
 
     def __init__(self, settings: Settings, url: URL, share: PoolShare | None, numbers: Numbers | None) -> None:
-        self.name = f"{url.host}:{url.port or 3306}"
+        self.name = f"{url.host}:{url.port or (5432 if is_postgresql(url) else 3306)}"
         self.engine = make_engine(settings, share, url=url, numbers=numbers)
         self._most_lag_seconds = settings.mysql_max_replica_lag_seconds
         # A look must neither wait for the pool nor as long as a query may.
@@ -176,8 +186,9 @@ class Replica:
             log.warning("replica is not used", replica=self.name, reason=problem)
 
     def _note_disconnect(self, context: ExceptionContext) -> None:
-        if context.is_disconnect:
-            self.fail(str(context.original_exception))
+        if context.is_disconnect or code_of(context.original_exception) == RECOVERY_CONFLICT:
+            error = context.sqlalchemy_exception
+            self.fail(_words(error) if error is not None else str(context.original_exception))
 
 
 class ReplicaProblem(Exception):
@@ -190,6 +201,8 @@ def lag_seconds(engine: Engine) -> float | None:
     Raises ReplicaProblem where that cannot be known, and SQLAlchemyError where the server does not answer.
     """
     with engine.connect() as connection:
+        if connection.dialect.name == POSTGRESQL:
+            return standby_lag_seconds(connection)
         newer = not _is_mariadb(connection) and _version(connection) >= (8, 4)
         try:
             statement = "SHOW REPLICA STATUS" if newer else "SHOW SLAVE STATUS"
@@ -209,6 +222,24 @@ def lag_seconds(engine: Engine) -> float | None:
     return None if None in lags else max(float(lag) for lag in lags)
 
 
+def standby_lag_seconds(connection: Connection) -> float | None:
+    """Of a standby of PostgreSQL. What it last took in is old wherever nothing is written, so its age counts only
+    while something is received that is not taken in yet, or nothing can be received.
+
+    Raises ReplicaProblem where it takes writes itself.
+    """
+    received = None
+    for _ in range(STANDBY_LOOKS):
+        standing = connection.execute(text(_STANDING), {"received": received}).one()
+        if not standing.is_standby:
+            raise ReplicaProblem("it is no standby: it takes writes itself")
+        if standing.receives and standing.is_level:
+            return 0.0
+        received = received or standing.received
+        time.sleep(STANDBY_PAUSE_SECONDS)
+    return None if standing.age is None else max(0.0, float(standing.age))
+
+
 def _is_mariadb(connection: Connection) -> bool:
     return bool(getattr(connection.dialect, "is_mariadb", False))
 
@@ -219,5 +250,7 @@ def _version(connection: Connection) -> tuple[Any, ...]:
 
 def _words(error: SQLAlchemyError) -> str:
     """The server's or the driver's words, without the statement."""
+    if isinstance(error_code(error), str):
+        return words_of(error)
     original = getattr(error, "orig", None)
     return str(original or error).splitlines()[0]

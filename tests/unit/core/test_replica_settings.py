@@ -22,21 +22,33 @@ def test_without_addresses_there_is_no_replica() -> None:
     assert load_settings(**SERVER, mysql_replica_urls="").replica_urls == ()
 
 
-@pytest.mark.parametrize(
-    "wrong", ["sqlite:////x", "postgresql://u:hunter2@h/d", "hunter2", "mysql://", "mysql://h:port"]
-)
+@pytest.mark.parametrize("wrong", ["sqlite:////x", "oracle://u:hunter2@h/d", "hunter2", "mysql://", "mysql://h:port"])
 def test_a_wrong_address_is_named_by_its_place_and_not_shown(wrong: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_settings(**SERVER, mysql_replica_urls=f"mysql://u:hunter2@h,{wrong}")
 
     assert caught.value.problems == [
-        "MYSQL_REPLICA_URLS: number 2 is not an address such as mysql://user:password@host/database"
+        "MYSQL_REPLICA_URLS: number 2 is not an address such as mysql://user:password@host/database or "
+        "postgresql://user:password@host/database"
     ]
 
 
 def test_replicas_of_the_embedded_database_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="MYSQL_REPLICA_URLS is set but there is no MySQL server"):
+    with pytest.raises(ConfigurationError, match="MYSQL_REPLICA_URLS is set but there is no server"):
         load_settings(mysql_replica_urls="mysql://u:p@h")
+
+
+def test_replicas_are_of_the_primarys_kind() -> None:
+    primary = "postgres://u:hunter2@one/shop"
+    (replica,) = load_settings(database_url=primary, mysql_replica_urls="postgres://u:hunter2@two:5433").replica_urls
+    assert (replica.drivername, replica.database, replica.query) == ("postgresql+psycopg", "shop", {})
+    for other in (
+        {"database_url": primary, "mysql_replica_urls": "mysql://u:hunter2@two"},
+        {**SERVER, "mysql_replica_urls": primary},
+    ):
+        with pytest.raises(ConfigurationError, match="name servers of different kinds") as caught:
+            load_settings(**other)
+        assert "hunter2" not in str(caught.value)
 
 
 def test_passwords_are_hidden() -> None:
