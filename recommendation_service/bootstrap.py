@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from recommendation_service.api.access import Access
 from recommendation_service.api.accounts import Accounts
 from recommendation_service.api.administration import add_administration
+from recommendation_service.api.batches import add_batches
 from recommendation_service.api.calls import Endpoint
 from recommendation_service.api.documentation import DocumentedFeeds, add_documentation
 from recommendation_service.api.errors import error_body, failure_body, http_error_body
@@ -134,7 +135,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     admission = Admission(access, RateLimiter(settings.rate_limit_per_key))
     per_user = RateLimiter(settings.rate_limit_per_user)
     mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
-    named = _named_feeds(mapping)
+    named = named_feeds(mapping)
     endpoints: dict[str, Endpoint] = {
         f"{prefix}/search/{name}": FeedEndpoint(name, per_user) for name in (ENDPOINTS if named.has_search else ())
     }
@@ -176,12 +177,13 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     add_explanations(app, prefix, settings, serving, store, access, threads)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_lists(app, prefix, serving, admission, named)
+    add_batches(app, prefix, serving, access, named.feeds, named.forms)
     add_unknown_feeds(app, prefix, [feed.name for feed in named.feeds], admission)
     add_documentation(app, prefix, access, named)
     return app
 
 
-def _named_feeds(mapping: Mapping | None) -> DocumentedFeeds:
+def named_feeds(mapping: Mapping | None) -> DocumentedFeeds:
     """The feeds of a mapping, or the first operator's by their names."""
     if mapping is None:
         return DocumentedFeeds([NamedFeed(name) for name in ENDPOINTS], IdForms(), {}, has_search=True)

@@ -111,9 +111,9 @@ def _say_where() -> None:
 
 @app.command()
 def feed(
-    user: Annotated[int, typer.Argument(min=0, max=2**63 - 1, help="The user's number; 0 is anonymous.")],
-    endpoint: Annotated[str, typer.Option(help="total, discover or flow.")] = "total",
-    size: Annotated[int, typer.Option(min=1, max=100, help="How many items.")] = 24,
+    user: Annotated[int | None, typer.Argument(min=0, max=2**63 - 1, help="The user's number; 0 is anonymous.")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="total, discover or flow; or the name of a feed.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, max=100, help="How many items.")] = None,
     exclude: Annotated[str, typer.Option(help="Comma-separated numbers of items that must not come back.")] = "",
     request_id: Annotated[
         str | None,
@@ -131,6 +131,17 @@ def feed(
         typer.Option(metavar="TYPE:ID", help="Say why this item is not in it; may be given several times."),
     ] = None,
     lang: Annotated[Language, typer.Option(help="Of sentences.")] = Language.EN,
+    users: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Feeds of many users: their ids, a line each; - for standard input."),
+    ] = None,
+    record: Annotated[
+        bool,
+        typer.Option("--record", help="With --users: the feeds are shown. A running service makes and records them."),
+    ] = False,
+    url: Annotated[
+        str | None, typer.Option(help="With --record: the service. Default: at API_PORT of this machine.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a user's feed here, from the current catalog, and show why each item is in it. Nothing of it is recorded,
@@ -142,7 +153,20 @@ def feed(
     $ recs feed 4711 --request-id 1f0c… --json
     $ recs feed 4711 --policy bolder.toml
     $ recs feed 4711 --explain --lang es --missing resume:812
+    $ recs feed --users due-today.txt --size 6 --json > mails.jsonl
+    $ psql -Atc 'SELECT id FROM subscribers' | recs feed --users - --size 6 --record --json > mails.jsonl
     """
+    if users is not None:
+        from recommendation_service.many_feeds import feeds_of_many
+
+        alone = {"USER": user, "--request-id": request_id, "--policy": policy, "--missing": missing}
+        alone |= {"--exclude": exclude or None, "--explain": explain or None}
+        if not_for_many := [name for name, value in alone.items() if value is not None]:
+            raise typer.BadParameter(f"goes with one user: {', '.join(not_for_many)} cannot", param_hint="--users")
+        raise typer.Exit(feeds_of_many(users, endpoint, size, record=record, url=url, as_json=as_json))
+    if user is None:
+        raise typer.BadParameter("is missing: name a user, or a file of many by --users", param_hint="USER")
+    endpoint = endpoint or "total"
     from recommendation_service.api.schemas import read_feed_body
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.feed.generation import Generation
@@ -178,7 +202,7 @@ def feed(
         raise typer.BadParameter(str(error), param_hint="--missing") from None
     preview = Preview(generation, settings)
     request = FeedRequest(
-        endpoint, user, size, request_id or secrets.token_hex(16), excluded, explain=True, language=lang.value
+        endpoint, user, size or 24, request_id or secrets.token_hex(16), excluded, explain=True, language=lang.value
     )
     slate = preview.slate(request)
     body = preview.render(slate)

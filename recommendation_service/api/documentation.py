@@ -16,6 +16,7 @@ from starlette.routing import Route
 from recommendation_service import __version__
 from recommendation_service.api.access import Access
 from recommendation_service.api.assets import ASK_EACH_TIME, Asset, HashedAssets, make_asset
+from recommendation_service.api.batches import batch_operation
 from recommendation_service.api.event_documentation import event_schema, feedback_operation
 from recommendation_service.api.feeds import LONGEST_IDEMPOTENCY_KEY
 from recommendation_service.api.list_documentation import list_operations, list_schemas
@@ -250,6 +251,9 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
     for feed in named.feeds:
         operation = _with_keys(named_operation(feed, errors, [IDEMPOTENCY_KEY]), access)
         document["paths"][f"{prefix}/feeds/{feed.name}"] = {"post": operation}
+        document["paths"][f"{prefix}/feeds/{feed.name}/batch"] = {
+            "post": batch_operation(feed, answers(400, 401, 403, 413, 415, 422, 429, 503))
+        }
     for endpoint in ENDPOINTS if named.has_search else ():
         schemas[f"{endpoint.capitalize()}Feed"] = _feed_answer(endpoint)
         document["paths"][f"{prefix}/search/{endpoint}"] = {"post": _feed_operation(endpoint, access)}

@@ -104,7 +104,7 @@ class _ShortFeedRecord(msgspec.Struct, array_like=True, tag="feed3", frozen=True
     request_id: bytes
     user_id: int
     session_id: Short | None  # names.py, as are the versions
-    endpoint: int
+    endpoint: int | str
     happened_ms: int
     catalog_version: Short
     policy_version: Short

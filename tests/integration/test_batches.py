@@ -1,0 +1,207 @@
+"""Feeds of many users at once, as whoever sends e-mails needs them: over HTTP, and by `recs feed --users`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from recommendation_service import cli
+from recommendation_service.core.config import Settings
+from recommendation_service.log.records import FeedRecord, decode
+from recommendation_service.log.segments import SUFFIX, scan
+from tests.end_to_end.in_process import logs_left_alone, make_app, served
+from tests.end_to_end.service import ADMIN_TOKEN, PATIENCE_SECONDS
+from tests.integration.test_mapped_feeds import built_and_published
+from tests.servers import wait_until
+from tests.support.job_board import handle_of, make_job_board, years_of
+
+ADMINISTRATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
+Run = Callable[..., Result]
+Apart = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("board")
+    address, mapping = make_job_board(folder)
+    settings = Settings(data_dir=folder / "data", database_url=address, mapping_file=mapping, catalog_refresher=False)
+    built_and_published(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def client(board: Settings) -> Iterator[httpx.Client]:
+    options = {"database_url": board.database_url, "mapping_file": board.mapping_file, "event_flusher": False}
+    app = make_app(board.data_dir, **options, seen_megabytes=16, admin_token=ADMIN_TOKEN)
+    with logs_left_alone(), served(app) as client:
+        ready = wait_until(lambda: client.get("/ready").status_code == 200, PATIENCE_SECONDS)
+        assert ready, client.get("/ready").text
+        yield client
+
+
+@pytest.fixture
+def run(board: Settings, client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`recs feed …`, of the board and beside its service."""
+    assert board.database_url is not None
+    values = {
+        "DATA_DIR": board.data_dir,
+        "DATABASE_URL": board.database_url.get_secret_value(),
+        "MAPPING_FILE": board.mapping_file,
+        "ADMIN_TOKEN": ADMIN_TOKEN,
+        "API_PORT": client.base_url.port,
+        "SEEN_MEGABYTES": 16,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+    def run(*arguments: str, text: str | None = None) -> Result:
+        return CliRunner().invoke(cli.app, ["feed", *arguments], input=text)
+
+    return run
+
+
+@pytest.fixture
+def apart(run: Run) -> Apart:
+    """The same in a process of its own: what users have seen is opened once in each."""
+    assert run
+
+    def apart(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("recs")), "feed", *arguments]
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
+        )
+
+    return apart
+
+
+def batch(client: httpx.Client, text: str | bytes, status: int = 200, **query: Any) -> list[dict[str, Any]]:
+    answer = client.post("/api/feeds/home/batch", content=text, params=query, headers=ADMINISTRATOR)
+    assert answer.status_code == status, answer.text
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def recorded(board: Settings) -> set[str]:
+    """Request ids of the feeds that the log has."""
+    payloads = [payload for path in board.events_dir.glob(f"*{SUFFIX}") for payload in scan(path).payloads]
+    records = [decode(payload) for payload in payloads]
+    return {record.request_id.hex() for record in records if isinstance(record, FeedRecord)}
+
+
+def ids(lines: list[dict[str, Any]], field: str = "request_id") -> set[Any]:
+    return {one[field] for one in lines}
+
+
+def test_each_line_gets_its_feed_in_order_and_a_bad_one_says_what_is_wrong(client: httpx.Client) -> None:
+    lines = [
+        handle_of(0),
+        "",
+        json.dumps(handle_of(1)),
+        json.dumps({"user": handle_of(2), "size": 2, "filters": {"experience": 1}}),
+        json.dumps({"user": handle_of(3), "size": 0, "colour": 1}),
+        "{broken",
+        json.dumps({"size": 3}),
+        "nobody-we-know",
+    ]
+    found = batch(client, "\r\n".join(lines), size=4)
+
+    assert [one["line"] for one in found] == [1, 3, 4, 5, 6, 7, 8]
+    assert [one["user"] for one in found] == [handle_of(place) for place in range(4)] + [None, None, "nobody-we-know"]
+    assert [len(one["ids"]) for one in found if "ids" in one] == [4, 4, 2, 4]
+    assert all((years_of(int(one.split("-")[1])) or 0) <= 1 for one in found[2]["ids"])
+    wrong = [{each["field"] for each in one["error"]["details"]} for one in found[3:6]]
+    assert wrong == [{"colour"}, set(), {"user"}]
+    assert found[4]["error"]["code"] == "not_json"
+    assert len({one["request_id"] for one in found if "ids" in one}) == 4
+
+
+def test_nothing_of_a_batch_stays_unless_it_is_shown(client: httpx.Client, board: Settings) -> None:
+    users = [handle_of(place) for place in range(20, 45)]
+    before = batch(client, "\n".join(users), size=5)
+    shown = batch(client, "\n".join(users), size=5, record="true")
+    after = batch(client, "\n".join(users), size=5)
+
+    assert [one["user"] for one in before] == [one["user"] for one in shown] == users
+    assert ids(shown) <= recorded(board)
+    assert not ids(before + after) & recorded(board)
+    for one, later in zip(shown, after, strict=True):  # what a mail showed does not come again
+        assert not set(one["ids"]) & set(later["ids"])
+
+
+def test_a_batch_is_for_administrators_and_bounded(client: httpx.Client) -> None:
+    assert client.post("/api/feeds/home/batch", content="a").status_code == 401
+    wrong = client.post("/api/feeds/home/batch", content="a", headers={"Authorization": "Bearer x"})
+    assert wrong.status_code == 403
+    assert "has 0" in batch(client, "\n \n", 422)[0]["error"]["details"][0]["problem"]
+    assert "has 10001" in batch(client, "a\n" * 10_001, 422)[0]["error"]["details"][0]["problem"]
+    problems = batch(client, "a", 422, record="yes", size="many", sise=1)[0]["error"]["details"]
+    assert {one["field"] for one in problems} == {"record", "size", "sise"}
+    answer = client.post("/api/feeds/hoem/batch", content="a", headers=ADMINISTRATOR)
+    assert answer.status_code == 404
+    packed = gzip.compress(handle_of(4).encode())
+    headers = ADMINISTRATOR | {"Content-Encoding": "gzip", "Content-Type": "application/x-ndjson"}
+    assert client.post("/api/feeds/home/batch", content=packed, headers=headers).json()["user"] == handle_of(4)
+
+
+def test_a_worker_makes_one_batch_at_a_time_and_answers_others_meanwhile(client: httpx.Client) -> None:
+    many = "\n".join(handle_of(place % 60) for place in range(10_000))
+    asked = {"content": many, "headers": ADMINISTRATOR, "params": {"size": 100}}
+    with client.stream("POST", "/api/feeds/home/batch", **asked) as first:
+        lines = first.iter_lines()
+        assert json.loads(next(lines))["line"] == 1
+        assert client.post("/api/feeds/home/batch", content="a", headers=ADMINISTRATOR).status_code == 429
+        assert client.post("/api/feeds/home", json={"user": handle_of(50)}).status_code == 200
+    # Whoever leaves ends it.
+    free = wait_until(
+        lambda: client.post("/api/feeds/home/batch", content="a", headers=ADMINISTRATOR).status_code == 200,
+        PATIENCE_SECONDS,
+    )
+    assert free
+
+
+def test_the_command_has_a_service_show_feeds_and_makes_others_here_without_what_was_shown(
+    run: Run, board: Settings, apart: Apart, tmp_path: Path
+) -> None:
+    users = [handle_of(place) for place in range(50, 58)]
+    done = run("--users", "-", "--size", "4", "--record", "--json", text="\n\n".join(users) + "\nx" * 2)
+    assert done.exit_code == 0, done.stderr
+    shown = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["line"] for one in shown] == [1, 3, 5, 7, 9, 11, 13, 15, 16, 17]
+    assert [len(one["ids"]) for one in shown] == [4] * 10
+    before = recorded(board)
+    assert ids(shown) <= before
+
+    file = tmp_path / "due.txt"
+    file.write_text("\n".join([*users, '{"user": 5}', json.dumps({"user": handle_of(8), "size": 2})]))
+    here = apart("--users", str(file), "--size", "20")
+    lines = [line.split("\t") for line in here.stdout.splitlines()]
+
+    assert [line[0] for line in lines] == [*users, handle_of(8)], here.stderr
+    assert [len(line[1].split(",")) for line in lines] == [20] * 8 + [2]
+    for one, (_, later) in zip(shown, lines[:8], strict=False):
+        assert not set(one["ids"]) & set(later.split(","))
+    assert "line 9: user must be text" in here.stderr
+    assert "9 feeds, 1 bad line" in here.stderr
+    assert here.returncode == 1
+    assert recorded(board) == before
+
+
+def test_the_command_says_what_does_not_go_together(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "USER, --missing cannot" in run("7", "--users", "-", "--missing", "job:1").stderr.replace("\n", " ")
+    assert "'shop' is not one of home" in run("--users", "-", "--endpoint", "shop").stderr
+    assert "goes with --record" in run("--users", "-", "--url", "http://127.0.0.1:1").stderr
+    assert "name a user, or a file" in run().stderr
+    monkeypatch.setenv("ADMIN_TOKEN", "another-token-of-some-length")
+    refused = run("--users", "-", "--record", text="a")
+    assert "answered 403: The token is not valid." in str(refused.exception)
+    broken = run("--users", "-", "--record", "--url", "http://127.0.0.1:9", text="a")
+    assert "broke off at line 1" in str(broken.exception)
