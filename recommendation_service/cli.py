@@ -33,6 +33,7 @@ from recommendation_service.evaluation import commands as evaluation_commands
 from recommendation_service.experiments import commands as experiment_commands
 from recommendation_service.flush import commands as events_commands
 from recommendation_service.flush import data_commands, reader_commands
+from recommendation_service.importing import commands as import_commands
 from recommendation_service.learning import commands as learning_commands
 from recommendation_service.onboarding import commands as source_commands
 from recommendation_service.policies import commands as policy_commands
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(catalog_commands.app, name="catalog")
 app.add_typer(source_commands.app, name="source")
+app.add_typer(import_commands.app, name="import")
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(experiment_commands.app, name="experiment")
 app.add_typer(demo_commands.app, name="demo")

@@ -1,0 +1,1 @@
+"""What another recommender exported, as tables and a mapping of them: `recs import`."""
