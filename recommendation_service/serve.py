@@ -32,7 +32,7 @@ LEARNING_TO_WATCH = {
     "learning_file": str(Path(__file__).with_name("demo") / "learning.toml"),
 }
 # And promotes what is better, unless somebody says how it learns, or what is served.
-PROMOTING_TO_WATCH = {"learn_promotion": "gated", "learn_trial_feeds": "4000"}
+PROMOTING_TO_WATCH = {"learn_promotion": "gated", "learn_trial_feeds": "8000", "learn_live_share": "0.3"}
 BACKLOG = 2048
 
 

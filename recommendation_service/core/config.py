@@ -408,6 +408,12 @@ class Settings(BaseSettings):
         le=1,
         description="a learned version goes so far from what serves that its feeds are worth this share of as many",
     )
+    learn_live_share: float = Field(
+        0.1,
+        ge=0,
+        le=0.4,
+        description="gated: of all feeds, which each version that is weighed makes itself, so that it may be far away",
+    )
     learn_pending_feeds: int = Field(
         200_000, ge=100, le=100_000_000, description="feeds that are waited for, for what people do with them"
     )

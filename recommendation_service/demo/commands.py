@@ -114,8 +114,8 @@ def users(
     address: Annotated[
         str, typer.Argument(metavar="[URL]", help="Of the service; a path takes the place of API_PATH.")
     ] = "http://127.0.0.1:5005",
-    people: Annotated[int, typer.Option("--users", min=1, max=100_000, help="How many people.")] = 50,
-    rate: Annotated[float, typer.Option(min=0.01, max=1000, help="Feeds a second, of all together.")] = 5.0,
+    people: Annotated[int, typer.Option("--users", min=1, max=100_000, help="How many people.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.01, max=1000, help="Feeds a second, of all together.")] = 20.0,
     drift: Annotated[
         float, typer.Option(min=0.1, max=1e6, help="Minutes after which what they like is something unrelated.")
     ] = 30.0,
@@ -138,7 +138,7 @@ def users(
 
     \b
     $ recs demo users
-    $ recs demo users --users 200 --rate 20 --drift 10
+    $ recs demo users --users 1000 --rate 40 --drift 10
     $ recs demo users http://127.0.0.1:8080/recs/api --minutes 5 --json
     """
     from recommendation_service.core.config import load_settings

@@ -19,10 +19,13 @@ from recommendation_service.demo.vocabulary import vocabulary
 Floats = npt.NDArray[np.float64]
 Item = Mapping[str, Any]
 
-# What all have an appetite for, of an explanation's features: of each, more or less than the feed's other items have.
+# What all have an appetite for, of an explanation's features: of each, more or less than they are used to.
 APPETITES = ("skill_similarity", "attribute_match", "same_city", "recency", "quality", "popularity")
 # How much the fields and the appetite decide, beside each other and beside chance.
-FIELDS_COUNT, APPETITE_COUNTS, AVERSION = 2.0, 1.2, -1.2
+FIELDS_COUNT, APPETITE_COUNTS, AVERSION = 1.0, 2.0, -1.2
+# They are used to the first so many items that any of them was shown. What is more than so many deviations from that is
+# no more than that to them.
+USED_TO, FURTHEST = 1_000, 3.0
 # Whoever looks at an item goes on to the next with this probability.
 GOES_ON = 0.93
 FULL_SECONDS = 30.0
@@ -55,6 +58,25 @@ def _direction(random: np.random.Generator, dimensions: int) -> Floats:
     return np.asarray(drawn / np.linalg.norm(drawn))
 
 
+class Usual:
+    """How much of each feature people are used to, all of them alike. What is judged beside that, and not beside the
+    other items of its feed, makes a feed that has more of what is liked worth more."""
+
+    def __init__(self) -> None:
+        self._items = np.empty((len(APPETITES), 0))
+
+    def beside(self, items: list[Item]) -> Floats:
+        """(appetites, items) features, each about 0 with a deviation of 1; 0 where all are alike."""
+        X = np.array(
+            [[float(item["why"]["features"].get(name, 0.0)) for item in items] for name in APPETITES], np.float64
+        ).reshape(len(APPETITES), len(items))
+        if self._items.shape[1] < USED_TO:
+            self._items = np.concatenate([self._items, X], axis=1)
+        middle, deviation = (one(self._items, axis=1, keepdims=True) for one in (np.mean, np.std))
+        differs = np.divide(X - middle, deviation, out=np.zeros_like(X), where=deviation > 1e-9)
+        return np.asarray(np.clip(differs, -FURTHEST, FURTHEST))
+
+
 @dataclass
 class Visitor:
     """One person. ``fields``: the taste for fields of work."""
@@ -62,13 +84,14 @@ class Visitor:
     user_id: int
     fields: Turning
     random: np.random.Generator
+    usual: Usual
     visits: int = 0
 
     def look(self, items: list[Item], appetite: Floats, seconds: float) -> "Visit":
         """What the person does with a feed that is explained."""
         self.visits += 1
         taste = self.fields.at(seconds) * math.sqrt(len(vocabulary().fields))
-        wants = appetite @ _standardized(items)
+        wants = appetite @ self.usual.beside(items)
         visit = Visit()
         for position, item in enumerate(items):
             if position and self.random.random() > GOES_ON:
@@ -121,13 +144,3 @@ def field_of(item: Item) -> int:
     ]
     best = max(range(len(counts)), key=counts.__getitem__)
     return best if counts[best] else int(item["id"]) % len(counts)
-
-
-def _standardized(items: list[Item]) -> Floats:
-    """(appetites, items) features of a feed's items, each about 0 with a deviation of 1; 0 where all are alike."""
-    X = np.array(
-        [[float(item["why"]["features"].get(name, 0.0)) for item in items] for name in APPETITES], np.float64
-    ).reshape(len(APPETITES), len(items))
-    X -= X.mean(axis=1, keepdims=True)
-    deviation = X.std(axis=1, keepdims=True)
-    return np.asarray(np.divide(X, deviation, out=np.zeros_like(X), where=deviation > 1e-9))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from recommendation_service.demo.loading import DemoError
-from recommendation_service.demo.visitors import APPETITES, Turning, Visitor
+from recommendation_service.demo.visitors import APPETITES, Turning, Usual, Visitor
 from recommendation_service.demo.vocabulary import vocabulary
 
 TIMEOUT_SECONDS = 30.0
@@ -148,8 +148,9 @@ def visit(
     fields = len(vocabulary().fields)
     appetite = Turning(random, len(APPETITES), drift_seconds)
     numbers = random.choice(LARGEST_USER, users, replace=False) + 1
+    usual = Usual()
     people = [
-        Visitor(int(number), Turning(one, fields, drift_seconds), one)
+        Visitor(int(number), Turning(one, fields, drift_seconds), one, usual)
         for number, one in zip(numbers, random.spawn(users), strict=True)
     ]
     began = time.monotonic()

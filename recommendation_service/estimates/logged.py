@@ -55,6 +55,11 @@ class LoggedFeeds:
         return len(self.rewards)
 
     @property
+    def brought(self) -> float:
+        """By a feed, on average."""
+        return float(self.weights @ np.nansum(self.rewards, axis=1) / self.weights.sum()) if self.feeds else 0.0
+
+    @property
     def slots(self) -> int:
         """Of the longest feed."""
         return int(self.rewards.shape[1])

@@ -15,11 +15,17 @@ class Generation(NamedTuple):
     shadows: tuple[Policy, ...] = ()  # of the same pools; what they would have drawn is recorded
     experiment: Experiment | None = None  # people's feeds are made by its arms
     arms: tuple[Policy, ...] = ()  # of the experiment, in its order
+    live: tuple[Policy, ...] = ()  # of the shadows, those that make feeds, too, while no experiment runs: ...
+    live_share: float = 0.0  # ... each this share of them, by chance
 
     def of_arm(self, policy: Policy) -> "Generation":
         """What feeds of an arm are made from: shadows draw from the arm's pools, or are none of its feeds'."""
         shadows = tuple(shadow for shadow in self.shadows if shadow.pools_digest == policy.pools_digest)
         return Generation(self.catalog, policy, shadows)
+
+    def of_live(self, policy: Policy) -> "Generation":
+        """What the feeds of a live shadow are made from: what serves is beside it, as it is beside what serves."""
+        return Generation(self.catalog, policy, (self.policy,))
 
     @property
     def fits(self) -> bool:

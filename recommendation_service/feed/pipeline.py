@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.core.errors import PolicyError
-from recommendation_service.feed.arms import Arms
+from recommendation_service.feed.arms import Arms, Live
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters
 from recommendation_service.feed.generation import Generation, misfit
@@ -106,6 +106,13 @@ class FeedPipeline:
                     of_arm = generation.of_arm(arm)
                     made[arm.version] = FeedPipeline(of_arm, seed, observe_stage, lifetimes, needs_list=needs_list)
             self.arms = Arms(generation.experiment, [made[arm.version] for arm in generation.arms])
+        self.live: Live | None = None  # pipelines of shadows that make feeds, too
+        if generation.experiment is None and generation.live:
+            others = [generation.of_live(policy) for policy in generation.live]
+            self.live = Live(
+                generation,
+                [FeedPipeline(each, seed, observe_stage, lifetimes, needs_list=needs_list) for each in others],
+            )
         memory = self.memory = make_working_memory(
             catalog.arrays, policy.arrays, policy.file.rows_of_kinds(catalog.rows_of_type)
         )

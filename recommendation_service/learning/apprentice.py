@@ -11,6 +11,7 @@ import numpy as np
 from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
+from recommendation_service.policies.experiment import LIVE
 
 _WOULD = {
     BETTER: "It would win, by the evidence",
@@ -24,9 +25,9 @@ def agreement(record: FeedRecord) -> list[tuple[str, int, float]]:
     """Of each shadow its version, how many draws from pools the feed has, and how many of them would be alike.
 
     Exploration, and what was seen before, is drawn by all policies alike and says nothing; nor does a feed that the
-    shadow itself made, as an arm of an experiment. Raises ValueError.
+    shadow itself made, as an arm of an experiment or for the gate. Raises ValueError.
     """
-    if not record.shadows:
+    if not record.shadows or record.arm == LIVE:
         return []
     slots = record.slots()
     drawn = (slots.pools < len(KINDS)) & (slots.propensities > 0)

@@ -7,13 +7,17 @@ probability at most, however often one looked (Kim and DeMets 1987, "Design and 
 on the type I error spending rate function", Biometrika; the error that is spent is added up, which is cautious).
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
 
 from recommendation_service.estimates.estimate import FEW, FEW_USERS, Estimates, estimate
-from recommendation_service.estimates.logged import LoggedFeeds, UnusableLog
+from recommendation_service.estimates.intervals import Estimate
+from recommendation_service.estimates.logged import UnusableLog
+from recommendation_service.estimates.people import without_habits
+from recommendation_service.learning.weighed import WeighedFeeds
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
 
 FIRST_LOOK = 500  # with fewer feeds one does not look
@@ -49,15 +53,28 @@ def error_of(look: int, rules: Rules) -> float:
     return (1.0 - rules.confidence) * (look - before) / rules.most_feeds
 
 
-def judge(feeds: LoggedFeeds | UnusableLog, look: int, rules: Rules, against: str, when: datetime, who: str) -> Look:
+def judge(feeds: WeighedFeeds | UnusableLog, look: int, rules: Rules, against: str, when: datetime, who: str) -> Look:
     """``look``: one of ``looks``, which the feeds are enough for."""
     error = error_of(look, rules)
     if isinstance(feeds, UnusableLog):
         words = f"The feeds cannot be weighed: {feeds.problems[0]}."
         return told(None, look, 1.0 - error, REFUSED, words, against, when, who)
-    found = estimate(feeds, bounds=rules.bounds, confidence=1.0 - 2.0 * error)
+    beside = estimate(without_habits(feeds.logged), bounds=rules.bounds, confidence=1.0 - 2.0 * error)
+    found = _beside_what_serves(replace(beside, logged=feeds.logged.brought), feeds.live_share)
     verdict, words = _verdict(found, rules)
     return told(found, look, 1.0 - error, verdict, words, against, when, who)
+
+
+def _beside_what_serves(found: Estimates, live_share: float) -> Estimates:
+    """A part s of what was shown is the version's own, V(shown) = (1 − s) V(serves) + s V(version), so that its
+    difference to what was shown is 1 − s of that to what serves."""
+
+    def whole(one: Estimate) -> Estimate:
+        return Estimate(one.value, *(each / (1.0 - live_share) for each in one[1:]))
+
+    one, guardrail = whole(found.estimate), whole(found.guardrail)
+    known = one.difference if np.isfinite(one.difference) else 0.0
+    return replace(found, estimate=one, guardrail=guardrail, logged=found.logged - live_share * known)
 
 
 def _verdict(found: Estimates, rules: Rules) -> tuple[str, str]:

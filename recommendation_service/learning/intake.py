@@ -21,6 +21,7 @@ from recommendation_service.log.records import FeedbackRecord, FeedRecord
 from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURES
 from recommendation_service.model.item_keys import CREATOR, item_key
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unpack_slots
 from recommendation_service.sources.rows import OperatorRow
 
@@ -110,7 +111,8 @@ class Intake:
             with contextlib.suppress(ValueError):  # it is counted once its rewards are looked at
                 self._ledger.weighed.add(record, happened_ms)
         who = record.user_id, record.session_id
-        return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, record.arm)
+        arm = record.arm if record.arm != LIVE else ""
+        return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, arm)
 
     def _compare(self, record: FeedRecord) -> None:
         """With what its shadows would have drawn."""

@@ -48,6 +48,7 @@ class Publisher:
         """``fleet``: of which this machine's learner is one; None: there is none."""
         self._settings = settings
         self._file = file
+        self._live_share = settings.learn_live_share if settings.learn_promotion == "gated" else 0.0
         self._store = PolicyStore(settings.policy_dir, settings.policy_keep, fleet)
         self._fleet = fleet
         self.trials = None if settings.learn_promotion == "off" else Trials(settings, file, ledger, self._store)
@@ -98,19 +99,16 @@ class Publisher:
     ) -> Step | None:
         """What is to be tried from now on, if anything. One that is being tried stays until something is known of it,
         and then gives way to what much more is expected of: little was known when it was made, or tastes turned."""
-        step = next_step(serves, learned, feeds, self._settings.learn_step_support)
+        points = np.array([self._file.points[kind] for kind in KINDS])
+        step = next_step(serves, learned, feeds, self._settings.learn_step_support, points, self._live_share)
         tried = trials.candidate()
         if tried is None:
             return step if step.support < SAME or not feeds else None
         older = self._opened(tried) if feeds and trials.is_looked_at(tried) else None
         if older is None:
             return None
-        points = np.array([self._file.points[kind] for kind in KINDS])
-        newer, before = (
-            expected_gain(serves, one, feeds, learned.theta, points)
-            for one in (Policy(serves.file, *step.learned), older)
-        )
-        return step if newer > MUCH_BETTER * max(before, 0.0) else None
+        before = expected_gain(serves, older, feeds, learned.theta, points)
+        return step if step.gain > MUCH_BETTER * max(before, 0.0) else None
 
     def _recorded_feeds(self, prior: Policy) -> list[list[tuple[int, Floats]]]:
         try:

@@ -4,6 +4,10 @@ Weights of feeds are products over their slots, so that their effective sample s
 and with how far apart two policies are. A candidate beyond that would stay in shadow for ever; so what is far away is
 reached by several promoted steps. How large one may be follows from what the latest decisions could have held: with p
 what serves and q what is weighed, a slot's mean square weight is Σ q²/p, and a feed's the product over its slots.
+
+Where a candidate makes a share s of the feeds itself, no weight is above 1/s, and all of the way can be weighed: at
+worst as by s of the feeds. A step that is short is told from more feeds, and has less to tell. Of the two that is tried
+whose gain is the larger beside its noise.
 """
 
 from collections.abc import Sequence
@@ -12,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.learning.variety import scores_of
 from recommendation_service.policies.policy import Learned, Policy
 
 Floats = npt.NDArray[np.float64]
@@ -26,20 +31,39 @@ class Step(NamedTuple):
     learned: Learned
     share: float  # of the way, 1: all of it
     support: float  # effective sample size that is expected, as a share of the feeds
+    gain: float  # of a feed, in rewards, that is expected
+
+    @property
+    def power(self) -> float:
+        """Its gain beside its noise, which is as the spread of the weights: their mean square is 1/support."""
+        return float(self.gain / np.sqrt(max(1.0 / self.support - 1.0, 1e-9)))
 
 
-def next_step(serves: Policy, learned: Learned, feeds: Sequence[Feed], least_support: float) -> Step:
-    """The longest whose expected support is enough. Where no decisions were recorded, all of the way: the evidence
-    will tell, or refuse to."""
+def next_step(
+    serves: Policy,
+    learned: Learned,
+    feeds: Sequence[Feed],
+    least_support: float,
+    points: Floats,
+    live_share: float = 0.0,
+) -> Step:
+    """The longest whose expected support is enough; or all of the way, where the candidate makes ``live_share`` of the
+    feeds itself and they tell more of that. Where no decisions were recorded, all of the way: the evidence will tell,
+    or refuse to. ``points`` (K,): of the score, that a reward of 1 is worth."""
 
     def at(share: float) -> Step:
         one = learned if share == 1.0 else towards(serves, learned, share)
-        return Step(one, share, expected_support(serves, Policy(serves.file, *one), feeds))
+        return Step(one, share, expected_support(serves, Policy(serves.file, *one), feeds), 0.0)
 
-    found = at(1.0)
-    if found.support >= least_support:
-        return found
-    low, high = 0.0, 1.0
+    def told(step: Step) -> Step:
+        """Far away a feed counts for nothing or 1/live_share, and near by all count alike."""
+        gain = expected_gain(serves, Policy(serves.file, *step.learned), feeds, learned.theta, points)
+        return step._replace(support=live_share + (1.0 - live_share) * step.support, gain=gain)
+
+    whole = at(1.0)
+    if whole.support >= least_support:
+        return told(whole)
+    low, high, found = 0.0, 1.0, whole
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         step = at(middle)
@@ -47,7 +71,8 @@ def next_step(serves: Policy, learned: Learned, feeds: Sequence[Feed], least_sup
             low, found = middle, step
         else:
             high = middle
-    return found if low > 0.0 else at(high)
+    part = told(found if low > 0.0 else at(high))
+    return max(part, told(whole), key=lambda step: step.power) if live_share > 0.0 else part
 
 
 def towards(serves: Policy, learned: Learned, share: float) -> Learned:
@@ -92,7 +117,6 @@ def expected_gain(serves: Policy, other: Policy, feeds: Sequence[Feed], theta: F
 
 
 def _probabilities(policy: Policy, pool: int, X: Floats) -> Floats:
-    arrays = policy.arrays
-    scores = X @ arrays.theta[pool] + arrays.alpha[pool] * np.linalg.norm(X @ arrays.precision_root[pool], axis=1)
+    arrays, scores = policy.arrays, scores_of(policy, pool, X)
     weights = np.exp((scores - scores.max()) / arrays.temperature[pool])
     return np.asarray((1.0 - arrays.floor) * weights / weights.sum() + arrays.floor / len(X))

@@ -17,10 +17,11 @@ import structlog
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
-from recommendation_service.estimates.logged import LoggedFeeds, UnusableLog
+from recommendation_service.estimates.logged import UnusableLog
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.gate import Rules, due, judge
 from recommendation_service.learning.ledger import Ledger
+from recommendation_service.learning.weighed import WeighedFeeds
 from recommendation_service.policies.evidence import BETTER, WORSE, EvidenceFiles, Look
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, PolicyStore
@@ -92,7 +93,7 @@ class Trials:
         return f"{version} is weighed on {feeds:,} feeds of {serves}{said}"
 
     def _judge(self, version: str, serves: str, at: int, now: float) -> Look:
-        feeds: LoggedFeeds | UnusableLog
+        feeds: WeighedFeeds | UnusableLog
         try:
             feeds = self._ledger.weighed.feeds(serves, version, at)
         except UnusableLog as error:
@@ -159,9 +160,7 @@ class Trials:
 
     def candidate(self) -> str | None:
         """The learner's own that is being weighed."""
-        back, serves = self._way_back(), self._store.current()
-        own = [name for name in self._store.shadows() if self._store.is_learners(name) and name not in (back, serves)]
-        return own[-1] if own else None
+        return self._store.candidate()
 
     def _way_back(self) -> str | None:
         """What was served before, where it can be weighed; only where one would go back by oneself."""

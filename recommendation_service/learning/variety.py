@@ -68,7 +68,7 @@ def temperatures(before: Policy, after: Policy, slots: Sequence[Sequence[Floats]
     found = before.arrays.temperature.copy()
     for kind, some in enumerate(slots):
         if len(some) >= LEAST_SLOTS:
-            one, other = ([_scores(policy, kind, X) for X in some] for policy in (before, after))
+            one, other = ([scores_of(policy, kind, X) for X in some] for policy in (before, after))
             found[kind] = as_varied(one, other, float(found[kind]), float(shares[kind]))
     return found
 
@@ -109,7 +109,8 @@ def slots_by_kind(feeds: Sequence[Sequence[tuple[int, Floats]]]) -> list[list[Fl
     return found
 
 
-def _scores(policy: Policy, kind: int, X: Floats) -> Floats:
+def scores_of(policy: Policy, kind: int, X: Floats) -> Floats:
+    """(m,) of items with the features X (m, d)."""
     arrays = policy.arrays
     widths = np.linalg.norm(X @ arrays.precision_root[kind], axis=1)
     return np.asarray(X @ arrays.theta[kind] + arrays.alpha[kind] * widths)

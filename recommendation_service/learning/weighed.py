@@ -1,5 +1,11 @@
 """Feeds by which a shadow is weighed: how likely it and what served were to make each, and what each brought.
 
+A version that is weighed may make a share of the feeds itself (LEARN_LIVE_SHARE). These are weighed together with those
+of what serves, as draws from a mixture of both (the balance heuristic: Veach and Guibas 1995, "Optimally combining
+sampling techniques for Monte Carlo rendering", SIGGRAPH): of a beginning that the one makes with probability P and the
+other with Q, that of the mixture is (1 − s) P + s Q, s being the share of the feeds that it made. So no weight is above
+1/s, however far apart the two are.
+
 In the ledger's file, so that they change in one step with the rewards that they have. A feed is here from when it was
 read until nobody weighs its shadow any more, which is longer than it is waited for.
 """
@@ -7,23 +13,33 @@ read until nobody weighs its shadow any more, which is longer than it is waited 
 import hashlib
 import sqlite3
 from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.log.records import FeedRecord
+from recommendation_service.policies.experiment import LIVE
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 LEAST_PROPENSITY = 1e-38  # what a float32 has of one that is less is 0, and was drawn all the same
 
 _TABLES = (
     # rewards: NULL until the feed is settled, empty where nothing was done with it.
     "CREATE TABLE IF NOT EXISTS weighed (request BLOB NOT NULL, version TEXT NOT NULL, serves TEXT NOT NULL, "
     "happened INTEGER NOT NULL, user INTEGER NOT NULL, person INTEGER NOT NULL, logged BLOB NOT NULL, "
-    "target BLOB NOT NULL, rewards BLOB, PRIMARY KEY (request, version)) WITHOUT ROWID",
+    "target BLOB NOT NULL, rewards BLOB, live INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (request, version)) "
+    "WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS weighed_pair ON weighed (serves, version, happened) WHERE rewards IS NOT NULL",
 )
+
+
+class WeighedFeeds(NamedTuple):
+    logged: LoggedFeeds
+    live_share: float  # of them, that the version itself made
 
 
 class Weighed:
@@ -31,29 +47,27 @@ class Weighed:
         self._database = database
         for statement in _TABLES:
             database.execute(statement)
+        if "live" not in {row[1] for row in database.execute("PRAGMA table_info(weighed)")}:  # of an older release
+            database.execute("ALTER TABLE weighed ADD COLUMN live INTEGER NOT NULL DEFAULT 0")
 
     def add(self, record: FeedRecord, happened_ms: int) -> None:
         """Raises ValueError where its slots cannot be unpacked."""
         if not record.shadows:
             return
-        logged = np.asarray(record.slots().propensities, "<f4").tobytes()
-        self._database.executemany(
-            "INSERT OR IGNORE INTO weighed VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-            (
-                (
-                    record.request_id,
-                    shadow.policy_version,
-                    record.policy_version,
-                    happened_ms,
-                    record.user_id,
-                    number_of(record.user_id, record.session_id or record.request_id.hex()),
-                    logged,
-                    shadow.propensities,
-                )
-                for shadow in record.shadows
-                if len(shadow.propensities) == len(logged)
-            ),
-        )
+        made = record.policy_version, np.asarray(record.slots().propensities, "<f4").tobytes()
+        person = number_of(record.user_id, record.session_id or record.request_id.hex())
+        is_live = record.arm == LIVE
+        for shadow in record.shadows:
+            pair = made, (shadow.policy_version, shadow.propensities)
+            if len(pair[0][1]) != len(pair[1][1]):
+                continue
+            (serves, logged), (version, target) = reversed(pair) if is_live else pair
+            self._database.execute(
+                "INSERT OR IGNORE INTO weighed "
+                "(request, version, serves, happened, user, person, logged, target, live) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (record.request_id, version, serves, happened_ms, record.user_id, person, logged, target, is_live),
+            )
 
     def settle(self, rewards: Iterable[tuple[bytes, Floats]]) -> None:
         """Of each slot; what nobody has seen brought nothing. Also anew, where something came late."""
@@ -69,16 +83,16 @@ class Weighed:
         )
         return dict(rows.fetchall())
 
-    def feeds(self, serves: str, version: str, most: int) -> LoggedFeeds:
+    def feeds(self, serves: str, version: str, most: int) -> WeighedFeeds:
         """In the order in which they were made, the first so many. Raises UnusableLog."""
         rows = self._database.execute(
-            "SELECT person, logged, target, rewards FROM weighed WHERE serves = ? AND version = ? "
+            "SELECT person, logged, target, rewards, live FROM weighed WHERE serves = ? AND version = ? "
             "AND rewards IS NOT NULL ORDER BY happened LIMIT ?",
             (serves, version, most),
         ).fetchall()
         slots = max((len(row[1]) // 4 for row in rows), default=0)
         logged, target, rewards = (np.full((len(rows), slots), np.nan) for _ in range(3))
-        for place, (_, served, shadow, brought) in enumerate(rows):
+        for place, (_, served, shadow, brought, _) in enumerate(rows):
             has = len(served) // 4
             logged[place, :has] = np.frombuffer(served, "<f4")
             target[place, :has] = np.frombuffer(shadow, "<f4")
@@ -86,7 +100,8 @@ class Weighed:
             rewards[place, :has] = values if len(values) == has else 0.0
         logged = np.clip(logged, LEAST_PROPENSITY, 1.0)  # records round
         persons = np.array([row[0] for row in rows], np.int64)
-        return LoggedFeeds(rewards, logged, target, persons, np.ones(len(rows)))
+        live = np.array([row[4] for row in rows], bool)
+        return mixed(rewards, logged, target, persons, live)
 
     def keep(self, serves: str, versions: Collection[str], most: int) -> None:
         """Drop what nobody weighs any more, and of the others what is beyond the first so many."""
@@ -103,6 +118,18 @@ class Weighed:
 
     def forget(self, user_id: int) -> None:
         self._database.execute("DELETE FROM weighed WHERE user = ?", (user_id,))
+
+
+def mixed(rewards: Floats, logged: Floats, target: Floats, persons: Integers, live: Flags) -> WeighedFeeds:
+    """Of n feeds, each by what serves or (``live``) by the version itself, as of their mixture. Raises UnusableLog."""
+    share = float(live.mean()) if len(live) else 0.0
+    if 0.0 < share < 1.0:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            by_serves, by_version = (np.cumsum(np.log(one), axis=1) for one in (logged, target))
+            both = np.logaddexp(np.log1p(-share) + by_serves, np.log(share) + by_version)
+        logged = np.exp(np.diff(both, axis=1, prepend=0.0)).clip(LEAST_PROPENSITY, 1.0)
+    feeds = LoggedFeeds(rewards, logged, target, persons, np.ones(len(rewards)))
+    return WeighedFeeds(feeds, share)
 
 
 def number_of(user_id: int, session: str | None) -> int:

@@ -44,6 +44,8 @@ class PolicyChoice:
         self.shadows: Shadows = ()
         self.experiment: Experiment | None = None
         self.arms: tuple[Policy, ...] = ()  # of the experiment, in its order
+        self._has_live = settings.learn_promotion == "gated" and settings.learn_live_share > 0
+        self.live: Shadows = ()  # of the shadows, those that make a share of the feeds
 
     def is_changed(self) -> bool:
         """Whether other versions are named than when they were last taken up: a read of some bytes."""
@@ -58,6 +60,8 @@ class PolicyChoice:
             opened = self._opened(version, "The current policy is not served")
             self.policy = opened or (self._served_before() if is_first else None) or self.policy
         self.shadows = tuple(shadow for name in shadows if (shadow := self._shadow(name)) is not None)
+        tried = self._store.tried() if self._has_live and shadows else []
+        self.live = tuple(shadow for shadow in self.shadows if shadow.version in tried)
         self.arms = self._arms(experiment) if experiment is not None else ()
         self.experiment = experiment if self.arms else None
         return self

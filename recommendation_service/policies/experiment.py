@@ -15,6 +15,7 @@ from recommendation_service.policies.journal import Deed
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 MOST_ARMS = 8
 START, END = "experiment", "experiment-end"  # in the journal
+LIVE = "the gate:live"  # in place of an arm's label: the feed was made by a version that the gate weighs
 CURRENT_VERSION = "current"  # as an arm's version: what is served as the experiment begins
 _TOLERANCE = 1e-9  # of the shares' sum
 

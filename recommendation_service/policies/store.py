@@ -379,6 +379,17 @@ class PolicyStore(VersionStore):
         except PolicyError:
             return False
 
+    def candidate(self) -> str | None:
+        """The learner's own that the gate weighs: a shadow that was not served yet."""
+        before = {self.current(), *self.served_before()}
+        own = [name for name in self.shadows() if name not in before and self.is_learners(name)]
+        return own[-1] if own else None
+
+    def tried(self) -> list[str]:
+        """Shadows that are not only weighed: the candidate, and the version that one would go back to."""
+        found = (self.candidate(), next(self.served_before(), None))
+        return [name for name in self.shadows() if name in found]
+
     def remove_old_of_each(self) -> None:
         """After versions came from elsewhere."""
         for learners in (True, False):

@@ -2,8 +2,8 @@
 
 1. **Facts of the user.** The catalog has them; of a user who is not in it, what the operator's tables say, in time.
 2. **What was seen**, here and on other machines: it stays away.
-3. **Rank**, on one generation: a slate. While an experiment runs, by the person's arm; a feed that is not personal
-   is of none, as nothing is counted of it.
+3. **Rank**, on one generation: a slate. While an experiment runs, by the person's arm; else a share of feeds by what
+   the gate weighs. A feed that is not personal is of neither, as nothing is counted of it.
 4. **Bytes**, of the answer and of the record, taken from the slate before another request is ranked.
 5. **Commit.** What is about to be shown is remembered and recorded, together with the other feeds of this turn of the
    event loop. Where somebody else has served the user meanwhile, nothing was, and it begins again at 2. Of some feeds
@@ -18,6 +18,7 @@ from recommendation_service.core.errors import NotReady
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedFields, FeedRequest, Outsider
 from recommendation_service.memory.answers import Asked
+from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.decisions import Decisions
 from recommendation_service.serving.generation import Serving
@@ -72,6 +73,8 @@ class Feeds:
         arm = ""
         if pipeline.arms is not None and request.personal:
             pipeline, arm = pipeline.arms.of(fields.user_id, session, request_id)
+        elif pipeline.live is not None and request.personal and (other := pipeline.live.of(request_id)) is not None:
+            pipeline, arm = other, LIVE
         visit = self._store.visit(fields.user_id, session, asked)
         answer = await visit.answer()
         if answer is not None:
@@ -106,7 +109,7 @@ class Feeds:
         return pipeline.outsider(*facts)
 
     def _made(self, pipeline: FeedPipeline, slate: Slate, arm: str) -> MadeFeed:
-        """All that a feed leaves. ``arm``: of the experiment that runs; empty: of none."""
+        """All that a feed leaves. ``arm``: of the experiment that runs, or LIVE; empty: what serves made it."""
         record = record_of(slate, arm) if self._decisions is not None else None
         return MadeFeed(pipeline.render(slate), slate.keys.tobytes(), slate.remembered, record)
 

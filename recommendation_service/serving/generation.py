@@ -143,7 +143,10 @@ class Serving:
         if self._misfit == (generation.catalog.version, self._policies.policy.version):
             return True
         named = self._policies
-        return generation.policy is named.policy and generation[2:] == (named.shadows, named.experiment, named.arms)
+        return generation.policy is named.policy and generation[2:6] == (
+            *(named.shadows, named.experiment),
+            *(named.arms, named.live),
+        )
 
     def load_current(self) -> bool:
         """Open the catalog and the policy that are named, where they are new and whole; else serve on from what is
@@ -172,14 +175,15 @@ class Serving:
         reason = misfit(catalog, policy)
         if not reason:
             self._misfit = None
-            return self._with_arms(Generation(catalog, policy, self._policies.shadows))
+            named, share = self._policies, self._settings.learn_live_share
+            return self._with_arms(Generation(catalog, policy, named.shadows, live=named.live, live_share=share))
         if self._misfit != (catalog.version, policy.version):
             self._misfit, self._misfit_reason = (catalog.version, policy.version), f"The {reason}."
             self._metrics.policy_refused.inc()
             log.error("policy refused", version=policy.version, reason=reason)
         other = served or Generation(catalog, load_policy())
         if not misfit(catalog, other.policy):
-            return other._replace(catalog=catalog, experiment=None, arms=())
+            return other._replace(catalog=catalog, experiment=None, arms=(), live=())
         self._refused, self._refused_reason = catalog.version, reason
         return None
 
@@ -244,7 +248,8 @@ class Serving:
             needs_list=self._settings.not_personal_table is not None,
         )
         # The first feed loads machine code and touches the version's pages: nobody should wait for that.
-        for each in {pipeline, *(pipeline.arms.pipelines if pipeline.arms is not None else ())}:
+        others = [one for of in (pipeline.arms, pipeline.live) if of is not None for one in of.pipelines]
+        for each in {pipeline, *others}:
             for endpoint in each.policy.file.feeds:
                 each.feed(FeedRequest(endpoint, 0, 24, "warm-up"))
         self._pipeline = pipeline

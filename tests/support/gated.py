@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.gate import Rules, due, judge
 from recommendation_service.learning.posterior import Model, believed_matrices, posterior
@@ -16,6 +15,7 @@ from recommendation_service.learning.publishing import model_of
 from recommendation_service.learning.steps import MUCH_BETTER, expected_gain, next_step
 from recommendation_service.learning.sums import Sums
 from recommendation_service.learning.variety import as_varied, shares
+from recommendation_service.learning.weighed import WeighedFeeds, mixed
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.evidence import BETTER, WORSE
 from recommendation_service.policies.policy import Learned, Policy, load_policy
@@ -23,6 +23,7 @@ from tests.support.tastes import BEGAN, DAY, FEATURE_NAMES, Course, Floats, Pool
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 Places = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 DECIDED = 40  # feeds whose decisions are looked at
 
 
@@ -34,6 +35,8 @@ class Shadow:
     scores: Floats  # (people, candidates)
     begins: int  # place in the log at which it came into the shadow
     target: list[Floats] = field(default_factory=list)
+    live: list[Flags] = field(default_factory=list)  # feeds that it made itself
+    counts: list[Flags] = field(default_factory=list)  # and with those that what serves made: no other shadow
     looked: int = 0
 
 
@@ -54,6 +57,7 @@ def gated_regrets(
     course: Course | None = None,
     rules: Rules = Rules(50_000, 0.99, 0.0, (-1.0, 1.0)),  # noqa: B008
     support: float = 0.3,
+    live_share: float = 0.1,
 ) -> Gated:
     """Regret as in ``tastes.regrets``, of what the gate serves and of the prior, which draw over the same floor."""
     course = course or Course()
@@ -87,6 +91,18 @@ def gated_regrets(
             np.where(even, anything, (one[person[:, None], offer] + heat * noise).argmax(axis=1))
             for one, heat in ((scores, _heat(serves, kind)), (scores_prior, _heat(prior, kind)))
         )
+        # What each of the shadows makes itself.
+        made = draw.random(block)
+        by: dict[int, Flags] = {}
+        for place, shadow in enumerate(filter(None, (candidate, back))):
+            is_live = (place * live_share <= made) & (made < (place + 1) * live_share)
+            own = np.where(
+                even,
+                anything,
+                (shadow.scores[person[:, None], offer] + _heat(shadow.policy, kind) * noise).argmax(axis=1),
+            )
+            mine, by[id(shadow)] = np.where(is_live, own, mine), is_live
+        by_serves = made >= live_share * len(by)
         gated[feeds], lost[feeds] = best - worth[rows, mine], best - worth[rows, priors]
         rewards = (draw.random(block) < worth[rows, mine]).astype(float)
         at += block
@@ -97,9 +113,11 @@ def gated_regrets(
             column.append(values)
         for shadow in filter(None, (candidate, back)):
             shadow.target.append(_share(shadow.scores, shadow.policy, kind, person, offer, mine))
+            shadow.live.append(by[id(shadow)])
+            shadow.counts.append(by_serves | by[id(shadow)])
         served = None
         for shadow in filter(None, (candidate, back)):
-            count = sum(map(len, shadow.target))
+            count = int(sum(each.sum() for each in shadow.counts))
             look = due(count, shadow.looked, rules.most_feeds)
             if look is None:
                 continue
@@ -120,12 +138,11 @@ def gated_regrets(
         if candidate is None or candidate.looked:
             decided = [[(kind, pools.X[person[place], offer[place]])] for place in range(min(block, DECIDED))]
             learned = _as_varied(prior, sums.at(BEGAN + feeds[-1] / course.feeds_a_day * DAY), model, file, decided)
-            policy = Policy(prior.file, *next_step(serves, learned, decided, support).learned)
-            newer, older = (
-                expected_gain(serves, one, decided, learned.theta, model.points) if one is not None else 0.0
-                for one in (policy, candidate.policy if candidate is not None else None)
-            )
-            if newer > MUCH_BETTER * max(older, 0.0):
+            step = next_step(serves, learned, decided, support, model.points, live_share)
+            policy, older = Policy(prior.file, *step.learned), 0.0
+            if candidate is not None:
+                older = expected_gain(serves, candidate.policy, decided, learned.theta, model.points)
+            if step.gain > MUCH_BETTER * max(older, 0.0):
                 candidate = Shadow(policy, scores_of(policy, pools), sum(map(len, log[0])))
     return Gated(np.cumsum(gated), np.cumsum(lost), did)
 
@@ -143,11 +160,12 @@ def _share(scores: Floats, policy: Policy, kind: int, person: Places, offer: Pla
     return np.asarray((1 - floor) * share + floor / of.shape[1])
 
 
-def _logged(log: list[list[Floats]], shadow: Shadow, look: int) -> LoggedFeeds:
-    persons, rewards, logged = (np.concatenate(column)[shadow.begins :][:look] for column in log)
-    target = np.concatenate(shadow.target)[:look]
-    columns = (column[:, None].astype(float) for column in (rewards, logged, target))
-    return LoggedFeeds(*columns, persons.astype(np.int64), np.ones(look))
+def _logged(log: list[list[Floats]], shadow: Shadow, look: int) -> WeighedFeeds:
+    counts, live, target = (np.concatenate(column) for column in (shadow.counts, shadow.live, shadow.target))
+    places = np.flatnonzero(counts)[:look]
+    persons, rewards, logged = (np.concatenate(column)[shadow.begins :][places] for column in log)
+    columns = (column[:, None].astype(float) for column in (rewards, logged, target[places]))
+    return mixed(*columns, persons.astype(np.int64), live[places])
 
 
 def _as_varied(

@@ -10,7 +10,7 @@ import pytest
 
 from recommendation_service import serve
 from recommendation_service.demo.loading import DemoError
-from recommendation_service.demo.visitors import APPETITES, WORTH, Turning, Visitor, field_of
+from recommendation_service.demo.visitors import APPETITES, USED_TO, WORTH, Turning, Usual, Visitor, field_of
 from recommendation_service.demo.visits import Api, Tally, is_local
 from recommendation_service.demo.vocabulary import vocabulary
 from recommendation_service.learning.format import load_learning
@@ -32,7 +32,7 @@ def item(number: int, field: int, **features: float) -> dict[str, Any]:
 
 def visitor(seed: int = 0, drift: float = 60.0) -> Visitor:
     random = np.random.default_rng(seed)
-    return Visitor(7, Turning(random, FIELDS, drift), random)
+    return Visitor(7, Turning(random, FIELDS, drift), random, Usual())
 
 
 def test_a_taste_turns_into_an_unrelated_one_in_the_time_that_is_set() -> None:
@@ -65,13 +65,25 @@ def test_what_a_person_likes_is_watched_and_liked_more() -> None:
     assert worth(best) > 3 * max(worth(worst), 0.1)
 
 
-def test_an_appetite_is_for_what_a_feed_has_more_or_less_of() -> None:
+def test_an_appetite_is_for_what_an_item_has_more_or_less_of() -> None:
     person, appetite = visitor(drift=1e9), np.zeros(len(APPETITES))
     appetite[APPETITES.index("recency")] = 5.0
     feed = [item(n, 0, recency=float(n < 4)) for n in range(8)]
     viewed = [event["item_id"] for _ in range(100) for event in person.look(feed, appetite, 0).events]
     counts = np.bincount(viewed, minlength=8)
     assert counts[:4].sum() > counts[4:].sum()
+
+
+def test_a_feed_of_what_people_have_an_appetite_for_is_worth_more_than_one_of_other_items() -> None:
+    """Or no ranking would be better than another."""
+    person, appetite = visitor(drift=1e9), np.zeros(len(APPETITES))
+    appetite[APPETITES.index("recency")] = 1.0
+    feeds = [[item(n, 0, recency=recency) for n in range(10)] for recency in (0.0, 1.0)]
+    for _ in range(USED_TO // 20):
+        for feed in feeds:
+            person.look(feed, appetite, 0)
+    without, full = (sum(person.look(feed, appetite, 0).reward for _ in range(100)) for feed in feeds)
+    assert full > 2 * max(without, 1.0)
 
 
 def test_deeds_are_events_that_the_service_takes_in_the_order_of_the_feed() -> None:

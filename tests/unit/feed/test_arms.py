@@ -66,6 +66,26 @@ def test_shadows_are_of_the_arms_that_have_their_pools() -> None:
     assert np.frombuffer(served[0][1], "<f4").size == len(slate.items)
 
 
+def test_a_live_shadow_makes_its_share_of_feeds_whoever_asks_with_what_serves_beside_it() -> None:
+    pipeline = FeedPipeline(Generation(CATALOG, SERVED, (BOLD,), live=(BOLD,), live_share=0.25), seed=11)
+    assert pipeline.live is not None
+    requests = [request_for(FIRST_USER, "total", 24, f"{number:032x}") for number in range(2_000)]
+    made = [pipeline.live.of(request.request_id) for request in requests]
+    assert 0.2 < sum(other is not None for other in made) / len(made) < 0.3
+    request, other = next((request, other) for request, other in zip(requests, made, strict=True) if other is not None)
+    assert other is pipeline.live.of(request.request_id)
+    slate = other.rank(request)
+    assert (slate.policy_version, [version for version, _ in slate.shadows]) == ("bold", ["served"])
+    assert other.render(slate) == FeedPipeline(Generation(CATALOG, BOLD), seed=11).feed(request)
+
+
+def test_while_an_experiment_runs_no_shadow_is_live() -> None:
+    experiment = pipeline_of((SERVED, 0.5), (BOLD, 0.5)).generation
+    pipeline = FeedPipeline(experiment._replace(shadows=(BOLD,), live=(BOLD,), live_share=0.25), seed=11)
+    assert pipeline.live is None
+    assert pipeline.arms is not None
+
+
 def test_without_an_experiment_there_are_no_arms() -> None:
     assert FeedPipeline(Generation(CATALOG, SERVED)).arms is None
 

@@ -10,6 +10,7 @@ import pytest
 from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.learning.gate import Rules, due, error_of, judge, looks
 from recommendation_service.learning.steps import expected_support, next_step, towards
+from recommendation_service.learning.weighed import WeighedFeeds, mixed
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.evidence import Look
 from recommendation_service.policies.policy import Learned, Policy, load_policy
@@ -18,6 +19,7 @@ from tests.support.policies import FEATURES, policy_file
 RULES = Rules(4_000, 0.99, 0.0, (-1.0, 1.0))
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 CHOICES = 5
+POINTS = np.full(len(KINDS), 10.0)
 
 
 def simulated(gain: float, feeds: int, seed: int, slots: int = 4, users: int = 400, tilt: float = 0.35) -> LoggedFeeds:
@@ -33,8 +35,23 @@ def simulated(gain: float, feeds: int, seed: int, slots: int = 4, users: int = 4
     return LoggedFeeds(rewards, np.full((feeds, slots), 1 / CHOICES), target[chosen], persons, np.ones(feeds))
 
 
-def look_at(feeds: LoggedFeeds, rules: Rules = RULES) -> Look:
-    return judge(feeds, feeds.feeds, rules, "serves", NOW, "the gate")
+def partly_live(gain: float, feeds: int, seed: int, share: float, slots: int = 24, tilt: float = 1.5) -> WeighedFeeds:
+    """As ``simulated``, where the target makes that share of the feeds itself."""
+    draw = np.random.default_rng(seed)
+    target = np.exp(tilt * np.linspace(-1, 1, CHOICES))
+    target /= target.sum()
+    live = draw.random(feeds) < share
+    by_target = draw.choice(CHOICES, p=target, size=(feeds, slots))
+    chosen = np.where(live[:, np.newaxis], by_target, draw.integers(CHOICES, size=(feeds, slots)))
+    chance = 0.15 + gain * np.linspace(-0.5, 0.5, CHOICES)
+    rewards = (draw.random((feeds, slots)) < chance[chosen]).astype(float)
+    logged = np.full((feeds, slots), 1 / CHOICES)
+    return mixed(rewards, logged, target[chosen], draw.integers(400, size=feeds), live)
+
+
+def look_at(feeds: LoggedFeeds | WeighedFeeds, rules: Rules = RULES) -> Look:
+    weighed = feeds if isinstance(feeds, WeighedFeeds) else WeighedFeeds(feeds, 0.0)
+    return judge(weighed, weighed.logged.feeds, rules, "serves", NOW, "the gate")
 
 
 @pytest.mark.parametrize("most", [500, 4_000, 50_000, 777])
@@ -86,6 +103,30 @@ def test_too_little_support_is_refused_and_too_few_people_are_not_enough() -> No
     assert thin.verdict == "open"
 
 
+def test_what_is_too_far_away_for_a_shadow_is_told_from_feeds_that_it_makes_itself() -> None:
+    """The same policies: from the log alone they are refused."""
+    better, worse = (partly_live(gain, 4_000, 1, 0.2) for gain in (0.1, -0.1))
+    weights = better.logged.target.prod(axis=1) / better.logged.logged.prod(axis=1)
+    assert weights.max() <= 1 / better.live_share + 1e-6
+    assert weights.mean() == pytest.approx(1.0, abs=0.1)
+    found = look_at(better)
+    shares = np.exp(1.5 * np.linspace(-1, 1, CHOICES))
+    more = 24 * 0.1 * float(shares @ np.linspace(-0.5, 0.5, CHOICES)) / float(shares.sum())
+    assert found.verdict == "better"
+    assert found.lower is not None
+    assert found.upper is not None
+    assert found.lower < more < found.upper, "beside what serves, not beside what was shown"
+    assert found.logged == pytest.approx(24 * 0.15, rel=0.03), "of what serves alone"
+    assert found.effective_sample_size > 0.9 * 0.2 * 4_000
+    assert look_at(worse).verdict == "worse"
+
+
+def test_a_far_one_that_is_as_good_is_promoted_as_seldom_as_is_said() -> None:
+    rules = RULES._replace(most_feeds=2_000, confidence=0.9)
+    found = [look_at(partly_live(0.0, 2_000, seed, 0.3, slots=6), rules).verdict for seed in range(100)]
+    assert found.count("better") <= 12, "of 100 runs 5 are expected at the last look"
+
+
 def test_where_nobody_does_anything_nothing_is_better() -> None:
     feeds = simulated(0.0, 4_000, 1)
     nothing = LoggedFeeds(np.zeros_like(feeds.rewards), feeds.logged, feeds.target, feeds.users, feeds.weights)
@@ -113,7 +154,7 @@ def far_away() -> Learned:
 def test_a_step_is_as_long_as_its_support_allows_and_shorter_where_feeds_are_longer() -> None:
     shares = []
     for slots in (2, 8, 24):
-        step = next_step(SERVES, far_away(), feeds_of(slots), 0.3)
+        step = next_step(SERVES, far_away(), feeds_of(slots), 0.3, POINTS)
         assert 0 < step.share < 1
         assert step.support == pytest.approx(0.3, abs=0.02)
         found = expected_support(SERVES, Policy(SERVES.file, *step.learned), feeds_of(slots))
@@ -125,13 +166,25 @@ def test_a_step_is_as_long_as_its_support_allows_and_shorter_where_feeds_are_lon
 def test_what_is_near_is_reached_in_one_step_and_several_reach_what_is_far() -> None:
     learned, feeds = far_away(), feeds_of(4)
     serves, steps = SERVES, 0
-    while (step := next_step(serves, learned, feeds, 0.3)).share < 1:
+    while (step := next_step(serves, learned, feeds, 0.3, POINTS)).share < 1:
         assert step.support >= 0.3
         serves, steps = Policy(SERVES.file, *step.learned), steps + 1
         assert steps < 50
     assert step.learned is learned
     assert steps > 1
-    assert next_step(serves, learned, [], 0.3).learned is learned
+    assert next_step(serves, learned, [], 0.3, POINTS).learned is learned
+
+
+def test_what_makes_feeds_itself_goes_all_of_the_way_where_these_tell_more() -> None:
+    """Far more is gained there, and a tenth of the feeds is enough to see it."""
+    learned, feeds = far_away(), feeds_of(24)
+    whole = next_step(SERVES, learned, feeds, 0.3, POINTS, 0.1)
+    assert (whole.share, whole.learned) == (1.0, learned)
+    assert whole.support == pytest.approx(0.1, abs=0.02)
+    part = next_step(SERVES, learned, feeds, 0.3, POINTS)
+    assert part.share < 1
+    assert whole.gain > part.gain > 0
+    assert whole.power > part.power
 
 
 def test_the_way_goes_from_what_serves_to_what_was_learned() -> None:

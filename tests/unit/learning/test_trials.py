@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from recommendation_service.log.decisions import DecisionRecord, DecisionWriter
 from recommendation_service.log.forgotten import note_forgotten
 from recommendation_service.log.records import FeedRecord, decode, encode_feeds
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.evidence import EvidenceFiles, Look
+from recommendation_service.policies.experiment import LIVE
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import Learned, load_policy, read_policy_file
 from recommendation_service.policies.store import BY_LEARNER, PolicyStore
@@ -50,8 +53,9 @@ class World:
     """A folder with a policy that serves, others in its shadow, and people who like one feature."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        given = {"learner": "shadow", "learn_promotion": "gated", "learn_trial_feeds": FEEDS, **settings}
-        self.settings = Settings(data_dir=folder, **given)
+        given = {"learner": "shadow", "learn_promotion": "gated", "learn_trial_feeds": FEEDS, "learn_live_share": 0}
+        given |= settings
+        self.settings = Settings(data_dir=folder, **given)  # type: ignore[arg-type]
         self.store = PolicyStore(self.settings.policy_dir, self.settings.policy_keep)
         self.draw = np.random.default_rng(1)
         self.now_ms = HAPPENED_MS
@@ -72,21 +76,24 @@ class World:
     def serve(self, feeds: int, *, decisions: bool = False) -> None:
         """To people, who match with what they like; into the log."""
         writer = DecisionWriter(self.settings.decisions_dir, 1 << 28)
-        served = self.store.open(str(self.store.current()))
-        shadows = tuple(self.store.open(version) for version in self.store.shadows())
-        pipeline = FeedPipeline(Generation(CATALOG, served, shadows))
+        named = PolicyChoice(self.settings).take_up()
+        share = self.settings.learn_live_share
+        generation = Generation(CATALOG, named.policy, named.shadows, live=named.live, live_share=share)
+        serves = FeedPipeline(generation)
         records: list[Any] = []
         for _ in range(feeds):
             self.made += 1
             self.now_ms += 10
             request = request_for(1 + self.made % PEOPLE, "discover", SLOTS, f"{self.made:032x}")
+            other = serves.live.of(request.request_id) if serves.live is not None else None
+            pipeline, arm = (serves, "") if other is None else (other, LIVE)
             slate = pipeline.rank(request._replace(happened_ms=self.now_ms), b"", lambda *_: decisions)
             if decisions:
                 names, seed = (slate.catalog_version, slate.policy_version), slate.seed
                 writer.append(
                     DecisionRecord(b"0" * 16, 1, 1, self.now_ms, SLOTS, *names, seed, True, 1.0, slate.decision)
                 )
-            [payload] = encode_feeds([record_of(slate)])
+            [payload] = encode_feeds([record_of(slate, arm)])
             record = decode(payload)
             assert isinstance(record, FeedRecord)
             records += [payload, *self._reactions(record, pipeline.memory.slot_X[LIKED, :SLOTS])]
@@ -356,3 +363,75 @@ def test_a_candidate_is_no_further_away_than_its_feeds_can_tell(world: World) ->
     world.learn()
     [look] = world.evidence(candidate)
     assert 0.35 * FEEDS < look.effective_sample_size < 0.75 * FEEDS
+
+
+FAR = 60.0  # what serves would hardly ever make such a feed
+
+
+def test_what_is_far_away_is_promoted_by_the_feeds_that_it_makes_itself_and_by_no_others(tmp_path: Path) -> None:
+    in_shadow, live = World(tmp_path / "shadow"), World(tmp_path / "live", learn_live_share=0.3)
+    for world in (in_shadow, live):
+        far = world.publish(FAR)
+        world.shadow(far)
+        world.serve(2 * FEEDS)
+        world.learn()
+        assert world.evidence(far)[-1].against == world.base
+        if world is live:
+            [look] = [look for look in world.evidence(far) if look.verdict == "better"]
+            assert world.store.current() == far
+            assert 0.2 * look.feeds < look.effective_sample_size < 0.5 * look.feeds
+            assert look.largest_weight < 1 / 0.25
+        else:
+            assert world.evidence(far)[-1].effective_sample_size < 100
+            assert world.store.current() == world.base
+
+
+def test_what_is_far_worse_and_was_served_by_a_person_falls_back(tmp_path: Path) -> None:
+    world = World(tmp_path, learn_live_share=0.3)
+    worse = world.publish(-FAR)
+    world.store.promote(worse, DEED)
+    world.learn()
+    world.serve(2 * FEEDS)
+    world.learn()
+    assert world.store.current() == world.base
+    assert world.by_gate() == [("rollback", world.base)]
+
+
+def test_what_is_weighed_for_people_and_what_serves_no_more_makes_no_feeds(tmp_path: Path) -> None:
+    world = World(tmp_path, learn_live_share=0.3)
+    own, peoples = world.publish(BETTER), world.publish(BETTER, "ana")
+    world.shadow(peoples, own)
+    assert [policy.version for policy in PolicyChoice(world.settings).take_up().live] == [own]
+    for others in ({"learn_promotion": "shadow"}, {"learn_live_share": 0.0}):
+        settings = world.settings.model_copy(update=others)
+        assert PolicyChoice(settings).take_up().live == ()
+    world.store.promote(own, DEED)
+    world.shadow(peoples, world.base)
+    assert [policy.version for policy in PolicyChoice(world.settings).take_up().live] == [world.base]
+
+
+def test_feeds_that_a_live_version_made_are_no_evidence_once_it_serves(tmp_path: Path) -> None:
+    """They are of a trial that it won: what would go back is weighed on others."""
+    world = World(tmp_path, learn_live_share=0.3)
+    better = world.publish(BETTER)
+    world.shadow(better)
+    world.serve(FEEDS)
+    world.learn()
+    assert world.store.current() == better
+    learner = Learner(world.settings, FILE, lambda: world.now_ms / 1000)
+    counts = learner.ledger.weighed.counts(better)
+    learner.close()
+    assert counts == {}
+
+
+def test_a_ledger_of_before_there_were_live_versions_is_read(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    better = world.publish(BETTER)
+    world.shadow(better)
+    world.serve(FEEDS // 2 - 1)
+    world.learn()
+    with sqlite3.connect(world.settings.learning_dir / "learned.sqlite") as database:
+        database.execute("ALTER TABLE weighed DROP COLUMN live")
+    world.serve(FEEDS // 2 + 1)
+    world.learn()
+    assert world.store.current() == better
