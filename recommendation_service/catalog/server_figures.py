@@ -17,7 +17,9 @@ from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from recommendation_service.catalog import postgresql_figures
 from recommendation_service.core.files import make_folder, write_whole
+from recommendation_service.core.postgresql_address import POSTGRESQL
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +83,11 @@ class ServerWatch:
         """Read once and write. Where the server does not answer, what was written before grows old."""
         try:
             with self._engine.connect() as connection:
-                figures = ServerFigures(self._now(), read_variables(connection), self._index_reads(connection))
+                if connection.dialect.name == POSTGRESQL:
+                    reads = postgresql_figures.read_index_reads(connection, self._tables, NO_INDEX)
+                    figures = ServerFigures(self._now(), postgresql_figures.read_connections(connection), reads)
+                else:
+                    figures = ServerFigures(self._now(), read_variables(connection), self._index_reads(connection))
         except SQLAlchemyError as error:
             log.debug("the database server's figures cannot be read", reason=str(error).splitlines()[0])
             return

@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from sqlalchemy import text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
+from recommendation_service.doctor import postgresql
 from recommendation_service.doctor.findings import Finding, error, exit_status, info, ok, warning
 from recommendation_service.doctor.indices import Standing, State, standing
 from recommendation_service.doctor.inspection import Inspection, Tables, error_code, error_words
 from recommendation_service.doctor.machine import check_machine
+from recommendation_service.doctor.mapped import examine_mapped
 from recommendation_service.doctor.privileges import check_index, check_select, check_writing
 from recommendation_service.doctor.queries import Examined, check_query, examine_query
 from recommendation_service.doctor.redis_server import check_redis
@@ -32,6 +35,10 @@ from recommendation_service.doctor.server import (
     replica_not_seen,
 )
 from recommendation_service.doctor.tables import check_character_sets, check_engines, check_tables
+from recommendation_service.sources.mapping.source import MappedSource
+
+_SESSION = """SELECT quote_ident(current_user), current_setting('TimeZone'),
+  (SELECT reset_val FROM pg_settings WHERE name = 'TimeZone')"""
 
 # What the server's number means for the one who set it up.
 _CONNECTING = {
@@ -106,10 +113,40 @@ def examine(
                 examined = examine_query(source, query)
                 examination.queries.append(examined)
                 examination.findings += _each(f"query {query}", partial(check_query, examined, standings, schema.scans))
+    _examine_surroundings(settings, examination, progress)
+    return examination
+
+
+def examine_postgresql(
+    settings: Settings, engine: Engine, source: MappedSource, progress: Callable[[str], None] = lambda _: None
+) -> Examination:
+    """The same of a server of PostgreSQL, and of a mapping's queries."""
+    examination = Examination(address(engine.url))
+    findings = examination.findings
+    progress("Looking at the server")
+    try:
+        with engine.connect() as connection:
+            findings += postgresql.check_server(connection, settings)
+            user, zone, server_zone = connection.execute(text(_SESSION)).one()
+            looked = [postgresql.look_at_table(connection, name) for name in source.read_tables]
+            tables = [table for table in looked if table is not None]
+            findings += _each("tables", lambda: postgresql.check_tables(tables, user, zone, server_zone))
+            findings += _each("own tables", lambda: postgresql.check_writing(connection, user))
+        findings += _each("standbys", lambda: postgresql.check_standbys(settings))
+        progress("Running the queries")
+        for examined, found in examine_mapped(source.mapping, engine, settings):
+            examination.queries.append(examined)
+            findings += found
+    except SQLAlchemyError as failure:
+        findings.append(postgresql.no_connection(examination.database, failure))
+    _examine_surroundings(settings, examination, progress)
+    return examination
+
+
+def _examine_surroundings(settings: Settings, examination: Examination, progress: Callable[[str], None]) -> None:
     progress("Looking at Redis")
     examination.findings += _each("Redis", lambda: check_redis(settings))
     examination.findings += _each("machine", lambda: check_machine(settings.data_dir))
-    return examination
 
 
 def _each(name: str, check: Callable[[], Finding | list[Finding]]) -> list[Finding]:

@@ -5,31 +5,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.database import address, attempt, begin_reading
+from recommendation_service.core.database import address, begin_reading
 from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
 from recommendation_service.doctor.findings import Finding, Severity, error, ok, warning
+from recommendation_service.doctor.mapped import plans_of
 from recommendation_service.doctor.queries import PlanStep
-from recommendation_service.onboarding.plans import hides_rows, plan_of
 from recommendation_service.onboarding.profile import ColumnProfile, profile
 from recommendation_service.onboarding.sense import sense_of
 from recommendation_service.onboarding.showing import ShownItem, shown_items
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import server_words
 from recommendation_service.sources.mapping.problems import Problem
-from recommendation_service.sources.mapping.reading import TablesError, by_user, read
-from recommendation_service.sources.mapping.results import OfUsers, Result, of_users, parameters
+from recommendation_service.sources.mapping.reading import TablesError, read
+from recommendation_service.sources.mapping.results import Result
 from recommendation_service.sources.mapping.tables import Findings, Tables
 
 if TYPE_CHECKING:
     from recommendation_service.onboarding.feeds import ShownFeed
-
-# As of a user whom a feed asks for and who is not in the catalog.
-MOST_OF_ONE_USER = 80
 
 
 @dataclass
@@ -97,7 +93,9 @@ def check_mapping(
             _note(report, findings)
             for query in report.queries:
                 progress(f"Asking how {query.section} is read")
-                report.findings += _plans(query, mapping, connection, settings, now)
+                plans = plans_of(mapping, query.section, connection, now, settings.database_zone)
+                query.plan, query.user_plan = plans.whole, plans.of_a_user
+                report.findings += plans.findings
     except SQLAlchemyError as failure:
         raise SourceError(f"{report.database}: {server_words(failure)}") from failure
     return report
@@ -145,53 +143,3 @@ def _results(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
             f"items.{name}", f"There is no {name} to show.", "Look at the WHERE of its query, and lives_days."
         )
     yield from sense_of(tables, mapping)
-
-
-def _plans(
-    query: QueryReport, mapping: Mapping, connection: Connection, settings: Settings, now: datetime
-) -> Iterator[Finding]:
-    statement = mapping.statements[query.section]
-    zone = settings.database_zone
-    given = parameters(statement, mapping.days_of(query.section), now, zone)
-    try:
-        with attempt(connection):
-            query.plan = plan_of(connection, statement.text, given)
-        if hides_rows(connection, statement.text, given):
-            yield warning(
-                query.section,
-                "Row-level security hides rows of it from this user, without an error.",
-                "Give the service a user with BYPASSRLS, or a policy that lets it read what feeds may show.",
-            )
-        by = by_user(mapping, query.section)
-        if by is None:
-            return
-        user = _some_user(mapping, connection)
-        quote = connection.dialect.identifier_preparer.quote
-        sql, asked = of_users(statement.text, by, OfUsers((user,), MOST_OF_ONE_USER), quote)
-        with attempt(connection):
-            query.user_plan = plan_of(connection, sql, given | asked, of_a_user=True)
-    except SQLAlchemyError as failure:
-        yield warning(query.section, f"How it is read could not be asked: {server_words(failure)}.")
-        return
-    scans = [step for step in query.user_plan if step.is_scan]
-    if scans:
-        tables = ", ".join(f"{step.table} (about {step.rows:,} rows)" for step in scans)
-        column = by.columns[0]
-        yield warning(
-            query.section,
-            f"Of one user it reads {tables} whole, at each feed of somebody who is not in the catalog.",
-            f"Add an index on the column that is {column} in the query"
-            f"{', and select it as it is' if len(scans) == 1 else ''}; a column that is computed has none.",
-        )
-
-
-def _some_user(mapping: Mapping, connection: Connection) -> int | str:
-    """Any that is there; of a form that fits, where there is none."""
-    content = mapping.content
-    quote = connection.dialect.identifier_preparer.quote
-    sql = f"SELECT q.{quote(content.users.id)} FROM (\n{mapping.statements['users'].text}\n) q LIMIT 1"
-    given = parameters(mapping.statements["users"], None, datetime.now(UTC), UTC)
-    found = connection.execute(text(sql), given).scalar()
-    if found is None:
-        return "nobody" if content.user_ids == "text" else 1
-    return str(found) if content.user_ids == "text" else int(found)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
@@ -77,49 +80,44 @@ def test_without_a_mapping_it_is_said_what_is_missing(postgresql_url: URL, tmp_p
         create_app(Settings(database_url=shown, data_dir=tmp_path))
 
 
-# The service as it runs.
+# The service as it runs, on a server of these tests' own, to which things happen.
 
 
 @pytest.fixture(scope="module")
-def jobs_url(postgresql: PrivatePostgreSQL) -> Iterator[URL]:
-    postgresql.execute("CREATE DATABASE serving_jobs")
-    url = postgresql.url("serving_jobs")
-    fill("jobs", url)
-    yield url
-    postgresql.execute("DROP DATABASE serving_jobs WITH (FORCE)")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePostgreSQL]:
+    server = PrivatePostgreSQL(tmp_path_factory.mktemp("serving-postgresql"), options=["-c", "max_connections=20"])
+    try:
+        server.start()
+        server.execute("CREATE DATABASE jobs")
+        fill("jobs", server.url("jobs"))
+        server.execute("CREATE ROLE app LOGIN PASSWORD 'app'")
+        server.execute(
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO app",
+            "GRANT CREATE ON SCHEMA public TO app",
+            database="jobs",
+        )
+        yield server
+    finally:
+        server.remove()
 
 
-@pytest.fixture(scope="module")
-def service(jobs_url: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("postgresql-service")
-    settings = {
-        "DATABASE_URL": jobs_url.render_as_string(hide_password=False),
+def service_settings(server: PrivatePostgreSQL) -> dict[str, str]:
+    return {
+        "DATABASE_URL": server.url("jobs").set(username="app", password="app").render_as_string(hide_password=False),
         "MAPPING_FILE": str(EXAMPLES / "jobs" / "mapping.toml"),
-        "CATALOG_REFRESH_SECONDS": "2",
-        "EVENT_FLUSH_SECONDS": "1",
+        "CATALOG_REFRESH_SECONDS": "1",
+        "FLUSH_INTERVAL_SECONDS": "1",
+        "MYSQL_CONNECT_TIMEOUT_SECONDS": "2",
+        "MYSQL_READ_TIMEOUT_SECONDS": "2",
+        "MYSQL_POOL_SIZE": "6",
     }
-    with Service.uvicorn(folder, settings) as service:
+
+
+@pytest.fixture(scope="module")
+def service(own: PrivatePostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service.uvicorn(tmp_path_factory.mktemp("postgresql-service"), service_settings(own)) as service:
         service.wait_until_ready()
         yield service
-
-
-def test_a_new_item_is_in_feeds_without_a_restart(
-    service: Service, postgresql: PrivatePostgreSQL, jobs_url: URL
-) -> None:
-    before = service.catalog()
-    postgresql.execute(
-        "INSERT INTO job_ads (id, company_id, title, state, published_at) "
-        "VALUES (900001, 1, 'Keeper of the light', 'open', now() AT TIME ZONE 'UTC')",
-        database=str(jobs_url.database),
-    )
-    assert wait_until(lambda: service.catalog() != before, PATIENCE_SECONDS), service.log
-    shown: set[Any] = set()
-
-    def is_shown() -> bool:
-        shown.update(feed(service.client)["ids"])
-        return 900001 in shown
-
-    assert wait_until(is_shown, PATIENCE_SECONDS)
 
 
 def feed(client: httpx.Client, **body: Any) -> dict[str, Any]:
@@ -127,3 +125,120 @@ def feed(client: httpx.Client, **body: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     content: dict[str, Any] = answer.json()
     return content
+
+
+def new_job(server: PrivatePostgreSQL) -> int:
+    [(number,)] = server.rows(
+        "INSERT INTO job_ads (id, company_id, title, state, published_at) "
+        "SELECT max(id) + 1, 1, 'Keeper of the light', 'open', now() AT TIME ZONE 'UTC' FROM job_ads RETURNING id",
+        "jobs",
+    )
+    return int(number)
+
+
+def comes_to_be_shown(service: Service, job: int) -> bool:
+    return wait_until(lambda: job in feed(service.client)["ids"], PATIENCE_SECONDS)
+
+
+def test_a_new_item_is_in_feeds_without_a_restart(service: Service, own: PrivatePostgreSQL) -> None:
+    assert comes_to_be_shown(service, new_job(own)), service.log
+    assert service.get("/ready").json()["problems"] == []
+
+
+def test_figures_of_the_server_are_among_the_services(service: Service, own: PrivatePostgreSQL) -> None:
+    assert wait_until(lambda: "recs_mysql_max_connections 20.0" in service.get("/metrics").text, PATIENCE_SECONDS)
+    shown = service.get("/metrics").text
+    assert 'recs_mysql_index_reads_total{index="job_ads_pkey",table="job_ads"}' in shown
+    assert 'recs_mysql_index_reads_total{index="(none)",table="job_ads"}' in shown
+    assert "recs_mysql_threads_running" not in shown, "of others nobody tells this user"
+
+
+@contextmanager
+def hangs(server: PrivatePostgreSQL) -> Iterator[None]:
+    server.pause()
+    yield
+    server.resume()
+
+
+@contextmanager
+def is_killed(server: PrivatePostgreSQL) -> Iterator[None]:
+    server.kill()
+    yield
+    server.start()
+
+
+@contextmanager
+def is_full(server: PrivatePostgreSQL) -> Iterator[None]:
+    """Somebody else has every connection, and the service's are ended."""
+    address = server.url("jobs").render_as_string(hide_password=False)
+    server.execute(
+        "ALTER ROLE app CONNECTION LIMIT 0",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'",
+    )
+    with contextlib.ExitStack() as stack, contextlib.suppress(psycopg.OperationalError):
+        while True:
+            stack.enter_context(contextlib.closing(psycopg.connect(address)))
+    server.execute("SELECT 1")
+    yield
+    server.execute("ALTER ROLE app CONNECTION LIMIT -1")
+
+
+@contextmanager
+def denies_a_table(server: PrivatePostgreSQL) -> Iterator[None]:
+    """An error within the transaction of a build, which it does not survive."""
+    server.execute("REVOKE SELECT ON job_ad_skills FROM app", database="jobs")
+    yield
+    server.execute("GRANT SELECT ON job_ad_skills TO app", database="jobs")
+
+
+@contextmanager
+def is_slow(server: PrivatePostgreSQL) -> Iterator[None]:
+    """Somebody has a lock on a table that a build reads: its statement ends at its limit."""
+    address = server.url("jobs").render_as_string(hide_password=False)
+    with psycopg.connect(address) as locking:
+        locking.execute("LOCK TABLE job_ads IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@contextmanager
+def is_empty(server: PrivatePostgreSQL) -> Iterator[None]:
+    """No error, and no row: as after a TRUNCATE by somebody who fills the table anew."""
+    server.execute("ALTER TABLE job_ads ENABLE ROW LEVEL SECURITY", database="jobs")
+    yield
+    server.execute("ALTER TABLE job_ads DISABLE ROW LEVEL SECURITY", database="jobs")
+
+
+@pytest.mark.parametrize("fault", [hangs, is_killed, is_full, denies_a_table, is_slow, is_empty])
+def test_a_fault_of_the_server_reaches_no_user_and_is_over_by_itself(
+    service: Service, own: PrivatePostgreSQL, fault: Callable[[PrivatePostgreSQL], AbstractContextManager[None]]
+) -> None:
+    def failures() -> float:
+        return service.metric("recs_catalog_build_failures")
+
+    shown = set(feed(service.client, size=60)["ids"])
+    with fault(own):
+        assert wait_until(lambda: failures() > 0, PATIENCE_SECONDS), "the refresher has met it"
+        for user in range(1, 6):
+            assert len(feed(service.client, user=user)["ids"]) == 24
+        assert (service.get("/health").status_code, service.get("/ready").status_code) == (200, 200)
+        assert set(feed(service.client, size=60)["ids"]) & shown
+        assert "Traceback" not in service.log
+    assert comes_to_be_shown(service, new_job(own)), service.log
+    assert wait_until(lambda: failures() == 0, PATIENCE_SECONDS)
+    assert "app:app" not in service.log, "nor is its password told"
+
+
+def test_a_service_that_starts_without_its_server_is_ready_once_it_is_there(
+    own: PrivatePostgreSQL, tmp_path: Path
+) -> None:
+    own.stop()
+    try:
+        with Service.uvicorn(tmp_path, service_settings(own)) as service:
+            assert wait_until(lambda: "connection failed" in service.log, PATIENCE_SECONDS)
+            answer = service.client.post("/api/feeds/home", json={})
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+            own.start()
+            service.wait_until_ready()
+            assert len(feed(service.client)["ids"]) == 24
+    finally:
+        own.start()
