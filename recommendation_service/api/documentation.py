@@ -224,7 +224,9 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
     document = get_openapi(
         title="Recommendation service",
         version=__version__,
-        description="Personal, diverse feeds of talent videos (résumés) and challenges.",
+        description="Personal, diverse feeds of talent videos (résumés) and challenges."
+        if named.has_search
+        else f"Personal, diverse feeds: {', '.join(feed.name for feed in named.feeds)}; of {', '.join(named.types)}.",
         routes=app.routes,
     )
     components = document.setdefault("components", {})
