@@ -15,7 +15,7 @@ from recommendation_service.doctor.findings import Finding, error, info, warning
 from recommendation_service.doctor.plans import hides_rows, plan_of
 from recommendation_service.doctor.queries import Examined, PlanStep
 from recommendation_service.sources.mapping.mapping import Mapping
-from recommendation_service.sources.mapping.names import server_words
+from recommendation_service.sources.mapping.names import quoting, server_words
 from recommendation_service.sources.mapping.reading import by_user
 from recommendation_service.sources.mapping.results import OfUsers, of_users, parameters
 
@@ -50,10 +50,10 @@ def plans_of(mapping: Mapping, section: str, connection: Connection, now: dateti
         by = by_user(mapping, section)
         if by is None:
             return found
-        user = _some_user(mapping, connection)
-        quote = connection.dialect.identifier_preparer.quote
-        sql, asked = of_users(statement.text, by, OfUsers((user,), MOST_OF_ONE_USER), quote)
         with attempt(connection):
+            user = _some_user(mapping, connection)
+            quote = quoting(connection, statement.text, given)
+            sql, asked = of_users(statement.text, by, OfUsers((user,), MOST_OF_ONE_USER), quote)
             found.of_a_user = plan_of(connection, sql, given | asked, of_a_user=True)
     except SQLAlchemyError as failure:
         found.findings.append(warning(section, f"How it is read could not be asked: {server_words(failure)}."))
@@ -108,9 +108,10 @@ def _ran(examined: Examined) -> Finding:
 def _some_user(mapping: Mapping, connection: Connection) -> int | str:
     """Any that is there; of a form that fits, where there is none."""
     content = mapping.content
-    quote = connection.dialect.identifier_preparer.quote
-    sql = f"SELECT q.{quote(content.users.id)} FROM (\n{mapping.statements['users'].text}\n) q LIMIT 1"
-    given = parameters(mapping.statements["users"], None, datetime.now(UTC), UTC)
+    statement = mapping.statements["users"]
+    given = parameters(statement, None, datetime.now(UTC), UTC)
+    quote = quoting(connection, statement.text, given)
+    sql = f"SELECT q.{quote(content.users.id)} FROM (\n{statement.text}\n) q LIMIT 1"
     found = connection.execute(text(sql), given).scalar()
     if found is None:
         return "nobody" if content.user_ids == "text" else 1

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.sources.mapping.mapping import Mapping
-from recommendation_service.sources.mapping.names import server_words
+from recommendation_service.sources.mapping.names import quoting, server_words
 from recommendation_service.sources.mapping.results import parameters
 
 # Of a value, 32 bits; where it is not MySQL's function, which SQLite gets from core/database.py.
@@ -28,10 +28,10 @@ def fingerprint(mapping: Mapping, connection: Connection, now: datetime | None =
 def _look(mapping: Mapping, connection: Connection, section: str, now: datetime, zone: tzinfo) -> tuple[str, ...]:
     """(section, rows, latest time, sums)."""
     statement = mapping.statements[section]
-    quote = connection.dialect.identifier_preparer.quote
     given = parameters(statement, mapping.days_of(section), now, zone)
     look = mapping.look_at(section)
     try:
+        quote = quoting(connection, statement.text, given)
         columns = look.columns
         if columns is None:
             empty = connection.execute(text(f"SELECT q.* FROM (\n{statement.text}\n) q LIMIT 0"), given)

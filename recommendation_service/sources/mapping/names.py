@@ -1,15 +1,17 @@
 """What a database calls its tables and columns, and what its errors mean for a query."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.database import attempt, words_of
+from recommendation_service.core.postgresql_address import POSTGRESQL
 from recommendation_service.sources.mapping.problems import Problem, did_you_mean, nearest
 from recommendation_service.sources.mapping.statements import Statement, without_texts
 
@@ -41,6 +43,7 @@ _SYNTAX = re.compile(
 _DENIED = re.compile(
     r"command denied to user .* for (table|column) (?P<name>.+)|permission denied for \w+ (?P<postgresql>\w+)", re.I
 )
+_NO_TYPE = re.compile(r"could not determine data type of parameter")
 _TWICE = re.compile(r"Duplicate column name '[^']*'")
 _REFERENCE = r"[`\"]?(\w+)[`\"]?(?:\s*\.\s*[`\"]?(\w+)[`\"]?)?(?:\s+(?:AS\s+)?(\w+))?"
 _TABLE = re.compile(_REFERENCE, re.I)
@@ -90,6 +93,19 @@ class DatabaseNames:
         return self._columns[table]
 
 
+def quoting(connection: Connection, sql: str, given: Mapping[str, Any]) -> Callable[[str], str]:
+    """Of a query's columns, in whatever letters a mapping names them, their names as SQL has them. PostgreSQL gives in
+    small letters what stands without quotes, and finds between quotes only what is written so. Raises SQLAlchemyError.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    if connection.dialect.name != POSTGRESQL:
+        return quote
+    empty = connection.execute(text(f"SELECT q.* FROM (\n{sql}\n) q LIMIT 0"), given)
+    columns = [str(name) for name in empty.keys()]  # noqa: SIM118 - a result is no dict
+    by_letters = {name.lower(): name for name in columns}
+    return lambda name: quote(name if name in columns else by_letters.get(name.lower(), name))
+
+
 def tables_of(sql: str) -> dict[str, str]:
     """Tables that a query reads, by alias and by name."""
     found: dict[str, str] = {}
@@ -122,6 +138,16 @@ def _no_table(found: re.Match[str], statement: Statement, names: DatabaseNames) 
     table = _name(found).rsplit(".", 1)[-1]
     instead = did_you_mean(table, names.tables, what="tables are")
     return statement.problem(f"there is no table {table}", instead, line=statement.line_of(table))
+
+
+def _no_type(_found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:  # noqa: ARG001
+    """Of PostgreSQL, which asks what a parameter is compared with."""
+    names_given = sorted(statement.parameters)
+    return statement.problem(
+        f"nothing says of what type {' or '.join(f':{name}' for name in names_given)} is",
+        "write " + " and ".join(f"CAST(:{name} AS timestamptz)" for name in names_given),
+        line=statement.line_of(names_given[0]) if names_given else None,
+    )
 
 
 def _ambiguous(found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:  # noqa: ARG001
@@ -232,6 +258,7 @@ _MEANINGS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Statement, Data
     (_AMBIGUOUS, _ambiguous),
     (_NO_FUNCTION, _no_function),
     (_DENIED, _denied),
+    (_NO_TYPE, _no_type),
     (_SYNTAX, _syntax),
     (_TWICE, _twice),
 )

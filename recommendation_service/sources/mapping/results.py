@@ -18,7 +18,7 @@ from recommendation_service.core.local_time import local_text
 from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.format import IdForm
 from recommendation_service.sources.mapping.mapping import Mapping
-from recommendation_service.sources.mapping.names import every_problem, server_words
+from recommendation_service.sources.mapping.names import every_problem, quoting, server_words
 from recommendation_service.sources.mapping.problems import Problem, did_you_mean
 from recommendation_service.sources.mapping.statements import Statement
 from recommendation_service.sources.mapping.tables import Findings, Float64, Ids, QueryFacts
@@ -104,11 +104,11 @@ class Queries:
             return None
         started = time.perf_counter()
         sql, given = statement.text, parameters(statement, days, self._now, self._zone)
-        if self._users is not None and by is not None:
-            sql, asked = of_users(sql, by, self._users, self._connection.dialect.identifier_preparer.quote)
-            given |= asked
         try:
             with attempt(self._connection):
+                if self._users is not None and by is not None:
+                    sql, asked = of_users(sql, by, self._users, quoting(self._connection, sql, given))
+                    given |= asked
                 result = self._connection.execute(text(sql), given)
                 names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
                 rows = result.fetchall()

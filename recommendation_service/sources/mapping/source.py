@@ -1,18 +1,20 @@
 """An operator's database, read as a mapping says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
-from recommendation_service.core.errors import ConfigurationError
-from recommendation_service.core.postgresql_address import is_postgresql
+from recommendation_service.core.errors import ConfigurationError, SourceError
+from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgresql
 from recommendation_service.sources.mapping.changes import fingerprint
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import tables_of
 from recommendation_service.sources.mapping.reading import read
+from recommendation_service.sources.mapping.results import Result, parameters
 from recommendation_service.sources.mapping.tables import Tables
 from recommendation_service.sources.reader import one_moment
 
@@ -41,8 +43,29 @@ class MappedSource:
 
     def tables(self, now: datetime, latest: datetime | None = None) -> Tables:
         """Of one moment; ``latest``: as `read` says. Raises SourceError."""
+        empty: list[str] = []
+
+        def note(result: Result, _milliseconds: float) -> None:
+            if not result.rows:
+                empty.append(result.section)
+
         with one_moment(self.engine, self._connect) as connection:
-            return read(self.mapping, connection, now, self._settings.database_zone, latest=latest)
+            tables = read(self.mapping, connection, now, self._settings.database_zone, note, latest=latest)
+        if empty and self.engine.dialect.name == POSTGRESQL:
+            self._demand_empty(empty, now)
+        return tables
+
+    def _demand_empty(self, sections: Sequence[str], now: datetime) -> None:
+        """PostgreSQL keeps a TRUNCATE of another out of no view: a table that is emptied and filled anew in one
+        transaction is empty to who began before it ended. Raises SourceError."""
+        zone = self._settings.database_zone
+        with one_moment(self.engine, self._connect) as connection:
+            for section in sections:
+                statement = self.mapping.statements[section]
+                given = parameters(statement, self.mapping.days_of(section), now, zone)
+                sql = f"SELECT 1 FROM (\n{statement.text}\n) q LIMIT 1"
+                if connection.execute(text(sql), given).first() is not None:
+                    raise SourceError(f"{section}: its table was emptied and filled anew while it was read.")
 
     @property
     def read_tables(self) -> tuple[str, ...]:

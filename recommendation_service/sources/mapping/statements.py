@@ -15,6 +15,8 @@ PARAMETERS = ("now", "since")
 
 # As SQLAlchemy's text() finds them.
 _NAME = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
+# PostgreSQL's other way to cast, which text() does not take for what follows a parameter: of :now it sees :no.
+_CAST = re.compile(r":(\w+)::(\w+)")
 _PARTS = r"""
     (?P<comment>--(?=\s|$)[^\n]*|/\*.*?\*/)
   | (?P<text>'(?:[^'{escape}]|''|{pair})*'|"(?:[^"{escape}]|""|{pair})*"|`(?:[^`]|``)*`)
@@ -112,7 +114,10 @@ def _parameters(statement: Statement, has_since: bool) -> Iterator[Problem]:
         if any(begin <= name.start() < end for begin, end in inside):
             continue
         line = statement.line_at(name.start())
-        if name[1] not in PARAMETERS:
+        if cast := _CAST.match(statement.text, name.start()):
+            instead = f"write CAST(:{cast[1]} AS {cast[2]})"
+            yield statement.problem(f":{cast[1]}:: is not taken for a parameter", instead, line=line)
+        elif name[1] not in PARAMETERS:
             instead = did_you_mean(name[1], PARAMETERS, what="parameters are")
             yield statement.problem(f"there is no parameter :{name[1]}", instead, line=line)
         elif name[1] == "since" and not has_since:

@@ -111,6 +111,7 @@ size = 0
         ("SELECT INTERVAL ':now days'", ":now within quotes would be taken for a parameter; write :now outside"),
         ('SELECT "a :b"', ":b within quotes"),
         ("SELECT id FROM u WHERE t > :since", ":since needs to know since when; add lives_days"),
+        ("SELECT id FROM u WHERE t < :now::date", ":now:: is not taken for a parameter; write CAST(:now AS date)"),
         ("SELECT 1; SELECT 2", "a query is one statement"),
         ("-- nothing", "the query is empty; write a SELECT"),
         ("users", "a query begins with SELECT (or WITH), and not with users"),
