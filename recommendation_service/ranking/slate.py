@@ -11,7 +11,9 @@ a number of each set of broken rules, with the later rule the heavier bit; sets 
 order, so a feed never breaks a heavier rule where breaking lighter ones would do.
 """
 
-from recommendation_service.model.columns import Bytes, CatalogArrays, Int32
+import numpy as np
+
+from recommendation_service.model.columns import Bytes, CatalogArrays, Float64, Int32
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
@@ -26,6 +28,7 @@ from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     EXPLORED,
     FEED_SKILLS,
+    NEVER,
     PACKED,
     POOLED,
     RELAXED,
@@ -46,6 +49,9 @@ EXPLORATION = 100  # value of slot_pool beyond the kinds, as SEEN_POOL is
 
 NOTHING = -1
 SPENT_REST, SPENT_NOVELTY = 0, 1  # columns of ``spent``
+BLOCK = 8  # weights are added up by so many
+USED_UP = np.int32(1 << 30)  # a slot after all: of a candidate that is in the feed
+ALL_MARKS = np.uint64(0xFFFFFFFFFFFFFFFF)
 SAMPLING_TRIES = 4  # rejection sampling gives up after so many tries a wanted item
 
 
@@ -53,15 +59,25 @@ SAMPLING_TRIES = 4  # rejection sampling gives up after so many tries a wanted i
 def assemble(frame: Frame, request: RankingRequest) -> None:
     """Fill the slots; fewer than asked for only where no item is left that was not excluded."""
     catalog, policy, memory = frame.catalog, frame.policy, frame.memory
-    watched, items, tokens = memory.watched_skill, memory.pool_items, catalog.tokens
-    candidate_creator, creator = memory.candidate_creator, catalog.creator
-    # The absent token counts as being in the feed: an item without skills brings nothing new. The
-    # token after it never is: items of a type without tokens watch that.
+    candidates, items, tokens = memory.pool_offsets[len(policy.pool)], memory.pool_items, catalog.tokens
+    candidate_creator, creator, skill_count = memory.candidate_creator, catalog.creator, catalog.skill_count
+    # The absent token counts as being in the feed: an item without skills brings nothing new.
     absent = len(catalog.token_kind) - 1
     memory.feed_skill[absent] = 1
-    for c in range(memory.pool_offsets[len(policy.pool)]):
-        watched[c] = tokens[items[c], 0] if items[c] < catalog.worded else absent + 1
-        candidate_creator[c] = creator[items[c]]
+    memory.feed_marks[:] = 0
+    lower, upper = memory.skill_marks[0], memory.skill_marks[1]
+    for c in range(candidates):
+        item = items[c]
+        candidate_creator[c] = creator[item]
+        lower[c], upper[c] = ALL_MARKS, ALL_MARKS
+        if item < catalog.worded:
+            lower[c], upper[c] = np.uint64(0), np.uint64(0)
+            for place in range(skill_count[item]):
+                of_lower, of_upper = _mark(tokens[item, place])
+                lower[c] |= of_lower
+                upper[c] |= of_upper
+    memory.creators_slot[:candidates] = NEVER
+    memory.is_old[:candidates] = 0
     length = policy.pattern_length[request.endpoint]
     for slot in range(request.size):
         kind = policy.pattern[request.endpoint, slot % length]
@@ -73,7 +89,7 @@ def assemble(frame: Frame, request: RankingRequest) -> None:
                 break
         if item == NOTHING:
             break
-        _place(catalog, memory, slot, kind, item)
+        _place(catalog, memory, slot, kind, item, candidates)
 
 
 @compiled
@@ -102,7 +118,7 @@ def describe(frame: Frame, request: RankingRequest) -> None:
 
 
 @inlined
-def _place(catalog: CatalogArrays, memory: WorkingMemory, slot: int, kind: int, item: int) -> None:
+def _place(catalog: CatalogArrays, memory: WorkingMemory, slot: int, kind: int, item: int, candidates: int) -> None:
     flag(memory, item, USED)
     memory.slot_item[slot] = item
     memory.slot_kind[slot] = kind
@@ -112,11 +128,28 @@ def _place(catalog: CatalogArrays, memory: WorkingMemory, slot: int, kind: int, 
         memory.touched_creators[memory.counts[TOUCHED_CREATORS]] = creator
         memory.counts[TOUCHED_CREATORS] += 1
     memory.creator_last[creator] = slot
+    # All candidates are gone through here, several at once, so that a draw need not ask for each one's creator.
+    creators_slot, creators, items = memory.creators_slot, memory.candidate_creator, memory.pool_items
+    this_slot, this_creator, this_item = np.int32(slot), np.int32(creator), np.int32(item)
+    for c in range(candidates):
+        last = max(creators_slot[c], this_slot) if creators[c] == this_creator else creators_slot[c]
+        creators_slot[c] = USED_UP if items[c] == this_item else last
     for place in range(catalog.skill_count[item]):
         skill = catalog.tokens[item, place]
         if memory.feed_skill[skill] == 0:
             memory.feed_skill[skill] = 1
             memory.counts[FEED_SKILLS] += 1
+            lower, upper = _mark(skill)
+            memory.feed_marks[0] |= lower
+            memory.feed_marks[1] |= upper
+
+
+@inlined
+def _mark(skill: int) -> tuple[np.uint64, np.uint64]:
+    """One of 128 bits, which other skills may have too."""
+    bit = np.uint64(1) << np.uint64(skill & 63)
+    is_upper = np.uint64(skill >> 6 & 1)
+    return bit * (np.uint64(1) - is_upper), bit * is_upper
 
 
 @inlined
@@ -180,59 +213,42 @@ def _new_skill(item: int, tokens: Int32, skill_count: Bytes, feed_skill: Bytes) 
 def _draw_from_pool(
     catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, slot: int, pool: int, broken: int
 ) -> int:
-    """Draw among the pool's eligible items, by the softmax or evenly: one pass adds up their weights, and a search in
-    the running sums finds the item."""
+    """Draw among the pool's eligible items, by the softmax or evenly: their weights are added up by blocks, and the
+    item is looked for in the running sums of those."""
     start, end = memory.pool_offsets[pool], memory.pool_offsets[pool + 1]
     novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
     blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else slot
-    flags, creator_last, watched = memory.flags, memory.creator_last, memory.watched_skill
-    items, creators, weights = memory.pool_items, memory.candidate_creator, memory.scoring.weight
-    feed_skill, cumulative, eligible = memory.feed_skill, memory.cumulative, memory.eligible[slot]
-    tokens, skill_count = catalog.tokens, catalog.skill_count
-    absent = len(feed_skill) - 2
-    found, total = 0, 0.0
-    for c in range(start, end):
-        last = creator_last[creators[c]]
-        eligible[c] = 0
-        cumulative[c] = total
-        if last > blocked_after:
-            continue
-        if last >= 0 and flags[items[c]] & USED:  # only a creator of the feed has items in it
-            continue
-        # The watched skill was new when last looked at; only once it is in the feed are the others read,
-        # and once none is new the absent one is watched, which never is.
-        if novelty and feed_skill[watched[c]] != 0:
-            if watched[c] != absent:
-                watched[c] = _new_skill(items[c], tokens, skill_count, feed_skill)
-            if watched[c] == absent:
-                continue
-        found += 1
-        total += weights[c]
-        eligible[c] = 1
-        cumulative[c] = total
+    items, weights, running = memory.pool_items, memory.scoring.weight, memory.running
+    eligible, masked = memory.eligible[slot], memory.masked_weight
+    if novelty:
+        _look_for_skills(catalog, memory, start, end)
+    found = _mask(memory, slot, start, end, np.int32(blocked_after), np.uint8(not novelty))
     if found == 0:
         return NOTHING
     scores, temperature, best = memory.scoring.score, policy.temperature[pool], 0.0
+    total = _add_up(masked, running, start, end)
     vanish = not total > VANISHING
     if vanish:
-        best, total = best_of_eligible(scores, eligible, start, end), 0.0
+        best = best_of_eligible(scores, eligible, start, end)
         for c in range(start, end):
-            if eligible[c]:
-                total += weight_against(scores[c], best, temperature)
-            cumulative[c] = total
+            masked[c] = weight_against(scores[c], best, temperature) if eligible[c] else 0.0
+        total = _add_up(masked, running, start, end)
     floor, point = policy.floor, uniform(memory.random)
     if point < floor:
         low = _nth_eligible(eligible, start, min(int(point / floor * found), found - 1))
     else:
         target = (point - floor) / (1.0 - floor) * total
-        low, high = start, end - 1
-        while low < high:
-            middle = (low + high) >> 1
-            if cumulative[middle] > target:
-                high = middle
-            else:
-                low = middle + 1
-        while eligible[low] == 0:  # the target was rounded up to the total: the last eligible item is meant
+        block, sum_before = 0, 0.0
+        while start + (block + 1) * BLOCK < end and not running[block] > target:
+            sum_before = running[block]
+            block += 1
+        low = start + block * BLOCK
+        last = min(low + BLOCK, end) - 1
+        sum_before += masked[low]
+        while low < last and not sum_before > target:
+            low += 1
+            sum_before += masked[low]
+        while eligible[low] == 0:  # the target was rounded up to a sum: the last eligible item before it is meant
             low -= 1
     weight = weight_against(scores[low], best, temperature) if vanish else weights[low]
     memory.slot_propensity[slot] = over_floor(weight / total, floor, found)
@@ -240,6 +256,51 @@ def _draw_from_pool(
     memory.slot_candidate[slot] = low
     memory.slot_eligible[slot] = found
     return items[low]
+
+
+@inlined
+def _look_for_skills(catalog: CatalogArrays, memory: WorkingMemory, start: int, end: int) -> None:
+    """Note the candidates that no longer bring a new skill. One with a mark that the feed has not brings one; only the
+    others' skills are read."""
+    is_old, items, may_be_old = memory.is_old[start:end], memory.pool_items[start:end], memory.may_be_old[start:end]
+    lower, upper = memory.skill_marks[0, start:end], memory.skill_marks[1, start:end]
+    free_lower, free_upper = ~memory.feed_marks[0], ~memory.feed_marks[1]
+    for c in range(len(is_old)):
+        may_be_old[c] = np.uint8((lower[c] & free_lower) | (upper[c] & free_upper) == 0) & np.uint8(is_old[c] == 0)
+    for c in range(len(is_old)):
+        if may_be_old[c] != 0 and not _brings_new_skill(catalog, memory, items[c]):
+            is_old[c] = 1
+
+
+@inlined
+def _mask(memory: WorkingMemory, slot: int, start: int, end: int, blocked_after: np.int32, oldest: np.uint8) -> int:
+    """Which candidates the slot may hold, their weights, and how many they are. Without a branch, and in numbers of one
+    size, as the machine does several at once."""
+    eligible, masked = memory.eligible[slot, start:end], memory.masked_weight[start:end]
+    weights, last, is_old = memory.scoring.weight[start:end], memory.creators_slot[start:end], memory.is_old[start:end]
+    for c in range(len(eligible)):
+        eligible[c] = np.uint8(last[c] <= blocked_after) & np.uint8(is_old[c] <= oldest)
+    found = 0
+    for c in range(len(eligible)):
+        masked[c] = weights[c] if eligible[c] != 0 else 0.0
+        found += eligible[c]
+    return found
+
+
+@inlined
+def _add_up(weights: Float64, running: Float64, start: int, end: int) -> float:
+    """The sum of weights[start:end], and the running sums of their blocks."""
+    total = 0.0
+    for block in range((end - start + BLOCK - 1) // BLOCK):
+        c = start + block * BLOCK
+        if c + BLOCK <= end:
+            w = weights[c : c + BLOCK]
+            total += ((w[0] + w[1]) + (w[2] + w[3])) + ((w[4] + w[5]) + (w[6] + w[7]))
+        else:
+            for rest in range(c, end):
+                total += weights[rest]
+        running[block] = total
+    return total
 
 
 @inlined

@@ -117,9 +117,14 @@ class WorkingMemory(NamedTuple):
     scoring: Scoring
     # The slate.
     candidate_creator: npt.NDArray[np.int32]  # (P,)
-    watched_skill: npt.NDArray[np.int32]  # (P,) a skill of the candidate that was new when last looked at
+    creators_slot: npt.NDArray[np.int32]  # (P,) last slot of the candidate's creator
+    skill_marks: npt.NDArray[np.uint64]  # (2, P) a bit for each of the candidate's skills
+    feed_marks: npt.NDArray[np.uint64]  # (2,) those of the feed
+    may_be_old: Bytes  # (P,) by those
+    is_old: Bytes  # (P,) the candidate brings no new skill to the feed
     eligible: Bytes  # (S, P) whether the slot could hold the candidate; of the pool that it was drawn from
-    cumulative: npt.NDArray[np.float64]  # (P,) running sums of the eligible candidates' weights
+    masked_weight: npt.NDArray[np.float64]  # (P,) the candidate's weight, or 0 where the slot may not hold it
+    running: npt.NDArray[np.float64]  # (P,) running sums of those, by blocks
     explore_eligible: npt.NDArray[np.int32]  # (E,)
     kind_group: npt.NDArray[np.int64]  # (K,) each kind's group of items: of one type, or of all
     group_rows: npt.NDArray[np.int64]  # (G, 2) the catalog's rows of a group, the first and the one after the last
@@ -194,9 +199,14 @@ def make_working_memory(
         X=np.zeros((features, candidates)),
         scoring=make_scoring(candidates),
         candidate_creator=np.zeros(candidates, np.int32),
-        watched_skill=np.zeros(candidates, np.int32),
+        creators_slot=np.zeros(candidates, np.int32),
+        skill_marks=np.zeros((2, candidates), np.uint64),
+        feed_marks=np.zeros(2, np.uint64),
+        may_be_old=np.zeros(candidates, np.uint8),
+        is_old=np.zeros(candidates, np.uint8),
         eligible=np.zeros((LARGEST_FEED, candidates), np.uint8),
-        cumulative=np.zeros(candidates),
+        masked_weight=np.zeros(candidates),
+        running=np.zeros(candidates),
         explore_eligible=np.zeros(policy.exploration_size, np.int32),
         kind_group=np.array([groups[rows] for rows in kind_rows], np.int64),
         group_rows=np.array(list(groups), np.int64),
