@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recommendation_service.catalog.builder import ENGAGEMENT, SourceTables, assemble_catalog
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.demo.vocabulary import json_word, vocabulary
+from recommendation_service.mappings.interacpedia.builder import ENGAGEMENT, SourceTables, assemble_catalog
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.reader import Table
 

@@ -409,7 +409,7 @@ class Settings(BaseSettings):
         description="a learned version goes so far from what serves that its feeds are worth this share of as many",
     )
     learn_live_share: float = Field(
-        0.1,
+        0.2,
         ge=0,
         le=0.4,
         description="gated: of all feeds, which each version that is weighed makes itself, so that it may be far away",

@@ -22,7 +22,7 @@ Item = Mapping[str, Any]
 # What all have an appetite for, of an explanation's features: of each, more or less than they are used to.
 APPETITES = ("skill_similarity", "attribute_match", "same_city", "recency", "quality", "popularity")
 # How much the fields and the appetite decide, beside each other and beside chance.
-FIELDS_COUNT, APPETITE_COUNTS, AVERSION = 1.0, 2.0, -1.2
+FIELDS_COUNT, APPETITE_COUNTS, AVERSION = 1.0, 2.5, -1.2
 # They are used to the first so many items that any of them was shown. What is more than so many deviations from that is
 # no more than that to them.
 USED_TO, FURTHEST = 1_000, 3.0

@@ -40,7 +40,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 REQUEST_POLL_SECONDS = 0.2
-# After a step the learner does nothing for so many times as long as it took: requests come first.
+# After a step the learner does nothing for so many times as long as the processor took for it: requests come first. Not
+# as long as it took by the clock: beside others that is many times as much, and it would fall behind for ever.
 REST = 3.0
 # A machine that does not publish looks so often whether it is to.
 FLEET_LOOK_SECONDS = 10.0
@@ -185,7 +186,7 @@ class Learner:
     def run(self, stop: threading.Event) -> None:
         """Until asked to stop. Raises SourceError, OSError where it cannot go on."""
         while not stop.is_set():
-            began = time.monotonic()
+            began = time.thread_time()
             token = self._requested()
             more = self.step()
             refused = None
@@ -197,7 +198,7 @@ class Learner:
             if not more:
                 self.look()
             self.tell(refused)
-            self._wait(stop, REST * (time.monotonic() - began) + (0.0 if more else LOOK_SECONDS))
+            self._wait(stop, REST * (time.thread_time() - began) + (0.0 if more else LOOK_SECONDS))
 
     def _publish(self, *, asked: bool) -> str | None:
         """Why nothing could be, for who asked."""

@@ -57,7 +57,7 @@ def gated_regrets(
     course: Course | None = None,
     rules: Rules = Rules(50_000, 0.99, 0.0, (-1.0, 1.0)),  # noqa: B008
     support: float = 0.3,
-    live_share: float = 0.1,
+    live_share: float = 0.2,
 ) -> Gated:
     """Regret as in ``tastes.regrets``, of what the gate serves and of the prior, which draw over the same floor."""
     course = course or Course()
