@@ -3,7 +3,7 @@
 All of it is in the mapped catalog, so none asks a database, and none holds what the build kept out.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,9 +13,9 @@ from recommendation_service.model.columns import Bytes, Int32, Int64
 from recommendation_service.model.text_ids import ITEM_BITS, number_of_text
 
 FIRST_LOOK = 1024  # rows of an order that are looked at together; each next look is at twice as many
-MOST_CANDIDATES = 4096  # that share a term with an item
+MOST_CANDIDATES = 2048  # that share a term with an item
 DIGITS = 18  # of an id that is a number, at most
-LONGEST_LOOK = 1 << 16  # at the items of one term, the best of them
+LONGEST_LOOK = 1 << 14  # at the items of one term, the best of them
 
 _encode = msgspec.json.Encoder().encode
 
@@ -81,25 +81,32 @@ def closest(catalog: Catalog, item: int, asked: Asked) -> Int64:
     rare it is (inverse document frequency: Spärck Jones 1972). Of terms that many bear only the best items are looked
     at, and those of rare terms first."""
     arrays = catalog.arrays
-    absent = len(arrays.token_offsets) - 1
+    offsets, absent = arrays.token_offsets, len(arrays.token_offsets) - 1
+
+    def uses(terms: Any) -> Any:
+        """How many items bear each; of the absent one none."""
+        return offsets[np.minimum(terms + 1, absent)] - offsets[terms]
+
+    def weight(terms: Any) -> Any:
+        used = uses(terms)
+        return np.where(used > 0, np.log1p(arrays.worded / np.maximum(used, 1)), 0.0) ** 2
+
     own = np.unique(arrays.tokens[item])
     own = own[own != absent]
-    uses = np.append(np.diff(arrays.token_offsets), 0)  # (T + 1,)
     found, count = [np.zeros(0, np.int32)], 0
-    for term in own[np.argsort(uses[own], kind="stable")].tolist():
-        start = int(arrays.token_offsets[term])
-        bearing = arrays.token_items[start : start + min(int(uses[term]), LONGEST_LOOK)]
+    for term in own[np.argsort(uses(own), kind="stable")].tolist():
+        start, end = int(offsets[term]), int(offsets[term + 1])
+        bearing = arrays.token_items[start : min(end, start + LONGEST_LOOK)]
         found.append(asked.among(bearing)[: MOST_CANDIDATES - count])
         count += len(found[-1])
         if count >= MOST_CANDIDATES:
             break
     items = np.unique(np.concatenate(found)).astype(np.int64)
     items = items[items != item]
-    weight = np.where(uses > 0, np.log1p(arrays.worded / np.maximum(uses, 1)), 0.0) ** 2
     terms = arrays.tokens[items]  # (n, 14)
-    weights = weight[terms]
+    weights = weight(terms)
     shared = np.where(np.isin(terms, own), weights, 0.0).sum(axis=1)
-    cosine = shared / np.sqrt(np.maximum(weights.sum(axis=1) * weight[own].sum(), 1e-12))
+    cosine = shared / np.sqrt(np.maximum(weights.sum(axis=1) * weight(own).sum(), 1e-12))
     order = np.lexsort((items, -arrays.trending[items], -cosine))
     return np.asarray(items[order], np.int64)
 
