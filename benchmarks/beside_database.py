@@ -36,7 +36,7 @@ from benchmarks.server import (
     write_script,
 )
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.telemetry.processes import cpu_seconds
 from tests.servers import PrivateMariaDB
@@ -127,7 +127,7 @@ def _side(server: PrivateMariaDB, name: str, tree: Path, folder: Path) -> Side:
     server.execute(f"CREATE DATABASE {name}")
     url = server.url(name)
     engine = create_engine(url, poolclass=NullPool)
-    load_interacpedia(engine, replace=True)
+    load_invented(engine, replace=True)
     create_indices(url)
     side = Side(name, tree, url, folder, [], [])
     data_dir = side.service_folder("log")

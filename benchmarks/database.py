@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.doctor.queries import TARGETS_MILLISECONDS, Examined, examine_query
 from recommendation_service.sources.reader import Source
 from tests.servers import PrivateMariaDB
@@ -27,7 +27,7 @@ def demo_database(folder: Path) -> Iterator[URL]:
         server.execute(f"CREATE DATABASE {DATABASE}")
         url = server.url(DATABASE)
         engine = create_engine(url, poolclass=NullPool)
-        load_interacpedia(engine, replace=True)
+        load_invented(engine, replace=True)
         engine.dispose()
         create_indices(url)
         yield url

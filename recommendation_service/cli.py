@@ -21,7 +21,6 @@ from recommendation_service.catalog import commands as catalog_commands
 from recommendation_service.core.config import Settings, load_settings, origins_of
 from recommendation_service.core.errors import (
     ConfigurationError,
-    InvalidRequest,
     ServiceError,
     SourceError,
     VersionError,
@@ -154,7 +153,7 @@ def feed(
     $ recs feed 0 --endpoint discover --size 10
     $ recs feed 4711 --request-id 1f0c… --json
     $ recs feed 4711 --policy bolder.toml
-    $ recs feed 4711 --explain --lang es --missing resume:812
+    $ recs feed 4711 --explain --lang es --missing TYPE:812
     $ recs feed --users due-today.txt --size 6 --json > mails.jsonl
     $ psql -Atc 'SELECT id FROM subscribers' | recs feed --users - --size 6 --record --json > mails.jsonl
     """
@@ -169,11 +168,11 @@ def feed(
     if user is None:
         raise typer.BadParameter("is missing: name a user, or a file of many by --users", param_hint="USER")
     endpoint = endpoint or "total"
-    from recommendation_service.api.schemas import read_feed_body
+    from recommendation_service.api.schemas import as_ids, parse_excluded
+    from recommendation_service.catalog.inspection import read_item
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.feed.generation import Generation
     from recommendation_service.feed.loading import load_kernels
-    from recommendation_service.feed.missing import read_item
     from recommendation_service.feed.request import FeedRequest
     from recommendation_service.model.kinds import ENDPOINTS
     from recommendation_service.policies.choice import PolicyChoice
@@ -186,9 +185,9 @@ def feed(
     if request_id is not None and not re.fullmatch(r"[0-9A-Za-z._-]{1,128}", request_id):
         raise typer.BadParameter("must be letters, digits, . _ or -, at most 128", param_hint="--request-id")
     try:
-        excluded = read_feed_body(json.dumps({"EXCLUDED_IDS": exclude}).encode()).excluded
-    except InvalidRequest as error:
-        raise typer.BadParameter(error.details[0]["problem"], param_hint="--exclude") from None
+        excluded = as_ids(parse_excluded(exclude) if exclude is not None else None)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--exclude") from None
     settings = load_settings()
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()

@@ -180,9 +180,11 @@ class Display:
                 "-d '{\"size\": 5}'\n"
             )
             return
+        from recommendation_service.mappings.forms import example_body
+
         typer.echo(
             f"  curl -s {self._address}{self._settings.api_path}/search/total -H 'Content-Type: application/json'{key} "
-            f'-d \'{{"SELF_ID": {_some_user(serving)}, "N_VIDEOS": 24}}\'\n'
+            f"-d '{example_body(_some_user(serving))}'\n"
         )
         if self._settings.learner != "off":
             typer.echo(
@@ -217,7 +219,7 @@ def _make_demo(path: Path, settings: Settings, display: Display) -> None:
     from sqlalchemy import NullPool, create_engine
 
     from recommendation_service.catalog.commands import publish_catalog
-    from recommendation_service.demo.interacpedia import load_interacpedia
+    from recommendation_service.demo import load_invented
 
     path.parent.mkdir(parents=True, exist_ok=True)
     # Under another name until it is whole, so that an interrupted build is not taken for one.
@@ -234,7 +236,7 @@ def _make_demo(path: Path, settings: Settings, display: Display) -> None:
                 left.unlink()
             engine = create_engine(f"sqlite:///{unfinished}", poolclass=NullPool)
             try:
-                load_interacpedia(engine, progress=display.advance)
+                load_invented(engine, progress=display.advance)
             finally:
                 engine.dispose()
             unfinished.rename(path)

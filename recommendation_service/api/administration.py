@@ -133,7 +133,7 @@ def add_administration(
         openapi_extra=_ADMINISTRATOR,
     )
     async def forget(request: Request, user_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> Response:
-        """Says what was removed. What the operator's own tables have of the user, activity_log included, stays.
+        """Says what was removed. What the operator's own tables have of the user, a log of events included, stays.
         `fleet_told`: other machines forget within seconds (with Redis; without, ask each). `learned_stays`: what was
         learned cannot be unlearned, and is of so many shown items of the user at most. Administrators only."""
         access.check_administrator(request.scope)

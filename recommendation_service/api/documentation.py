@@ -28,13 +28,21 @@ from recommendation_service.api.schemas import (
     LONGEST_SESSION_ID,
     MOST_EXCLUDED,
     MOST_ITEMS,
-    SPELLINGS,
 )
 from recommendation_service.catalog.filter_columns import Rule
 from recommendation_service.feed.explain import Why
-from recommendation_service.feed.pipeline import IDS_FIELDS
-from recommendation_service.mappings.interacpedia.items import ChallengeItem, ResumeItem
-from recommendation_service.model import item_keys
+from recommendation_service.mappings.answers import IDS_FIELDS
+from recommendation_service.mappings.documented import (
+    DESCRIPTION,
+    FEED_EXAMPLE,
+    FEED_ITEM_SCHEMAS,
+    ITEMS,
+    NOT_ALWAYS,
+    SIZE_FIELD,
+    SUMMARIES,
+)
+from recommendation_service.mappings.forms import SPELLINGS
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
 from recommendation_service.model.kinds import ENDPOINTS
 
 PAGE = "/docs"
@@ -47,16 +55,6 @@ PAGE_FILES = {
     "favicon-32x32.png": "image/png",
 }
 
-SUMMARIES = {
-    "total": "Résumé videos and challenges mixed",
-    "discover": "Résumé videos only",
-    "flow": "Challenges only",
-}
-ITEM_TYPES = {
-    "total": ("ResumeItem", "ChallengeItem"),
-    "discover": ("ResumeItem",),
-    "flow": ("ChallengeItem",),
-}
 ERRORS = {
     400: "The body is not JSON, or not of the coding that Content-Encoding names",
     401: "No API key or token",
@@ -157,9 +155,7 @@ class DocumentedFeeds(NamedTuple):
 
     @property
     def types(self) -> list[str]:
-        return list(self.item_fields) or [
-            item_keys.ITEM_TYPES[number] for number in (item_keys.RESUME, item_keys.CHALLENGE)
-        ]
+        return list(self.item_fields) or list(ITEM_TYPES[:CREATOR])
 
     @property
     def filters(self) -> Mapping[str, Rule]:
@@ -224,20 +220,18 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
     document = get_openapi(
         title="Recommendation service",
         version=__version__,
-        description="Personal, diverse feeds of talent videos (résumés) and challenges."
+        description=DESCRIPTION
         if named.has_search
         else f"Personal, diverse feeds: {', '.join(feed.name for feed in named.feeds)}; of {', '.join(named.types)}.",
         routes=app.routes,
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    _, item_schemas = msgspec.json.schema_components(
-        [ResumeItem, ChallengeItem, Why], ref_template="#/components/schemas/{name}"
-    )
+    _, item_schemas = msgspec.json.schema_components([*ITEMS, Why], ref_template="#/components/schemas/{name}")
     schemas |= item_schemas
-    for item in ("ResumeItem", "ChallengeItem"):
-        # Everything of an item is always there, but status_at (where unknown) and why (unless asked for).
-        schemas[item]["required"] = sorted(set(schemas[item]["properties"]) - {"status_at"})
+    for item in (one.__name__ for one in ITEMS):
+        # Everything of an item is always there, but what may be unknown, and why (unless asked for).
+        schemas[item]["required"] = sorted(set(schemas[item]["properties"]) - NOT_ALWAYS)
         schemas[item]["properties"]["why"] = {"$ref": "#/components/schemas/Why"}
     document["tags"] = [{"name": "feeds"}, {"name": "lists"}, {"name": "feedback"}, {"name": "operations"}]
     schemas["FeedRequest"] = _feed_request()
@@ -327,12 +321,12 @@ def _feed_request() -> dict[str, Any]:
     return {
         "type": "object",
         "properties": properties,
-        "examples": [{"SELF_ID": 4711, "N_VIDEOS": DEFAULT_ITEMS, "EXCLUDED_IDS": [812], "explain": True}],
+        "examples": [FEED_EXAMPLE],
     }
 
 
 def _feed_answer(endpoint: str) -> dict[str, Any]:
-    items = [{"$ref": f"#/components/schemas/{name}"} for name in ITEM_TYPES[endpoint]]
+    items = [{"$ref": f"#/components/schemas/{name}"} for name in FEED_ITEM_SCHEMAS[endpoint]]
     body = {
         IDS_FIELDS[endpoint]: {
             "type": "array",
@@ -382,7 +376,7 @@ def _error() -> dict[str, Any]:
                 "error": {
                     "code": "invalid_request",
                     "message": "The request has invalid fields.",
-                    "details": [{"field": "N_VIDEOS", "problem": "must be from 1 to 100, but is 0"}],
+                    "details": [{"field": SIZE_FIELD, "problem": "must be from 1 to 100, but is 0"}],
                 },
             }
         ],

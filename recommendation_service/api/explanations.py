@@ -16,14 +16,13 @@ from recommendation_service.api.documentation import answers
 from recommendation_service.api.feeds import accepted_language
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.threads import Threads
+from recommendation_service.catalog.inspection import read_item
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, SourceError
-from recommendation_service.feed.missing import read_item
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.user_memory import MemoryFailed
-from recommendation_service.model.item_keys import CHALLENGE, ITEM_TYPES, RESUME
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.explanation import (
     Explanation,
@@ -41,8 +40,6 @@ MOST_MISSING = 20
 CALLS_PER_SECOND = 5.0
 
 _REQUEST_ID = "^[0-9a-fA-F]{32}$"
-_TYPES = [ITEM_TYPES[RESUME], ITEM_TYPES[CHALLENGE]]  # in the document; a mapping's own types are taken likewise
-_Item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(_TYPES)}):[1-9][0-9]{{0,17}}$"})]
 
 
 def add_explanations(
@@ -53,9 +50,11 @@ def add_explanations(
     catalogs: CatalogStore,
     access: Access,
     threads: Threads,
+    types: Sequence[str],
 ) -> None:
-    """Declare the route. ``threads``: those that may wait for the database."""
+    """Declare the route. ``threads``: those that may wait for the database; ``types``: of items, by name."""
     calls = RateLimiter(CALLS_PER_SECOND)
+    item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(types)}):[1-9][0-9]{{0,17}}$"})]
 
     @app.get(
         f"{prefix}/explain/{{request_id}}",
@@ -67,11 +66,11 @@ def add_explanations(
     async def explain(
         request: Request,
         request_id: Annotated[str, Path(), WithJsonSchema({"type": "string", "pattern": _REQUEST_ID})],
-        missing: Annotated[list[_Item] | None, Query(max_length=MOST_MISSING)] = None,
+        missing: Annotated[list[item] | None, Query(max_length=MOST_MISSING)] = None,
         lang: Annotated[Literal["en", "es"] | None, Query()] = None,
     ) -> Response:
         """By the `request_id` of its answer, as long as it is in the log, in recs_events or among decisions. `missing`:
-        items, as `resume:812`, of which it is told at which stage they fell and why. `lang`: of the sentences; without
+        items, as `TYPE:812`, of which it is told at which stage they fell and why. `lang`: of the sentences; without
         it, Accept-Language. Each part says whether it was recorded with the feed, is recomputed from that, or is of
         today. Administrators only."""
         access.check_administrator(request.scope)

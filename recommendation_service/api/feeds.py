@@ -4,10 +4,10 @@ import hashlib
 
 from recommendation_service.api.calls import JSON, Call, Headers, Reply
 from recommendation_service.api.limits import RateLimiter
-from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import IdempotencyConflict, InvalidRequest
 from recommendation_service.feed.request import FeedFields
 from recommendation_service.feed.sentences import language_for
+from recommendation_service.mappings.forms import read_feed_body
 from recommendation_service.memory.answers import ANSWER_SECONDS, Asked, answer_key
 from recommendation_service.serving.seen_store import OtherRequest
 

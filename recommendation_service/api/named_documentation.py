@@ -6,6 +6,7 @@ from typing import Any
 from recommendation_service.api.named_feeds import DIGITS, LARGEST_VALUE, LONGEST_ID, MOST_VALUES, IdForms, NamedFeed
 from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID, MOST_EXCLUDED, MOST_ITEMS
 from recommendation_service.catalog.filter_columns import Rule
+from recommendation_service.mappings.documented import ITEMS
 
 REQUEST = "NamedFeedRequest"
 ANSWER = "NamedFeed"
@@ -112,8 +113,7 @@ def _request(forms: IdForms, filters: Mapping[str, Rule]) -> dict[str, Any]:
 
 def _answer(forms: IdForms, types: list[str]) -> dict[str, Any]:
     of_types = [{"$ref": f"#/components/schemas/{_item(name)}"} for name in types] or [
-        {"$ref": "#/components/schemas/ResumeItem"},
-        {"$ref": "#/components/schemas/ChallengeItem"},
+        {"$ref": f"#/components/schemas/{one.__name__}"} for one in ITEMS
     ]
     properties = {
         "ids": {"type": "array", "items": _item_id(forms), "description": "the items' ids, in feed order"},

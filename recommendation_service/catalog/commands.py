@@ -1,6 +1,7 @@
 """`recs catalog …`: build, list, verify and look into catalog versions."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.core.output import print_rows
+from recommendation_service.mappings.answers import ITEM_COUNTS
 from recommendation_service.versions.commands import tell_what_is_wrong
 
 app = typer.Typer(no_args_is_help=True, help="Catalog versions: what feeds are served from.")
@@ -105,25 +107,31 @@ def list_versions(as_json: AsJson = False) -> None:
     if not rows:
         typer.echo(f"No catalog in {store.folder}: run `recs catalog build`.")
         return
+    items = list(dict.fromkeys(name for row in rows if "counts" in row for name in _items(row["counts"])))
     print_rows(
-        ("version", "", "videos", "challenges", "users", "size", "policy"),
-        [_listed(row) for row in rows],
-        right={2, 3, 4, 5},
+        ("version", "", *items, "users", "size", "policy"),
+        [_listed(row, items) for row in rows],
+        right=set(range(2, 4 + len(items))),
     )
     for row in rows:
         if "problem" in row:
             typer.echo(f"{row['version']}: {row['problem']}")
 
 
-def _listed(row: dict[str, Any]) -> tuple[str, ...]:
+def _items(counts: dict[str, int]) -> dict[str, int]:
+    """How many items a catalog has, by what its build calls them."""
+    return {name: counts[name] for name in (*ITEM_COUNTS, "items") if name in counts}
+
+
+def _listed(row: dict[str, Any], items: Sequence[str]) -> tuple[str, ...]:
     if "problem" in row:
-        return (row["version"], "damaged", "", "", "", "", "")
+        return (row["version"], "damaged", *("" for _ in items), "", "", "")
     counts = row["counts"]
+    found = _items(counts)
     return (
         row["version"],
         "current" if row["current"] else "",
-        f"{counts['videos']:,}",
-        f"{counts['challenges']:,}",
+        *(f"{found[name]:,}" if name in found else "" for name in items),
         f"{counts['known_users']:,}",
         f"{row['bytes'] / 1e6:,.1f} MB",
         row["policy"],
@@ -144,8 +152,7 @@ def verify(version: Version = None, as_json: AsJson = False) -> None:
 @app.command()
 def show(
     version: Version = None,
-    video: Annotated[int | None, typer.Option(help="A résumé video's number.")] = None,
-    challenge: Annotated[int | None, typer.Option(help="A challenge's number.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="TYPE:ID", help="An item, by its type and id.")] = None,
     user: Annotated[int | None, typer.Option(help="A user's number.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,20 +160,21 @@ def show(
 
     \b
     $ recs catalog show
-    $ recs catalog show --video 812          # of one that is not there, the rule that keeps it out
+    $ recs catalog show --item TYPE:812      # of one that is not there, the rule that keeps it out
     $ recs catalog show --user 4711 --json
     """
-    from recommendation_service.catalog.inspection import describe_item, describe_user
-    from recommendation_service.model.item_keys import CHALLENGE, RESUME
+    from recommendation_service.catalog.inspection import describe_item, describe_user, read_item
 
     store = _store()
     version = store.named(version)
     catalog = store.open(version)
     names = store.names(version)
-    if video is not None:
-        _print(describe_item(catalog, names, RESUME, video), as_json)
-    elif challenge is not None:
-        _print(describe_item(catalog, names, CHALLENGE, challenge), as_json)
+    if item is not None:
+        try:
+            wanted = read_item(item, catalog.item_types)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--item") from None
+        _print(describe_item(catalog, names, *wanted), as_json)
     elif user is not None:
         _print(describe_user(catalog, names, user), as_json)
     elif as_json:

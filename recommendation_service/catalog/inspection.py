@@ -1,5 +1,6 @@
 """What a catalog holds of one item or one user, in words: for people who ask why."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,8 +11,24 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import LARGEST_ITEM, item_key, type_name
+from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, item_key, type_name
 from recommendation_service.model.kinds import kind_name
+
+
+def read_item(text: str, types: Mapping[str, int]) -> tuple[int, int]:
+    """Type and number of an item that is named as ``TYPE:812``. ``types``: numbers by name, as a catalog has them.
+
+    Raises ValueError that says what is wrong.
+    """
+    name, _, digits = text.partition(":")
+    if name not in types:
+        raise ValueError(f"must be TYPE:ID with a TYPE of {', '.join(types)}, but is {text[:64]!r}")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
+        raise ValueError(f"must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}")
+    largest = LARGEST_ITEM if types[name] <= CREATOR else LARGEST_OTHER
+    if not 0 < int(digits) <= largest:
+        raise ValueError(f"must have an id from 1 to {largest}, but is {text[:64]!r}")
+    return types[name], int(digits)
 
 
 def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, number: int) -> dict[str, Any]:

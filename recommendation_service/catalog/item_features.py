@@ -12,7 +12,7 @@ from recommendation_service.policies.format import PolicyFile
 
 
 class ItemStatistics(NamedTuple):
-    """What the catalog knows of n items; all (n,) float64. Challenges have zeros but for their age."""
+    """What the catalog knows of n items; all (n,) float64. Items without terms have zeros but for their age."""
 
     age_days: Float64
     views: Float64

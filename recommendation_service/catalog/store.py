@@ -30,7 +30,7 @@ from recommendation_service.model.columns import (
     Int64,
 )
 from recommendation_service.model.features import FEATURES
-from recommendation_service.model.item_keys import CHALLENGE, ITEM_TYPES, RESUME
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
 from recommendation_service.versions.store import NewVersion, VersionStore
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Catalog:
     def item_types(self) -> dict[str, int]:
         """Number by name, in the order of their rows; one that an earlier release built has the first two."""
         types: dict[str, int] | None = self.manifest.get("item_types")
-        return types or {ITEM_TYPES[number]: number for number in (RESUME, CHALLENGE)}
+        return types or {ITEM_TYPES[number]: number for number in range(CREATOR)}
 
     @property
     def rows_of_type(self) -> dict[str, tuple[int, int]]:
@@ -303,7 +303,7 @@ def _later_columns(columns: dict[str, Any]) -> dict[str, Any]:
     """Of a version of an earlier release: nobody took anything together, and of the first two types the first bears
     tokens. Read-only, as mapped ones are."""
     items, later = len(columns["item_id"]), {}
-    values = {"type_number": [RESUME, CHALLENGE], "type_offsets": [0, columns["worded"], items]}
+    values = {"type_number": range(CREATOR), "type_offsets": [0, columns["worded"], items]}
     for name in LATER_COLUMNS:
         if name not in columns:
             rows = {"neighbour_offsets": items + 1, "trending": items}.get(name, 0)

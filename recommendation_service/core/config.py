@@ -23,6 +23,7 @@ from sqlalchemy.exc import ArgumentError
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.local_time import zone_of
 from recommendation_service.core.postgresql_address import is_postgresql, postgresql_address, problem_of
+from recommendation_service.mappings.settings import DATABASE, OperatorSettings
 
 ENV_FILE = ".env"
 # Settings that say something by being empty; empty values of all others count as unset.
@@ -50,7 +51,7 @@ def _given() -> dict[str, tuple[str, str]]:
     return given
 
 
-class Settings(BaseSettings):
+class Settings(OperatorSettings):
     """Every setting of the service. Names in the environment are the same in capitals."""
 
     model_config = SettingsConfigDict(
@@ -76,7 +77,7 @@ class Settings(BaseSettings):
     mysql_port: Port = Field(3306, description="its port")
     mysql_user: str | None = Field(None, description="its user")
     mysql_password: SecretStr = Field(SecretStr(""), description="that user's password")
-    mysql_db: str = Field("interacpedia", description="the operator's database", min_length=1)
+    mysql_db: str = Field(DATABASE, description="the operator's database", min_length=1)
     mysql_pool_size: int = Field(20, ge=1, le=1000, description="most connections of a pool")
     mysql_use_pooling: bool = Field(True, description="false: open a connection for each use")
     mysql_connect_timeout_seconds: int = Field(
@@ -113,7 +114,6 @@ class Settings(BaseSettings):
     api_path: str = Field("/api", description="prefix of the endpoints")
     api_host: str = Field("0.0.0.0", description="address that `recs serve` binds")  # noqa: S104
     api_port: Port = Field(5005, description="port that `recs serve` binds")
-    media_base_url: str = Field("https://media.interacpedia.com", description="address under which avatars are found")
     video_as_image: bool = Field(True, description="false: the image of an item without a picture is empty")
     item_times_with_zone: bool = Field(False, description="true: times of items end in Z, as they are UTC")
 
@@ -300,7 +300,7 @@ class Settings(BaseSettings):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="a catalog that would lose more than this share of its videos or challenges at once is held back",
+        description="a catalog that would lose more than this share of its items of a type at once is held back",
     )
     catalog_hold_seconds: int = Field(
         3600,
@@ -450,8 +450,6 @@ class Settings(BaseSettings):
 
     # What is eligible.
     users_window_days: WindowDays = Field(90, description="users created or updated since are loaded")
-    videos_window_days: WindowDays = Field(360, description="résumé videos created since are eligible")
-    challenges_window_days: WindowDays = Field(90, description="challenges created or updated since are eligible")
     interactions_window_days: WindowDays = Field(90, description="ratings, matches and saves that count for a user")
     views_window_days: WindowDays = Field(30, description="views that count for a user")
     connections_window_days: WindowDays = Field(90, description="connections that count")
@@ -658,7 +656,7 @@ class Settings(BaseSettings):
             )
         if self.database_url:
             return with_driver(make_url(self.database_url.get_secret_value()))
-        return URL.create("sqlite", database=str(self.data_dir / "interacpedia.sqlite"))
+        return URL.create("sqlite", database=str(self.data_dir / f"{DATABASE}.sqlite"))
 
     @property
     def has_redis(self) -> bool:

@@ -1,8 +1,8 @@
 """Opens the connections of an engine to MySQL or MariaDB: the limits of a handshake, TLS, and what failed in words.
 
 PyMySQL by itself reads every certificate that the machine trusts at each connection, over a socket too, which is
-far more work than all the rest of it: so a process makes its TLS context once. It resumes sessions, which halves what
-a handshake costs.
+far more work than all the rest of it: so a process makes its TLS context once. It takes TLS sessions up again, which
+halves what a handshake costs.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from recommendation_service.core.config import Settings
 
 Server = tuple[str, int]
 
-# A session that a server would not resume is not replaced at every connection: keeping one costs, too.
+# A session that a server would not take up is not replaced at every connection: keeping one costs, too.
 SESSION_SECONDS = 60.0
 # What PyMySQL raises beside its own errors: a package that an authentication wants and that is not there, and what
 # is not MySQL at the other end.
@@ -76,7 +76,7 @@ def _context_of_no_use() -> ssl.SSLContext:
 
 
 class TlsContext(ssl.SSLContext):
-    """Certificates that were loaded once, and for each server the session that a next connection resumes.
+    """Certificates that were loaded once, and for each server the session that a next connection goes on with.
 
     A session was verified as this context asks when it began, and is given to the same name and port only.
     """

@@ -199,13 +199,13 @@ class RedisGuard:
             result = await command(self.client)
         except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
             if _is_refusal(error):
-                self._resume()  # it is there, and answers
+                self._go_on()  # it is there, and answers
                 self._note_denial(error)
             else:
                 self._pause(reason_of(error))
                 await self._drop_idle_connections()
             return error, None
-        self._resume()
+        self._go_on()
         return None, result
 
     async def _drop_idle_connections(self) -> None:
@@ -227,7 +227,7 @@ class RedisGuard:
         self._paused_until = now + min(FIRST_PAUSE_SECONDS * 2.0**self._failures, LONGEST_PAUSE_SECONDS)
         self._failures = min(self._failures + 1, 30)
 
-    def _resume(self) -> None:
+    def _go_on(self) -> None:
         if self._failures:
             log.warning("redis_available_again", address=self._address)
         self._failures = 0

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.core.output import print_rows
-from recommendation_service.demo.interacpedia import DEFAULT_SEED, load_interacpedia
+from recommendation_service.demo.interacpedia import DEFAULT_SEED, load_invented
 from recommendation_service.demo.loading import DemoError, LoadReport
 from recommendation_service.demo.loading import Progress as ProgressCallback
 from recommendation_service.demo.movielens import load_movielens
@@ -98,7 +98,7 @@ def load(
                     announce=lambda notice: console.print(notice, markup=False, highlight=False),
                 )
             else:
-                report = load_interacpedia(engine, scale=scale, seed=seed, replace=replace, progress=progress)
+                report = load_invented(engine, scale=scale, seed=seed, replace=replace, progress=progress)
     except DemoError as error:
         raise _exit(error, FAILED) from None
     finally:

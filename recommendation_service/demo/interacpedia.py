@@ -20,7 +20,7 @@ from recommendation_service.demo.words import Words
 DEFAULT_SEED = 7
 
 
-def load_interacpedia(
+def load_invented(
     engine: Engine,
     *,
     scale: float = 1.0,

@@ -6,7 +6,6 @@ is there at all. That catalog is the feed's while it is kept, and else today's.
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import Withheld
 from recommendation_service.model.columns import rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, RESUME, pack, type_name, unpack
+from recommendation_service.model.item_keys import pack, type_name, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
 from recommendation_service.ranking.places import find
@@ -28,22 +27,6 @@ from recommendation_service.ranking.slate_withheld import BY_REQUEST, CREATOR_HI
 
 CREATOR_RULE, SKILL_RULE, OTHER_RULE = "creator", "skill", "limits"
 _GATE = FEATURE_NAMES.index("quality_gate")
-
-
-def read_item(text: str, types: Mapping[str, int]) -> tuple[int, int]:
-    """Type and number of an item that is named as ``resume:812``. ``types``: numbers by name, as a catalog has them.
-
-    Raises ValueError that says what is wrong.
-    """
-    name, _, digits = text.partition(":")
-    if name not in types:
-        raise ValueError(f"must be TYPE:ID with a TYPE of {', '.join(types)}, but is {text[:64]!r}")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
-        raise ValueError(f"must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}")
-    largest = LARGEST_ITEM if types[name] <= CREATOR else LARGEST_OTHER
-    if not 0 < int(digits) <= largest:
-        raise ValueError(f"must have an id from 1 to {largest}, but is {text[:64]!r}")
-    return types[name], int(digits)
 
 
 def name_of(catalog: Catalog, item_type: int) -> str:
@@ -153,7 +136,7 @@ def _barred_by(scene: Scene, position: int, slot: DecidedSlot, key: int) -> list
     near = [row for row in rows[max(0, position - limits.creator_window + 1) :] if row >= 0]
     if "creator_window" in in_force and any(arrays.creator[row] == arrays.creator[item] for row in near):
         barred.append(CREATOR_RULE)
-    if "skill_novelty" in in_force and unpack(key)[0] == RESUME:
+    if "skill_novelty" in in_force and item < arrays.worded:
         of_feed = set(itertools.chain.from_iterable(_skills(scene.catalog, row) for row in rows if row >= 0))
         if len(of_feed) >= limits.novelty_after_skills and of_feed.issuperset(_skills(scene.catalog, item)):
             barred.append(SKILL_RULE)

@@ -16,6 +16,7 @@ from recommendation_service.feed.filters import Filters
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedRequest, Outsider
 from recommendation_service.feed.withheld import pack_withheld, withheld_of
+from recommendation_service.mappings.answers import IDS_FIELDS
 from recommendation_service.model.columns import Bytes, hash_token
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
@@ -39,7 +40,6 @@ from recommendation_service.ranking.working_memory import (
     make_working_memory,
 )
 
-IDS_FIELDS = {"total": "mix_ids", "discover": "resume_ids", "flow": "challenge_ids"}
 _HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
 BODY_BYTES = 1 << 16  # room for an answer to begin with
 WITHHELD_ITEMS = 1 << 10  # likewise for what a feed could not hold

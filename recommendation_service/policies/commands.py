@@ -326,7 +326,7 @@ def rollback(why: Why, by: By = None, expect: Expect = None, here: Here = False,
     """Serve the version that was served before the current one. Refused while one is pinned.
 
     \b
-    $ recs policy rollback --why "fewer challenges were opened"
+    $ recs policy rollback --why "fewer items were opened"
     """
     with changing(here) as (settings, store):
         store.rollback(deed_of(why, by), expect)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from recommendation_service.mappings.answers import FEED_ITEMS
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES
 from recommendation_service.model.features import (
     COLLABORATIVE_NAMES,
@@ -253,7 +254,7 @@ def contradictions(content: dict[str, Any]) -> list[str]:
     if isinstance(kinds, dict) and isinstance(feeds, dict) and any(name in KINDS for name in kinds):
         problems += [f"feeds.{name}: is missing" for name in ENDPOINTS if name not in feeds]
     problems += _number_problems(kinds) if isinstance(kinds, dict) else []
-    for endpoint, item in (("discover", "resume"), ("flow", "challenge")):
+    for endpoint, item in FEED_ITEMS.items():
         pattern = feeds.get(endpoint) if isinstance(feeds, dict) else None
         for name in pattern if isinstance(pattern, list) else ():
             kind = kinds.get(name) if isinstance(kinds, dict) and isinstance(name, str) else None

@@ -10,13 +10,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.mappings.shipped import STARTING_POLICY
 from recommendation_service.model.columns import Float64
 from recommendation_service.model.features import HAND_SET, USER_TERMS
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.format import PolicyFile, contradictions
 
-SHIPPED = Path(__file__).with_name("starting.toml")
+SHIPPED = STARTING_POLICY
 
 
 class Learned(NamedTuple):

@@ -269,7 +269,7 @@ class Condition:
             "recs_events_dead_total": ("Records that became dead letters", status.dead_letters),
             "recs_events_forgotten_total": ("Records of forgotten users, dropped", status.forgotten),
             "recs_events_damaged_segments_total": ("Segments of the log with damage", status.damaged_segments),
-            "recs_events_escaped_total": ("Events that activity_log has with escapes only", status.escaped),
+            "recs_events_escaped_total": ("Events that the operator's log has with escapes only", status.escaped),
             "recs_events_torn_total": ("Half-written records at a segment's end, dropped", status.torn_records),
             "recs_flushes_total": ("Flushes", status.flushes),
             "recs_flush_seconds_total": ("Time of flushes", status.flush_seconds),

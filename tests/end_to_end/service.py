@@ -25,7 +25,7 @@ import httpx
 import sqlalchemy
 
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from tests.servers import LOOPBACK, NO_AUTHORITIES, free_port, wait_until
 from tests.support.made_once import copy_of_made_once
 
@@ -219,7 +219,7 @@ def load_demo(folder: Path, scale: float = 0.02) -> Path:
     def make(path: Path) -> None:
         engine = sqlalchemy.create_engine(f"sqlite:///{path}")
         try:
-            load_interacpedia(engine, scale=scale)
+            load_invented(engine, scale=scale)
         finally:
             engine.dispose()
 

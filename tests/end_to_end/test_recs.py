@@ -137,8 +137,7 @@ def test_show_tells_of_the_version_an_item_or_a_user(folder: Path, known_user: i
     assert manifest["version"] in output(folder, "catalog", "show", manifest["version"])
     feed = as_json(folder, "feed", "0")["body"]["items"]
     for item in (next(item for item in feed if item["type"] == kind) for kind in ("resume", "challenge")):
-        option = "--video" if item["type"] == "resume" else "--challenge"
-        described = as_json(folder, "catalog", "show", option, str(item["id"]))
+        described = as_json(folder, "catalog", "show", "--item", f"{item['type']}:{item['id']}")
         assert described["item"]["id"] == item["id"]
         assert len(described["features"]) == 18
     assert as_json(folder, "catalog", "show", "--user", str(known_user))["user_id"] == known_user
@@ -148,8 +147,8 @@ def test_show_tells_of_the_version_an_item_or_a_user(folder: Path, known_user: i
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("catalog", "show", "--video", "999999"),
-        ("catalog", "show", "--challenge", "999999"),
+        ("catalog", "show", "--item", "resume:999999"),
+        ("catalog", "show", "--item", "challenge:999999"),
         ("catalog", "show", "--user", "999999999"),
         ("catalog", "show", "20200101T000000.000000Z"),
     ],

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy.engine import URL
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, recs, run
 from tests.servers import LOOPBACK
 
@@ -242,7 +242,7 @@ def test_metrics_of_an_earlier_run_are_not_counted_again(service: Service, tmp_p
 
 def test_mariadb_is_read_through_a_pool_that_the_log_names(mariadb_url: URL, tmp_path: Path) -> None:
     engine = sqlalchemy.create_engine(mariadb_url, poolclass=sqlalchemy.NullPool)
-    load_interacpedia(engine, scale=0.02)
+    load_invented(engine, scale=0.02)
     settings = {
         "MYSQL_HOST": str(mariadb_url.host),
         "MYSQL_PORT": str(mariadb_url.port),

@@ -21,7 +21,7 @@ from typing import Self
 import redis
 import sqlalchemy
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.flusher_status import FlusherStatus, read_status
 from recommendation_service.log.lags import LogLags
@@ -140,7 +140,7 @@ class Scene:
         self.mariadb.execute(f"CREATE DATABASE {DATABASE}")
         engine = sqlalchemy.create_engine(self.mariadb.url(DATABASE))
         try:
-            load_interacpedia(engine, scale=self._scale)
+            load_invented(engine, scale=self._scale)
         finally:
             engine.dispose()
         account = f"'{USER}'@'{LOOPBACK}'"

@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.demo.dirt import Dirt
 from recommendation_service.demo.sizes import sizes_at
 from tests.unit.sources.operator_database import NOW, POLICY, OperatorDatabase, View
@@ -22,13 +22,13 @@ DIRT = Dirt()
 @pytest.fixture(scope="module")
 def sqlite_demo(tmp_path_factory: pytest.TempPathFactory) -> URL:
     url = URL.create("sqlite", database=str(tmp_path_factory.mktemp("demo") / "demo.sqlite"))
-    load_interacpedia(create_engine(url, poolclass=NullPool), scale=SCALE, now=NOW)
+    load_invented(create_engine(url, poolclass=NullPool), scale=SCALE, now=NOW)
     return url
 
 
 @pytest.fixture(scope="module")
 def mariadb_demo(module_mariadb_url: URL) -> URL:
-    load_interacpedia(create_engine(module_mariadb_url, poolclass=NullPool), scale=SCALE, now=NOW)
+    load_invented(create_engine(module_mariadb_url, poolclass=NullPool), scale=SCALE, now=NOW)
     return module_mariadb_url
 
 

@@ -14,7 +14,7 @@ import sqlalchemy
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.processes.registry import FLUSHER
 from recommendation_service.processes.requests import ask
@@ -50,7 +50,7 @@ def shift(tmp_path: Path) -> Shift:
 @pytest.fixture
 def engine(mariadb_url: URL) -> Iterator[Engine]:
     made = sqlalchemy.create_engine(mariadb_url, poolclass=sqlalchemy.NullPool)
-    load_interacpedia(made, scale=0.05)
+    load_invented(made, scale=0.05)
     yield made
     made.dispose()
 

@@ -26,7 +26,7 @@ import pymysql
 import pytest
 import sqlalchemy
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from tests.end_to_end.service import PATIENCE_SECONDS, Service, load_demo, parent_of
 from tests.servers import LOOPBACK, NO_AUTHORITIES, PrivateMariaDB, free_port, wait_until
 
@@ -148,7 +148,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaD
     folder = tmp_path_factory.mktemp("faults-mariadb")
     with PrivateMariaDB(folder) as server:
         engine = sqlalchemy.create_engine(server.url(DATABASE), poolclass=sqlalchemy.NullPool)
-        load_interacpedia(engine, scale=0.02)
+        load_invented(engine, scale=0.02)
         tables = sqlalchemy.inspect(engine).get_table_names()
         engine.dispose()
         server.execute(

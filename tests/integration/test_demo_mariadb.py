@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, NullPool, Table, cast, create_engine,
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 
-from recommendation_service.demo import DemoError, load_interacpedia
+from recommendation_service.demo import DemoError, load_invented
 from recommendation_service.demo.dirt import Dirt
 from recommendation_service.demo.loading import load_tables
 from recommendation_service.demo.schema import metadata
@@ -30,7 +30,7 @@ def test_mariadb_and_sqlite_hold_the_same_rows(mariadb_url: URL, tmp_path: Path)
     maria = create_engine(mariadb_url, poolclass=NullPool, connect_args=in_utc())
     lite = create_engine(f"sqlite:///{tmp_path / 'demo.sqlite'}", poolclass=NullPool)
     for engine in (maria, lite):
-        load_interacpedia(engine, scale=0.01, now=NOW)
+        load_invented(engine, scale=0.01, now=NOW)
 
     with maria.connect() as one, lite.connect() as other:
         for table in metadata.sorted_tables:
@@ -39,7 +39,7 @@ def test_mariadb_and_sqlite_hold_the_same_rows(mariadb_url: URL, tmp_path: Path)
 
 def test_zero_dates_are_stored_whatever_the_servers_mode(mariadb_url: URL) -> None:
     engine = create_engine(mariadb_url, poolclass=NullPool)
-    load_interacpedia(engine, scale=0.01, now=NOW)
+    load_invented(engine, scale=0.01, now=NOW)
 
     with engine.connect() as connection:
         zero = connection.execute(
@@ -54,7 +54,7 @@ def test_the_session_of_the_load_reaches_nobody_else(mariadb_url: URL) -> None:
     with engine.connect() as connection:
         before = tuple(connection.execute(mode).one())
 
-    load_interacpedia(engine, scale=0.01, now=NOW)
+    load_invented(engine, scale=0.01, now=NOW)
 
     with engine.connect() as connection:
         assert tuple(connection.execute(mode).one()) == before
@@ -84,7 +84,7 @@ def test_a_database_that_does_not_exist_is_created(mariadb_url: URL) -> None:
     name = f"{mariadb_url.database}-made 2"
     engine = create_engine(mariadb_url.set(database=name), poolclass=NullPool)
 
-    report = load_interacpedia(engine, scale=0.01, now=NOW)
+    report = load_invented(engine, scale=0.01, now=NOW)
 
     with engine.connect() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM users")).scalar_one() == report.counts["users"]
@@ -93,12 +93,12 @@ def test_a_database_that_does_not_exist_is_created(mariadb_url: URL) -> None:
 
 def test_loading_twice_is_refused_and_replacing_is_not(mariadb_url: URL) -> None:
     engine: Engine = create_engine(mariadb_url, poolclass=NullPool)
-    load_interacpedia(engine, scale=0.01, now=NOW)
+    load_invented(engine, scale=0.01, now=NOW)
 
     with pytest.raises(DemoError, match="--replace"):
-        load_interacpedia(engine, scale=0.01, now=NOW)
+        load_invented(engine, scale=0.01, now=NOW)
 
-    assert load_interacpedia(engine, scale=0.01, now=NOW, replace=True).counts["users"] == 2_000
+    assert load_invented(engine, scale=0.01, now=NOW, replace=True).counts["users"] == 2_000
 
 
 APPLICATION = {
@@ -130,7 +130,7 @@ def test_an_applications_tables_are_left_alone_whatever_the_options(
         before = contents(connection)
 
     with pytest.raises(DemoError, match="Name another database"):
-        load_interacpedia(engine, scale=0.01, now=NOW, replace=replace)
+        load_invented(engine, scale=0.01, now=NOW, replace=replace)
 
     with engine.connect() as connection:
         assert contents(connection) == before

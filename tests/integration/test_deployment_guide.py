@@ -20,7 +20,7 @@ from sqlalchemy import NullPool, create_engine
 
 from recommendation_service import cli
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.mappings.interacpedia.schema import PHASE_1
 from tests.end_to_end.service import REPOSITORY, checkout, pids_with_variable
 from tests.servers import LOOPBACK, PrivateMariaDB, find_program, free_port, wait_until
@@ -134,7 +134,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
     with server:
         server.execute("CREATE DATABASE interacpedia")
         engine = create_engine(server.url("interacpedia"), poolclass=NullPool)
-        load_interacpedia(engine, scale=0.02)
+        load_invented(engine, scale=0.02)
         engine.dispose()
         yield walked(folder, server)
     shutil.rmtree(folder / "mariadb")

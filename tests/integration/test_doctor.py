@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.demo.schema import metadata
 from recommendation_service.doctor.examination import Examination, examine
 from recommendation_service.doctor.findings import Finding, Severity
@@ -54,7 +54,7 @@ def finding(examination: Examination, name: str) -> Finding:
 def before_and_after(module_mariadb_url: URL, tmp_path_factory: pytest.TempPathFactory) -> tuple[Examination, ...]:
     """At the operator's sizes, without phase 1's indices and with them."""
     engine = create_engine(module_mariadb_url, poolclass=NullPool)
-    load_interacpedia(engine)
+    load_invented(engine)
     engine.dispose()
     folder = tmp_path_factory.mktemp("data")
     before = examined(module_mariadb_url, folder)

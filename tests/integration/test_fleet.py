@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.doctor.redis_server import PROBES
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.user_memory import UserMemory
@@ -30,7 +30,7 @@ PAGE = 12  # items; the demo has a few hundred
 @pytest.fixture(scope="module")
 def database(module_mariadb_url: sqlalchemy.URL) -> str:
     engine = sqlalchemy.create_engine(module_mariadb_url)
-    load_interacpedia(engine, scale=0.1)
+    load_invented(engine, scale=0.1)
     engine.dispose()
     return module_mariadb_url.render_as_string(hide_password=False)
 

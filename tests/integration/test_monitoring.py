@@ -28,7 +28,7 @@ from recommendation_service.catalog.server_figures import (
     ServerWatch,
     last_figures,
 )
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.log.reader import LogReader
 from recommendation_service.mappings.interacpedia.schema import REQUIRED
 from recommendation_service.mappings.interacpedia.statements import tables_read
@@ -120,7 +120,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaD
             "CREATE TABLE other.users (id INT PRIMARY KEY)",
         )
         engine = sqlalchemy.create_engine(server.url(DATABASE))
-        load_interacpedia(engine, scale=0.01)
+        load_invented(engine, scale=0.01)
         engine.dispose()
         yield server
 

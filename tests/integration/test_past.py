@@ -13,7 +13,7 @@ import httpx
 import pytest
 import sqlalchemy
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.memory.entries import as_entries, user_key
 from recommendation_service.memory.memory_file import BOOT_FILE
 from recommendation_service.memory.user_memory import UserMemory
@@ -142,7 +142,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaD
     folder = tmp_path_factory.mktemp("past-mariadb")
     with PrivateMariaDB(folder) as server:
         engine = sqlalchemy.create_engine(server.url(DATABASE), poolclass=sqlalchemy.NullPool)
-        load_interacpedia(engine, scale=0.1)
+        load_invented(engine, scale=0.1)
         engine.dispose()
         yield server
     shutil.rmtree(folder)

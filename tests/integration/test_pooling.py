@@ -13,7 +13,7 @@ import pymysql
 import pytest
 import sqlalchemy
 
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from tests.end_to_end.service import Service
 from tests.servers import LOOPBACK, NO_AUTHORITIES, PrivateMariaDB
 
@@ -29,7 +29,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaD
     folder = tmp_path_factory.mktemp("pooling-mariadb")
     with PrivateMariaDB(folder) as server:
         engine = sqlalchemy.create_engine(server.url(DATABASE), poolclass=sqlalchemy.NullPool)
-        load_interacpedia(engine, scale=0.02)
+        load_invented(engine, scale=0.02)
         engine.dispose()
         yield server
     shutil.rmtree(folder)

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, Engine
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.demo.schema import metadata
 from recommendation_service.feed.explain import Choice, Why, why
 from recommendation_service.feed.generation import Generation
@@ -46,7 +46,7 @@ SESSION_ID = str(uuid.UUID(int=7))
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> FeedPipeline:
     folder = tmp_path_factory.mktemp("demo")
     url = URL.create("sqlite", database=str(folder / "demo.sqlite"))
-    load_interacpedia(create_engine(url, poolclass=NullPool), scale=SCALE, now=NOW)
+    load_invented(create_engine(url, poolclass=NullPool), scale=SCALE, now=NOW)
     settings = OperatorDatabase.settings_of(url, folder)
     store = CatalogStore(settings.catalog_dir, 1)
     catalog = store.open(store.publish(build_catalog(OperatorDatabase.reader(settings), settings, POLICY, NOW)))

@@ -17,7 +17,7 @@ import sqlalchemy
 from recommendation_service.api.explanations import CALLS_PER_SECOND
 from recommendation_service.bootstrap import ADMINISTRATION_THREADS
 from recommendation_service.catalog.store import CatalogStore
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.processes.registry import REFRESHER
 from recommendation_service.processes.requests import ask
 from recommendation_service.sources.blacklist import QUIET_SECONDS
@@ -40,7 +40,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaD
     folder = tmp_path_factory.mktemp("refresher-mariadb")
     with PrivateMariaDB(folder) as server:
         engine = sqlalchemy.create_engine(server.url(DATABASE), poolclass=sqlalchemy.NullPool)
-        load_interacpedia(engine, scale=0.02)
+        load_invented(engine, scale=0.02)
         engine.dispose()
         yield server
     shutil.rmtree(folder)

@@ -15,7 +15,7 @@ import sqlalchemy
 
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.mappings.interacpedia.source import Source
 from tests.end_to_end.service import Service, sum_of_samples
 from tests.integration.test_database_faults import Fault
@@ -39,7 +39,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         PrivateMariaDB(folder / "replica", options=[*REPLICA, "--server-id=2"]) as replica,
     ):
         engine = sqlalchemy.create_engine(primary.url(DATABASE), poolclass=sqlalchemy.NullPool)
-        load_interacpedia(engine, scale=0.01)
+        load_invented(engine, scale=0.01)
         primary.execute(f"CREATE TABLE {DATABASE}.last_of_all (number INT)")
         engine.dispose()
         replica.follow(primary)

@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import load_settings
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest, Outsider
@@ -39,7 +39,7 @@ NOW = datetime.fromisoformat(STORED["now"])
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> URL:
     url = URL.create("sqlite", database=str(tmp_path_factory.mktemp("demo") / "demo.sqlite"))
-    load_interacpedia(create_engine(url, poolclass=NullPool), scale=STORED["scale"], now=NOW)
+    load_invented(create_engine(url, poolclass=NullPool), scale=STORED["scale"], now=NOW)
     return url
 
 

@@ -25,7 +25,7 @@ from sqlalchemy import NullPool, create_engine
 from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings, load_settings
-from recommendation_service.demo import load_interacpedia
+from recommendation_service.demo import load_invented
 from recommendation_service.feed.pipeline import FeedPipeline, FeedRequest, Outsider
 from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.ranking.working_memory import SLOTS
@@ -41,7 +41,7 @@ TEXTS = (("python", "excel"), ("marketing",), ("figma",), ("inglés", "english")
 def main(output: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         database = f"sqlite:///{folder}/demo.sqlite"
-        load_interacpedia(create_engine(database, poolclass=NullPool), scale=SCALE, now=NOW)
+        load_invented(create_engine(database, poolclass=NullPool), scale=SCALE, now=NOW)
         settings = load_settings(data_dir=Path(folder), database_url=database)
         text = Path("recommendation_service/policies/starting.toml").read_text("utf-8")
         pruned = Path(folder) / "pruned.toml"

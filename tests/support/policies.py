@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
-import recommendation_service.policies
+from recommendation_service.mappings.shipped import STARTING_POLICY
 from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURE_NAMES
 from recommendation_service.policies.format import PolicyFile
 
-SHIPPED = Path(next(iter(recommendation_service.policies.__path__))) / "starting.toml"
+SHIPPED = STARTING_POLICY
 
 
 # How many features the shipped policy has: the 18, and the collaborative ones.

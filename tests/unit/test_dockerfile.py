@@ -76,7 +76,11 @@ def test_only_what_is_copied_is_sent_to_the_builder() -> None:
         assert (ROOT / source).exists(), source
     sent = [path for path in tracked_files() if not is_ignored(path)]
     assert [path for path in sent if not any(path == source or path.startswith(source) for source in sources)] == []
-    for needed in ("recommendation_service/py.typed", "recommendation_service/policies/starting.toml", "api/server.py"):
+    for needed in (
+        "recommendation_service/py.typed",
+        "recommendation_service/mappings/interacpedia/starting.toml",
+        "api/server.py",
+    ):
         assert needed in sent
     assert is_ignored(".env")
     assert is_ignored("recommendation_service/api/__pycache__/assets.cpython-311.pyc")

@@ -18,13 +18,14 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from recommendation_service import cli, policies
+from recommendation_service import cli
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.missing import odds_of
 from recommendation_service.log import decisions as decision_log
 from recommendation_service.log.decisions import find_decision, read_decisions
+from recommendation_service.mappings.shipped import STARTING_POLICY
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.decisions import recorded_propensities, unpack_decision
@@ -81,7 +82,7 @@ def videos_in(catalog: Catalog) -> int:
 def settings_of(folder: Path) -> Settings:
     """With pools so small that most items are in none."""
     policy = folder / "small-pools.toml"
-    shipped = Path(policies.__file__).with_name("starting.toml").read_text("utf-8")
+    shipped = STARTING_POLICY.read_text("utf-8")
     policy.write_text(re.sub(r"(?m)^pool = .*$", "pool = 12", shipped), "utf-8")
     return Settings(data_dir=folder, test_row_words=("xyzzy",), policy_file=policy)
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from recommendation_service import cli
 from recommendation_service.mappings.interacpedia.user_reader import UserReader
-from recommendation_service.policies import policy
+from recommendation_service.mappings.shipped import STARTING_POLICY
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.store import PolicyStore
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
@@ -32,7 +32,7 @@ OF_ANY_CALL = re.compile(r"recs_requests?_|recs_process|recs_cpu|process_|python
 
 def other_policy() -> bytes:
     """The policy that ships, with one kind for all slots of discover."""
-    shipped = Path(policy.__file__).with_name("starting.toml").read_text("utf-8")
+    shipped = STARTING_POLICY.read_text("utf-8")
     return re.sub(r"(?m)^discover = .*$", 'discover = ["NU"]', shipped).encode()
 
 

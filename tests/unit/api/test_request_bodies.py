@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.api import schemas
-from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.core.errors import InvalidRequest, NotJson, ServiceError
 from recommendation_service.feed.request import FeedFields
+from recommendation_service.mappings.interacpedia import feed_body
+from recommendation_service.mappings.interacpedia.feed_body import read_feed_body
 
 USER_SPELLINGS = ("SELF_ID", "user_id")
 SIZE_SPELLINGS = ("N_VIDEOS", "MAX_SIZE", "size")
@@ -433,8 +433,8 @@ def outcome(read_body: Any, body: bytes) -> object:
 @example({"SELF_ID": None, "user_id": 7})
 def test_the_fast_way_answers_as_the_careful_way_does(content: dict[str, Any]) -> None:
     body = json.dumps(content, ensure_ascii=False).encode()
-    assert outcome(read_feed_body, body) == outcome(schemas._read_carefully, body)
-    fast, careful = (partial(way, endpoint="flow") for way in (read_feed_body, schemas._read_carefully))
+    assert outcome(read_feed_body, body) == outcome(feed_body._read_carefully, body)
+    fast, careful = (partial(way, endpoint="flow") for way in (read_feed_body, feed_body._read_carefully))
     assert outcome(fast, body) == outcome(careful, body)
 
 

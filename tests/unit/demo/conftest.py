@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
 
-from recommendation_service.demo import LoadReport, load_interacpedia
+from recommendation_service.demo import LoadReport, load_invented
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 SCALE = 0.02
@@ -31,7 +31,7 @@ def demo_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def demo_report(demo_engine: Engine) -> LoadReport:
-    return load_interacpedia(demo_engine, scale=SCALE, now=NOW)
+    return load_invented(demo_engine, scale=SCALE, now=NOW)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, select
 
-from recommendation_service.demo import DemoError, LoadReport, load_interacpedia
+from recommendation_service.demo import DemoError, LoadReport, load_invented
 from recommendation_service.demo.challenges import SHARED_ADDRESSES
 from recommendation_service.demo.dirt import Dirt
 from recommendation_service.demo.interacpedia import interacpedia_tables
@@ -53,8 +53,8 @@ def database(path: Path) -> Iterator[Engine]:
 
 def test_the_same_seed_gives_the_same_rows(tmp_path: Path, demo_engine: Engine, demo_report: LoadReport) -> None:
     with database(tmp_path / "again.sqlite") as again, database(tmp_path / "other.sqlite") as other:
-        load_interacpedia(again, scale=0.02, now=NOW)
-        load_interacpedia(other, scale=0.02, now=NOW, seed=8)
+        load_invented(again, scale=0.02, now=NOW)
+        load_invented(other, scale=0.02, now=NOW, seed=8)
 
         assert digest(again) == digest(demo_engine)
         assert digest(other) != digest(demo_engine)
@@ -89,11 +89,11 @@ def test_expected_rows_are_known_before_they_are_made() -> None:
 @pytest.mark.parametrize("scale", [0, -1, 1000.1, float("nan")])
 def test_a_scale_out_of_range_is_refused(empty_engine: Engine, scale: float) -> None:
     with pytest.raises(DemoError, match="scale"):
-        load_interacpedia(empty_engine, scale=scale)
+        load_invented(empty_engine, scale=scale)
 
 
 def test_the_smallest_scale_still_holds_all_the_dirt(empty_engine: Engine) -> None:
-    report = load_interacpedia(empty_engine, scale=0.0001, now=NOW)
+    report = load_invented(empty_engine, scale=0.0001, now=NOW)
 
     assert report.counts["users"] == 2_000
     assert report.dirt == Dirt().as_dict()

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import Engine, insert, inspect, text
 
-from recommendation_service.demo import DemoError, load_interacpedia
+from recommendation_service.demo import DemoError, load_invented
 from recommendation_service.demo.loading import TableRows, load_tables
 from recommendation_service.demo.schema import activity_log, likes, metadata
 
@@ -54,7 +54,7 @@ def test_tables_that_hold_rows_are_refused_by_name(empty_engine: Engine) -> None
     load_tables(empty_engine, rows(2), source="some", replace=False)
 
     with pytest.raises(DemoError, match=r"holds rows in likes\..*--replace"):
-        load_interacpedia(empty_engine, scale=0.01)
+        load_invented(empty_engine, scale=0.01)
 
     with empty_engine.connect() as connection:
         assert connection.execute(text("SELECT COUNT(*) FROM likes")).scalar() == 2

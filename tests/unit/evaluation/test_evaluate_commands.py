@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from recommendation_service import cli
 from recommendation_service.evaluation import commands, methods
+from recommendation_service.mappings.shipped import STARTING_POLICY
 from tests.unit.evaluation.logs import DAY, MIDNIGHT
 
 QUICK = ("--method", "service", "--method", "popularity", "--method", "ease")
@@ -67,7 +68,7 @@ def test_a_table_a_protocol_is_printed_with_the_service_first() -> None:
 
 
 def test_a_policy_file_is_replayed(folder: Path) -> None:
-    shipped = (Path(cli.INSTALLATION) / "recommendation_service" / "policies" / "starting.toml").read_text("utf-8")
+    shipped = STARTING_POLICY.read_text("utf-8")
     (folder / "mine.toml").write_text(shipped.replace('version = "starting-2"', 'version = "mine"'), "utf-8")
     done = replay(
         *("--events", "events.csv", "--protocol", "last_item"),
