@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from recommendation_service.model.columns import Float64, Int64
+from recommendation_service.model.columns import Float64, Int32, Int64
 from recommendation_service.model.text_ids import number_of_text
 
 Rule = Literal["equal", "contained", "at_most"]
@@ -23,6 +23,13 @@ class Listed(NamedTuple):
     values: Int64
 
 
+class Ordered(NamedTuple):
+    """The n values of all rows, smallest first: what passes is found without a look at what does not."""
+
+    values: Int64 | Float64  # (n,) no nan
+    rows: Int32  # (n,) whose they are; of one value ascending
+
+
 class FilterColumn(NamedTuple):
     """``items``, ``users``: by row of the catalog; for at_most the numbers, nan where there is none."""
 
@@ -32,6 +39,7 @@ class FilterColumn(NamedTuple):
     applies: Sequence[tuple[int, int]]  # rows of the item types that it holds for; others pass
     items: Listed | Float64
     users: Listed | Float64 | None
+    ordered: Ordered  # the items' values
 
 
 def value_number(text: str) -> int:
@@ -43,3 +51,14 @@ def listed(values: Iterable[Sequence[str]]) -> Listed:
     numbers = [[value_number(text) for text in own] for own in values]
     flat = [number for own in numbers for number in own]
     return Listed(np.cumsum([0, *map(len, numbers)], dtype=np.int64), np.array(flat, np.int64))
+
+
+def ordered(column: Listed | Float64) -> Ordered:
+    if isinstance(column, Listed):
+        values: Int64 | Float64 = column.values
+        rows = np.repeat(np.arange(len(column.offsets) - 1, dtype=np.int32), np.diff(column.offsets))
+    else:
+        rows = np.flatnonzero(~np.isnan(column)).astype(np.int32)
+        values = column[rows]
+    order = np.argsort(values, kind="stable")
+    return Ordered(values[order], rows[order])

@@ -12,7 +12,7 @@ import numpy as np
 
 from recommendation_service.catalog.arrangement import DAY_SECONDS, Contents, arranged
 from recommendation_service.catalog.built import BuiltCatalog
-from recommendation_service.catalog.filter_columns import FilterColumn, listed
+from recommendation_service.catalog.filter_columns import FilterColumn, listed, ordered
 from recommendation_service.catalog.item_features import ItemStatistics, item_features
 from recommendation_service.catalog.item_forms import TIME_FORM
 from recommendation_service.catalog.kept_lists import KeptLists
@@ -371,13 +371,15 @@ def _filters(mapping: Mapping, tables: Tables, items: _Items, people: People) ->
             for place, row in enumerate(user_rows.tolist()):
                 if of_table[place] > 0:
                     of_users[row] = columns.users[place]
+        values = np.array(of_items, np.float64) if is_number else listed(of_items)
         yield FilterColumn(
             name,
             section.rule,
             section.missing == "passes",
             [(start, end) for item_type, start, end in items.ranges() if item_type in columns.items],
-            np.array(of_items, np.float64) if is_number else listed(of_items),
+            values,
             None if of_users is None else np.array(of_users, np.float64) if is_number else listed(of_users),
+            ordered(values),
         )
 
 

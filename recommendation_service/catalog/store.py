@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recommendation_service.catalog.filter_columns import FilterColumn, Listed
+from recommendation_service.catalog.filter_columns import FilterColumn, Listed, Ordered, ordered
 from recommendation_service.catalog.item_forms import is_of_form, item_form, reformed
 from recommendation_service.catalog.list_orders import ListOrders, list_orders
 from recommendation_service.catalog.rejections import RULES, Rejected, rejected
@@ -212,7 +212,7 @@ class CatalogStore(VersionStore):
                 _rejected(folder, manifest),
                 _texts(folder, manifest, ITEM_TEXTS),
                 _texts(folder, manifest, USER_TEXTS),
-                tuple(_filter(folder, place, said) for place, said in enumerate(manifest.get("filters", []))),
+                tuple(_filter(folder, place, manifest) for place in range(len(manifest.get("filters", [])))),
             )
             if arrays.features.shape[1] != FEATURES + len(catalog.added_features):
                 raise ValueError(f"features has {arrays.features.shape[1]} columns")
@@ -245,6 +245,8 @@ def _write_files(new: NewVersion, built: "BuiltCatalog") -> None:
                 new.save(f"filter_{place}_{part}", values.values)
             elif values is not None:
                 new.save(f"filter_{place}_{part}", values)
+        new.save(f"filter_{place}_ordered", column.ordered.values)
+        new.save(f"filter_{place}_ordered_rows", column.ordered.rows)
     if built.not_personal is not None:
         new.save(NOT_PERSONAL, built.not_personal)
     kept_out = rejected(built.report.rejected)
@@ -258,16 +260,24 @@ def _filter_said(column: FilterColumn) -> dict[str, Any]:
     return said | {"applies": [list(rows) for rows in column.applies], "of_users": column.users is not None}
 
 
-def _filter(folder: Path, place: int, said: dict[str, Any]) -> FilterColumn:
+def _filter(folder: Path, place: int, manifest: dict[str, Any]) -> FilterColumn:
+    said = manifest["filters"][place]
+
+    def load(part: str) -> Any:
+        return np.asarray(np.load(folder / f"filter_{place}_{part}.npy", mmap_mode="r", allow_pickle=False))
+
     def column(part: str) -> Listed | Float64:
-        values = np.asarray(np.load(folder / f"filter_{place}_{part}.npy", mmap_mode="r", allow_pickle=False))
+        values: Float64 = load(part)
         return (
             values if said["rule"] == "at_most" else Listed(_column(folder, f"filter_{place}_{part}_offsets"), values)
         )
 
-    users = column("users") if said["of_users"] else None
+    items, users = column("items"), column("users") if said["of_users"] else None
+    # A version of an earlier release has them in the items' order alone.
+    has_order = f"filter_{place}_ordered.npy" in manifest["files"]
+    in_order = Ordered(load("ordered"), load("ordered_rows")) if has_order else ordered(items)
     applies = [(start, end) for start, end in said["applies"]]
-    return FilterColumn(said["name"], said["rule"], said["passes_missing"], applies, column("items"), users)
+    return FilterColumn(said["name"], said["rule"], said["passes_missing"], applies, items, users, in_order)
 
 
 def _texts(folder: Path, manifest: dict[str, Any], name: str) -> Texts | None:

@@ -33,7 +33,7 @@ from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import merge_entries, remember_events
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
-from recommendation_service.ranking.slate_body import join_items
+from recommendation_service.ranking.slate_body import join_items, join_named_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
 from recommendation_service.ranking.stages import STAGES, rank
@@ -42,19 +42,20 @@ from recommendation_service.ranking.working_memory import make_working_memory
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
-NAMES = ("find", "remember", "merge", "body", "frame", *(name for name, _ in STAGES), "decision", "shadows", "rank")
+_FEW = ("find", "remember", "merge", "body", "named body", "frame")
+NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "shadows", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
 # take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
-        ("find", "remember", "merge", "body", "frame", "slate", "describe", "features", "scores"),
-        ("candidates", "user", "decision", "shadows"),
+        (*_FEW, "slate", "describe", "features", "scores"),
+        ("candidates", "user", "decision", "withheld", "shadows"),
     ),
     3: (
         ("slate", "describe"),
-        ("candidates", "decision", "shadows"),
-        ("find", "remember", "merge", "body", "frame", "user", "features", "scores"),
+        ("candidates", "decision", "withheld", "shadows"),
+        (*_FEW, "user", "features", "scores"),
     ),
 }
 
@@ -157,6 +158,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "remember": partial(remember_events, entries, 0, keys, *events, *limits),
         "merge": partial(merge_entries, entries[:1], entries[:1]),
         "body": partial(join_items, *body),
+        "named body": partial(join_named_items, *body[:3], *body[4:]),
         "frame": partial(getattr, frame, "address"),
         **{name: partial(entry_for, stage, frame, request) for name, stage in STAGES},
         "decision": partial(entry_for, pack_decision, frame, decision),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.feed.arms import Arms, Live
 from recommendation_service.feed.explain import Choice, choice_of, explained
-from recommendation_service.feed.filters import Filters
+from recommendation_service.feed.filters import Filters, Frames, Passing
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedRequest, Outsider
 from recommendation_service.feed.withheld import pack_withheld, withheld_of
@@ -26,7 +26,7 @@ from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.slate import RULES
-from recommendation_service.ranking.slate_body import join_items
+from recommendation_service.ranking.slate_body import join_items, join_named_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
 from recommendation_service.ranking.stages import STAGES, rank
@@ -123,8 +123,8 @@ class FeedPipeline:
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
         self._feed_numbers = {name: number for number, name in enumerate(policy.file.feeds)}
-        self._frame = Frame(catalog.arrays, policy.arrays, memory)
-        self._impersonal = Frame(catalog.arrays, policy.arrays._replace(latest_weight=np.zeros(0)), memory)
+        self._frames = Frames.of(catalog.arrays, policy.arrays, memory)
+        self._frame = self._frames.personal
         self._rank = entry_for(rank, self._frame, example)
         self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
         self._seen = self.memory.seen_entries.data.cast("B")
@@ -140,8 +140,11 @@ class FeedPipeline:
         self._join = entry_for(
             join_items, self._item_bytes, catalog.item_offsets, memory.slot_item, memory.slot_number, 0, self._body
         )
-        self._filters = Filters(catalog.filters, len(catalog.arrays.item_id)) if catalog.filters else None
-        self._is_barred = False  # whether a mask is laid over the flags
+        self._join_named = entry_for(
+            join_named_items, self._item_bytes, catalog.item_offsets, memory.slot_item, 0, self._body
+        )
+        self._filters = Filters(catalog.filters, self._frames) if catalog.filters else None
+        self._laid: Passing | None = None  # what bars others by the flags
         self._weigh_shadows = self._weigher(shadows) if shadows else None
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
 
@@ -177,36 +180,35 @@ class FeedPipeline:
             tokens,
             connections,
         )
-        if self._filters is not None:
-            self._bar(self.barred(request.filters, request.user_id))
+        frames = self._frames if self._filters is None else self._filtered(self._filters, request)
+        frame = frames.personal if request.personal else frames.impersonal
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
-            self._rank(self._frame_for(request), ranking_request)
+            self._rank(frame, ranking_request)
         else:
-            self._rank_by_stages(self._frame_for(request), ranking_request, self._observe_stage)
+            self._rank_by_stages(frame, ranking_request, self._observe_stage)
         wanted = wants_decision is not None and wants_decision(request, seed)
         return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
 
     def barred(self, filters: AskedFilters, user_id: int) -> Bytes | None:
         """(M,) not 0 where an item may not be shown to a user who asks for that; None: all may. To be read only."""
-        if self._filters is None:
-            return None
-        return self._filters.barred(dict(filters), self.user_row(user_id))
+        passing = self._filters.passing(dict(filters), self.user_row(user_id)) if self._filters is not None else None
+        return passing.mask(len(self.memory.flags)) if passing is not None else None
 
-    def _bar(self, mask: Bytes | None) -> None:
-        """Lay a mask over the flags, which the kernels clear by what they noted of the feed before: so all of that is
-        cleared here, and a mask that was laid over is taken off."""
-        if mask is None and not self._is_barred:
-            return
-        memory = self.memory
-        memory.scored[memory.touched_items[: memory.counts[TOUCHED_ITEMS]]] = 0
-        memory.counts[TOUCHED_ITEMS] = 0
-        memory.flags[:] = 0 if mask is None else mask
-        self._is_barred = mask is not None
-
-    def _frame_for(self, request: FeedRequest) -> Frame:
-        """Where a feed is not personal, what is remembered keeps items away and says nothing of what the user likes."""
-        return self._frame if request.personal else self._impersonal
+    def _filtered(self, filters: Filters, request: FeedRequest) -> Frames:
+        """What a feed is ranked in. The kernels clear the flags by what they noted of the feed before, and note of what
+        does not pass nothing: where something else passes than did then, all flags are laid anew."""
+        passing = filters.passing(dict(request.filters), self.user_row(request.user_id))
+        if passing is not self._laid:
+            memory = self.memory
+            memory.scored[memory.touched_items[: memory.counts[TOUCHED_ITEMS]]] = 0
+            memory.counts[TOUCHED_ITEMS] = 0
+            if passing is None:
+                memory.flags[:] = 0
+            else:
+                passing.lay(memory.flags)
+            self._laid = passing
+        return self._frames if passing is None else passing.frames
 
     def _rank_by_stages(self, frame: Frame, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
@@ -323,29 +325,38 @@ class FeedPipeline:
 
     def _joined(self, slate: Slate, start: int, room: int) -> int:
         """Write numbers and items into ``_body`` from ``start`` on; where they end, with ``room`` for what follows."""
-        parts = (self._item_bytes, self.catalog.item_offsets, slate.items, slate.numbers, start)
-        end = self._join(*parts, self._body)
+        join, parts = self._join, (self._item_bytes, self.catalog.item_offsets, slate.items, slate.numbers, start)
+        return self._written(join, parts, room)
+
+    def _written(self, join: Callable[..., int], parts: tuple[Any, ...], room: int) -> int:
+        end = join(*parts, self._body)
         if end < 0 or end + room > len(self._body):
             self._body = np.empty(2 * (abs(end) + room), np.uint8)
-            end = self._join(*parts, self._body)
+            end = join(*parts, self._body)
         return int(end)
 
     def _rendered_by_name(self, slate: Slate) -> bytes:
         """As any operator's feed is answered: ids as they look in the tables."""
-        items, texts = slate.items.tolist(), self.catalog.item_texts
-        # What is text and what a number, the item says itself where a catalog has ids of both forms.
-        ids = slate.numbers.tolist() if texts is None else [self.catalog.id_of(item) for item in items]
-        head = b'{"ids":%b' % _encode(ids)[:-1]
         tail = b'],"request_id":"%b","relaxed":%b}' % (slate.request.request_id.encode(), _encode(slate.relaxed))
+        has_texts = self.catalog.item_texts is not None
         if slate.request.explain:
-            return b"".join((head, b'],"items":[', b",".join(self._explained_items(slate)), tail))
-        end, count = self._joined(slate, len(head), len(tail)), len(items)
-        # Behind the numbers, each in quotes, which are written over.
-        quoted = len(_encode(slate.numbers.tolist())) - 2 + 2 * count
+            ids = [self.catalog.id_of(item) for item in slate.items.tolist()] if has_texts else slate.numbers.tolist()
+            return b"".join(
+                (b'{"ids":%b' % _encode(ids)[:-1], b'],"items":[', b",".join(self._explained_items(slate)), tail)
+            )
+        head = b'{"ids":[' if has_texts else b'{"ids":%b' % _encode(slate.numbers.tolist())[:-1]
+        body_start = 0
+        if has_texts:
+            parts = (self._item_bytes, self.catalog.item_offsets, slate.items, len(head))
+            end = self._written(self._join_named, parts, len(tail))
+        else:
+            # Behind the numbers, each in quotes, which are written over.
+            end = self._joined(slate, len(head), len(tail))
+            body_start = len(head) - len(b'{"ids":[') + 2 * len(slate.items)
         body = self._body.data
-        body[quoted : quoted + len(head)] = head
+        body[body_start : body_start + len(head)] = head
         body[end : end + len(tail)] = tail
-        return body[quoted : end + len(tail)].tobytes()
+        return body[body_start : end + len(tail)].tobytes()
 
     def _explained(self, slate: Slate) -> bytes:
         """The numbers, and the items with the reason for each."""

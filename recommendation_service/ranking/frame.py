@@ -6,6 +6,7 @@ written down once, and a kernel reads what it needs of them.
 """
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -39,13 +40,22 @@ class Frame:
         self.policy = policy
         self.memory = memory
 
+    def with_others(self, catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory) -> "Frame":
+        """Of the same types. To look these up again takes a millisecond, which is much beside a feed."""
+        frame = Frame(catalog, policy, memory)
+        frame._write = self._write
+        return frame
+
+    @cached_property
+    def _write(self) -> Callable[..., int]:
+        return entry_for(_write_down, 0, self.catalog, self.policy, self.memory)
+
     @cached_property
     def address(self) -> int:
         parts = (self.catalog, self.policy, self.memory)
-        write = entry_for(_write_down, 0, *parts)
-        self._native = np.zeros(write(0, *parts), np.uint8)
+        self._native = np.zeros(self._write(0, *parts), np.uint8)
         place: int = self._native.ctypes.data
-        write(place, *parts)
+        self._write(place, *parts)
         return place
 
     @cached_property

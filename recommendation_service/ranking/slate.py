@@ -370,9 +370,11 @@ def _explore_all(
 ) -> int:
     """Reservoir draw of one item over the whole rest; notes what can no longer be found in this feed."""
     start, end = memory.group_rows[group, 0], memory.group_rows[group, 1]
+    allowed, few = memory.allowed, len(memory.allowed)
     found, novel, rest, chosen = 0, 0, 0, NOTHING
-    for item in range(start, end):
-        if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
+    for i in range(few if few else end - start):
+        item = np.int64(allowed[i]) if few else start + i
+        if not start <= item < end or memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
             continue
         rest += 1
         if _brings_new_skill(catalog, memory, item):
@@ -393,22 +395,25 @@ def _sample_rest(policy: PolicyArrays, memory: WorkingMemory, group: int) -> Non
     """An even sample without repetition of the items in no pool: by rejection where they are many,
     by a reservoir over all where they are few."""
     start, end = memory.group_rows[group, 0], memory.group_rows[group, 1]
-    wanted = policy.exploration_size
+    allowed, few = memory.allowed, len(memory.allowed)
+    wanted, count = policy.exploration_size, few if few else end - start
     taken = 0
-    if end - start > wanted * SAMPLING_TRIES:
+    if count > wanted * SAMPLING_TRIES:
         for _ in range(wanted * SAMPLING_TRIES):
             if taken == wanted:
                 break
-            item = start + below(memory.random, end - start)
-            if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED | EXPLORED) == 0:
+            at = below(memory.random, count)
+            item = np.int64(allowed[at]) if few else start + at
+            if start <= item < end and memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED | EXPLORED) == 0:
                 flag(memory, item, EXPLORED)
                 memory.explore[group, taken] = item
                 taken += 1
     if taken < wanted:
         taken = 0
         rest = 0
-        for item in range(start, end):
-            if memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
+        for i in range(count):
+            item = np.int64(allowed[i]) if few else start + i
+            if not start <= item < end or memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
                 continue
             rest += 1
             if taken < wanted:

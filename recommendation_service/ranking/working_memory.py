@@ -76,6 +76,7 @@ class WorkingMemory(NamedTuple):
     flags: npt.NDArray[np.uint8]  # (M,)
     scored: npt.NDArray[np.uint16]  # (M,) bits of the kinds whose retrieval has looked at the item
     touched_items: npt.NDArray[np.int32]  # (M,)
+    allowed: npt.NDArray[np.int32]  # (n,) the items that a feed may hold, ascending, where they are few; (0,): all
     # The user.
     skill_count: npt.NDArray[np.float64]  # (T + 1,) u's skill counts
     match_weight: npt.NDArray[np.float64]  # (T + 1,) feature 6's weight of each token that u has
@@ -163,6 +164,7 @@ def make_working_memory(
         flags=np.zeros(items, np.uint8),
         scored=np.zeros(items, np.uint16),
         touched_items=np.zeros(items, np.int32),
+        allowed=np.zeros(0, np.int32),
         skill_count=np.zeros(tokens),
         match_weight=np.zeros(tokens),
         has_token=np.zeros(tokens, np.uint8),

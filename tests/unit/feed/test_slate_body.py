@@ -2,11 +2,12 @@
 
 import json
 
+import msgspec
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recommendation_service.ranking.slate_body import join_items
+from recommendation_service.ranking.slate_body import join_items, join_named_items
 
 START = 8
 EVERY_NUMBER = st.integers(-(2**63), 2**63 - 1)
@@ -46,3 +47,23 @@ def test_without_room_nothing_is_written_and_what_is_needed_suffices() -> None:
     assert isinstance(needed, int)
     assert joined(numbers, items, room=-needed) == joined(numbers, items)
     assert joined(numbers, items, room=-needed - 1) == needed
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=40) | EVERY_NUMBER, st.text(max_size=20)), max_size=30))
+@example([('a"b\\', 'c"\\"d,}', "x"), ("t", 12, '"'), ("t", "", ""), ("t", "\\", "é")])
+def test_ids_are_joined_as_items_have_them(feed: list[tuple[str, str | int, str]]) -> None:
+    items = [msgspec.json.encode({"type": kind, "id": one, "title": title}) for kind, one, title in feed]
+    items += [msgspec.json.encode({"type": kind, "id": one}) for kind, one, _ in feed]
+    offsets = np.cumsum([0, *map(len, items)], dtype=np.int64)
+    offsets.flags.writeable = False
+    blob, rows = np.asarray(memoryview(b"".join(items))), np.arange(len(items), dtype=np.int32)
+    needed = -join_named_items(blob, offsets, rows, START, np.zeros(1, np.uint8))
+    body = np.full(needed, 255, np.uint8)
+    end = join_named_items(blob, offsets, rows, START, body)
+    assert (body[:START] == 255).all()
+    ids = [one for _, one, _ in feed] * 2
+    assert json.loads(b'{"ids":[' + body[START:end].tobytes() + b"]}") == {
+        "ids": ids,
+        "items": [json.loads(item) for item in items],
+    }
