@@ -32,6 +32,7 @@ from benchmarks.database import demo_database, measure_queries
 from benchmarks.events import measure_flush
 from benchmarks.feedback import FIRST_PAGES, measure_feedback
 from benchmarks.memory import WARM_UP_REQUESTS, measure_memory
+from benchmarks.named import measure_filters, measure_named
 from benchmarks.pipeline import measure_pipeline
 from benchmarks.server import measure_server
 from recommendation_service.catalog.builder import build_catalog
@@ -82,6 +83,8 @@ def main() -> int:
             for videos in (2_200, 20_000) if options.quick else (2_200, 20_000, 200_000, 1_000_000):
                 status.update(f"One feed inside the process: {videos:,} videos")
                 rows += _pipeline_rows(videos, folder)
+            status.update("Feeds by their names, text ids, filters")
+            rows += _named_rows(folder, quick=options.quick)
             status.update("Filling a private MariaDB with the demo")
             with demo_database(folder) as url:
                 status.update("Running phase 1's queries")
@@ -134,6 +137,30 @@ def _pipeline_rows(videos: int, folder: Path) -> list[Row]:
             )
         )
     return rows
+
+
+def _named_rows(folder: Path, *, quick: bool) -> list[Row]:
+    policy = load_policy()
+    named = measure_named(2_200, folder / "named", policy)
+    found = measure_filters(20_000 if quick else 1_000_000, folder / "filters", policy)
+    shutil.rmtree(folder / "named")
+    shutil.rmtree(folder / "filters")
+    kept, own = found.kept_us - found.plain_us, found.own_us - found.plain_us
+    return [
+        Row(
+            "feeds/total in the process, as a share of search/total, 2,200 videos",
+            f"{named.named_ratio:.3f} ({named.named_us:,.0f} of {named.search_us:,.0f} µs)",
+            "≤ 1.05",
+            named.named_ratio <= 1.05,
+        ),
+        Row("what text ids cost a feed", f"{named.text_us:+.1f} µs", "≤ 5 µs", named.text_us <= 5),
+        Row(
+            f"what a filter costs a feed that 1 % of {found.items:,} videos pass",
+            f"{kept:+,.0f} µs; asked for the first time {own:+,.0f} µs (P99 {found.p99_us:,.0f} µs in all)",
+            "≤ 2,000 µs",
+            max(kept, own) <= 2_000,
+        ),
+    ]
 
 
 def _query_rows(url: URL, folder: Path) -> list[Row]:

@@ -26,7 +26,7 @@ from recommendation_service.policies.policy import Policy
 FEEDS = 200  # of a run
 PAIRS = 15
 SIZE = 24
-TOWNS = 100  # of which a filter wants one: 1 % of the items pass
+TOWNS = 200  # of which a filter wants two: 1 % of the items pass
 NUMBERS, TEXTS = IdForms(), IdForms(users_are_text=True, items_are_text=True, items_are_numbers=False)
 Feed = Callable[[int], None]  # of the user in a place
 
@@ -83,12 +83,12 @@ def measure_filters(videos: int, folder: Path, policy: Policy) -> FilterFigures:
     rng, users = np.random.default_rng(3), len(catalog.arrays.user_id)
     towns = np.array([value_number(f"town {town}") for town in range(TOWNS)])
     of_items = Listed(np.arange(len(catalog.arrays.item_id) + 1), rng.choice(towns, len(catalog.arrays.item_id)))
-    of_users = Listed(np.arange(users + 1) * 2, rng.choice(towns, 2 * users))
+    of_users = Listed(np.arange(users + 1) * 2, rng.choice(towns, (users, 2)).ravel())
     rows = [(0, len(catalog.arrays.item_id))]
     column = FilterColumn("town", "contained", False, rows, of_items, of_users, ordered(of_items))
     plain = FeedPipeline(Generation(catalog, policy))
     filtered = FeedPipeline(Generation(replace(catalog, filters=(column,)), policy))
-    asked = (("town", (int(towns[7]),)),)
+    asked = (("town", (int(towns[7]), int(towns[9]))),)
     people = rng.permutation(catalog.arrays.user_id).tolist()
     requests = [FeedRequest("total", user, SIZE, f"bench-{place}") for place, user in enumerate(people)]
     wanted = [request._replace(filters=asked) for request in requests]

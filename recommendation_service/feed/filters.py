@@ -125,9 +125,10 @@ class Filters:
         return self._of_few(rows) if len(rows) <= FEW else self._of_many(rows)
 
     def _of_few(self, rows: Int32) -> Passing:
-        offsets, orders, places = [0], [], self._places[rows].T
-        for own, start in zip(places, self._catalog.order_offsets[:-1].tolist(), strict=True):
-            orders.append(self._catalog.order_items[start + np.sort(own[own >= 0])])
+        offsets, orders = [0], []
+        for places in self._places[rows].T:
+            is_in = places >= 0
+            orders.append(rows[is_in][np.argsort(places[is_in])])
             offsets.append(offsets[-1] + len(orders[-1]))
         # As they are of a catalog's, which are mapped: what a kernel was compiled for goes by that, too.
         order_offsets, order_items = np.array(offsets, np.int64), np.concatenate([np.zeros(0, np.int32), *orders])
