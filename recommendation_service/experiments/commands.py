@@ -120,7 +120,9 @@ def list_experiments(as_json: AsJson = False) -> None:
     $ recs experiment list
     """
     store = _store()
-    runs, over = store.experiment(), store.ended_experiments()
+    (runs, problem), over = store.named_experiment(), store.ended_experiments()
+    if problem is not None:
+        typer.echo(problem, err=True)
     if as_json:
         found = [*([{**runs.content(), "ended": None}] if runs is not None else []), *map(_ended, reversed(over))]
         typer.echo(json.dumps(found, ensure_ascii=False))

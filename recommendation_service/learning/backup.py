@@ -1,7 +1,8 @@
-"""What cannot be made again, in one file: the sums, with the feeds that are waited for, and the policies. And back.
+"""What cannot be made again, in one file: the sums, with the feeds that are waited for, and the policies, with what was
+found of them and who changed what. And back.
 
 A backup is made while all runs. Putting it back checks everything first, replaces the sums by one rename, and keeps
-what they were; policy versions are only added. A process that is killed on the way leaves the sums as they were or as
+what they were; policy versions, looks at them and experiments that are over are only added. A process that is killed on the way leaves the sums as they were or as
 they are to be, and the same command goes on.
 """
 
@@ -29,6 +30,7 @@ from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.ledger import FILE, Ledger, LedgerRefused
 from recommendation_service.learning.sums import Sums
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.evidence import FOLDER as EVIDENCE
 from recommendation_service.policies.fleet import FleetPolicies
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import load_policy
@@ -125,6 +127,7 @@ def put_back(
         for version in manifest["versions"]:
             if version not in here:
                 store.take_in(version, there.contents(version))
+        store.take_in_told(there.folder)
         serves_it = store.bring_back(there.journal.entries(), there.served(), deed)
         kept = _replace_ledger(settings.learning_dir, folder / FILE, deed.moment) if has_sums else None
     return Summary(**{**vars(summary), "kept": str(kept) if kept else None, "serves_it": serves_it})
@@ -183,9 +186,10 @@ def _copy_policies(store: PolicyStore, copy: Path) -> tuple[list[str], str | Non
                 for name, content in files.items():
                     (copy / version / name).write_bytes(content)
                 versions.append(version)
-        for path in store.what_is_served():
+        make_folder(copy / EVIDENCE)
+        for path in [*store.what_is_served(), *(store.folder / EVIDENCE).glob("*")]:
             with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(path, copy / path.name)
+                shutil.copyfile(path, copy / path.relative_to(store.folder))
         return versions, store.current()
 
 

@@ -18,7 +18,7 @@ from recommendation_service.sources.mapping.mapping import load_mapping
 log = structlog.get_logger(__name__)
 
 Shadows = tuple[Policy, ...]
-_Named = tuple[str | None, tuple[str, ...], Experiment | None]
+_Named = tuple[str | None, tuple[str, ...], Experiment | None, str | None]
 
 
 class PolicyChoice:
@@ -54,8 +54,10 @@ class PolicyChoice:
     def take_up(self) -> Self:
         """Open what is named. Reads some files: call it off the event loop."""
         is_first = self._looked_at is None
-        version, shadows, experiment = self._looked_at = self._named()
+        version, shadows, experiment, unread = self._looked_at = self._named()
         self.problems = []
+        if unread is not None:
+            self._refuse(unread)
         if version is not None and version != self.policy.version:
             opened = self._opened(version, "The current policy is not served")
             self.policy = opened or (self._served_before() if is_first else None) or self.policy
@@ -74,10 +76,10 @@ class PolicyChoice:
             return None
 
     def _named(self) -> _Named:
-        """The version to serve, the shadows, and the experiment. None: what is served stays."""
+        """The version to serve, the shadows, the experiment, and why nobody knows it. None: what is served stays."""
         if self._file is not None:
-            return None, (), None
-        return self._store.current(), self._store.shadows(), self._store.experiment()
+            return None, (), None, None
+        return self._store.current(), self._store.shadows(), *self._store.named_experiment()
 
     def _arms(self, experiment: Experiment) -> tuple[Policy, ...]:
         """All of them, or none. Of versions that are served already, the same policies."""
@@ -110,6 +112,9 @@ class PolicyChoice:
         return shadow
 
     def _tell(self, version: str, reason: str) -> None:
+        self._refuse(reason, version=version)
+
+    def _refuse(self, reason: str, **what: str) -> None:
         self.problems.append(reason)
         self._refused()
-        log.error("policy refused", version=version, reason=reason)
+        log.error("policy refused", reason=reason, **what)

@@ -12,10 +12,22 @@ ENDED = "experiments.jsonl"
 
 def running(folder: Path) -> Experiment | None:
     """None where there is none, or what is there cannot be read: then feeds are made by what is served."""
+    return read(folder)[0]
+
+
+def read(folder: Path) -> tuple[Experiment | None, str | None]:
+    """The experiment that runs, and what is wrong with the file that should name it."""
+    path = folder / RUNNING
     try:
-        return experiment_of(json.loads((folder / RUNNING).read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return experiment_of(json.loads(path.read_bytes())), None
+    except (FileNotFoundError, NotADirectoryError):
+        return None, None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or repr(error)
+        return None, (
+            f"{path} cannot be read ({reason}), so no experiment runs: all feeds are made by what is served. "
+            "`recs experiment start` puts another in its place; without the file none is to run."
+        )
 
 
 def ended(folder: Path) -> list[Ended]:

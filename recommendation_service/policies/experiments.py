@@ -54,9 +54,11 @@ def start_experiment(
 def stop_experiment(store: PolicyStore, name: str | None, deed: Deed) -> Experiment:
     """People's feeds are made by the current version again. ``name``: that it is expected to have."""
     with store.changing(None) as before:
-        experiment = store.experiment()
+        experiment, problem = store.named_experiment()
         if experiment is None or name not in (None, experiment.name):
-            runs = "no experiment runs" if experiment is None else f"the one that runs is {experiment.name}"
+            runs = (
+                (problem or "no experiment runs") if experiment is None else f"the one that runs is {experiment.name}"
+            )
             raise PolicyError(f"Nothing was changed: {runs}.")
         store.change(store.end_of_experiment(deed, before), store.served()._replace(experiment=None))
     return experiment

@@ -16,7 +16,7 @@ import numpy as np
 
 from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.core.files import locked, make_folder, write_whole
-from recommendation_service.policies import experiment_files
+from recommendation_service.policies import evidence, experiment_files
 from recommendation_service.policies.experiment import END, Ended, Experiment, about
 from recommendation_service.policies.journal import FILE as JOURNAL
 from recommendation_service.policies.journal import Deed, Entry, Journal, entry_of
@@ -94,6 +94,10 @@ class PolicyStore(VersionStore):
     def experiment(self) -> Experiment | None:
         """The one that runs."""
         return experiment_files.running(self.folder)
+
+    def named_experiment(self) -> tuple[Experiment | None, str | None]:
+        """The one that runs; or why nobody knows which does."""
+        return experiment_files.read(self.folder)
 
     def ended_experiments(self) -> list[Ended]:
         """Oldest first."""
@@ -271,6 +275,21 @@ class PolicyStore(VersionStore):
         """The files that say so, and who decided it."""
         names = (CURRENT, PINNED, SHADOWS, experiment_files.RUNNING, experiment_files.ENDED, JOURNAL)
         return [self.folder / name for name in names]
+
+    def take_in_told(self, folder: Path) -> None:
+        """Looks at versions, and experiments that are over, that another folder of policies has; what is here stays.
+
+        Raises OSError.
+        """
+        told = [folder / experiment_files.ENDED, *sorted((folder / evidence.FOLDER).glob(f"*{evidence.SUFFIX}"))]
+        for path in told:
+            target = self.folder / path.relative_to(folder)
+            theirs = path.read_bytes().splitlines() if path.exists() else []
+            ours = target.read_bytes().splitlines() if target.exists() else []
+            if not set(theirs) <= set(ours):
+                make_folder(target.parent)
+                lines = dict.fromkeys([*theirs, *ours])  # what is brought is older
+                write_whole(target, b"".join(line + b"\n" for line in lines), synced=True)
 
     def bring_back(self, entries: Sequence[Entry], served: Served, deed: Deed) -> bool:
         """Serve what was, with its journal, where nothing is served and nobody decided that; whether it is served.

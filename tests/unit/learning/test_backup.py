@@ -23,6 +23,9 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.learning import backup
 from recommendation_service.learning.backup import BackupRefused, Summary, back_up, put_back
 from recommendation_service.learning.ledger import FILE
+from recommendation_service.policies.evidence import OPEN, EvidenceFiles, Look
+from recommendation_service.policies.experiment import CURRENT_VERSION, Arm
+from recommendation_service.policies.experiments import start_experiment, stop_experiment
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
 from recommendation_service.policies.store import POLICY, PolicyStore
@@ -76,6 +79,35 @@ def test_on_an_empty_disk_all_is_as_it_was_and_learning_goes_on(world: World, fi
     teach(other)
     assert other.learn().totals.slots == {"AU": 3}
     assert sorted(path.name for path in other.settings.learning_dir.iterdir()) == [FILE]
+
+
+def look(words: str) -> Look:
+    return Look("2026-11-29T09:00:00", "ana", "starting-2", OPEN, words, 9, 3, 0.975, 0.1, None, None, None, 9.0, 1.0)
+
+
+def test_looks_experiments_and_the_journal_come_back_and_nothing_that_is_here_is_lost(
+    world: World, tmp_path: Path
+) -> None:
+    store, path, other = store_of(world), tmp_path / "backup.tar.gz", World(tmp_path / "other")
+    arms = [Arm("now", CURRENT_VERSION, 0.5), Arm("same", str(store.current()), 0.5)]
+    for name in ("first", "second"):
+        start_experiment(store, name, arms, DEED, salt=None, expect=None, until_now=read_policy_file())
+        if name == "first":
+            stop_experiment(store, name, DEED)
+    EvidenceFiles(store.folder).add("a-version", look("as it was"))
+    back_up(world.settings, path, DEED.moment)
+    EvidenceFiles(other.settings.policy_dir).add("a-version", look("since"))
+
+    assert restore(other, path).serves_it
+    again = store_of(other)
+    assert again.experiment() == store.experiment()
+    assert [one.experiment.name for one in again.ended_experiments()] == ["first"]
+    assert [one.did for one in again.journal.entries()] == [*(one.did for one in store.journal.entries()), "restore"]
+    told = EvidenceFiles(again.folder)
+    assert [one.words for one in told.of("a-version")] == ["as it was", "since"]
+
+    restore(other, path)
+    assert [one.words for one in told.of("a-version")] == ["as it was", "since"], "a second time adds nothing"
 
 
 def test_what_was_learned_since_is_kept_aside_and_what_is_served_stays(world: World, file: Path) -> None:

@@ -202,3 +202,29 @@ def test_a_line_that_was_cut_hides_no_experiment_that_is_over(store: PolicyStore
         with (store.folder / "experiments.jsonl").open("a") as file:
             file.write(json.dumps({"experiment": 3})[:9])
     assert [over.experiment.name for over in store.ended_experiments()] == ["one", "two"]
+
+
+def test_a_file_that_names_no_experiment_is_told_of_until_another_is_in_its_place(
+    settings: Settings, store: PolicyStore
+) -> None:
+    current, other = publish(store, 1, aside=False), publish(store, 2)
+    start(store, *two(other))
+    refused: list[int] = []
+    choice = PolicyChoice(settings, lambda: refused.append(1)).take_up()
+    assert (choice.experiment is not None, choice.problems) == (True, [])
+
+    for number, content in enumerate((b"", b"[]", b'{"name": "bolder"}', b"\xff\xfe"), 1):
+        (store.folder / "EXPERIMENT").write_bytes(content)
+        assert choice.is_changed(), content
+        choice.take_up()
+        assert choice.experiment is None
+        assert choice.policy.version == current
+        [problem] = choice.problems
+        assert "EXPERIMENT cannot be read" in problem
+        assert len(refused) == number
+        with pytest.raises(PolicyError, match="EXPERIMENT cannot be read"):
+            stop_experiment(store, None, deed(20))
+
+    start(store, *two(other), name="again", number=30)
+    assert choice.is_changed()
+    assert (choice.take_up().experiment is not None, choice.problems) == (True, [])
