@@ -2,8 +2,8 @@
 found of them and who changed what. And back.
 
 A backup is made while all runs. Putting it back checks everything first, replaces the sums by one rename, and keeps
-what they were; policy versions, looks at them and experiments that are over are only added. A process that is killed on the way leaves the sums as they were or as
-they are to be, and the same command goes on.
+what they were; policy versions, looks at them and experiments that are over are only added. A process that is killed on
+the way leaves the sums as they were or as they are to be, and the same command goes on.
 """
 
 import contextlib

@@ -373,7 +373,7 @@ def _explore_all(
     allowed, few = memory.allowed, len(memory.allowed)
     found, novel, rest, chosen = 0, 0, 0, NOTHING
     for i in range(few if few else end - start):
-        item = np.int64(allowed[i]) if few else start + i
+        item = int(allowed[i]) if few else start + i
         if not start <= item < end or memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
             continue
         rest += 1
@@ -403,7 +403,7 @@ def _sample_rest(policy: PolicyArrays, memory: WorkingMemory, group: int) -> Non
             if taken == wanted:
                 break
             at = below(memory.random, count)
-            item = np.int64(allowed[at]) if few else start + at
+            item = int(allowed[at]) if few else start + at
             if start <= item < end and memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED | EXPLORED) == 0:
                 flag(memory, item, EXPLORED)
                 memory.explore[group, taken] = item
@@ -412,7 +412,7 @@ def _sample_rest(policy: PolicyArrays, memory: WorkingMemory, group: int) -> Non
         taken = 0
         rest = 0
         for i in range(count):
-            item = np.int64(allowed[i]) if few else start + i
+            item = int(allowed[i]) if few else start + i
             if not start <= item < end or memory.flags[item] & (EXCLUDED | SEEN | USED | POOLED):
                 continue
             rest += 1
