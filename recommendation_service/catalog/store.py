@@ -267,7 +267,7 @@ def _filter(folder: Path, place: int, manifest: dict[str, Any]) -> FilterColumn:
         return np.asarray(np.load(folder / f"filter_{place}_{part}.npy", mmap_mode="r", allow_pickle=False))
 
     def column(part: str) -> Listed | Float64:
-        values: Float64 = load(part)
+        values = load(part)
         return (
             values if said["rule"] == "at_most" else Listed(_column(folder, f"filter_{place}_{part}_offsets"), values)
         )

@@ -146,11 +146,12 @@ class Filters:
         barred = np.full(items, EXCLUDED)
         barred[rows] = 0
         times, policy = min(MOST_TIMES, items / len(rows)), self._policy
-        entries = {
-            name: int(getattr(policy, name) * times)
-            for name in ("entries_per_skill", "entries_per_pair", "static_entries")
-        }
-        frames = self._frames.with_others(self._catalog, policy._replace(**entries), self._memory)
+        policy = policy._replace(
+            entries_per_skill=int(policy.entries_per_skill * times),
+            entries_per_pair=int(policy.entries_per_pair * times),
+            static_entries=int(policy.static_entries * times),
+        )
+        frames = self._frames.with_others(self._catalog, policy, self._memory)
         return Passing(frames, None, barred, barred.nbytes + 2 * FRAME_BYTES)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recommendation_service.catalog.builder import BuiltCatalog
+from recommendation_service.catalog.list_orders import list_orders
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import load_settings
 from recommendation_service.mappings.interacpedia.builder import (
@@ -172,12 +173,14 @@ def in_memory(built: BuiltCatalog) -> Catalog:
         "added_features": built.added_features,
         "item_types": built.item_types,
     }
+    arrays = type(built.arrays)(**columns, **sizes)
     return Catalog(
         version="in-memory",
         manifest=manifest,
-        arrays=type(built.arrays)(**columns, **sizes),
+        arrays=arrays,
         item_offsets=frozen(offsets),
         item_bytes=memoryview(b"".join(built.item_bodies)),
+        orders=list_orders(arrays),
     )
 
 
