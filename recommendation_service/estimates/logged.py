@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+# Of a million feeds half of what float64 takes; a slot's column is made float64 before anything is computed of it.
+Table = Floats | npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
@@ -38,9 +40,9 @@ class LoggedFeeds:
     A slot that nobody has seen brought 0. A feed that has fewer slots than others has NaN behind them.
     """
 
-    rewards: Floats  # (n, s)
-    logged: Floats  # (n, s) propensity under the policy that served, above 0
-    target: Floats  # (n, s) under the one that is weighed; 0: it would not have done so
+    rewards: Table  # (n, s)
+    logged: Table  # (n, s) of the same type; propensity under the policy that served, above 0
+    target: Table  # (n, s) likewise; under the one that is weighed; 0: it would not have done so
     users: Integers  # (n,) what one user does hangs together
     weights: Floats  # (n,) how many feeds each stands for: 1, or 1/(1 − the share that was dropped)
     modelled: Modelled | None = None
@@ -57,30 +59,35 @@ class LoggedFeeds:
     @property
     def brought(self) -> float:
         """By a feed, on average."""
-        return float(self.weights @ np.nansum(self.rewards, axis=1) / self.weights.sum()) if self.feeds else 0.0
+        return (
+            float(self.weights @ np.nansum(self.rewards, axis=1, dtype=np.float64) / self.weights.sum())
+            if self.feeds
+            else 0.0
+        )
 
     @property
     def slots(self) -> int:
         """Of the longest feed."""
         return int(self.rewards.shape[1])
 
-    def _tables(self) -> dict[str, Floats]:
-        tables = {"rewards": self.rewards, "logged": self.logged, "target": self.target}
+    def _tables(self) -> dict[str, Table]:
+        tables: dict[str, Table] = {"rewards": self.rewards, "logged": self.logged, "target": self.target}
         if self.modelled is not None:
             tables |= {"modelled.chosen": self.modelled.chosen, "modelled.expected": self.modelled.expected}
         return tables
 
     def _misshapen(self) -> Iterator[str]:
-        if self.rewards.ndim != 2 or self.rewards.dtype != np.float64:
-            yield f"rewards: must be (feeds, slots) of float64, and is {self.rewards.shape} of {self.rewards.dtype}"
+        shape, kind = self.rewards.shape, self.rewards.dtype
+        if self.rewards.ndim != 2 or kind not in (np.float64, np.float32):
+            yield f"rewards: must be (feeds, slots) of float64 or float32, and is {shape} of {kind}"
             return
-        shape = self.rewards.shape
         for name, table in self._tables().items():
-            if table.shape != shape or table.dtype != np.float64:
-                yield f"{name}: must be {shape} of float64, as rewards are, and is {table.shape} of {table.dtype}"
-        for name, column, kind in (("users", self.users, np.int64), ("weights", self.weights, np.float64)):
-            if column.shape != shape[:1] or column.dtype != kind:
-                yield f"{name}: must be {shape[:1]} of {kind.__name__}, and is {column.shape} of {column.dtype}"
+            wanted = np.dtype(np.float64) if name.startswith("modelled") else kind
+            if table.shape != shape or table.dtype != wanted:
+                yield f"{name}: must be {shape} of {wanted}, as rewards are, and is {table.shape} of {table.dtype}"
+        for name, column, type_ in (("users", self.users, np.int64), ("weights", self.weights, np.float64)):
+            if column.shape != shape[:1] or column.dtype != type_:
+                yield f"{name}: must be {shape[:1]} of {type_.__name__}, and is {column.shape} of {column.dtype}"
 
     def _impossible(self) -> Iterator[str]:
         absent = np.isnan(self.rewards)
@@ -96,7 +103,7 @@ class LoggedFeeds:
         yield from _named("weights", self.weights, strange, "must be finite and above 0")
 
 
-def _named(name: str, values: Floats, wrong: npt.NDArray[np.bool_], rule: str) -> Iterator[str]:
+def _named(name: str, values: Table, wrong: npt.NDArray[np.bool_], rule: str) -> Iterator[str]:
     """The first that is wrong, and how many there are."""
     count = int(np.count_nonzero(wrong))
     if count == 0:

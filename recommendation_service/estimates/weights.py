@@ -30,10 +30,10 @@ def by_slot(feeds: LoggedFeeds, slots: int) -> Iterator[Slot]:
     """The first so many, in their order. A slot at a time, so that a million feeds need no further table."""
     products = np.ones(feeds.feeds)
     for place in range(slots):
-        rewards = feeds.rewards[:, place]
+        rewards = feeds.rewards[:, place].astype(np.float64)
         rows = np.flatnonzero(~np.isnan(rewards))
         with np.errstate(over="ignore"):
-            ratios = feeds.target[rows, place] / feeds.logged[rows, place]
+            ratios = feeds.target[rows, place].astype(np.float64) / feeds.logged[rows, place]
             # As large as that is as useless as infinite, and squares of it are still numbers.
             products[rows] = np.minimum(products[rows] * ratios, 1e100)
         yield Slot(place, rows, feeds.weights[rows], rewards[rows], ratios, products[rows])

@@ -54,7 +54,7 @@ def export(
     engine = make_engine(settings)
     try:
         with bar(Console(stderr=True)) as advance:
-            recorded = read_recorded(engine, window, learning, None, advance)
+            recorded = read_recorded(engine, window, learning, None, advance, settings)
             records = read_decisions(folder)
             if output is None:
                 written = write_own(recorded, records, endpoint, sys.stdout.buffer)

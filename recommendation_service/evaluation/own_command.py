@@ -15,12 +15,15 @@ from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.estimates.estimate import CONFIDENCE, Estimates, estimate
 from recommendation_service.evaluation.own_log import Evidence, by_decisions, by_shadow
+from recommendation_service.evaluation.own_report import RewardsByRows, in_words, print_report
 from recommendation_service.evaluation.own_report import as_json as in_json
-from recommendation_service.evaluation.own_report import in_words, print_report
 from recommendation_service.evaluation.progress import bar
-from recommendation_service.evaluation.recorded import Advance, Recorded, Window, read_recorded
+from recommendation_service.evaluation.recorded import Advance, Window, read_recorded
+from recommendation_service.evaluation.recorded_columns import Recorded
 from recommendation_service.learning.format import load_learning
 from recommendation_service.learning.gate import told
+from recommendation_service.learning.ledger import FILE as LEDGER
+from recommendation_service.learning.row_notes import told_by_rows
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.policies.changing import deed_of
 from recommendation_service.policies.choice import PolicyChoice
@@ -61,7 +64,10 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
     engine = make_engine(settings)
     try:
         with bar(Console(stderr=True)) as advance:
-            recorded = read_recorded(engine, window, learning, named.version, advance)
+            by_rows = told_by_rows(settings.learning_dir / LEDGER)
+            rows = by_rows.told if by_rows is not None else []
+            recorded = read_recorded(engine, window, learning, named.version, advance, settings, rows)
+            counted = RewardsByRows.of(by_rows, recorded)
             evidence, unread = _evidence(settings, choice, named, recorded, asked, advance), recorded.unread
             del recorded  # of a million feeds as much again as the estimate needs
             advance("Estimating", 1.0)
@@ -70,9 +76,9 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
         engine.dispose()
     _keep(settings, choice.policy.version, named.version, found, evidence.by)
     if as_json:
-        typer.echo(json.dumps(in_json(named.version, evidence, found, unread), allow_nan=False))
+        typer.echo(json.dumps(in_json(named.version, evidence, found, unread, counted), allow_nan=False))
     else:
-        print_report(named.version, evidence, found, unread)
+        print_report(named.version, evidence, found, unread, counted)
 
 
 def _keep(settings: Settings, serves: str, version: str, found: Estimates, by: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from recommendation_service.dsjson.own import own_decision
 from recommendation_service.dsjson.writing import line_of
-from recommendation_service.evaluation.recorded import Recorded
+from recommendation_service.evaluation.recorded_columns import Recorded
 from recommendation_service.log.decisions import DecisionRecord
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.ranking.decisions import unpack_decision

@@ -8,7 +8,8 @@ import numpy.typing as npt
 
 from recommendation_service.estimates.cascade import Draws, model_rewards
 from recommendation_service.estimates.logged import LoggedFeeds
-from recommendation_service.evaluation.recorded import Advance, Recorded
+from recommendation_service.evaluation.recorded import Advance
+from recommendation_service.evaluation.recorded_columns import Recorded
 from recommendation_service.log.decisions import DecisionRecord
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.policies.policy import Policy
@@ -30,9 +31,7 @@ def by_shadow(recorded: Recorded, endpoint: str | None) -> Evidence:
     was = ~np.isnan(recorded.shadow).all(axis=1) & _of_endpoint(recorded, endpoint)
     impossible = was & (recorded.propensities <= 0).any(axis=1)  # less than float32 can say
     has = was & ~impossible
-    rewards, logged, target = (
-        table[has].astype(np.float64) for table in (recorded.rewards, recorded.propensities, recorded.shadow)
-    )
+    rewards, logged, target = (table[has] for table in (recorded.rewards, recorded.propensities, recorded.shadow))
     feeds = LoggedFeeds(rewards, logged, target, recorded.users[has], np.ones(int(has.sum())))
     return Evidence(feeds, SHADOW, _counted({"were served with a probability of 0": int(impossible.sum())}))
 

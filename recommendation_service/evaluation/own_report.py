@@ -1,7 +1,7 @@
 """What a person reads of a policy that was weighed on this service's own record."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import typer
@@ -10,6 +10,9 @@ from recommendation_service.core.output import print_rows
 from recommendation_service.estimates.estimate import Estimates
 from recommendation_service.estimates.intervals import Estimate
 from recommendation_service.evaluation.own_log import DECISIONS, Evidence
+from recommendation_service.evaluation.recorded_columns import Recorded
+from recommendation_service.flush.rows import text_of
+from recommendation_service.learning.row_notes import ToldByRows
 
 VERDICTS = {
     "better": "Better than what was logged: the whole interval is above 0, by the guardrail too.",
@@ -25,12 +28,35 @@ _HOW = {
 }
 
 
-def as_json(version: str, evidence: Evidence, found: Estimates, unread: int) -> dict[str, Any]:
+class RewardsByRows(NamedTuple):
+    """What the operator's tables told of feeds: the learner notes it for as long as it waits for them."""
+
+    counted: int
+    since: str | None  # of feeds from this time on, UTC; None: no learner noted any on this machine
+
+    @classmethod
+    def of(cls, told: ToldByRows | None, recorded: Recorded) -> Self:
+        if told is None or told.since_ms is None:
+            return cls(0, None)
+        requests = np.frombuffer(b"".join(one.request for one in told.told), np.uint64).reshape(-1, 2)
+        return cls(int(np.count_nonzero(recorded.place_of(requests) >= 0)), text_of(told.since_ms)[:16])
+
+    def __str__(self) -> str:
+        if self.since is None:
+            return "Left out: what people did by your own tables; no learner has noted it on this machine."
+        return (
+            f"Counted with them: {self.counted:,} rewards that rows of your tables told. The learner knows them of "
+            f"feeds since {self.since}; of earlier ones they are left out."
+        )
+
+
+def as_json(version: str, evidence: Evidence, found: Estimates, unread: int, by_rows: RewardsByRows) -> dict[str, Any]:
     return {
         "policy": version,
         "by": evidence.by,
         "left_out": evidence.left_out,
         "unread_rows": unread,
+        "rewards_by_rows": by_rows._asdict(),
         **found.summary(),
     }
 
@@ -39,7 +65,7 @@ def in_words(found: Estimates) -> str:
     return found.refusal if found.refusal is not None else VERDICTS[found.verdict]
 
 
-def print_report(version: str, evidence: Evidence, found: Estimates, unread: int) -> None:
+def print_report(version: str, evidence: Evidence, found: Estimates, unread: int, by_rows: RewardsByRows) -> None:
     of = "decisions" if evidence.by == DECISIONS else "feeds beside which it was a shadow"
     typer.echo(f"Policy {version}, weighed on {found.feeds:,} {of}, of {found.users:,} users.")
     if found.refusal is not None:
@@ -67,6 +93,7 @@ def print_report(version: str, evidence: Evidence, found: Estimates, unread: int
         typer.echo(f"Warning: {warning}")
     for reason, count in evidence.left_out.items():
         typer.echo(f"Left out: {count:,} {of if evidence.by == DECISIONS else 'feeds'} {reason}.")
+    typer.echo(str(by_rows))
     if unread:
         typer.echo(f"Left out: {unread:,} rows of recs_events that cannot be read.")
 

@@ -5,32 +5,34 @@ An event finds its feed as it does for the learner: by the request that it names
 that showed the item.
 """
 
-import hashlib
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
-from recommendation_service.core.database import time_as_text
-from recommendation_service.flush.rows import FEED, WeighedRow, milliseconds_of, text_of, weighed_row
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database import make_engine, time_as_text
+from recommendation_service.core.errors import SourceError
+from recommendation_service.evaluation.recorded_columns import Feeds, Recorded, Told
+from recommendation_service.flush.rows import FEED, text_of, weighed_row
 from recommendation_service.flush.tables import transaction
 from recommendation_service.learning.format import LearningFile
-from recommendation_service.learning.rewards import Happening, rewards_of
-from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, item_key, type_of_name
-from recommendation_service.ranking.packed_slots import unpack_propensities_of_each
+from recommendation_service.learning.row_notes import ToldByRow
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 Advance = Callable[[str, float], None]
+Row = Mapping[Any, Any]
 
 ROWS_AT_ONCE = 5_000
-# Of a user's feeds, how many are looked through for an item whose event names none.
-LATEST_FEEDS = 20
-_REQUEST_BYTES = 16
+# Rows by their keys that are read together: so that what waits to be joined takes some megabytes.
+ROWS_OF_A_PART = 50_000
+PROCESSES = 2  # beside this one, where there are as many processors
 _COLUMNS = (
     *("id", "event", "user_id", "item_type", "item_id", "request_id", "session_id", "endpoint", "value"),
     *("watch_seconds", "properties", "slots"),
@@ -44,261 +46,119 @@ class Window(NamedTuple):
     until_ms: int
 
 
-class Recorded(NamedTuple):
-    """n feeds in the order in which they were made, of s slots at most; what a feed does not have is 0, or NaN."""
+class Asked(NamedTuple):
+    """What of the events is wanted."""
 
-    requests: npt.NDArray[np.uint64]  # (n, 2) two halves of the id
-    users: Int64  # (n,) of an anonymous one a number of the session, or of the feed, below 0
-    happened_ms: Int64  # (n,)
-    names: list[str]  # of these feeds, as `total`
-    name: npt.NDArray[np.uint16]  # (n,) index into these
-    policies: list[str]  # that served one of the feeds
-    policy: npt.NDArray[np.uint16]  # (n,) index into these
-    propensities: Float32  # (n, s)
-    shadow: Float32  # (n, s) of the policy that is asked for; NaN: it was no shadow then
-    rewards: Float32  # (n, s)
-    unread: int  # rows that no release of this service has written so
-
-    def place_of(self, requests: npt.NDArray[np.uint64]) -> Int64:
-        """(m, 2) to (m,) the feed's place; -1: there is none."""
-        return _places(self.requests, requests)
+    window: Window
+    file: LearningFile
+    shadow: str | None  # the policy version whose propensities are
 
 
-def read_recorded(engine: Engine, window: Window, file: LearningFile, shadow: str | None, advance: Advance) -> Recorded:
-    """``shadow``: the policy version whose propensities are wanted; ``advance``: told what is done, 0 to 1.
+class Part(NamedTuple):
+    feeds: Feeds
+    told: Told
+    unread: int
+
+
+def read_recorded(
+    engine: Engine,
+    window: Window,
+    file: LearningFile,
+    shadow: str | None,
+    advance: Advance,
+    settings: Settings | None = None,
+    by_rows: Iterable[ToldByRow] = (),
+) -> Recorded:
+    """``shadow``: the policy version whose propensities are wanted; ``advance``: told what is done, 0 to 1;
+    ``settings``: with which further processes reach the database where there is much to read; None: none do;
+    ``by_rows``: what the operator's tables told of feeds, which counts where no event tells the same.
 
     Raises SourceError.
     """
-    feeds, told, unread, rules = _Feeds(shadow), _Told(), 0, file.rules
-    for rows in _rows(engine, window, file.longest_ms, advance):
+    with transaction(engine) as connection:
+        last = connection.execute(text("SELECT MAX(id) FROM recs_events")).scalar() or 0
+    spans = [(start, min(start + ROWS_OF_A_PART, last)) for start in range(0, last, ROWS_OF_A_PART)]
+    asked = Asked(window, file, shadow)
+    feeds, told, unread = Feeds(shadow), Told(), 0
+    for place, part in enumerate(_parts(engine, spans, asked, settings, advance), 1):
+        feeds.extend(part.feeds)
+        told.extend(part.told)
+        unread += part.unread
+        advance("Reading events", 0.9 * place / len(spans))
+    told.add_rows(by_rows, file)
+    advance("Bringing events to their feeds", 0.9)
+    return feeds.with_rewards(told, file, unread)
+
+
+def _parts(
+    engine: Engine, spans: Sequence[tuple[int, int]], asked: Asked, settings: Settings | None, advance: Advance
+) -> Iterator[Part]:
+    """In the order of their keys."""
+    processes = min(PROCESSES, os.cpu_count() or 1, len(spans))
+    if settings is None or processes < 2:
+        yield from (read_part(engine, span, asked) for span in spans)
+        return
+    # Not forked: threads and connections of this process would be in the others, too.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        try:
+            parts = deque(pool.submit(read_part_alone, settings, span, asked) for span in spans)
+            advance("Reading events", 0.0)
+            while parts:
+                yield parts.popleft().result()
+        except BrokenProcessPool:
+            raise SourceError(
+                "One of the processes that read events was ended from outside, as by a system that is short of memory: "
+                "ask for fewer days (--since), or try again."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def read_part_alone(settings: Settings, span: tuple[int, int], asked: Asked) -> Part:
+    """In a process that has nothing yet. Raises SourceError."""
+    engine = make_engine(settings)
+    try:
+        return read_part(engine, span, asked)
+    finally:
+        engine.dispose()
+
+
+def read_part(engine: Engine, span: tuple[int, int], asked: Asked) -> Part:
+    """``span``: keys behind the first, up to the last. Raises SourceError."""
+    feeds, told, unread, rules = Feeds(asked.shadow), Told(), 0, asked.file.rules
+    for rows in _rows(engine, span, asked):
         of_feeds = []
         for row in rows:
             try:
                 if row["event"] == FEED:
                     of_feeds.append((row, weighed_row(row["properties"], row["slots"])))
                 elif row["event"] in rules and row["item_type"] != ITEM_TYPES[CREATOR]:
-                    told.add(row, file)
+                    told.add(row, asked.file)
             except (ValueError, TypeError):
                 unread += 1
         unread += feeds.add(of_feeds)
-    advance("Bringing events to their feeds", 0.95)
-    return feeds.with_rewards(told, file, unread)
+    return Part(feeds, told, unread)
 
 
-def _rows(engine: Engine, window: Window, longest_ms: int, advance: Advance) -> Iterator[Sequence[Mapping[Any, Any]]]:
+def _rows(engine: Engine, span: tuple[int, int], asked: Asked) -> Iterator[Sequence[Row]]:
     """By key and not by cursor: nothing stays open on the server however long the reader takes."""
     happened = time_as_text(engine.dialect.name, "happened_at")
     statement = text(
-        f"SELECT {', '.join(_COLUMNS)}, {happened} AS happened FROM recs_events WHERE id > :last_id "
+        f"SELECT {', '.join(_COLUMNS)}, {happened} AS happened FROM recs_events WHERE id > :after AND id <= :last "
         f"AND happened_at >= :since AND happened_at < :late AND (event <> '{FEED}' OR happened_at < :until) "
         f"ORDER BY id LIMIT {ROWS_AT_ONCE}"
     )
+    window = asked.window
     moments = {
         "since": text_of(window.since_ms),
         "until": text_of(window.until_ms),
-        "late": text_of(window.until_ms + longest_ms),
+        "late": text_of(window.until_ms + asked.file.longest_ms),
     }
-    with transaction(engine) as connection:
-        last = connection.execute(text("SELECT MAX(id) FROM recs_events")).scalar() or 0
-    place = 0
+    after, last = span
     while True:
-        advance("Reading events", 0.95 * place / max(last, 1))
         with transaction(engine) as connection:
-            rows = connection.execute(statement, moments | {"last_id": place}).mappings().all()
+            rows = connection.execute(statement, moments | {"after": after, "last": last}).mappings().all()
         yield rows
         if len(rows) < ROWS_AT_ONCE:
             return
-        place = rows[-1]["id"]
-
-
-class _Feeds:
-    """Columns that grow."""
-
-    def __init__(self, shadow: str | None) -> None:
-        self._version = shadow
-        self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
-        self._name, self._policy, self._lengths = array("H"), array("H"), array("H")
-        self._items, self._propensities, self._shadow = array("q"), array("f"), array("f")
-        self._policies: dict[str, int] = {}
-        self._names: dict[str, int] = {}
-
-    def add(self, rows: Sequence[tuple[Mapping[Any, Any], WeighedRow]]) -> int:
-        """But for those without any fact of the user, of which nothing is learned; how many cannot be read."""
-        unread = 0
-        personal = [(row, feed) for row, feed in rows if feed.is_personal and feed.items]
-        try:
-            found = unpack_propensities_of_each(
-                [feed.others for _, feed in personal], [len(f.items) for _, f in personal]
-            )
-        except ValueError:
-            found, some = [], personal
-            personal = []
-            for row, feed in some:
-                try:
-                    found += unpack_propensities_of_each([feed.others], [len(feed.items)])
-                    personal.append((row, feed))
-                except ValueError:
-                    unread += 1
-        for (row, feed), propensities in zip(personal, found, strict=True):
-            request = bytes.fromhex(row["request_id"])
-            user = row["user_id"] or _number_of((row["session_id"] or row["request_id"]).encode())
-            self._requests += request
-            self._users.append(user)
-            self._happened.append(milliseconds_of(row["happened"]))
-            self._name.append(self._names.setdefault(row["endpoint"], len(self._names)))
-            self._policy.append(self._policies.setdefault(feed.policy, len(self._policies)))
-            self._lengths.append(len(feed.items))
-            self._items.extend(feed.items)
-            self._propensities.frombytes(propensities.tobytes())
-            self._shadow.frombytes(self._shadow_of(feed, len(propensities)).tobytes())
-        return unread
-
-    def _shadow_of(self, feed: WeighedRow, slots: int) -> Float32:
-        for shadow in feed.shadows:
-            if shadow.policy_version == self._version and len(shadow.propensities) == 4 * slots:
-                return shadow.values()
-        return np.full(slots, np.nan, np.float32)
-
-    def with_rewards(self, told: "_Told", file: LearningFile, unread: int) -> Recorded:
-        happened, lengths = np.array(self._happened, np.int64), np.array(self._lengths, np.int64)
-        order = np.argsort(happened, kind="stable")
-        requests = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)[order]
-        users, happened = np.array(self._users, np.int64)[order], happened[order]
-        has = np.arange(lengths.max(initial=0)) < lengths[order, np.newaxis]
-        begins = (np.cumsum(lengths) - lengths)[order]
-        # A column is let go once it is a table: of a million feeds that is up to 0.2 GB.
-        items, self._items = _table(self._items, np.int64, begins, has, 0), array("q")
-        rewards = np.where(has, np.float32(0), np.float32(np.nan))
-        told.bring(requests, users, happened, items, rewards, file)
-        del items
-        propensities, self._propensities = _table(self._propensities, np.float32, begins, has, np.nan), array("f")
-        shadow, self._shadow = _table(self._shadow, np.float32, begins, has, np.nan), array("f")
-        return Recorded(
-            requests,
-            users,
-            happened,
-            list(self._names),
-            np.array(self._name, np.uint16)[order],
-            list(self._policies),
-            np.array(self._policy, np.uint16)[order],
-            propensities,
-            shadow,
-            rewards,
-            unread,
-        )
-
-
-def _table(column: "array[Any]", kind: Any, begins: Int64, has: npt.NDArray[np.bool_], absent: float) -> Any:
-    """(n, s) of the values of each feed, which begin in the column at ``begins``."""
-    found = np.full(has.shape, absent, kind)
-    values = np.frombuffer(column, kind) if len(column) else np.zeros(0, kind)
-    for slot in range(has.shape[1]):
-        rows = has[:, slot]
-        found[rows, slot] = values[begins[rows] + slot]
-    return found
-
-
-class _Told:
-    """What people did, in columns that grow."""
-
-    def __init__(self) -> None:
-        self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
-        self._items, self._rewards = array("q"), array("d")
-        self._names: list[str] = []
-
-    def add(self, row: Mapping[Any, Any], file: LearningFile) -> None:
-        """Raises ValueError for what names no item."""
-        item, happened = item_key(type_of_name(row["item_type"]), row["item_id"]), milliseconds_of(row["happened"])
-        reward = file.rules[row["event"]].amount(row["value"], row["watch_seconds"])
-        session = row["session_id"]
-        self._requests += _request_of(row["request_id"])
-        self._users.append(row["user_id"] or (_number_of(session.encode()) if session else 0))
-        self._happened.append(happened)
-        self._items.append(item)
-        self._rewards.append(reward)
-        self._names.append(row["event"])
-
-    def bring(
-        self,
-        requests: npt.NDArray[np.uint64],
-        users: Int64,
-        happened_ms: Int64,
-        items: Int64,
-        rewards: Float32,
-        file: LearningFile,
-    ) -> None:
-        """Each event of an item of a feed counts once, the first of several, within its hours."""
-        own = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)
-        places = _places(requests, own)
-        happened, worth = np.array(self._happened, np.int64), np.array(self._rewards)
-        nameless = np.flatnonzero(~own.any(axis=1))
-        if len(nameless):
-            latest = _Latest(users, happened_ms, items)
-            for at in nameless.tolist():
-                places[at] = latest.showed(self._users[at], self._items[at], self._happened[at])
-        order = np.lexsort((worth, happened, places))
-        feed, told = -1, dict[tuple[int, str], Happening]()
-        for at in order[places[order] >= 0].tolist():
-            place, rule = int(places[at]), file.rules[self._names[at]]
-            if place != feed:
-                _fill(rewards, feed, items, told, file)
-                feed, told = place, {}
-            if happened[at] - happened_ms[place] <= rule.hours_ms:
-                key = (self._items[at], self._names[at])
-                told.setdefault(key, Happening(self._items[at], self._rewards[at], rule.shows))
-        _fill(rewards, feed, items, told, file)
-
-
-def _fill(
-    rewards: Float32, feed: int, items: Int64, told: Mapping[tuple[int, str], Happening], file: LearningFile
-) -> None:
-    """What nobody has seen brought 0."""
-    if told:
-        slots = int(np.count_nonzero(~np.isnan(rewards[feed])))
-        found = rewards_of(items[feed, :slots].tolist(), list(told.values()), file)
-        rewards[feed, :slots] = np.where(np.isnan(found), 0.0, found)
-
-
-class _Latest:
-    """Users' latest feeds."""
-
-    def __init__(self, users: Int64, happened_ms: Int64, items: Int64) -> None:
-        self._order = np.argsort(users, kind="stable")  # within a user by time, as feeds are
-        self._users, self._happened_ms = users[self._order], happened_ms[self._order]
-        self._items = items
-
-    def showed(self, user: int, item: int, until_ms: int) -> int:
-        """Place of the latest by then that showed the item; -1: none did."""
-        if user == 0:
-            return -1
-        begin, end = np.searchsorted(self._users, [user, user + 1])
-        end = begin + np.searchsorted(self._happened_ms[begin:end], until_ms, side="right")
-        for place in self._order[max(begin, end - LATEST_FEEDS) : end][::-1].tolist():
-            if item in self._items[place]:
-                return int(place)
-        return -1
-
-
-def _places(requests: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Int64:
-    """(n, 2), (m, 2) to (m,): where each is among the first; -1: nowhere. Halves of ids are as good as random."""
-    if not len(requests):
-        return np.full(len(wanted), -1, np.int64)
-    order = np.argsort(requests[:, 0])
-    found = order[np.minimum(np.searchsorted(requests[order, 0], wanted[:, 0]), len(order) - 1)]
-    return np.where((requests[found] == wanted).all(axis=1), found, -1).astype(np.int64)
-
-
-def _request_of(request_id: str | None) -> bytes:
-    """16 bytes: 0 where no feed is named, -1 where what is named is none."""
-    if request_id is None:
-        return bytes(_REQUEST_BYTES)
-    try:
-        found = bytes.fromhex(request_id)
-    except ValueError:
-        found = b""
-    return found if len(found) == _REQUEST_BYTES else b"\xff" * _REQUEST_BYTES
-
-
-def _number_of(name: bytes) -> int:
-    """Below 0, where no user's is."""
-    return -1 - int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
+        after = rows[-1]["id"]

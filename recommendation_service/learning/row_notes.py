@@ -5,8 +5,10 @@ that are inserted at once the later may be seen first. So a mark, up to which ro
 behind what the table had; rows beyond it that were taken up are noted one by one.
 """
 
+import contextlib
 import json
 import sqlite3
+from pathlib import Path
 from typing import NamedTuple
 
 # What the source of a happening begins with that a row told; then comes the table.
@@ -59,6 +61,33 @@ class RowMark(NamedTuple):
                 return one.moment_ms if known else None
             before = one
         return None
+
+
+class ToldByRow(NamedTuple):
+    request: bytes  # of the feed
+    item: int  # key
+    event: str
+    reward: float
+    happened_ms: int
+
+
+class ToldByRows(NamedTuple):
+    """What rows told of the feeds that a ledger still knows."""
+
+    told: list[ToldByRow]
+    since_ms: int | None  # of the oldest of these feeds; None: it knows none
+
+
+def told_by_rows(ledger: Path) -> ToldByRows | None:
+    """``ledger``: its file, which is not changed. None: there is none that can be read."""
+    told = f"SELECT request, item, event, reward, happened FROM happenings WHERE source LIKE '{BY_ROW}%' AND shows = 0"
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
+            rows = [ToldByRow(*row) for row in database.execute(told)]
+            [[since]] = database.execute("SELECT min(happened) FROM feeds")
+    except sqlite3.Error:
+        return None
+    return ToldByRows(rows, since)
 
 
 class RowNotes:

@@ -28,7 +28,8 @@ from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.learning import operator_rows
 from recommendation_service.learning.format import SHIPPED, load_learning
 from recommendation_service.learning.learner import Learner
-from recommendation_service.learning.row_notes import TRANSACTION_MS
+from recommendation_service.learning.ledger import FILE
+from recommendation_service.learning.row_notes import TRANSACTION_MS, told_by_rows
 from recommendation_service.log.records import FeedRecord, Record
 from recommendation_service.mappings.interacpedia.rows import read_rows, tables_with_rows
 from recommendation_service.mappings.interacpedia.source import Source
@@ -97,6 +98,12 @@ def test_a_row_after_a_feed_teaches_as_the_event_that_it_is(
     learner = world.learn()
 
     assert learner.totals.events == {event: {f"table:{table}": 1}}
+    known = told_by_rows(world.settings.learning_dir / FILE)
+    assert known is not None
+    assert [(one.request, one.item, one.event, one.reward) for one in known.told] == [
+        (served.request_id, int(served.slots().items[1]), event, pytest.approx(worth))
+    ]
+    assert known.since_ms == served.happened_ms
     assert (count(learner, AU), reward(learner, AU)) == (pytest.approx(2), pytest.approx(worth))
     assert learner.totals.left == {}
 

@@ -1,0 +1,284 @@
+"""What was read of feeds and of what people did, in columns that grow: as there may be a million feeds, a Python object
+for each would take gigabytes."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recommendation_service.flush.rows import WeighedRow, milliseconds_of
+from recommendation_service.learning.format import LearningFile
+from recommendation_service.learning.rewards import Happening, rewards_of
+from recommendation_service.learning.row_notes import ToldByRow
+from recommendation_service.model.item_keys import item_key, type_of_name
+from recommendation_service.ranking.packed_slots import unpack_propensities_of_each
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+# Of a user's feeds, how many are looked through for an item whose event names none.
+LATEST_FEEDS = 20
+_REQUEST_BYTES = 16
+
+
+class Recorded(NamedTuple):
+    """n feeds in the order in which they were made, of s slots at most; what a feed does not have is 0, or NaN."""
+
+    requests: npt.NDArray[np.uint64]  # (n, 2) two halves of the id
+    users: Int64  # (n,) of an anonymous one a number of the session, or of the feed, below 0
+    happened_ms: Int64  # (n,)
+    names: list[str]  # of these feeds, as `total`
+    name: npt.NDArray[np.uint16]  # (n,) index into these
+    policies: list[str]  # that served one of the feeds
+    policy: npt.NDArray[np.uint16]  # (n,) index into these
+    propensities: Float32  # (n, s)
+    shadow: Float32  # (n, s) of the policy that is asked for; NaN: it was no shadow then
+    rewards: Float32  # (n, s)
+    unread: int  # rows that no release of this service has written so
+
+    def place_of(self, requests: npt.NDArray[np.uint64]) -> Int64:
+        """(m, 2) to (m,) the feed's place; -1: there is none."""
+        return _places(self.requests, requests)
+
+
+class Feeds:
+    """Columns that grow."""
+
+    def __init__(self, shadow: str | None) -> None:
+        self._version = shadow
+        self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
+        self._name, self._policy, self._lengths = array("H"), array("H"), array("H")
+        self._items, self._propensities, self._shadow = array("q"), array("f"), array("f")
+        self._policies: dict[str, int] = {}
+        self._names: dict[str, int] = {}
+
+    def add(self, rows: Sequence[tuple[Mapping[Any, Any], WeighedRow]]) -> int:
+        """But for those without any fact of the user, of which nothing is learned; how many cannot be read."""
+        unread = 0
+        personal = [(row, feed) for row, feed in rows if feed.is_personal and feed.items]
+        try:
+            found = unpack_propensities_of_each(
+                [feed.others for _, feed in personal], [len(f.items) for _, f in personal]
+            )
+        except ValueError:
+            found, some = [], personal
+            personal = []
+            for row, feed in some:
+                try:
+                    found += unpack_propensities_of_each([feed.others], [len(feed.items)])
+                    personal.append((row, feed))
+                except ValueError:
+                    unread += 1
+        for (row, feed), propensities in zip(personal, found, strict=True):
+            request = bytes.fromhex(row["request_id"])
+            user = row["user_id"] or _number_of((row["session_id"] or row["request_id"]).encode())
+            self._requests += request
+            self._users.append(user)
+            self._happened.append(milliseconds_of(row["happened"]))
+            self._name.append(self._names.setdefault(row["endpoint"], len(self._names)))
+            self._policy.append(self._policies.setdefault(feed.policy, len(self._policies)))
+            self._lengths.append(len(feed.items))
+            self._items.extend(feed.items)
+            self._propensities.frombytes(propensities.tobytes())
+            self._shadow.frombytes(self._shadow_of(feed, len(propensities)).tobytes())
+        return unread
+
+    def extend(self, later: "Feeds") -> None:
+        """By those of a later part."""
+        names = [self._names.setdefault(name, len(self._names)) for name in later._names]
+        policies = [self._policies.setdefault(name, len(self._policies)) for name in later._policies]
+        self._name.extend([names[code] for code in later._name])
+        self._policy.extend([policies[code] for code in later._policy])
+        self._requests += later._requests
+        self._users.extend(later._users)
+        self._happened.extend(later._happened)
+        self._lengths.extend(later._lengths)
+        self._items.extend(later._items)
+        self._propensities.extend(later._propensities)
+        self._shadow.extend(later._shadow)
+
+    def _shadow_of(self, feed: WeighedRow, slots: int) -> Float32:
+        for shadow in feed.shadows:
+            if shadow.policy_version == self._version and len(shadow.propensities) == 4 * slots:
+                return shadow.values()
+        return np.full(slots, np.nan, np.float32)
+
+    def with_rewards(self, told: "Told", file: LearningFile, unread: int) -> Recorded:
+        happened, lengths = np.array(self._happened, np.int64), np.array(self._lengths, np.int64)
+        order = np.argsort(happened, kind="stable")
+        requests = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)[order]
+        users, happened = np.array(self._users, np.int64)[order], happened[order]
+        has = np.arange(lengths.max(initial=0)) < lengths[order, np.newaxis]
+        begins = (np.cumsum(lengths) - lengths)[order]
+        rewards = np.where(has, np.float32(0), np.float32(np.nan))
+        told.bring(requests, users, happened, _Shown(self._items, begins, lengths[order]), rewards, file)
+        # A column is let go once it is a table, or not wanted any more: of a million feeds it is up to 0.2 GB.
+        self._items = array("q")
+        propensities, self._propensities = _table(self._propensities, np.float32, begins, has, np.nan), array("f")
+        shadow, self._shadow = _table(self._shadow, np.float32, begins, has, np.nan), array("f")
+        return Recorded(
+            requests,
+            users,
+            happened,
+            list(self._names),
+            np.array(self._name, np.uint16)[order],
+            list(self._policies),
+            np.array(self._policy, np.uint16)[order],
+            propensities,
+            shadow,
+            rewards,
+            unread,
+        )
+
+
+class _Shown(NamedTuple):
+    """What feeds showed."""
+
+    items: "array[int]"  # keys, of one feed after the other
+    begins: Int64  # of each feed
+    lengths: Int64
+
+    def of(self, feed: int) -> list[int]:
+        begin = int(self.begins[feed])
+        return self.items[begin : begin + int(self.lengths[feed])].tolist()
+
+
+def _table(column: "array[Any]", kind: Any, begins: Int64, has: npt.NDArray[np.bool_], absent: float) -> Any:
+    """(n, s) of the values of each feed, which begin in the column at ``begins``."""
+    found = np.full(has.shape, absent, kind)
+    values = np.frombuffer(column, kind) if len(column) else np.zeros(0, kind)
+    for slot in range(has.shape[1]):
+        rows = has[:, slot]
+        found[rows, slot] = values[begins[rows] + slot]
+    return found
+
+
+class Told:
+    """What people did, in columns that grow."""
+
+    def __init__(self) -> None:
+        self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
+        self._items, self._rewards = array("q"), array("d")
+        self._name = array("H")
+        self._names: dict[str, int] = {}
+
+    def add(self, row: Mapping[Any, Any], file: LearningFile) -> None:
+        """Raises ValueError for what names no item."""
+        item, happened = item_key(type_of_name(row["item_type"]), row["item_id"]), milliseconds_of(row["happened"])
+        reward = file.rules[row["event"]].amount(row["value"], row["watch_seconds"])
+        session = row["session_id"]
+        self._requests += _request_of(row["request_id"])
+        self._users.append(row["user_id"] or (_number_of(session.encode()) if session else 0))
+        self._happened.append(happened)
+        self._items.append(item)
+        self._rewards.append(reward)
+        self._name.append(self._names.setdefault(row["event"], len(self._names)))
+
+    def add_rows(self, rows: Iterable[ToldByRow], file: LearningFile) -> None:
+        """What the operator's rows told of feeds, as the learner noted it."""
+        for row in rows:
+            if row.event in file.rules:
+                self._requests += row.request
+                self._users.append(0)
+                self._happened.append(row.happened_ms)
+                self._items.append(row.item)
+                self._rewards.append(row.reward)
+                self._name.append(self._names.setdefault(row.event, len(self._names)))
+
+    def extend(self, later: "Told") -> None:
+        names = [self._names.setdefault(name, len(self._names)) for name in later._names]
+        self._name.extend([names[code] for code in later._name])
+        self._requests += later._requests
+        self._users.extend(later._users)
+        self._happened.extend(later._happened)
+        self._items.extend(later._items)
+        self._rewards.extend(later._rewards)
+
+    def bring(
+        self,
+        requests: npt.NDArray[np.uint64],
+        users: Int64,
+        happened_ms: Int64,
+        shown: _Shown,
+        rewards: Float32,
+        file: LearningFile,
+    ) -> None:
+        """Each event of an item of a feed counts once, the first of several, within its hours."""
+        own = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)
+        places = _places(requests, own)
+        happened, worth = np.array(self._happened, np.int64), np.array(self._rewards)
+        nameless = np.flatnonzero(~own.any(axis=1))
+        if len(nameless):
+            latest = _Latest(users, happened_ms, shown)
+            for at in nameless.tolist():
+                places[at] = latest.showed(self._users[at], self._items[at], self._happened[at])
+        order = np.lexsort((worth, happened, places))
+        names = list(self._names)
+        feed, told = -1, dict[tuple[int, str], Happening]()
+        for at in order[places[order] >= 0].tolist():
+            place, name = int(places[at]), names[self._name[at]]
+            rule = file.rules[name]
+            if place != feed:
+                _fill(rewards, feed, shown, told, file)
+                feed, told = place, {}
+            if happened[at] - happened_ms[place] <= rule.hours_ms:
+                told.setdefault((self._items[at], name), Happening(self._items[at], self._rewards[at], rule.shows))
+        _fill(rewards, feed, shown, told, file)
+
+
+def _fill(
+    rewards: Float32, feed: int, shown: _Shown, told: Mapping[tuple[int, str], Happening], file: LearningFile
+) -> None:
+    """What nobody has seen brought 0."""
+    if told:
+        items = shown.of(feed)
+        found = rewards_of(items, list(told.values()), file)
+        rewards[feed, : len(items)] = np.where(np.isnan(found), 0.0, found)
+
+
+class _Latest:
+    """Users' latest feeds."""
+
+    def __init__(self, users: Int64, happened_ms: Int64, shown: _Shown) -> None:
+        self._order = np.argsort(users, kind="stable")  # within a user by time, as feeds are
+        self._users, self._happened_ms = users[self._order], happened_ms[self._order]
+        self._shown = shown
+
+    def showed(self, user: int, item: int, until_ms: int) -> int:
+        """Place of the latest by then that showed the item; -1: none did."""
+        if user == 0:
+            return -1
+        begin, end = np.searchsorted(self._users, [user, user + 1])
+        end = begin + np.searchsorted(self._happened_ms[begin:end], until_ms, side="right")
+        for place in self._order[max(begin, end - LATEST_FEEDS) : end][::-1].tolist():
+            if item in self._shown.of(place):
+                return int(place)
+        return -1
+
+
+def _places(requests: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Int64:
+    """(n, 2), (m, 2) to (m,): where each is among the first; -1: nowhere. Halves of ids are as good as random."""
+    if not len(requests):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(requests[:, 0])
+    found = order[np.minimum(np.searchsorted(requests[order, 0], wanted[:, 0]), len(order) - 1)]
+    return np.where((requests[found] == wanted).all(axis=1), found, -1).astype(np.int64)
+
+
+def _request_of(request_id: str | None) -> bytes:
+    """16 bytes: 0 where no feed is named, -1 where what is named is none."""
+    if request_id is None:
+        return bytes(_REQUEST_BYTES)
+    try:
+        found = bytes.fromhex(request_id)
+    except ValueError:
+        found = b""
+    return found if len(found) == _REQUEST_BYTES else b"\xff" * _REQUEST_BYTES
+
+
+def _number_of(name: bytes) -> int:
+    """Below 0, where no user's is."""
+    return -1 - int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
