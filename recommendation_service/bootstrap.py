@@ -53,6 +53,7 @@ from recommendation_service.log.stream import EventStream
 from recommendation_service.mappings.opening import user_reader
 from recommendation_service.memory.memory_keeper import MemoryKeeper
 from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.words import FIRST_WORDS, Words
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes import registry
 from recommendation_service.processes.supervision import ProcessSupervisor
@@ -78,6 +79,7 @@ from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
 from recommendation_service.serving.worker import Worker
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
 from recommendation_service.sources.mapping.source import demand_mapping
+from recommendation_service.sources.mapping.words import words_of
 from recommendation_service.sources.users import Users
 from recommendation_service.telemetry import database_metrics, metrics_files
 from recommendation_service.telemetry.metrics import Metrics
@@ -135,13 +137,14 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     admission = Admission(access, RateLimiter(settings.rate_limit_per_key))
     per_user = RateLimiter(settings.rate_limit_per_user)
     mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
+    words = words_of(mapping) if mapping is not None else FIRST_WORDS
     named = named_feeds(mapping)
     endpoints: dict[str, Endpoint] = {
         f"{prefix}/search/{name}": FeedEndpoint(name, per_user) for name in (ENDPOINTS if named.has_search else ())
     }
     for feed in named.feeds:
         endpoints[f"{prefix}/feeds/{feed.name}"] = NamedFeedEndpoint(feed, named.forms, per_user)
-    endpoints[f"{prefix}/feedback"] = FeedbackEndpoint(per_user, clock.now_ms)
+    endpoints[f"{prefix}/feedback"] = FeedbackEndpoint(per_user, clock.now_ms, words)
     names = {f"{prefix}/search/{endpoint}": endpoint for endpoint in (*ENDPOINTS, "reload")}
     names |= {f"{prefix}/feeds/{feed.name}": feed.name for feed in named.feeds}
     accounts = Accounts(metrics, names, settings.access_log)
@@ -155,7 +158,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
         {path: HotRoute(endpoint, admission) for path, endpoint in endpoints.items()},
         title="recommendation-service",
         lifespan=_lifespan(
-            settings, metrics, store, serving, learning.person_slots if learning else None, make, direct
+            settings, metrics, store, serving, learning.person_slots if learning else None, make, direct, words
         ),
         redirect_slashes=False,
         docs_url=None,
@@ -172,14 +175,14 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     )
     app.state.serving = serving
     threads = Threads("administration", ADMINISTRATION_THREADS)
-    add_administration(app, prefix, settings, serving, access, threads)
-    add_people(app, prefix, settings, serving, access, threads)
+    add_administration(app, prefix, settings, serving, access, threads, words)
+    add_people(app, prefix, settings, serving, access, threads, words)
     add_explanations(app, prefix, settings, serving, store, access, threads, named.types)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_lists(app, prefix, serving, admission, named)
     add_batches(app, prefix, serving, access, named.feeds, named.forms)
     add_unknown_feeds(app, prefix, [feed.name for feed in named.feeds], admission)
-    add_documentation(app, prefix, access, named)
+    add_documentation(app, prefix, access, named, words)
     return app
 
 
@@ -220,6 +223,7 @@ def _lifespan(
     learned_slots: float | None,
     make: Callable[[], None] | None,
     direct: Callable[[Worker], DirectCalls],
+    words: Words,
 ) -> Callable[[FastAPI], Any]:
     """What a worker opens, in the order in which it is needed, and closes the other way round.
 
@@ -265,7 +269,7 @@ def _lifespan(
             seen: SeenStore = NoStore(group)
             if settings.seen_state:
                 keeper.open()
-                reader = PastReader(replicas.primary.connect, serving.lifetimes, settings.events_dir, clock.now)
+                reader = PastReader(replicas.primary.connect, serving.lifetimes, settings.events_dir, clock.now, words)
                 past = Past(reader, group, settings, metrics)
                 stack.callback(past.close)
                 work += [keeper.run(), past.run()]

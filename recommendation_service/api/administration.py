@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from sqlalchemy.engine import Engine
 from starlette.responses import Response
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.documentation import answers
-from recommendation_service.api.schemas import DEFAULT_ITEMS, LARGEST_ID, LONGEST_SESSION_ID, MOST_ITEMS
+from recommendation_service.api.schemas import DEFAULT_ITEMS, LONGEST_SESSION_ID, MOST_ITEMS
 from recommendation_service.api.threads import Threads
+from recommendation_service.api.user_paths import AskedUser, user_in_path
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, PolicyError, ServiceError, SourceError
 from recommendation_service.feed.generation import Generation
@@ -23,6 +24,7 @@ from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.decisions import forget_decisions
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.preview import Preview, policy_version
@@ -51,6 +53,7 @@ def add_administration(
     serving: Serving,
     access: Access,
     threads: Threads,
+    words: Words,
 ) -> None:
     """Declare the routes; what they need is handed in. ``threads``: those that may wait for the database."""
     folder = settings.events_dir
@@ -72,7 +75,7 @@ def add_administration(
     )
     async def preview(
         request: Request,
-        user_id: Annotated[int, Path(ge=0, le=LARGEST_ID)],
+        user: Annotated[AskedUser, Depends(user_in_path(words, 0))],
         endpoint: Literal["total", "discover", "flow"] = "total",
         size: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = DEFAULT_ITEMS,
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
@@ -85,7 +88,7 @@ def add_administration(
         gives the same feed again. Nothing of it is recorded, remembered or counted. Administrators only."""
         access.check_administrator(request.scope)
         served, worker = await serving.ready_generation(), worker_of(request.scope)
-        session = session_number(session_id)
+        session, user_id = session_number(session_id), user.number
         try:
             seen = worker.store.peek(user_id, session)
         except MemoryFailed as error:
@@ -116,7 +119,7 @@ def add_administration(
         except SourceError as error:
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         body = {
-            "user_id": user_id,
+            "user_id": user.given,
             "catalog": generation.catalog.version,
             "policy": generation.policy.version,
             "fits": generation.fits,
@@ -132,12 +135,13 @@ def add_administration(
         responses=answers(401, 403, 422, 503),
         openapi_extra=_ADMINISTRATOR,
     )
-    async def forget(request: Request, user_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> Response:
+    async def forget(request: Request, user: Annotated[AskedUser, Depends(user_in_path(words, 1))]) -> Response:
         """Says what was removed. What the operator's own tables have of the user, a log of events included, stays.
         `fleet_told`: other machines forget within seconds (with Redis; without, ask each). `learned_stays`: what was
         learned cannot be unlearned, and is of so many shown items of the user at most. Administrators only."""
         access.check_administrator(request.scope)
         serving.check_place()
+        user_id = user.number
         removed = await worker_of(request.scope).forgetting.forget(user_id)
         moment = removed.moment
         try:
@@ -158,5 +162,5 @@ def add_administration(
                 f"What the user has seen cannot be removed: {removed.failed}. All else was; ask again for that.",
                 retry_after_seconds=30,
             ) from removed.failed
-        body = {**removed.found, **deleted, "decisions": decisions}
+        body = {**removed.found, "user_id": user.given, **deleted, "decisions": decisions}
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")

@@ -17,7 +17,7 @@ from recommendation_service import __version__
 from recommendation_service.api.access import Access
 from recommendation_service.api.assets import ASK_EACH_TIME, Asset, HashedAssets, make_asset
 from recommendation_service.api.batches import batch_operation
-from recommendation_service.api.event_documentation import event_schema, feedback_operation
+from recommendation_service.api.event_documentation import event_schema, feedback_operation, own_event_schema
 from recommendation_service.api.feeds import LONGEST_IDEMPOTENCY_KEY
 from recommendation_service.api.list_documentation import list_operations, list_schemas
 from recommendation_service.api.named_documentation import ANSWER, named_operation, named_schemas
@@ -44,6 +44,7 @@ from recommendation_service.mappings.documented import (
 from recommendation_service.mappings.forms import SPELLINGS
 from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
 from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.words import Words
 
 PAGE = "/docs"
 DOCUMENT = "openapi.json"
@@ -163,7 +164,7 @@ class DocumentedFeeds(NamedTuple):
         return self.feeds[0].filters
 
 
-def add_documentation(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds) -> None:
+def add_documentation(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds, words: Words) -> None:
     """``/docs``, what it loads, and ``/openapi.json`` with every route.
 
     All of it comes from here. What the page names bears a hash and may be kept for ever; the page and
@@ -172,7 +173,7 @@ def add_documentation(app: FastAPI, prefix: str, access: Access, named: Document
 
     @functools.cache
     def openapi() -> dict[str, Any]:
-        return _document(app, prefix, access, named)
+        return _document(app, prefix, access, named, words)
 
     app.openapi = openapi  # type: ignore[method-assign]
 
@@ -216,7 +217,7 @@ def _page_file(name: str, media_type: str) -> Asset:
     return make_asset((resources.files("fastapi_swagger") / "resources" / name).read_bytes(), media_type)
 
 
-def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds) -> dict[str, Any]:
+def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds, words: Words) -> dict[str, Any]:
     document = get_openapi(
         title="Recommendation service",
         version=__version__,
@@ -235,7 +236,7 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds)
         schemas[item]["properties"]["why"] = {"$ref": "#/components/schemas/Why"}
     document["tags"] = [{"name": "feeds"}, {"name": "lists"}, {"name": "feedback"}, {"name": "operations"}]
     schemas["FeedRequest"] = _feed_request()
-    schemas["FeedbackEvent"] = event_schema()
+    schemas["FeedbackEvent"] = own_event_schema(words) if words.is_mapped else event_schema()
     schemas["Error"] = _error()
     components["securitySchemes"] = {
         "apiKey": {"type": "http", "scheme": "bearer", "description": "One of API_KEYS, where that is set"},

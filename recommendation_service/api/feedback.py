@@ -10,6 +10,7 @@ from recommendation_service.api.limits import RateLimiter
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.log.event_log import LogFull
 from recommendation_service.log.records import FeedbackRecord
+from recommendation_service.model.words import Words
 from recommendation_service.serving.feedback import Accepted, Feedback, HideForgotten, NoLog
 
 RETRY_AFTER_SECONDS = 5
@@ -36,13 +37,14 @@ class NotRecording(ServiceError):
 
 
 class FeedbackEndpoint:
-    def __init__(self, per_user: RateLimiter, now_ms: Callable[[], int]) -> None:
+    def __init__(self, per_user: RateLimiter, now_ms: Callable[[], int], words: Words) -> None:
+        self._words = words
         self._per_user = per_user
         self._now_ms = now_ms
 
     async def answer(self, call: Call) -> Reply:
         now_ms = self._now_ms()
-        read = read_events(call.body, now_ms)
+        read = read_events(call.body, now_ms, self._words)
         if self._per_user.is_on:
             for user in {record.user_id for record in read}:
                 if user:

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recommendation_service.api.named_documentation import filter_schema, user_schema
-from recommendation_service.api.named_feeds import LONGEST_ID, IdForms
+from recommendation_service.api.named_feeds import IdForms
 from recommendation_service.api.schemas import DEFAULT_ITEMS, MOST_ITEMS
 from recommendation_service.catalog.filter_columns import Rule
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 
 MOST_OFFSET = 10_000
 FILTERS = "filters."  # before a filter's name, in the query
@@ -39,7 +40,7 @@ def list_operations(
     common = list(_query(types, forms, filters))
     one_type = {"name": "type", "in": "path", "required": True, "schema": {"enum": types}}
     one_id = {"name": "id", "in": "path", "required": True, "description": "as it looks in your tables"}
-    item = [one_type, one_id | {"schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}}]
+    item = [one_type, one_id | {"schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT_ID}}]
     return {
         "/items/{type}/{id}/similar": _operation("similar", "What is like an item", _SIMILAR, [*item, *common])
         | {"responses": _responses({**errors, "404": not_found})},

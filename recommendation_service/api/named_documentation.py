@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from recommendation_service.api.named_feeds import DIGITS, LARGEST_VALUE, LONGEST_ID, MOST_VALUES, IdForms, NamedFeed
+from recommendation_service.api.named_feeds import DIGITS, LARGEST_VALUE, MOST_VALUES, IdForms, NamedFeed
 from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID, MOST_EXCLUDED, MOST_ITEMS
 from recommendation_service.catalog.filter_columns import Rule
 from recommendation_service.mappings.documented import ITEMS
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 
 REQUEST = "NamedFeedRequest"
 ANSWER = "NamedFeed"
@@ -55,7 +56,7 @@ def _item(name: str) -> str:
 
 def user_schema(forms: IdForms) -> dict[str, Any]:
     if forms.users_are_text:
-        return {"type": "string", "minLength": 1, "maxLength": LONGEST_ID}
+        return {"type": "string", "minLength": 1, "maxLength": LONGEST_TEXT_ID}
     return {"anyOf": [{"type": "integer", "minimum": 0, "maximum": LARGEST_ID}, {"type": "string", "pattern": DIGITS}]}
 
 

@@ -27,9 +27,8 @@ from recommendation_service.api.schemas import (
 from recommendation_service.catalog.filter_columns import Rule, value_number
 from recommendation_service.core.errors import InvalidRequest, NotFound, NotJson
 from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedFields
-from recommendation_service.model.text_ids import ITEM_BITS, USER_BITS, number_of_text
+from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, USER_BITS, number_of_text
 
-LONGEST_ID = 255
 DIGITS = "^[0-9]{1,18}$"
 MOST_VALUES = 100
 LARGEST_VALUE = 1e300  # of a number that a filter asks for
@@ -162,9 +161,9 @@ def asked_of(given: Mapping[str, Any], rules: Mapping[str, Rule], problems: list
 def number_of_user(value: int | str, is_text: bool, problems: list[tuple[str, str]]) -> int:
     """Of an id."""
     if is_text:
-        if isinstance(value, str) and 0 < len(value) <= LONGEST_ID:
+        if isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT_ID:
             return number_of_text(value, USER_BITS)
-        problems.append(("user", f"must be text of 1 to {LONGEST_ID} characters, as ids of users are text"))
+        problems.append(("user", f"must be text of 1 to {LONGEST_TEXT_ID} characters, as ids of users are text"))
         return 0
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)

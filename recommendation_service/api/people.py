@@ -3,21 +3,23 @@
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from starlette.responses import Response
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.administration import DatabaseFailed, FolderFailed
 from recommendation_service.api.documentation import answers
 from recommendation_service.api.limits import RateLimiter
-from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID
+from recommendation_service.api.schemas import LONGEST_SESSION_ID
 from recommendation_service.api.threads import Threads
+from recommendation_service.api.user_paths import AskedUser, user_in_path
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, SourceError
 from recommendation_service.flush.person import Person, page_after
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.remembered import Remembered, remembered
@@ -29,7 +31,13 @@ CALLS_PER_SECOND = 1.0
 
 
 def add_people(
-    app: FastAPI, prefix: str, settings: Settings, serving: Serving, access: Access, threads: Threads
+    app: FastAPI,
+    prefix: str,
+    settings: Settings,
+    serving: Serving,
+    access: Access,
+    threads: Threads,
+    words: Words,
 ) -> None:
     """Declare the route. ``threads``: those that may wait for the database."""
     calls = RateLimiter(CALLS_PER_SECOND)
@@ -49,7 +57,7 @@ def add_people(
     )
     async def told(
         request: Request,
-        user_id: Annotated[int, Path(ge=0, le=LARGEST_ID)],
+        user: Annotated[AskedUser, Depends(user_in_path(words, 0))],
         session_id: Annotated[str | None, Query(min_length=1, max_length=LONGEST_SESSION_ID)] = None,
         most: Annotated[int, Query(ge=1, le=MOST_EVENTS)] = 100,
         page: Annotated[str | None, Query(max_length=64)] = None,
@@ -60,6 +68,8 @@ def add_people(
         access.check_administrator(request.scope)
         serving.check_place()
         calls.check("")
+        # Of text ids none is an anonymous person's, so that is told by the session.
+        user_id = 0 if words.users_are_text and user.given == "0" and session_id is not None else user.number
         asked = _person(user_id, session_id), page_after(page, most)
         person, events_page = asked
         if events_page is None:
@@ -79,7 +89,8 @@ def add_people(
         def tell() -> Remembered:
             engine = make_writing_engine(settings)
             try:
-                return remembered(settings, engine, catalog, person, events_page, seen, elsewhere, facts)
+                found = remembered(settings, engine, catalog, person, events_page, seen, words, elsewhere, facts)
+                return msgspec.structs.replace(found, user_id=user.given if user_id else 0)
             finally:
                 engine.dispose()
 

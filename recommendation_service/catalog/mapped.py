@@ -23,23 +23,18 @@ from recommendation_service.catalog.vocabulary import Lists, Vocabulary
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.model.columns import Float64, Int64
-from recommendation_service.model.item_keys import CREATOR, LARGEST_OTHER
+from recommendation_service.model.item_keys import LARGEST_OTHER
 from recommendation_service.model.text_ids import CREATOR_BITS, ITEM_BITS, USER_BITS, number_of_text
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.lists import UNKNOWN_CITY
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.tables import Ids, ItemTable, Tables
+from recommendation_service.sources.mapping.words import type_numbers
 
-FIRST_TYPE = CREATOR + 1  # the number of a mapping's first item type; a later one's is higher by its place
 TOKEN_KINDS = 4  # as many vocabularies have a kind of their own; those beyond share the last
 NO_TIME = 0.0  # of an item of which it is not known when it came: then it is old
 
 _encode = msgspec.json.Encoder().encode
-
-
-def type_numbers(mapping: Mapping) -> dict[str, int]:
-    """By name, in the mapping's order. They stand in keys: a type that is added has its place at the end."""
-    return {name: FIRST_TYPE + place for place, name in enumerate(mapping.content.items)}
 
 
 def build_mapped(

@@ -1,20 +1,12 @@
 """Records into PostgreSQL's ``recs_events``: an array a column, one statement a batch, which says what was new."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Connection
 
-from recommendation_service.flush.rows import (
-    FEED_COLUMNS,
-    FEEDBACK_COLUMNS,
-    Event,
-    feed_row,
-    feedback_row,
-)
-from recommendation_service.log.records import FeedbackRecord, FeedRecord
+from recommendation_service.flush.rows import Value
 
 # Columns that are no text. Text longer than its column is refused: it is cast to text, and not to varchar, which cuts.
 _TYPES = {
@@ -26,13 +18,13 @@ _TYPES = {
 }
 
 
-def insert_arrays(connection: Connection, batch: Sequence[Event], flush_id: int) -> Counter[str]:
-    """Rows inserted, by event. ``batch``: of one kind. Raises IndexError or ValueError for what no column can hold."""
-    feedback = [feedback_row(record, flush_id) for record in batch if isinstance(record, FeedbackRecord)]
-    feeds = [feed_row(record, flush_id) for record in batch if isinstance(record, FeedRecord)]
-    columns = FEEDBACK_COLUMNS if feedback else FEED_COLUMNS
-    values = {name: list(column) for name, column in zip(columns, zip(*feedback, *feeds, strict=True), strict=True)}
-    return Counter(map(str, connection.execute(_statement(columns), values).scalars()))
+def insert_arrays(
+    connection: Connection, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]]
+) -> list[tuple[str, int, str]]:
+    """(event, user, event_id) of the rows that were inserted."""
+    values = {name: list(column) for name, column in zip(columns, zip(*rows, strict=True), strict=True)}
+    inserted = connection.execute(_statement(columns), values)
+    return [(str(event), int(user_id), str(event_id)) for event, user_id, event_id in inserted]
 
 
 @lru_cache
@@ -41,5 +33,5 @@ def _statement(columns: tuple[str, ...]) -> TextClause:
     names = ", ".join(columns)
     return text(
         f"INSERT INTO recs_events ({names}) SELECT {names} FROM unnest({arrays}) AS new ({names}) "
-        "ON CONFLICT (event_id, user_id) DO NOTHING RETURNING event"
+        "ON CONFLICT (event_id, user_id) DO NOTHING RETURNING event, user_id, event_id"
     )

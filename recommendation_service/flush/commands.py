@@ -203,7 +203,7 @@ def dead(
 def _replay(settings: Settings, *, as_json: bool) -> None:
     from recommendation_service.core.place import check
     from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
-    from recommendation_service.flush.event_writer import EventWriter
+    from recommendation_service.flush.destination import Destination
     from recommendation_service.flush.tables import make_writing_engine
     from recommendation_service.log.records import encode
 
@@ -213,7 +213,7 @@ def _replay(settings: Settings, *, as_json: bool) -> None:
     engine = make_writing_engine(settings)
     check(settings, engine)
     # None is of a forgotten user: those are gone.
-    outcome = EventWriter(engine, zone=settings.database_zone).write(records)
+    outcome = Destination(settings, engine).writer().write(records)
     if outcome.left:
         # Nothing was removed: those that went through are found to be there at the next replay.
         raise SourceError(outcome.problem)
@@ -261,29 +261,30 @@ def export(
         written_aside,
     )
     from recommendation_service.flush.rows import FEED
-    from recommendation_service.log.records import EVENT_NAMES
+    from recommendation_service.sources.mapping.words import open_words
 
-    if event is not None and event not in {FEED, *EVENT_NAMES}:
-        raise typer.BadParameter(f"{event!r} is none of {', '.join((FEED, *EVENT_NAMES))}", param_hint="--event")
+    settings = load_settings()
+    words = open_words(settings)
+    if event is not None and event not in {FEED, *words.events}:
+        raise typer.BadParameter(f"{event!r} is none of {', '.join((FEED, *words.events))}", param_hint="--event")
     if form is Format.PARQUET and output is None:
         raise typer.BadParameter("Parquet needs a file", param_hint="--output")
     if what is What.DECISIONS and (event is not None or form is Format.PARQUET):
         raise typer.BadParameter("Decisions are no events and have no table: JSON lines only", param_hint="--what")
-    settings = load_settings()
     engine = make_engine(settings)
     try:
         if what is What.DECISIONS:
             events = export_decisions(settings.decisions_dir, _utc(since), _utc(until), user)
         else:
-            events = read_events(engine, Selection(_utc(since), _utc(until), event, user))
+            events = read_events(engine, Selection(_utc(since), _utc(until), event, user), words)
         if output is None:
             count = write_json_lines(events, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         else:
-            write = write_parquet if form is Format.PARQUET else write_json_lines
             try:
                 with written_aside(output) as file:
-                    count = write(events, file)
+                    is_parquet = form is Format.PARQUET
+                    count = write_parquet(events, file, words) if is_parquet else write_json_lines(events, file)
             except OSError as error:
                 raise SourceError(f"{output} cannot be written: {error.strerror or error}.") from error
     finally:

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
@@ -22,35 +22,43 @@ from typing import Any
 import pymysql.err
 from sqlalchemy import TextClause, text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from recommendation_service.core.database import words_of
-from recommendation_service.core.database_errors import error_code
+from recommendation_service.core.database_errors import error_code, has_no_column, has_no_table
 from recommendation_service.core.postgresql_address import POSTGRESQL
 from recommendation_service.flush.arrays import insert_arrays
 from recommendation_service.flush.batches import FEEDBACK_ROWS, Left, batches, left_after_each, statements
 from recommendation_service.flush.literals import (
+    Escape,
     feedback_literals,
     plain_feed_literals,
     quote_plain,
     row_literals,
 )
+from recommendation_service.flush.operator_log import OperatorLog
 from recommendation_service.flush.rows import (
     COPY_PARAMETERS,
     COPY_TO_ACTIVITY_LOG,
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
+    TEXT_COLUMNS,
     Event,
+    Value,
     are_plain,
     can_hold,
+    event_id_of,
     event_of,
     feed_row,
     feedback_row,
     local_expression,
+    own_feed_row,
+    own_feedback_row,
 )
 from recommendation_service.flush.tables import MOST_BYTES, describe, has_activity_log
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
+from recommendation_service.model.words import FIRST_WORDS, Words
 
 # Batches at once: while the server works at some, the next is written out. More gained nothing on two cores.
 WRITERS = 3
@@ -144,14 +152,25 @@ class _LostError(Exception):
 class EventWriter:
     """Writes records. One thread at a time calls it."""
 
-    def __init__(self, engine: Engine, *, stop: threading.Event | None = None, zone: tzinfo = UTC) -> None:
-        """``stop``: once set, what is not under way is left. ``zone``: of the times in activity_log."""
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        stop: threading.Event | None = None,
+        zone: tzinfo = UTC,
+        words: Words = FIRST_WORDS,
+        own_log: OperatorLog | None = None,
+    ) -> None:
+        """``stop``: once set, what is not under way is left. ``zone``: of the times in activity_log. ``words``: a
+        mapping's, whose events go into ``own_log``, where there is one, instead of activity_log."""
         self._engine = engine
+        self._words = words
+        self._own_log = own_log
         self._stop = stop or threading.Event()
         self._zone = zone
         self._is_postgresql = engine.dialect.name == POSTGRESQL
         self._is_mysql = engine.dialect.name != "sqlite" and not self._is_postgresql
-        self._with_activity_log: bool | None = None
+        self._with_activity_log: bool | None = False if words.is_mapped else None
         self._most_bytes = NO_LIMIT  # of a statement, where connections were lost over longer ones
         self._character_set: str | None = None
 
@@ -264,7 +283,11 @@ class EventWriter:
         try:
             with self._engine.begin() as connection:
                 if self._is_postgresql:
-                    return insert_arrays(connection, batch, flush_id)
+                    columns, rows = self._rows(batch, flush_id)
+                    new = insert_arrays(connection, columns, rows)
+                    if self._own_log is not None and new:
+                        self._write_own(self._own_log, connection, _those(batch, {one[1:] for one in new}))
+                    return Counter(event for event, _, _ in new)
                 last_id = connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM recs_events").scalar_one()
                 self._insert(connection, batch, flush_id, plain=plain)
                 parameters = {"last_id": last_id, "flush_id": flush_id}
@@ -280,7 +303,11 @@ class EventWriter:
                     ),
                     parameters,
                 )
-                return Counter({str(event): int(count) for event, count in found})
+                inserted = Counter({str(event): int(count) for event, count in found})
+                if self._own_log is not None and inserted:
+                    new_rows = connection.execute(_NEW, parameters) if inserted.total() < len(batch) else ()
+                    self._write_own(self._own_log, connection, _those(batch, {(int(u), str(e)) for u, e in new_rows}))
+                return inserted
         except DBAPIError as error:
             if _is_of_another(error):
                 raise
@@ -296,24 +323,57 @@ class EventWriter:
         except (ValueError, IndexError, OverflowError, pymysql.err.ProgrammingError) as error:
             raise _RowRefusedError(str(error)) from error
 
-    def _insert(self, connection: Connection, batch: list[Event], flush_id: int, *, plain: bool) -> None:
+    def _write_own(self, own_log: OperatorLog, connection: Connection, records: list[Event]) -> None:
+        """Into the operator's own table. What its constraints refuse, they refuse for ever."""
+        try:
+            own_log.write(connection, records)
+        except IntegrityError as error:
+            raise _RowRefusedError(f"{own_log.table}: {words_of(error)}") from error
+        except DBAPIError as error:
+            if has_no_table(error) or has_no_column(error) or "no column" in str(error.orig):
+                raise _TroubleError(f"[log] of the mapping does not fit {own_log.table}: {words_of(error)}") from error
+            raise
+
+    def _rows(self, batch: list[Event], flush_id: int) -> tuple[tuple[str, ...], list[tuple[Value, ...]]]:
+        """Columns and rows of a batch, which is of one kind."""
         feedback = [record for record in batch if isinstance(record, FeedbackRecord)]
         feeds = [record for record in batch if isinstance(record, FeedRecord)]
         columns = FEEDBACK_COLUMNS if feedback else FEED_COLUMNS
-        insert = f"INSERT INTO recs_events ({', '.join(columns)}) VALUES "
+        if self._words.is_mapped:
+            rows = [own_feedback_row(record, flush_id, self._words) for record in feedback]
+            return (*columns, *TEXT_COLUMNS), rows + [own_feed_row(record, flush_id) for record in feeds]
+        rows = [feedback_row(record, flush_id) for record in feedback]
+        return columns, rows + [feed_row(record, flush_id) for record in feeds]
+
+    def _literals(
+        self, batch: list[Event], flush_id: int, escape: Escape, *, plain: bool
+    ) -> tuple[tuple[str, ...], list[str]]:
+        """Columns and rows written out. ``plain``: see ``are_plain``."""
+        if self._words.is_mapped:
+            columns, rows = self._rows(batch, flush_id)
+            return columns, row_literals(rows, escape)
+        feedback = [record for record in batch if isinstance(record, FeedbackRecord)]
+        feeds = [record for record in batch if isinstance(record, FeedRecord)]
+        columns = FEEDBACK_COLUMNS if feedback else FEED_COLUMNS
+        literals = feedback_literals(feedback, flush_id, quote_plain if plain else escape)
+        if plain:
+            return columns, literals + plain_feed_literals(feeds, flush_id, escape)
+        return columns, literals + row_literals((feed_row(record, flush_id) for record in feeds), escape)
+
+    def _insert(self, connection: Connection, batch: list[Event], flush_id: int, *, plain: bool) -> None:
         if not self._is_mysql:
-            rows = [feedback_row(record, flush_id) for record in feedback]
-            rows += [feed_row(record, flush_id) for record in feeds]
+            columns, rows = self._rows(batch, flush_id)
             places = ", ".join("?" * len(columns))
-            connection.exec_driver_sql(f"{insert}({places}) ON CONFLICT (event_id, user_id) DO NOTHING", rows)
+            connection.exec_driver_sql(
+                f"INSERT INTO recs_events ({', '.join(columns)}) VALUES ({places}) "
+                "ON CONFLICT (event_id, user_id) DO NOTHING",
+                rows,
+            )
             return
         driver: Any = connection.connection.dbapi_connection
-        escape = quote_plain if plain else driver.escape
-        literals = feedback_literals(feedback, flush_id, escape)
-        if plain:
-            literals += plain_feed_literals(feeds, flush_id, driver.escape)
-        else:
-            literals += row_literals((feed_row(record, flush_id) for record in feeds), driver.escape)
+        plain = plain and not self._words.is_mapped
+        columns, literals = self._literals(batch, flush_id, driver.escape, plain=plain)
+        insert = f"INSERT INTO recs_events ({', '.join(columns)}) VALUES "
         most = int(connection.info[MOST_BYTES]) - STATEMENT_BYTES
         sizes = [1 + len(literal if plain else literal.encode()) for literal in literals]
         if (longest := max(sizes)) > most:
@@ -329,6 +389,17 @@ class EventWriter:
                 connection.invalidate()
                 problem = describe(error) if isinstance(error, DBAPIError) else f"the connection was lost: {error}"
                 raise _LostError(problem, len(statement.encode())) from error
+
+
+def _those(batch: list[Event], new: Set[tuple[int, str]]) -> list[Event]:
+    """Records of the batch that are new in recs_events, by (user, event_id), each once; nothing said: all are."""
+    if not new:
+        return batch
+    unique = {(record.user_id, event_id_of(record)): record for record in reversed(batch)}
+    return [record for key, record in reversed(unique.items()) if key in new]
+
+
+_NEW = text("SELECT user_id, event_id FROM recs_events WHERE id > :last_id AND flush_id = :flush_id")
 
 
 @lru_cache

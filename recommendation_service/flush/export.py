@@ -18,16 +18,18 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.rows import (
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
+    TEXT_COLUMNS,
     Event,
     feed_of_row,
-    feed_row,
     feedback_row,
+    own_feed_row,
+    own_feedback_row,
     text_of,
 )
 from recommendation_service.flush.tables import selected, transaction
 from recommendation_service.log.records import FeedRecord
-from recommendation_service.model.item_keys import type_name, unpack
-from recommendation_service.model.kinds import kind_name
+from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.words import FIRST_WORDS, Words
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
 
@@ -63,19 +65,19 @@ class Selection:
         return "".join(f" AND {condition}" for condition in given), dict(given.values())
 
 
-def read_events(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
+def read_events(engine: Engine, selection: Selection, words: Words = FIRST_WORDS) -> Iterator[dict[str, Any]]:
     """In the order in which they came into the database; a feed with its slots. Raises SourceError.
 
     Beforehand, when called, for what can be known then: that the database answers and has the table.
     """
-    events = _read(engine, selection)
+    events = _read(engine, selection, words)
     first = next(events, None)
     return iter(()) if first is None else itertools.chain([first], events)
 
 
-def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
+def _read(engine: Engine, selection: Selection, words: Words) -> Iterator[dict[str, Any]]:
     conditions, parameters = selection.conditions()
-    columns = selected(engine, EVENT_COLUMNS)
+    columns = selected(engine, (*EVENT_COLUMNS, *(TEXT_COLUMNS if words.is_mapped else ())))
     statement = text(
         f"SELECT id, {columns}, properties, slots FROM recs_events "
         f"WHERE id > :last_id{conditions} ORDER BY id LIMIT {ROWS_AT_ONCE}"
@@ -88,7 +90,7 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
         for row in rows:
             try:
                 feed = feed_of_row(row) if row["slots"] is not None else None
-                event = event_of_row(row, feed)
+                event = event_of_row(row, feed, words)
             except ValueError as error:
                 raise SourceError(f"The feed in row {row['id']} of recs_events cannot be read: {error}.") from None
             yield event
@@ -97,25 +99,30 @@ def _read(engine: Engine, selection: Selection) -> Iterator[dict[str, Any]]:
         last_id = rows[-1]["id"]
 
 
-def event_of_record(record: Event) -> dict[str, Any]:
+def event_of_record(record: Event, words: Words = FIRST_WORDS) -> dict[str, Any]:
     """What ``read_events`` gives of a record once it is in the database.
 
     Raises IndexError or ValueError for what no column can hold.
     """
     if isinstance(record, FeedRecord):
-        return event_of_row(dict(zip(FEED_COLUMNS, feed_row(record, 0), strict=True)), record)
-    return event_of_row(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None)
+        row = dict(zip((*FEED_COLUMNS, *TEXT_COLUMNS), own_feed_row(record, 0), strict=True))
+        return event_of_row(row, record, words)
+    if words.is_mapped:
+        row = dict(zip((*FEEDBACK_COLUMNS, *TEXT_COLUMNS), own_feedback_row(record, 0, words), strict=True))
+        return event_of_row(row, None, words)
+    return event_of_row(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None, words)
 
 
-def event_of_row(row: Mapping[Any, Any], feed: FeedRecord | None) -> dict[str, Any]:
-    """Of a row of recs_events; what it lacks is None."""
-    event: dict[str, Any] = {name: row.get(name) for name in EVENT_COLUMNS}
+def event_of_row(row: Mapping[Any, Any], feed: FeedRecord | None, words: Words) -> dict[str, Any]:
+    """Of a row of recs_events; what it lacks is None. ``user_text``, ``item_text``: only of a mapping's."""
+    columns = (*EVENT_COLUMNS, *TEXT_COLUMNS) if words.is_mapped else EVENT_COLUMNS
+    event: dict[str, Any] = {name: row.get(name) for name in columns}
     for name in ("happened_at", "received_at"):
         event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
-    return event | (_feed_fields(feed) if feed is not None else dict.fromkeys(_FEED_FIELDS))
+    return event | (_feed_fields(feed, words) if feed is not None else dict.fromkeys(_FEED_FIELDS))
 
 
-def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
+def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
     slots = feed.slots()
     return {
         "catalog": feed.catalog_version,
@@ -126,10 +133,10 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
         "slots": [
             {
                 "position": place,
-                "item_type": type_name(item_type),
+                "item_type": words.type_name(item_type),
                 "item_id": number,
-                "slot": kind_name(kind),
-                "pool": _pool_name(pool),
+                "slot": words.kind_name(kind),
+                "pool": _pool_name(pool, words),
                 "propensity": propensity,
                 "relaxed": [rule for bit, rule in enumerate(RULES) if relaxed >> bit & 1],
                 "features": features,
@@ -146,8 +153,8 @@ def _feed_fields(feed: FeedRecord) -> dict[str, Any]:
     }
 
 
-def _pool_name(pool: int) -> str:
-    return {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(pool) or kind_name(pool)
+def _pool_name(pool: int, words: Words) -> str:
+    return {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(pool) or words.kind_name(pool)
 
 
 def write_json_lines(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
@@ -160,7 +167,7 @@ def write_json_lines(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
     return count
 
 
-def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
+def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO, words: Words = FIRST_WORDS) -> int:
     """How many. Ids are int64, times have their zone, and no column is a dictionary.
 
     Raises SourceError where pyarrow is not installed, and for what int64 cannot hold.
@@ -187,7 +194,7 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         ]
     )
     types = {
-        **dict.fromkeys(EVENT_COLUMNS, pa.string()),
+        **dict.fromkeys((*EVENT_COLUMNS, *TEXT_COLUMNS), pa.string()),
         **dict.fromkeys(_LONG_INTEGERS, pa.int64()),
         **dict.fromkeys(_SHORT_INTEGERS, pa.int32()),
         **dict.fromkeys(("value", "watch_seconds"), pa.float64()),
@@ -197,9 +204,8 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
         "slots": pa.list_(slot),
         "shadows": pa.list_(pa.struct([("policy", pa.string()), ("propensities", pa.list_(pa.float32()))])),
     }
-    schema = pa.schema(
-        [(name, types[name]) for name in (*EVENT_COLUMNS, *_FEED_FIELDS)], metadata={"pandas": _for_pandas()}
-    )
+    names = (*EVENT_COLUMNS, *(TEXT_COLUMNS if words.is_mapped else ()), *_FEED_FIELDS)
+    schema = pa.schema([(name, types[name]) for name in names], metadata={"pandas": _for_pandas()})
     count = 0
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for some in _parts(events, ROWS_AT_ONCE):

@@ -22,7 +22,7 @@ from recommendation_service.core.place import problem_of
 from recommendation_service.flush.batches import Left
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
 from recommendation_service.flush.destination import Destination
-from recommendation_service.flush.event_writer import EventWriter, Outcome
+from recommendation_service.flush.event_writer import Outcome
 from recommendation_service.flush.flusher_status import FlusherStatus, read_status
 from recommendation_service.flush.forgetting import delete_records
 from recommendation_service.flush.housekeeping import Housekeeping
@@ -55,7 +55,8 @@ class Flusher:
     """Decides when to flush, flushes, and says how it went.
 
     ``clock``: seconds that only go on; ``now_ms``: milliseconds since 1970; ``watch``: says whether these
-    are certain, None: the caller does. Raises ReaderTaken: there is one at a time.
+    are certain, None: the caller does. Raises ReaderTaken: there is one at a time,
+    and ConfigurationError for a mapping that cannot be read.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Flusher:
         self._pending = Pending(self._folder, fleet, MOST_RECORDS, MOST_BYTES)
         self._dead = DeadLetters(self._folder)
         self._hurry = threading.Event()  # what is under way may end, nothing else is begun
-        self._writer = EventWriter(engine, stop=self._hurry, zone=settings.database_zone)
+        self._destination = Destination(settings, engine)
+        self._writer = self._destination.writer(self._hurry)
         self._promise = Promise(
             settings.flush_interval_seconds, settings.flush_threshold_activities, clock, self._now_ms
         )
@@ -87,7 +89,6 @@ class Flusher:
         self._told = -math.inf
         self._next_try = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
-        self._destination = Destination(settings, engine)
         self._housekeeping = Housekeeping(settings, engine, fleet, clock=clock, now_ms=now_ms, watch=watch)
         self.status = read_status(self._folder) or FlusherStatus()
         self.status.error = self.status.taken = None

@@ -28,7 +28,8 @@ Escape = Callable[[str], str]
 
 NULL = "NULL"
 _NO_MARKS = str.maketrans("", "", "-: ")
-_FIELDS = attrgetter(*FeedbackRecord.__struct_fields__)
+# But for those of a mapping's words, which are written another way.
+_FIELDS = attrgetter(*FeedbackRecord.__struct_fields__[: FeedbackRecord.__struct_fields__.index("name")])
 _KINDS = (NULL, *(f"'{kind_name(kind)}'" for kind in range(MOST_KINDS)))
 _ITEM_TYPES = tuple(f"'{type_name(item_type)}'" for item_type in range(LARGEST_TYPE + 1))
 

@@ -21,6 +21,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.place import INNODB, make_identity, schema_row, schema_table
 from recommendation_service.core.postgresql_address import POSTGRESQL
 from recommendation_service.flush.tables import transaction
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 
 # A second process that wants to migrate waits so long, and then says so.
 MIGRATION_LOCK = "recs_migrate"
@@ -68,7 +69,7 @@ def _if_counted(what: str, which: str, count: str, statement: str) -> tuple[str,
 # Characters of names (events, types, kinds, endpoints), and of ids that are text. A server makes a column longer in
 # place only while its bytes stay below 256, and a character takes up to four.
 NAME_CHARACTERS = 63
-TEXT_ID_CHARACTERS = 191
+TEXT_ID_CHARACTERS = LONGEST_TEXT_ID
 _NAME = f"VARCHAR({NAME_CHARACTERS}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _TEXT_ID = f"VARCHAR({TEXT_ID_CHARACTERS}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 

@@ -14,11 +14,12 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.dead_letters import DeadLetter, DeadLetters
 from recommendation_service.flush.export import EVENT_COLUMNS, event_of_record, event_of_row
-from recommendation_service.flush.rows import Event, feed_of_row
+from recommendation_service.flush.rows import TEXT_COLUMNS, Event, feed_of_row
 from recommendation_service.flush.tables import has_events, selected, transaction
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.marks import FLUSH, Mark, MarkDamaged, read_mark
 from recommendation_service.log.tail import LogTail
+from recommendation_service.model.words import Words
 
 # Of the log, in one step.
 _RECORDS, _BYTES = 5_000, 8 << 20
@@ -41,14 +42,14 @@ class Page(NamedTuple):
     before: tuple[str, int] | None = None  # time and id of the last row of the page before
 
 
-def rows_of(engine: Engine, person: Person, page: Page) -> tuple[list[dict[str, Any]], str | None]:
+def events_of(engine: Engine, person: Person, page: Page, words: Words) -> tuple[list[dict[str, Any]], str | None]:
     """Rows of recs_events, as an export has them, and what the next page is asked for with; None: there is none.
 
     By the index on user and time. Raises SourceError.
     """
     if not has_events(engine):
         return [], None
-    columns = selected(engine, EVENT_COLUMNS)
+    columns = selected(engine, (*EVENT_COLUMNS, *(TEXT_COLUMNS if words.is_mapped else ())))
     conditions = "user_id = :user"
     parameters: dict[str, int | str | None] = {"user": person.user_id, "most": page.most + 1}
     if not person.user_id:
@@ -65,7 +66,7 @@ def rows_of(engine: Engine, person: Person, page: Page) -> tuple[list[dict[str, 
         rows = connection.execute(statement, parameters).mappings().all()
     shown = rows[: page.most]
     try:
-        events = [event_of_row(row, feed_of_row(row) if row["slots"] is not None else None) for row in shown]
+        events = [event_of_row(row, feed_of_row(row) if row["slots"] is not None else None, words) for row in shown]
     except ValueError as error:
         raise SourceError(f"A feed of recs_events cannot be read: {error}.") from None
     following = f"{_moment(shown[-1]['happened_at'])}.{shown[-1]['id']}" if len(rows) > page.most else None
@@ -90,7 +91,7 @@ def page_after(following: str | None, most: int) -> Page | None:
     return Page(most, (written, int(number)))
 
 
-def waiting_of(folder: Path, person: Person, most: int) -> tuple[int, list[dict[str, Any]]]:
+def waiting_of(folder: Path, person: Person, most: int, words: Words) -> tuple[int, list[dict[str, Any]]]:
     """How much the log has of a person that the database has not, and the latest of that, which is last.
 
     Reads all that waits, a part at a time. Raises OSError.
@@ -109,7 +110,7 @@ def waiting_of(folder: Path, person: Person, most: int) -> tuple[int, list[dict[
     events: list[dict[str, Any]] = []
     for record in sorted(latest, key=lambda one: one.happened_ms):
         try:
-            events.append(event_of_record(record))
+            events.append(event_of_record(record, words))
         except (IndexError, ValueError):  # it will be a dead letter
             events.append({"event_id": str(record.event_id), "user_id": record.user_id})
     return count, events

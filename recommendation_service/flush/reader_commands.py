@@ -18,6 +18,7 @@ from recommendation_service.core.output import print_rows
 if TYPE_CHECKING:
     from recommendation_service.log.lags import Lag
     from recommendation_service.log.reader import Batch
+    from recommendation_service.model.words import Words
 
 app = typer.Typer(no_args_is_help=True, help="Readers of the event log: how far each is, and striking one off.")
 
@@ -88,14 +89,17 @@ def follow(
     """
     from recommendation_service.log.marks import OWN
     from recommendation_service.log.reader import LogReader
+    from recommendation_service.sources.mapping.words import open_words
 
     if name in OWN:
         raise SourceError(f"The reader {name!r} is the service's own: take another name.")
-    with LogReader(load_settings().events_dir, name) as reader, contextlib.suppress(KeyboardInterrupt):
+    settings = load_settings()
+    words = open_words(settings)
+    with LogReader(settings.events_dir, name) as reader, contextlib.suppress(KeyboardInterrupt):
         while True:
             batch = reader.read()
             _say_what_is_missing(batch)
-            _print(batch)
+            _print(batch, words)
             reader.settle(batch.mark)
             if batch.has_more:
                 continue
@@ -104,7 +108,7 @@ def follow(
             time.sleep(LOOK_SECONDS)
 
 
-def _print(batch: "Batch") -> None:
+def _print(batch: "Batch", words: "Words") -> None:
     """Returns once whoever reads has it, or the system has."""
     from recommendation_service.flush.export import event_of_record, write_json_lines
 
@@ -112,7 +116,7 @@ def _print(batch: "Batch") -> None:
     for stretch in batch.stretches:
         for record in stretch.records:
             try:
-                events.append(event_of_record(record))
+                events.append(event_of_record(record, words))
             except (IndexError, ValueError) as error:
                 typer.echo(f"A record in {stretch.segment} is left out: {error}.", err=True)
     write_json_lines(events, sys.stdout.buffer)

@@ -24,6 +24,7 @@ from recommendation_service.log.records import (
 )
 from recommendation_service.model.item_keys import ITEM_TYPES, item_key, type_name, unpack
 from recommendation_service.model.kinds import feed_code, kind_name, kind_number
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.packed_slots import pack_shown, unpack_shown
 
 Event = FeedbackRecord | FeedRecord
@@ -37,6 +38,8 @@ FEED_COLUMNS: tuple[str, ...] = (
     *("event_id", "event", "user_id", "request_id", "session_id", "endpoint", "flags", "happened_at", "received_at"),
     *("properties", "slots", "flush_id"),
 )
+# Of an operator whose words are a mapping's, beside the others.
+TEXT_COLUMNS = ("user_text", "item_text")
 FEED = "feed"
 # What ``feed_of_row`` wants of a row.
 COLUMNS_OF_FEED = ("event_id", "request_id", "user_id", "session_id", "endpoint", "happened_at", "properties", "slots")
@@ -185,7 +188,25 @@ def event_id_of(record: Event) -> str:
 
 
 def event_of(record: Event) -> str:
-    return record.event if isinstance(record, FeedbackRecord) else FEED
+    """As the operator calls it."""
+    return record.own_name if isinstance(record, FeedbackRecord) else FEED
+
+
+def own_feedback_row(record: FeedbackRecord, flush_id: int, words: Words) -> tuple[Value, ...]:
+    """Values of FEEDBACK_COLUMNS and TEXT_COLUMNS, in a mapping's words. Raises as ``feedback_row``."""
+    own = {
+        "event": record.own_name,
+        "item_type": words.type_name(record.item_type),
+        "slot_kind": words.kind_name(record.slot_kind - 1) if record.slot_kind else None,
+        "properties": None,  # which no other table is made from
+    }
+    row = zip(FEEDBACK_COLUMNS, feedback_row(record, flush_id), strict=True)
+    return *(own.get(name, value) for name, value in row), record.user_text or None, record.item_text or None
+
+
+def own_feed_row(record: FeedRecord, flush_id: int) -> tuple[Value, ...]:
+    """The same of FEED_COLUMNS and TEXT_COLUMNS."""
+    return *feed_row(record, flush_id), record.user_text or None, None
 
 
 def feedback_row(record: FeedbackRecord, flush_id: int) -> tuple[Value, ...]:

@@ -127,16 +127,18 @@ def has_activity_log(engine: Engine) -> bool:
         return bool(found.scalar_one())
 
 
-def untransactional_tables(engine: Engine) -> list[str]:
-    """Of the tables that events go to, those where a failed flush leaves rows behind: then not each is there once."""
+def untransactional_tables(engine: Engine, beside: str | None = None) -> list[str]:
+    """Of the tables that events go to, those where a failed flush leaves rows behind: then not each is there once.
+    ``beside``: the table beside recs_events; None: activity_log."""
     if engine.dialect.name in {"sqlite", POSTGRESQL}:
         return []
     with transaction(engine) as connection:
         found = connection.execute(
             text(
                 "SELECT table_name, engine FROM information_schema.tables "
-                "WHERE table_schema = DATABASE() AND table_name IN ('activity_log', 'recs_events')"
-            )
+                "WHERE table_schema = DATABASE() AND table_name IN (:beside, 'recs_events')"
+            ),
+            {"beside": "activity_log" if beside is None else beside},
         )
         return [f"{name} ({engine_name})" for name, engine_name in found if engine_name not in {"InnoDB", "XTRADB"}]
 

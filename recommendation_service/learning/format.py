@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recommendation_service.core.errors import ConfigurationError
-from recommendation_service.log.records import EventName
 from recommendation_service.mappings.learned import tables_with_rows
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.words import EventName
 
 SHIPPED = Path(__file__).with_name("learning.toml")
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from enum import IntFlag
-from typing import Literal, get_args
 
 import msgspec
 import numpy as np
@@ -16,11 +15,9 @@ import numpy.typing as npt
 
 from recommendation_service.log.names import Short, session_name, short_session, short_version, version_name
 from recommendation_service.model.kinds import ENDPOINTS
+from recommendation_service.model.words import EVENT_NAMES, EventName
 from recommendation_service.ranking.packed_slots import Slots, pack_as_they_are, unpack_shown, unpack_slots
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED
-
-EventName = Literal["impression", "view", "like", "save", "match", "rating", "skip", "hide"]
-EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 
 STATE_OF: dict[EventName, int] = dict.fromkeys(EVENT_NAMES, ACTED)
 # What was acted on tells what a person likes: of what was skipped no more is known than that it was looked at.
@@ -52,6 +49,15 @@ class FeedbackRecord(msgspec.Struct, array_like=True, tag="event1", frozen=True,
     watch_seconds: float | None = None
     slot_kind: int = 0  # 1 + number of the kind of the slot that the item was served in; 0 where not known
     flags: int = 0  # Flag
+    # Of an operator whose words are a mapping's; so too of an older release.
+    name: str = ""  # the event's own, which means ``event``
+    user_text: str = ""  # ids that are text, whose numbers are above
+    item_text: str = ""
+
+    @property
+    def own_name(self) -> str:
+        """The event as its operator calls it."""
+        return self.name or self.event
 
 
 class ShadowRecord(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -81,6 +87,7 @@ class FeedRecord(msgspec.Struct, array_like=True, tag="feed2", frozen=True, gc=F
     shadows: tuple[ShadowRecord, ...] = ()  # of an older release, and without any, it ends before them
     personal: bool = True  # so too; False: made without any fact of the user, and nothing is to be learned from it
     arm: str = ""  # so too; EXPERIMENT:ARM by which it was made
+    user_text: str = ""  # so too; the id of the user where that is text
 
     @property
     def size(self) -> int:
@@ -113,6 +120,7 @@ class _ShortFeedRecord(msgspec.Struct, array_like=True, tag="feed3", frozen=True
     shadows: tuple[tuple[Short, bytes], ...] = ()
     personal: bool = True
     arm: str = ""
+    user_text: str = ""
 
     def in_full(self) -> FeedRecord:
         """Raises ValueError for names that are none."""
@@ -130,6 +138,7 @@ class _ShortFeedRecord(msgspec.Struct, array_like=True, tag="feed3", frozen=True
             tuple(ShadowRecord(version_name(version), propensities) for version, propensities in self.shadows),
             self.personal,
             self.arm,
+            self.user_text,
         )
 
 
@@ -212,6 +221,7 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
     shadows: Sequence[tuple[str, bytes]] = ()  # what a ShadowRecord holds
     personal: bool = True
     arm: str = ""
+    user_text: str = ""
 
 
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
@@ -231,13 +241,22 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
                 short_version(feed.policy_version),
                 feed.seed,
                 feed.packed,
-                *((_short(feed.shadows),) if feed.shadows or not feed.personal or feed.arm else ()),
-                *((feed.personal,) if not feed.personal or feed.arm else ()),
-                *((feed.arm,) if feed.arm else ()),
+                *_seldom(feed),
             )
         )
         for place, feed in enumerate(feeds)
     ]
+
+
+def _seldom(feed: UnwrittenFeed) -> tuple[object, ...]:
+    """What most feeds have none of, without those at the end that this one has none of."""
+    if feed.user_text:
+        return _short(feed.shadows), feed.personal, feed.arm, feed.user_text
+    if feed.arm:
+        return _short(feed.shadows), feed.personal, feed.arm
+    if not feed.personal:
+        return _short(feed.shadows), feed.personal
+    return (_short(feed.shadows),) if feed.shadows else ()
 
 
 def _short(shadows: Sequence[tuple[str, bytes]]) -> list[tuple[Short, bytes]]:

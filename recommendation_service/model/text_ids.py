@@ -8,6 +8,8 @@ first: of catalogs of a million items, one in 36,000 has such a pair.
 
 import hashlib
 
+LONGEST_TEXT_ID = 191  # characters, as recs_events has room for
+
 USER_BITS = 63
 CREATOR_BITS = 61
 ITEM_BITS = 54  # of the item types beside the first two, see item_keys.py

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
@@ -17,6 +17,7 @@ from recommendation_service.doctor.queries import PlanStep
 from recommendation_service.onboarding.profile import ColumnProfile, profile
 from recommendation_service.onboarding.sense import sense_of
 from recommendation_service.onboarding.showing import ShownItem, shown_items
+from recommendation_service.sources.mapping.log_table import log_problems
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import server_words
 from recommendation_service.sources.mapping.problems import Problem
@@ -90,6 +91,7 @@ def check_mapping(
             except TablesError as failure:
                 findings = failure.findings
                 report.problems += failure.found
+            report.findings += _log(mapping, connection)
             _note(report, findings)
             for query in report.queries:
                 progress(f"Asking how {query.section} is read")
@@ -99,6 +101,12 @@ def check_mapping(
     except SQLAlchemyError as failure:
         raise SourceError(f"{report.database}: {server_words(failure)}") from failure
     return report
+
+
+def _log(mapping: Mapping, connection: Connection) -> Iterator[Finding]:
+    if mapping.content.log is not None:
+        for problem in log_problems(mapping.content.log, connection):
+            yield error("log", f"Events could not be written: {problem}.")
 
 
 def _feeds(

@@ -18,13 +18,9 @@ def sense_of(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
     if not len(tables.users):
         yield warning("users", "There are no users: everybody is somebody unknown.", "Look at the users' query.")
     yield from _events(tables, mapping)
-    if mapping.content.log is not None:
-        yield warning(
-            "log", "It is read and checked, and nothing is written there yet: events go into recs_events alone."
-        )
     for name in mapping.content.events:
         if f"events.{name}" not in mapping.statements:
-            yield warning(f"events.{name}", "It has no query, and feedback does not know it yet: nothing counts it.")
+            yield info(f"events.{name}", "It has no query: it is what applications send to POST /feedback.")
     for name, vocabulary in tables.vocabularies.items():
         for item_type, terms in vocabulary.items.items():
             section = f"vocabularies.{name}.items.{item_type}"

@@ -1,7 +1,7 @@
 """`recs data user`: what `GET /users/{id}` tells, without the service."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -11,9 +11,12 @@ from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.output import print_rows
 
+if TYPE_CHECKING:
+    from recommendation_service.model.words import Words
+
 
 def user(
-    user_id: Annotated[int, typer.Argument(min=0, max=2**63 - 1, help="The user's number; 0: an anonymous person.")],
+    user_id: Annotated[str, typer.Argument(help="The user's id; 0, with --session: an anonymous person.")],
     session: Annotated[str | None, typer.Option(help="Of an anonymous person, with the number 0.")] = None,
     most: Annotated[int, typer.Option(min=1, max=100_000, help="Of recs_events the latest so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything, in JSON.")] = False,
@@ -34,12 +37,15 @@ def user(
     from recommendation_service.memory.user_memory import MemoryFailed, opened
     from recommendation_service.ranking.seen import session_number
     from recommendation_service.serving.remembered import remembered
+    from recommendation_service.sources.mapping.words import open_words
 
-    if bool(user_id) == (session is not None):
+    settings = load_settings()
+    words = open_words(settings)
+    number = 0 if session is not None and user_id == "0" else user_number(user_id, words)
+    if bool(number) == (session is not None):
         problem = "goes with the user 0, who is nobody without it"
         raise typer.BadParameter(problem, param_hint="--session")
-    settings = load_settings()
-    key = user_key(user_id, session_number(session))
+    key = user_key(number, session_number(session))
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.current()
     catalog = store.open(version, verify=False) if version is not None else None
@@ -53,7 +59,7 @@ def user(
     elsewhere = asyncio.run(_in_redis(settings, key)) if key is not None else None
     engine = make_writing_engine(settings)
     try:
-        found = remembered(settings, engine, catalog, Person(user_id, session), Page(most), seen, elsewhere)
+        found = remembered(settings, engine, catalog, Person(number, session), Page(most), seen, words, elsewhere)
     finally:
         engine.dispose()
     if as_json:
@@ -78,6 +84,17 @@ def user(
         Console().print("--json prints all of it.")
     if found.not_personal:
         typer.echo("Listed in NOT_PERSONAL_TABLE: feeds are not personal.")
+
+
+def user_number(user_id: str, words: "Words") -> int:
+    """Raises BadParameter."""
+    from recommendation_service.model.text_ids import USER_BITS, number_of_text
+
+    if words.users_are_text:
+        return number_of_text(user_id, USER_BITS)
+    if not (user_id.isascii() and user_id.isdigit() and int(user_id) < 2**63):
+        raise typer.BadParameter(f"{user_id!r} is no number from 0 to {2**63 - 1}", param_hint="USER_ID")
+    return int(user_id)
 
 
 async def _in_redis(settings: Settings, key: bytes) -> bytes | None:

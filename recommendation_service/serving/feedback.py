@@ -100,7 +100,7 @@ class Feedback:
         except OSError as error:
             self._refuse(len(records), error)
             raise
-        for event, count in Counter(record.event for record in records).items():
+        for event, count in Counter(record.own_name for record in records).items():
             accepted = self._accepted.get(event)
             if accepted is None:
                 accepted = self._accepted[event] = self._metrics.events_accepted.labels(event)

@@ -36,8 +36,7 @@ from recommendation_service.log.records import STATE_OF
 from recommendation_service.memory.entries import NOTHING, USER, Entries, user_of
 from recommendation_service.memory.from_records import Entry, entries_of_event, entries_of_shown
 from recommendation_service.memory.user_memory import DAY_SECONDS, MemoryFailed, UserMemory
-from recommendation_service.model.item_keys import type_of_name
-from recommendation_service.model.kinds import kind_number
+from recommendation_service.model.words import FIRST_WORDS, Words
 from recommendation_service.ranking.seen import (
     Lifetimes,
     merge_entries,
@@ -79,7 +78,11 @@ class PastReader:
         lifetimes: Lifetimes,
         log_folder: Path,
         now: Callable[[], float] = time.time,
+        words: Words = FIRST_WORDS,
     ) -> None:
+        self._words = words
+        hides = ", ".join(f"'{name}'" for name in words.names_of("hide"))  # a mapping's names are letters and digits
+        self._old_hides = _OLD_HIDES.replace("event = 'hide'", f"event IN ({hides})")
         self._connect = connect
         self._lifetimes = lifetimes
         self._folder = log_folder
@@ -111,7 +114,7 @@ class PastReader:
                     parameters = {"user": user_id, "since": since, "most": most}
                     return list(connection.execute(_query(query, connection), parameters).fetchall())
 
-                deeds = rows(_DEEDS, acted_since, SEEN_CAPACITY) + rows(_OLD_HIDES, acted_since, SEEN_CAPACITY)
+                deeds = rows(_DEEDS, acted_since, SEEN_CAPACITY) + rows(self._old_hides, acted_since, SEEN_CAPACITY)
                 feeds = rows(_FEEDS, served_since, MOST_FEEDS)
         except SQLAlchemyError as error:
             if has_no_table(error):
@@ -124,7 +127,7 @@ class PastReader:
             entry
             for *deed, happened, received in deeds
             if _seconds(received) > forgotten
-            for entry in _entry_of_deed(*deed, seconds=min(_seconds(happened), int(now)))
+            for entry in _entry_of_deed(self._words, *deed, seconds=min(_seconds(happened), int(now)))
         ]
         for *feed, happened, received in feeds:
             if _seconds(received) > forgotten:
@@ -274,20 +277,28 @@ class Past:
 
 
 def _entry_of_deed(
-    event: str, item_type: str, item_id: Any, slot_kind: str | None, session_id: str | None, *, seconds: int
+    words: Words,
+    event: str,
+    item_type: str,
+    item_id: Any,
+    slot_kind: str | None,
+    session_id: str | None,
+    *,
+    seconds: int,
 ) -> Iterator[Entry]:
     """Nothing of a row that is none of this release."""
-    if event not in STATE_OF or item_id is None:
+    meaning = words.meaning(event)
+    if meaning is None or item_id is None:
         return
     try:
-        number = type_of_name(item_type)
+        number = words.type_number(item_type)
     except ValueError:
         return
     try:
-        kind = kind_number(slot_kind) + 1 if slot_kind else 0
+        kind = words.kind_number(slot_kind) + 1 if slot_kind else 0
     except ValueError:
         kind = 0
-    yield from entries_of_event(STATE_OF[event], number, int(item_id), kind, session_id, seconds)
+    yield from entries_of_event(STATE_OF[meaning], number, int(item_id), kind, session_id, seconds)
 
 
 def _entries_of_feed(properties: str, slots: bytes, session_id: str | None, *, seconds: int) -> list[Entry]:

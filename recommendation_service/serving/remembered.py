@@ -12,12 +12,14 @@ from recommendation_service.catalog.inspection import describe_user
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
-from recommendation_service.flush.person import Page, Person, dead_letters_of, rows_of, waiting_of
+from recommendation_service.flush.person import Page, Person, dead_letters_of, events_of, waiting_of
 from recommendation_service.learning.person import pending_of
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.memory.entries import as_entries
-from recommendation_service.model.item_keys import type_name, unpack
-from recommendation_service.model.kinds import kind_name
+from recommendation_service.model.columns import rows_of
+from recommendation_service.model.item_keys import CREATOR, unpack
+from recommendation_service.model.words import FIRST_WORDS, Words
+from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import EPOCH
 from recommendation_service.sources.users import UserFacts
 
@@ -28,7 +30,7 @@ class SeenItem(msgspec.Struct, frozen=True):
     """An item, or a creator who is hidden, that stays away from the person's feeds."""
 
     type: str
-    id: int
+    id: int | str
     state: str
     slot: str | None  # the kind of slot that it was served in, where that is known
     at: str
@@ -44,7 +46,7 @@ class Kept(msgspec.Struct, frozen=True):
 class Remembered(msgspec.Struct, frozen=True):
     """Of one person. Times are UTC, in ISO 8601."""
 
-    user_id: int
+    user_id: int | str
     session_id: str | None  # of an anonymous person
     not_personal: bool  # listed in NOT_PERSONAL_TABLE, or as all are until that was read
     catalog: dict[str, Any] | None  # past, connections and profile; null: none of them, the person is not in it
@@ -61,7 +63,7 @@ class Remembered(msgspec.Struct, frozen=True):
     learner: dict[str, float]  # feeds and events that may still teach something; how many shown items count in the sums
 
 
-def seen_items(entries: bytes) -> list[SeenItem]:
+def seen_items(entries: bytes, catalog: Catalog | None = None, words: Words = FIRST_WORDS) -> list[SeenItem]:
     """Of what ranking/seen.py says."""
     items = []
     for key, detail in as_entries(entries).tolist():
@@ -69,22 +71,32 @@ def seen_items(entries: bytes) -> list[SeenItem]:
         kind = detail >> 4 & 15
         items.append(
             SeenItem(
-                type_name(item_type),
-                number,
+                words.type_name(item_type),
+                _item_id(catalog, item_type, number),
                 STATES[(detail & 15) - 1],
-                kind_name(kind - 1) if kind else None,
+                words.kind_name(kind - 1) if kind else None,
                 _moment((detail >> 32) + EPOCH),
             )
         )
     return items
 
 
-def facts_in_words(facts: UserFacts | None) -> dict[str, Any] | None:
+def _item_id(catalog: Catalog | None, item_type: int, number: int) -> int | str:
+    """As the operator has it; of an id that is text, and of an item that is in no catalog any more, its number."""
+    if catalog is None or catalog.item_texts is None or item_type == CREATOR:
+        return number
+    place = find(catalog.arrays.item_id, number, *rows_of(catalog.arrays, item_type))
+    return (catalog.item_texts.of_rows([place])[0] or number) if place >= 0 else number
+
+
+def facts_in_words(
+    facts: UserFacts | None, catalog: Catalog | None = None, words: Words = FIRST_WORDS
+) -> dict[str, Any] | None:
     if facts is None:
         return None
     names = ("skills", "knowledges", "tools", "languages")
     history = [
-        {"type": type_name(item_type), "id": number, "at": _moment(when)}
+        {"type": words.type_name(item_type), "id": _item_id(catalog, item_type, number), "at": _moment(when)}
         for key, when in facts.history.tolist()
         for item_type, number in (unpack(key),)
     ]
@@ -100,6 +112,7 @@ def remembered(
     person: Person,
     page: Page,
     seen: bytes,
+    words: Words,
     fleet_seen: bytes | None = None,
     facts: UserFacts | None = None,
 ) -> Remembered:
@@ -108,8 +121,8 @@ def remembered(
 
     Raises SourceError, OSError.
     """
-    events, following = rows_of(engine, person, page)
-    waiting, waiting_events = waiting_of(settings.events_dir, person, page.most)
+    events, following = events_of(engine, person, page, words)
+    waiting, waiting_events = waiting_of(settings.events_dir, person, page.most, words)
     decisions, count = deque[Kept](maxlen=page.most), 0
     if person.user_id:  # one of an anonymous feed bears nobody's name
         for record in read_decisions(settings.decisions_dir):
@@ -121,9 +134,9 @@ def remembered(
         session_id=person.session_id,
         not_personal=_is_listed(settings, catalog, person),
         catalog=_in_catalog(settings, catalog, person),
-        cached_facts=facts_in_words(facts),
-        seen=seen_items(seen),
-        fleet_seen=None if fleet_seen is None else seen_items(fleet_seen),
+        cached_facts=facts_in_words(facts, catalog, words),
+        seen=seen_items(seen, catalog, words),
+        fleet_seen=None if fleet_seen is None else seen_items(fleet_seen, catalog, words),
         waiting=waiting,
         waiting_events=waiting_events,
         events=events,

@@ -13,7 +13,10 @@ Found = tuple[tuple[str, ...], str, str]
 MOST_TYPES = 64
 TAKEN_TYPES = ("user", "creator")
 TAKEN_EVENTS = ("feed",)
-PLACEHOLDERS = ("event", "user", "type", "item", "time", "request", "feed", "kind", "json")
+PLACEHOLDERS = (
+    *("event", "event_id", "user", "type", "item", "time", "request", "session", "feed", "kind", "position", "value"),
+    "json",
+)
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 

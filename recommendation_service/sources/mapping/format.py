@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 IdForm = Literal["integer", "text"]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -184,8 +184,9 @@ class Log(Section):
 
     table: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
     events: Templates = Field(
-        description="column = text, or a text for each item type. In it: {event} {user} {type} {item} {time} {request} "
-        "{feed} {kind} {json}; a text that is one of them alone is the value itself",
+        description="column = text, or a text for each item type. In it: {event} {event_id} {user} {type} {item} "
+        "{time} {request} {session} {kind} {position} {value} {json}, of feeds {feed}; a text that is one of them "
+        "alone is the value itself",
         min_length=1,
     )
     feeds: Templates | None = Field(

@@ -196,7 +196,7 @@ def _said(error: Any, keys: tuple[str, ...]) -> tuple[str, str]:
         allowed = _names_at(keys[:-1])
         if allowed:
             return f"there is no {key}", did_you_mean(key, allowed)
-        return f"{key} is no name", "a name begins with a letter, and has letters, digits, _ and -, at most 64"
+        return f"{key} is no name", "a name begins with a letter, and has letters, digits, _ and -, at most 63"
     return _said_of_value(error, keys, key)
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from recommendation_service.core.local_time import seconds_of_local
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.mapping.format import IdForm
 from recommendation_service.sources.mapping.tables import Float64, Ids
@@ -21,12 +22,11 @@ from recommendation_service.sources.mapping.tables import Float64, Ids
 Reasons = Counter[str]
 
 LARGEST_ID = 2**62 - 1
-LONGEST_ID = 255  # characters
 LONGEST_TERM = 100
 NULL, NOT_AN_ID, LONG_ID, BYTES = (
     "null",
     "no whole number above 0",
-    "longer than 255 characters",
+    f"longer than {LONGEST_TEXT_ID} characters",
     "bytes that are no text",
 )
 NO_TIME, ZERO, FUTURE, NOT_A_TIME = "no time", "zero date", "in the future", "not a time"
@@ -83,7 +83,7 @@ def _text_id(value: Any, reasons: Reasons) -> str:
     if not found or "\0" in found or not found.isprintable():
         reasons[EMPTY if not found else BYTES] += 1
         return ""
-    if len(found) > LONGEST_ID:
+    if len(found) > LONGEST_TEXT_ID:
         reasons[LONG_ID] += 1
         return ""
     return found

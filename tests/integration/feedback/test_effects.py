@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recommendation_service.catalog.store import Catalog
-from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.model.words import EVENT_NAMES
 from tests.support.feedback import USERS, Running, event
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from recommendation_service.api import event_bodies
 from recommendation_service.api.event_bodies import EARLIEST_MS, FUTURE_MS, MOST_PROBLEMS, read_events
 from recommendation_service.core.errors import InvalidRequest, NotJson, ServiceError
-from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, Flag
+from recommendation_service.log.records import FeedbackRecord, Flag
 from recommendation_service.model.item_keys import ITEM_TYPES, LARGEST_ITEM
+from recommendation_service.model.words import EVENT_NAMES
 
 NOW_MS = 1_795_000_000_000
 LARGEST_ID = 2**63 - 1

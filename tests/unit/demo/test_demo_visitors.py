@@ -14,7 +14,7 @@ from recommendation_service.demo.visitors import APPETITES, USED_TO, WORTH, Turn
 from recommendation_service.demo.visits import Api, Tally, is_local
 from recommendation_service.demo.vocabulary import vocabulary
 from recommendation_service.learning.format import load_learning
-from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.model.words import EVENT_NAMES
 
 FIELDS = len(vocabulary().fields)
 

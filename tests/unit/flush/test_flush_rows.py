@@ -28,7 +28,8 @@ from recommendation_service.flush.rows import (
     shown_of_row,
     text_of,
 )
-from recommendation_service.log.records import EVENT_NAMES, FeedbackRecord, FeedRecord, ShadowRecord, decode, encode
+from recommendation_service.log.records import FeedbackRecord, FeedRecord, ShadowRecord, decode, encode
+from recommendation_service.model.words import EVENT_NAMES
 from tests.support.events import feed, feedback
 from tests.support.older_records import AS_READ, IN_ITS_ROW
 

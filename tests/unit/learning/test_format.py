@@ -10,7 +10,7 @@ from recommendation_service.bootstrap import create_app
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.learning.format import SHIPPED, load_learning
-from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.model.words import EVENT_NAMES
 
 FILE = load_learning()
 

@@ -14,7 +14,6 @@ from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.log.records import (
-    EVENT_NAMES,
     STATE_OF,
     FeedbackRecord,
     FeedRecord,
@@ -26,6 +25,7 @@ from recommendation_service.log.records import (
 )
 from recommendation_service.model.item_keys import ITEM_TYPES, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
+from recommendation_service.model.words import EVENT_NAMES
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.ranking.packed_columns import RELATIVE_ERROR
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED

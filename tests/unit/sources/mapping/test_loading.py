@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from recommendation_service.log.records import EVENT_NAMES
+from recommendation_service.model.words import EVENT_NAMES
 from recommendation_service.sources.mapping.format import EventMeaning
 from recommendation_service.sources.mapping.mapping import Mapping, MappingError, load_mapping
 from recommendation_service.sources.mapping.schema import SHIPPED, schema_text
