@@ -24,8 +24,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
     """Examine the operator's server and this machine, and say what to do.
 
     Reads the server of the settings (MYSQL_*, or DATABASE_URL) and changes nothing.
-    Runs every source query up to five times: without phase 1's indices that takes a while. On PostgreSQL it runs a
-    mapping's queries, once each.
+    Runs every source query up to five times: without phase 1's indices that takes a while. With MAPPING_FILE it runs
+    the mapping's queries, once each, with their plans.
     Exit status: 0 all is fine, 1 there are warnings, 2 there are errors.
 
     \b
@@ -38,9 +38,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
 
     from recommendation_service.core.database import make_engine
     from recommendation_service.core.errors import ConfigurationError
-    from recommendation_service.core.postgresql_address import is_postgresql
-    from recommendation_service.doctor.examination import examine, examine_postgresql
-    from recommendation_service.mappings.opening import open_coded_source, open_source
+    from recommendation_service.doctor.examination import examine, examine_mapping
+    from recommendation_service.mappings.opening import open_source
     from recommendation_service.sources.mapping.source import MappedSource
 
     settings = load_settings()
@@ -50,12 +49,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON and 
         raise ConfigurationError([f"DATABASE_URL names a driver that is not there: {failure}"]) from None
     try:
         with Console(stderr=True, quiet=as_json).status("Connecting") as status:
-            if is_postgresql(settings.source_url):
-                source = open_source(settings, engine)
-                assert isinstance(source, MappedSource)  # noqa: S101 - or it would have been refused
-                examination = examine_postgresql(settings, engine, source, status.update)
+            source = open_source(settings, engine)
+            if isinstance(source, MappedSource):
+                examination = examine_mapping(settings, engine, source, status.update)
             else:
-                examination = examine(settings, engine, open_coded_source(settings, engine), status.update)
+                examination = examine(settings, engine, source, status.update)
     finally:
         engine.dispose()
     if as_json:

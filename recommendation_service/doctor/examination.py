@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address
+from recommendation_service.core.postgresql_address import POSTGRESQL
 from recommendation_service.doctor import postgresql
 from recommendation_service.doctor.findings import Finding, error, exit_status, info, ok, warning
 from recommendation_service.doctor.indices import Standing, State, standing
@@ -117,30 +118,47 @@ def examine(
     return examination
 
 
-def examine_postgresql(
+def examine_mapping(
     settings: Settings, engine: Engine, source: MappedSource, progress: Callable[[str], None] = lambda _: None
 ) -> Examination:
-    """The same of a server of PostgreSQL, and of a mapping's queries."""
+    """The same of a mapping: its server, and each of its queries."""
     examination = Examination(address(engine.url))
-    findings = examination.findings
+    findings, is_postgresql = examination.findings, engine.dialect.name == POSTGRESQL
     progress("Looking at the server")
     try:
-        with engine.connect() as connection:
-            findings += postgresql.check_server(connection, settings)
-            user, zone, server_zone = connection.execute(text(_SESSION)).one()
-            looked = [postgresql.look_at_table(connection, name) for name in source.read_tables]
-            tables = [table for table in looked if table is not None]
-            findings += _each("tables", lambda: postgresql.check_tables(tables, user, zone, server_zone))
-            findings += _each("own tables", lambda: postgresql.check_writing(connection, user))
-        findings += _each("standbys", lambda: postgresql.check_standbys(settings))
+        if engine.dialect.name == "sqlite":
+            findings.append(info("database", f"The mapping reads the SQLite database {examination.database}."))
+        else:
+            with engine.connect() as connection:
+                if is_postgresql:
+                    _examine_postgresql(connection, source, settings, findings)
+                else:
+                    _examine_settings(Inspection(connection), settings, examination)
+        if is_postgresql:
+            findings += _each("standbys", lambda: postgresql.check_standbys(settings))
         progress("Running the queries")
         for examined, found in examine_mapped(source.mapping, engine, settings):
             examination.queries.append(examined)
             findings += found
     except SQLAlchemyError as failure:
-        findings.append(postgresql.no_connection(examination.database, failure))
+        findings.append(
+            postgresql.no_connection(examination.database, failure)
+            if is_postgresql
+            else no_connection(settings, failure)
+        )
     _examine_surroundings(settings, examination, progress)
     return examination
+
+
+def _examine_postgresql(
+    connection: Connection, source: MappedSource, settings: Settings, findings: list[Finding]
+) -> None:
+    findings += postgresql.check_server(connection, settings)
+    user, zone, server_zone = connection.execute(text(_SESSION)).one()
+    looked = [postgresql.look_at_table(connection, name) for name in source.read_tables]
+    tables = [table for table in looked if table is not None]
+    findings += _each("tables", lambda: postgresql.check_tables(tables, user, zone, server_zone))
+    findings += _each("own tables", lambda: postgresql.check_writing(connection, user))
 
 
 def _examine_surroundings(settings: Settings, examination: Examination, progress: Callable[[str], None]) -> None:
@@ -193,17 +211,7 @@ def _examine_server(
     try:
         with engine.connect() as connection:
             inspection = Inspection(connection)
-            findings.append(ok("connection", f"Connected to {examination.database} as {inspection.user}."))
-            for name, check in {
-                "encryption": lambda: check_encryption(inspection.tls_version(), settings.mysql_tls),
-                "version": lambda: check_version(inspection.version),
-                "max_connections": lambda: check_max_connections(inspection.max_connections),
-                "wait_timeout": lambda: check_wait_timeout(inspection.wait_timeout),
-                "sql_mode": lambda: check_sql_mode(inspection.sql_mode),
-                "clock": lambda: check_clock(*inspection.clock()),
-                "replication": lambda: _replication(inspection, settings),
-            }.items():
-                findings += _each(name, check)
+            _examine_settings(inspection, settings, examination)
             tables = Tables()
 
             def look_at_tables() -> list[Finding]:
@@ -224,6 +232,21 @@ def _examine_server(
         findings.append(no_connection(settings, failure))
         return None
     return standings
+
+
+def _examine_settings(inspection: Inspection, settings: Settings, examination: Examination) -> None:
+    """Of MySQL and MariaDB, what holds whatever the tables are."""
+    examination.findings.append(ok("connection", f"Connected to {examination.database} as {inspection.user}."))
+    for name, check in {
+        "encryption": lambda: check_encryption(inspection.tls_version(), settings.mysql_tls),
+        "version": lambda: check_version(inspection.version),
+        "max_connections": lambda: check_max_connections(inspection.max_connections),
+        "wait_timeout": lambda: check_wait_timeout(inspection.wait_timeout),
+        "sql_mode": lambda: check_sql_mode(inspection.sql_mode),
+        "clock": lambda: check_clock(*inspection.clock()),
+        "replication": lambda: _replication(inspection, settings),
+    }.items():
+        examination.findings += _each(name, check)
 
 
 def _time_zone(inspection: Inspection, tables: Tables, schema: Schema, settings: Settings) -> Finding:

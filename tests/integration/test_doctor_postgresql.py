@@ -1,4 +1,5 @@
-"""`recs doctor` on PostgreSQL: the server in its own words, a mapping's queries, and what a user lacks."""
+"""`recs doctor` on PostgreSQL: the server in its own words, a mapping's queries, and what a user lacks; and of a mapping
+elsewhere."""
 
 from __future__ import annotations
 
@@ -21,13 +22,17 @@ from tests.postgresql import PrivatePostgreSQL
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
+def fill(url: URL) -> None:
+    module = importlib.import_module("examples.jobs.__main__")
+    address = url.render_as_string(hide_password=False)
+    assert run("jobs", module.METADATA, module.make, [address, "--people", "40"]) == 0
+
+
 @pytest.fixture(scope="module")
 def jobs(postgresql: PrivatePostgreSQL) -> Iterator[URL]:
     postgresql.execute("CREATE DATABASE doctor_jobs")
     url = postgresql.url("doctor_jobs")
-    module = importlib.import_module("examples.jobs.__main__")
-    address = url.render_as_string(hide_password=False)
-    assert run("jobs", module.METADATA, module.make, [address, "--people", "40"]) == 0
+    fill(url)
     yield url
     postgresql.execute("DROP DATABASE doctor_jobs WITH (FORCE)")
 
@@ -120,6 +125,19 @@ def test_why_there_is_no_connection_is_one_finding_without_a_password(
     assert said in findings["connection"]["sentence"]
     assert advice in findings["connection"]["advice"]
     assert str(jobs.password) not in json.dumps(report)
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mariadb"])
+def test_of_a_mapping_elsewhere_its_own_queries_are_examined(
+    doctor: CliRunner, request: pytest.FixtureRequest, backend: str
+) -> None:
+    """And no table of the first operator's is missed."""
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    fill(url)
+    report, findings = examined(doctor, url)
+    assert {query["query"] for query in report["queries"]} >= {"users", "items.job", "events.apply"}
+    assert ("version" in findings) == (backend == "mariadb")
+    assert [one["name"] for one in report["findings"] if one["severity"] == "error"] == []
 
 
 def test_limits_of_time_that_would_end_a_build_are_told() -> None:
