@@ -1,5 +1,4 @@
-"""`recs doctor` on PostgreSQL: the server in its own words, a mapping's queries, and what a user lacks; and of a mapping
-elsewhere."""
+"""`recs doctor` on PostgreSQL, in its own words, and what a user lacks; of a mapping anywhere, its queries."""
 
 from __future__ import annotations
 

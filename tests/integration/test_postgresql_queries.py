@@ -19,11 +19,20 @@ from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import ConfigurationError, SourceError
 from recommendation_service.core.place import WrongPlace, check, identity_of, make_identity
 from recommendation_service.doctor.mapped import plans_of
+from recommendation_service.evaluation.recorded import Window, read_recorded
+from recommendation_service.flush.event_writer import EventWriter
+from recommendation_service.flush.migrations import migrate
+from recommendation_service.flush.tables import make_writing_engine
+from recommendation_service.learning.format import load_learning
+from recommendation_service.log.records import now_ms
+from recommendation_service.ranking.seen import Lifetimes
+from recommendation_service.serving.past import PastReader
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.reading import TablesError
 from recommendation_service.sources.mapping.source import MappedSource
 from recommendation_service.sources.reader import one_moment
 from tests.postgresql import PrivatePostgreSQL
+from tests.support.events import HAPPENED_MS, feed, feedback
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 TABLES = (
@@ -222,6 +231,32 @@ def test_a_folder_of_one_database_is_not_used_with_another_of_its_name(settings:
     make_identity(engine)
     with pytest.raises(WrongPlace, match="recs data adopt"):
         check(settings, engine)
+
+
+def test_who_comes_back_is_known_from_the_services_own_table(
+    settings: Settings, engine: Engine, tmp_path: Path
+) -> None:
+    reader = PastReader(engine.connect, Lifetimes(), tmp_path)
+    assert (len(reader.read(7)), reader.knows_nothing_before(0)) == (0, True), "there is no table yet"
+    writing = make_writing_engine(settings)
+    migrate(writing)
+    just_now = now_ms() - 60_000
+    done = [feedback(event="hide", happened_ms=just_now), feed(happened_ms=just_now), feed(user_id=8)]
+    assert EventWriter(writing).write(done).inserted.total() == 3
+    writing.dispose()
+    assert len(reader.read(7)) == 4, "what was hidden, and three that were shown"
+    assert len(reader.read(9)) == 0
+    assert not reader.knows_nothing_before(now_ms() // 1000 + 1)
+
+
+def test_an_evaluation_reads_what_was_recorded(settings: Settings) -> None:
+    writing = make_writing_engine(settings)
+    migrate(writing)
+    EventWriter(writing).write([feed(happened_ms=HAPPENED_MS), feedback(event="view", happened_ms=HAPPENED_MS)])
+    window = Window(HAPPENED_MS - 1, HAPPENED_MS + 1)
+    recorded = read_recorded(writing, window, load_learning(None), None, lambda _what, _share: None)
+    assert (len(recorded.requests), recorded.unread) == (1, 0)
+    writing.dispose()
 
 
 def test_the_servers_clock_is_beside_this_machines(settings: Settings, engine: Engine, tmp_path: Path) -> None:
