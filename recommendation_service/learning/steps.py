@@ -51,9 +51,11 @@ def next_step(
     feeds itself and they tell more of that. Where no decisions were recorded, all of the way: the evidence will tell,
     or refuse to. ``points`` (K,): of the score, that a reward of 1 is worth."""
 
+    served = probabilities(serves, feeds)
+
     def at(share: float) -> Step:
         one = learned if share == 1.0 else towards(serves, learned, share)
-        return Step(one, share, expected_support(serves, Policy(serves.file, *one), feeds), 0.0)
+        return Step(one, share, expected_support(served, Policy(serves.file, *one), feeds), 0.0)
 
     def told(step: Step) -> Step:
         """Far away a feed counts for nothing or 1/live_share, and near by all count alike."""
@@ -88,17 +90,18 @@ def towards(serves: Policy, learned: Learned, share: float) -> Learned:
     )
 
 
-def expected_support(serves: Policy, other: Policy, feeds: Sequence[Feed]) -> float:
+def expected_support(served: Sequence[Sequence[Floats]], other: Policy, feeds: Sequence[Feed]) -> float:
     """Share of the feeds that their effective sample size will be, of the slot where it is least. Slots that feeds
-    are seldom long enough for have no say, as in the estimates."""
+    are seldom long enough for have no say, as in the estimates. ``served``: ``probabilities`` of what serves."""
     longest = max(map(len, feeds), default=0)
     squares = np.full((len(feeds), longest), np.nan)
     for row, feed in enumerate(feeds):
         product = 1.0
         for place, (pool, X) in enumerate(feed):
-            served, weighed = (_probabilities(policy, pool, X) for policy in (serves, other))
+            weighed = _probabilities(other, pool, X)
             with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                product = min(product * float(np.sum(np.where(weighed > 0, weighed**2 / served, 0.0))), 1e100)
+                squared = np.where(weighed > 0, weighed**2 / served[row][place], 0.0)
+                product = min(product * float(np.sum(squared)), 1e100)
             squares[row, place] = product
     has = [column[~np.isnan(column)] for column in squares.T]
     means = [float(column.mean()) for column in has if len(column) >= 0.1 * len(feeds)]
@@ -114,6 +117,11 @@ def expected_gain(serves: Policy, other: Policy, feeds: Sequence[Feed], theta: F
             more = _probabilities(other, pool, X) - _probabilities(serves, pool, X)
             total += float(more @ (X @ theta[pool])) / points[pool]
     return total / max(1, len(feeds))
+
+
+def probabilities(policy: Policy, feeds: Sequence[Feed]) -> list[list[Floats]]:
+    """Of each feed and slot, (m,) of what it could hold."""
+    return [[_probabilities(policy, pool, X) for pool, X in feed] for feed in feeds]
 
 
 def _probabilities(policy: Policy, pool: int, X: Floats) -> Floats:

@@ -9,7 +9,7 @@ import pytest
 
 from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.learning.gate import Rules, due, error_of, judge, looks
-from recommendation_service.learning.steps import expected_support, next_step, towards
+from recommendation_service.learning.steps import expected_support, next_step, probabilities, towards
 from recommendation_service.learning.weighed import WeighedFeeds, mixed
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.evidence import Look
@@ -145,6 +145,10 @@ def feeds_of(slots: int, seed: int = 1) -> list[list[tuple[int, np.ndarray]]]:  
 SERVES = Policy(policy_file())
 
 
+def support_of(other: Policy, feeds: list[list[tuple[int, np.ndarray]]]) -> float:  # type: ignore[type-arg]
+    return expected_support(probabilities(SERVES, feeds), other, feeds)
+
+
 def far_away() -> Learned:
     theta = SERVES.arrays.theta + np.random.default_rng(2).normal(0, 1.5, SERVES.arrays.theta.shape)
     A = np.broadcast_to(np.eye(FEATURES) * 50.0, (len(KINDS), FEATURES, FEATURES)).copy()
@@ -157,7 +161,7 @@ def test_a_step_is_as_long_as_its_support_allows_and_shorter_where_feeds_are_lon
         step = next_step(SERVES, far_away(), feeds_of(slots), 0.3, POINTS)
         assert 0 < step.share < 1
         assert step.support == pytest.approx(0.3, abs=0.02)
-        found = expected_support(SERVES, Policy(SERVES.file, *step.learned), feeds_of(slots))
+        found = support_of(Policy(SERVES.file, *step.learned), feeds_of(slots))
         assert found == pytest.approx(step.support)
         shares.append(step.share)
     assert shares == sorted(shares, reverse=True)
@@ -206,15 +210,15 @@ def test_the_support_that_is_expected_is_what_feeds_have() -> None:
         for feed in feeds:
             weight = 1.0
             for pool, X in feed:
-                p, q = (probabilities(policy, pool, X) for policy in (SERVES, other))
+                p, q = (drawn_with(policy, pool, X) for policy in (SERVES, other))
                 chosen = draw.choice(len(p), p=p)
                 weight *= q[chosen] / p[chosen]
             weights.append(weight)
     found = np.sum(weights) ** 2 / np.sum(np.square(weights)) / len(weights)
-    assert expected_support(SERVES, other, feeds) == pytest.approx(found, rel=0.1)
+    assert support_of(other, feeds) == pytest.approx(found, rel=0.1)
 
 
-def probabilities(policy: Policy, pool: int, X: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def drawn_with(policy: Policy, pool: int, X: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     arrays = policy.arrays
     scores = X @ arrays.theta[pool] + arrays.alpha[pool] * np.linalg.norm(X @ arrays.precision_root[pool], axis=1)
     weights = np.exp((scores - scores.max()) / arrays.temperature[pool])
