@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -60,7 +61,16 @@ def test_all_looks_together_err_as_often_as_is_allowed(most: int) -> None:
     planned = looks(most)
     assert planned[-1] == most
     assert planned[0] >= 500
-    assert sum(error_of(at, rules) for at in planned) == pytest.approx(0.01)
+    draw = np.random.default_rng(1)
+    steps = np.diff(planned, prepend=0)
+    found = np.zeros(200_000, bool)
+    at = np.zeros(len(found))
+    for look, step in zip(planned, steps, strict=True):
+        at += draw.normal(scale=step**0.5, size=len(found))
+        error = error_of(look, rules)
+        assert error >= 0.01 * step / most - 1e-9, "what adding up would leave, at least"
+        found |= at / look**0.5 > NormalDist().inv_cdf(1 - error)
+    assert found.mean() == pytest.approx(0.01, rel=0.1)
 
 
 def test_a_look_is_due_once_and_those_that_were_missed_are_left_out() -> None:
