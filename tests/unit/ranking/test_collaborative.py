@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ def with_static_of(catalog: Catalog, policy: Policy, world: World) -> Catalog:
     """``catalog`` with its lists, and with sums and orderings of another policy."""
     other = make_catalog(world, policy)
     lists = {name: getattr(catalog.arrays, name) for name in LATER_COLUMNS}
-    return Catalog(other.version, other.manifest, other.arrays._replace(**lists), other.item_offsets, other.item_bytes)
+    return replace(other, arrays=other.arrays._replace(**lists))
 
 
 def test_lists_that_say_nothing_are_no_lists() -> None:
@@ -212,7 +213,7 @@ def test_lists_that_say_nothing_are_no_lists() -> None:
         "neighbour_items": frozen(np.zeros(0, np.int32)),
         "neighbour_weight": frozen(np.zeros(0, np.float32)),
     }
-    bare = Catalog("bare", CATALOG.manifest, arrays._replace(**empty), CATALOG.item_offsets, CATALOG.item_bytes)
+    bare = replace(CATALOG, version="bare", arrays=arrays._replace(**empty))
     pipeline = FeedPipeline(Generation(bare, POLICY))
     pipeline.rank(request_of(FIRST_USER + 12), remembered(entry(3, ACTED)))
     assert not candidates(pipeline)[1][COLLABORATIVE].any()

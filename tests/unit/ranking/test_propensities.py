@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -316,9 +317,7 @@ def pipeline_with_broken_features(world: World, broken: Sequence[int], value: fl
     theta = np.zeros((len(KINDS), FEATURES))
     theta[:, [14, 17]] = 1.0, 10.0
     policy = Policy(policy_file(**only("AU"), exploration__floor=0.0), theta)
-    return FeedPipeline(
-        Generation(type(catalog)("broken", catalog.manifest, arrays, catalog.item_offsets, catalog.item_bytes), policy)
-    )
+    return FeedPipeline(Generation(replace(catalog, version="broken", arrays=arrays), policy))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
