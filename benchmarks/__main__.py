@@ -4,7 +4,8 @@ make bench                       all of it, in some minutes
 make bench ARGS=--quick          without the large catalogs, with shorter runs
 make bench ARGS='--json'         the figures for a script
 make bench ARGS='--beside v1.0'  feeds with everything on, here and at that commit in turn; nothing else
-make bench ARGS='--beside v1.0 --of outsiders'  likewise users outside the catalog; --of flush, served, feedback, parts
+make bench ARGS='--beside v1.0 --of outsiders'  likewise users outside the catalog; --of flush, served, feedback,
+                                 builds, parts
 make bench ARGS='--of parts'     where a feed's processor time goes, a row a part
 make bench ARGS='--of experiment' feeds with learning, a shadow and an experiment, beside the same without
 make bench ARGS='--of overdue'   how late an event is at most, at 1,000 feeds a second

@@ -20,6 +20,7 @@ from benchmarks.beside_database import (
     measure_overdue,
     measure_served_beside,
 )
+from benchmarks.builds import measure_builds_beside
 from benchmarks.experiment import WITHOUT, measure_experiment
 from benchmarks.feedback import measure_feedback_beside
 from benchmarks.parts import measure_parts_beside, measure_parts_here
@@ -40,6 +41,7 @@ COMPARISONS = {
     "feedback": Comparison("Calls of /feedback", 9, 3, measure_feedback_beside),
     "flush": Comparison("Flushes", 5, 1, measure_flush_beside),
     "served": Comparison("Flushes while feeds are served", 3, 40, measure_served_beside),
+    "builds": Comparison("Catalog builds", 5, 1, measure_builds_beside),
     "outsiders": Comparison("Users outside the catalog", 7, 3, measure_outsiders_beside),
     "parts": Comparison(
         "Where a feed's processor time goes, everything on", 3, 10, measure_parts_beside, measure_parts_here

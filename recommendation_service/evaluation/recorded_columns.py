@@ -109,7 +109,7 @@ class Feeds:
     def with_rewards(self, told: "Told", file: LearningFile, unread: int) -> Recorded:
         happened, lengths = np.array(self._happened, np.int64), np.array(self._lengths, np.int64)
         order = np.argsort(happened, kind="stable")
-        requests = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)[order]
+        requests = np.frombuffer(self._requests, np.uint64).reshape(-1, 2)[order]
         users, happened = np.array(self._users, np.int64)[order], happened[order]
         has = np.arange(lengths.max(initial=0)) < lengths[order, np.newaxis]
         begins = (np.cumsum(lengths) - lengths)[order]
@@ -207,9 +207,9 @@ class Told:
         file: LearningFile,
     ) -> None:
         """Each event of an item of a feed counts once, the first of several, within its hours."""
-        own = np.frombuffer(bytes(self._requests), np.uint64).reshape(-1, 2)
+        own = np.frombuffer(self._requests, np.uint64).reshape(-1, 2)
         places = _places(requests, own)
-        happened, worth = np.array(self._happened, np.int64), np.array(self._rewards)
+        happened, worth = np.frombuffer(self._happened, np.int64), np.frombuffer(self._rewards, np.float64)
         nameless = np.flatnonzero(~own.any(axis=1))
         if len(nameless):
             latest = _Latest(users, happened_ms, shown)
@@ -265,7 +265,8 @@ def _places(requests: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) ->
         return np.full(len(wanted), -1, np.int64)
     order = np.argsort(requests[:, 0])
     found = order[np.minimum(np.searchsorted(requests[order, 0], wanted[:, 0]), len(order) - 1)]
-    return np.where((requests[found] == wanted).all(axis=1), found, -1).astype(np.int64)
+    is_there = (requests[found, 0] == wanted[:, 0]) & (requests[found, 1] == wanted[:, 1])
+    return np.where(is_there, found, -1)
 
 
 def _request_of(request_id: str | None) -> bytes:
