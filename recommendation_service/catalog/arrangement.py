@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 
 from recommendation_service.catalog.kept_lists import KeptLists
+from recommendation_service.catalog.measuring import Traits
 from recommendation_service.catalog.orderings import hash_table, kind_orderings, pair_lists, token_lists
 from recommendation_service.catalog.people import Interactions, People, places
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.vocabulary import Vocabulary
 from recommendation_service.model.columns import SKILL_PLACES, CatalogArrays, Float64, Int32, Int64, keys_of
-from recommendation_service.model.features import COLLABORATIVE, TRENDING
+from recommendation_service.model.features import COLLABORATIVE, FEATURE_NAMES, TRENDING
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_hand_sum, static_terms
 from recommendation_service.sources.lists import UNKNOWN_CITY
 
 DAY_SECONDS = 86400.0
+POPULARITY = FEATURE_NAMES.index("popularity")
 
 
 @dataclass
@@ -55,9 +57,12 @@ def arranged(
     tokens, people, interactions = contents.tokens, contents.people, contents.interactions
     file, absent, worded, keys = policy.file, len(contents.vocabulary), contents.worded, contents.keys
     section = file.collaborative
-    together = kept.of(contents.taken, keys, now, section, wanted=collaborative)
-    report.collaborative = together.report
+    traits = _traits(contents, policy)
+    together = kept.of(contents.taken, keys, now, section, traits, wanted=collaborative)
+    report.collaborative, report.measured = together.report, together.measured
     X, age_days = contents.features, (now - contents.created) / DAY_SECONDS
+    if together.popularity is not None:
+        X[:, POPULARITY] = together.popularity
     if section is not None:
         X[:, TRENDING] = together.trending
     terms = static_terms(X, age_days, file)
@@ -122,6 +127,28 @@ def arranged(
         cities=len(city_names),
     )
     return arrays, {"tokens": contents.vocabulary.names(), "cities": city_names}
+
+
+def _traits(contents: Contents, policy: Policy) -> Traits | None:
+    """What is needed to measure how much each signal should count; by the first kind that has them."""
+    file, arrays = policy.file, policy.arrays
+    if file.measuring is None:
+        return None
+    kind = next((n for n, weight in enumerate(arrays.weight_similarity + arrays.weight_collaborative) if weight > 0), 0)
+    return Traits(
+        settings=file.measuring,
+        created=contents.created,
+        creator=contents.creators,
+        tokens=contents.tokens,
+        token_kind=contents.vocabulary.kinds(),
+        similarity=float(arrays.weight_similarity[kind]),
+        match=float(arrays.weight_match[kind]),
+        match_weight=arrays.match_weight,
+        match_cap=arrays.match_cap,
+        similarity_of=arrays.similarity[:2],
+        together=float(arrays.weight_collaborative[kind]),
+        latest_weight=arrays.latest_weight,
+    )
 
 
 def _number_cities(cities: list[str]) -> tuple[Any, list[str]]:

@@ -217,6 +217,8 @@ def _print_report(report: dict[str, Any]) -> None:
         typer.echo(f"{listed:,} users in NOT_PERSONAL_TABLE get feeds that are not personal.")
     if together := report.get("collaborative"):  # a version of an earlier release says nothing of it
         print_rows(("what", "is"), [(name, f"{value}") for name, value in together.items()], title="Taken together")
+    if measured := report.get("measured"):
+        print_rows(("what", "is"), [(name, f"{value}") for name, value in measured.items()], title="Measured")
     if report["set_aside"]:
         aside = [(entry["column"], entry["reason"], f"{entry['count']:,}") for entry in report["set_aside"]]
         print_rows(("column", "reason", "count"), aside, title="Set aside", right={2})

@@ -19,11 +19,13 @@ from recommendation_service.catalog.collaborative import (
     sequences_of,
     taken_lately,
 )
+from recommendation_service.catalog.measuring import POPULARITY_SCALE, Traits, liked, logarithmic, measure
 from recommendation_service.catalog.people import Interactions, places
-from recommendation_service.catalog.report import CollaborativeReport
-from recommendation_service.model.columns import Float32, Int64
-from recommendation_service.policies.format import Collaborative
+from recommendation_service.catalog.report import CollaborativeReport, Measured
+from recommendation_service.model.columns import Float32, Float64, Int64
+from recommendation_service.policies.format import Collaborative, Measuring
 
+MEASURED_FOR = 24  # times as long as lists
 CLOSED_FORM, NEAREST_NEIGHBOURS, NOTHING = "slist", "item_knn", "none"
 
 
@@ -33,14 +35,18 @@ class TakenTogether(NamedTuple):
     lists: NeighbourLists
     trending: Float32  # (M,)
     report: CollaborativeReport
+    popularity: Float64 | None = None  # (M,) the feature, where a policy has it measured
+    measured: Measured | None = None
 
 
 class _Kept(NamedTuple):
-    settings: Collaborative
+    settings: tuple[Collaborative, Measuring | None]
     computed: float  # seconds since 1970
     keys: Int64  # of the items that the lists are of
     lists: NeighbourLists
     report: CollaborativeReport
+    measured: Measured | None = None
+    measured_at: float = 0.0  # seconds since 1970
 
 
 class KeptLists:
@@ -51,24 +57,89 @@ class KeptLists:
         self._kept: _Kept | None = None
 
     def of(
-        self, interactions: Interactions, keys: Int64, now: float, settings: Collaborative | None, *, wanted: bool
+        self,
+        interactions: Interactions,
+        keys: Int64,
+        now: float,
+        settings: Collaborative | None,
+        traits: Traits | None = None,
+        *,
+        wanted: bool,
     ) -> TakenTogether:
-        """``keys``: of the catalog's items, in their order; ``wanted``: whether the operator has it on."""
+        """``keys``: of the catalog's items, in their order; ``traits``: of a policy that has its ranking measured;
+        ``wanted``: whether the operator has lists on."""
+        if settings is not None and traits is not None:
+            return self._measured(interactions, keys, now, settings, traits, wanted=wanted)
         if settings is None or not wanted:
             reason = "the policy has no section collaborative" if settings is None else "COLLABORATIVE is false"
             return _nothing(len(keys), CollaborativeReport(NOTHING, reason))
-        kept = self._kept
-        if kept is None or kept.settings != settings or not 0 <= now - kept.computed < self._refresh_seconds:
+        if not self._holds((settings, None), now):
             started = time.perf_counter()
             lists, report = _compute(interactions, len(keys), now, settings)
             report = replace(report, milliseconds=round((time.perf_counter() - started) * 1000, 1))
-            kept = self._kept = _Kept(settings, now, keys, lists, report)
+            self._kept = _Kept((settings, None), now, keys, lists, report)
+        kept = self._kept
+        assert kept is not None  # noqa: S101 - made above
         report = replace(kept.report, computed_seconds_ago=round(now - kept.computed, 1))
         if report.method == NOTHING:
             return _nothing(len(keys), report)
         lists = kept.lists if kept.keys is keys else moved(kept.lists, kept.keys, keys)
         taken = taken_lately(interactions, len(keys), now, report.half_life_days)
         return TakenTogether(lists, (taken / max(taken.max(initial=0.0), 1e-300)).astype(np.float32), report)
+
+    def _holds(self, settings: tuple[Collaborative, Measuring | None], now: float) -> bool:
+        kept = self._kept
+        return kept is not None and kept.settings == settings and 0 <= now - kept.computed < self._refresh_seconds
+
+    def _known(self, traits: Traits, now: float) -> tuple[Measured, float] | None:
+        """What was measured lately enough: it moves more slowly than lists do, and takes lists of its own."""
+        kept = self._kept
+        if kept is None or kept.measured is None or kept.settings[1] != traits.settings:
+            return None
+        is_kept = 0 <= now - kept.measured_at < MEASURED_FOR * self._refresh_seconds
+        return (kept.measured, kept.measured_at) if is_kept else None
+
+    def _measured(
+        self,
+        interactions: Interactions,
+        keys: Int64,
+        now: float,
+        settings: Collaborative,
+        traits: Traits,
+        *,
+        wanted: bool,
+    ) -> TakenTogether:
+        """Lists with the weights that were measured; how much each item is liked is told by each build anew."""
+        items = len(keys)
+        if not self._holds((settings, traits.settings), now):
+            started = time.perf_counter()
+
+            def lists_of(until: Interactions, moment: float) -> NeighbourLists:
+                return _compute(until, items, moment, settings)[0] if wanted else no_lists(items)
+
+            measured, measured_at = self._known(traits, now) or (measure(interactions, traits, lists_of), now)
+            lists, report = no_lists(items), CollaborativeReport(NOTHING, "COLLABORATIVE is false")
+            if wanted:
+                lists, report = _compute(interactions, items, now, settings)
+            report = replace(
+                report,
+                half_life_days=measured.half_life_days,
+                milliseconds=round((time.perf_counter() - started) * 1000, 1),
+            )
+            self._kept = _Kept((settings, traits.settings), now, keys, lists, report, measured, measured_at)
+        kept = self._kept
+        assert kept is not None and kept.measured is not None  # noqa: S101, PT018 - made above
+        told = kept.measured
+        lists = kept.lists if kept.keys is keys else moved(kept.lists, kept.keys, keys)
+        lists = lists._replace(weight=(lists.weight * (told.together / told.closeness)).astype(np.float32))
+        taken = liked(interactions, traits.created, now, told.half_life_days, by_exposure=told.by_exposure)
+        return TakenTogether(
+            lists,
+            (taken / max(taken.max(initial=0.0), 1e-300)).astype(np.float32),
+            replace(kept.report, computed_seconds_ago=round(now - kept.computed, 1)),
+            logarithmic(taken) / told.closeness / POPULARITY_SCALE,
+            told,
+        )
 
 
 def _compute(

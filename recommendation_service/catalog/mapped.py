@@ -198,23 +198,24 @@ class _Terms:
         shared = len(names) > TOKEN_KINDS
         for name, vocabulary in tables.vocabularies.items():
             prefix = f"{name}: " if shared and self._kind[name] == TOKEN_KINDS - 1 else ""
+            counts = mapping.content.vocabularies[name].weight
             for item_type, terms in vocabulary.items.items():
                 for one, term, weight in zip(terms.ids.tolist(), terms.terms, terms.weights.tolist(), strict=True):
-                    self._add(self._items, (item_type, one), name, weight, prefix + term)
+                    self._add(self._items, (item_type, one), name, weight * counts, prefix + term)
             if vocabulary.users is not None:
                 terms = vocabulary.users
                 for one, term, weight in zip(terms.ids.tolist(), terms.terms, terms.weights.tolist(), strict=True):
-                    self._add(self._users, one, name, weight, prefix + term)
+                    self._add(self._users, one, name, weight * counts, prefix + term)
         for name, columns in tables.numbers.items():
-            edges = _edges(mapping, name, columns.items.values())
+            edges, counts = _edges(mapping, name, columns.items.values()), mapping.content.numbers[name].weight
             for item_type, values in columns.items.items():
                 for one, place in zip(tables.items[item_type].ids.tolist(), _ranges(values, edges), strict=True):
                     if place is not None:
-                        self._add(self._items, (item_type, one), name, 1.0, f"{name} {place}")
+                        self._add(self._items, (item_type, one), name, counts, f"{name} {place}")
             if columns.users is not None:
                 for one, place in zip(tables.users.ids.tolist(), _ranges(columns.users, edges), strict=True):
                     if place is not None:
-                        self._add(self._users, one, name, 1.0, f"{name} {place}")
+                        self._add(self._users, one, name, counts, f"{name} {place}")
 
     def _add(self, to: dict[Any, list[list[tuple[float, str]]]], key: Any, name: str, weight: float, term: str) -> None:
         to.setdefault(key, [[] for _ in range(TOKEN_KINDS)])[self._kind[name]].append((-weight, term.casefold()))

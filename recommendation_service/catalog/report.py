@@ -32,6 +32,23 @@ class CollaborativeReport:
     computed_seconds_ago: float = 0.0  # builds in between take lists over
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a build measured of the data (measuring.py). ``together``, ``closeness``: how much each counts, times what
+    the policy says.
+
+    Of fewer people than the policy asks for nothing is measured, and the middle of all values is taken."""
+
+    half_life_days: float
+    by_exposure: bool
+    together: float
+    closeness: float
+    creators: float  # among how many what people take is spread
+    creator_window: int | None  # the longest that they allow; None: the policy's stays
+    people: int  # by whom the half-life was told
+    people_with_past: int  # by whom the two weights were
+
+
 @dataclass
 class BuildReport:
     counts: dict[str, int] = field(default_factory=dict)
@@ -44,6 +61,7 @@ class BuildReport:
     blacklist: BlacklistReport = BlacklistReport()
     not_personal: NotPersonalReport = NotPersonalReport()
     collaborative: CollaborativeReport = CollaborativeReport()
+    measured: Measured | None = None  # where the policy has its ranking measured
 
     def aside(self, column: str, reason: str, how_many: int = 1) -> None:
         """Count rows or values that were set aside."""
@@ -68,4 +86,5 @@ class BuildReport:
             "blacklist": asdict(self.blacklist),
             "not_personal": asdict(self.not_personal),
             "collaborative": asdict(self.collaborative),
+            **({"measured": asdict(self.measured)} if self.measured is not None else {}),
         }

@@ -97,6 +97,13 @@ class Catalog:
         offsets = self.arrays.type_offsets.tolist()
         return dict(zip(self.item_types, pairwise(offsets), strict=True))
 
+    @property
+    def creator_window(self) -> int | None:
+        """The longest that its creators allow, where the policy of its build had that measured."""
+        measured = self.manifest["report"].get("measured")
+        window: int | None = measured["creator_window"] if measured else None
+        return window
+
     def type_of(self, item: int) -> str:
         """Name of the type of the item in a row."""
         return next(name for name, (_, end) in self.rows_of_type.items() if item < end)

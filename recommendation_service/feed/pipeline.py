@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.feed.arms import Arms, Live
 from recommendation_service.feed.explain import Choice, choice_of, explained
@@ -18,6 +19,7 @@ from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedReques
 from recommendation_service.feed.withheld import pack_withheld, withheld_of
 from recommendation_service.mappings.answers import IDS_FIELDS
 from recommendation_service.model.columns import Bytes, hash_token
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.frame import Frame
@@ -113,8 +115,9 @@ class FeedPipeline:
                 generation,
                 [FeedPipeline(each, seed, observe_stage, lifetimes, needs_list=needs_list) for each in others],
             )
+        arrays = fitted(policy, catalog)
         memory = self.memory = make_working_memory(
-            catalog.arrays, policy.arrays, policy.file.rows_of_kinds(catalog.rows_of_type)
+            catalog.arrays, arrays, policy.file.rows_of_kinds(catalog.rows_of_type)
         )
         memory.lifetimes[:] = lifetimes
         self._needs_list = needs_list
@@ -123,7 +126,7 @@ class FeedPipeline:
         self._feeds = 0
         example = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, NO_IDS)
         self._feed_numbers = {name: number for number, name in enumerate(policy.file.feeds)}
-        self._frames = Frames.of(catalog.arrays, policy.arrays, memory)
+        self._frames = Frames.of(catalog.arrays, arrays, memory)
         self._frame = self._frames.personal
         self._rank = entry_for(rank, self._frame, example)
         self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
@@ -370,6 +373,15 @@ class FeedPipeline:
             % (catalog.item_json(item)[:-1], explained(catalog, self.policy, item, choice, position, language))
             for position, (item, choice) in enumerate(zip(slate.items.tolist(), slate.choices, strict=True))
         ]
+
+
+def fitted(policy: Policy, catalog: Catalog) -> PolicyArrays:
+    """The policy's arrays, with a window of creators that is no longer than the catalog has creators for, where the
+    policy lets that be measured."""
+    arrays, measuring, window = policy.arrays, policy.file.measuring, catalog.creator_window
+    if measuring is None or measuring.creators_each is None or window is None:
+        return arrays
+    return arrays._replace(creator_window=min(arrays.creator_window, window))
 
 
 def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:

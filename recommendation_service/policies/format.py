@@ -129,6 +129,24 @@ class Collaborative(_Section):
     neighbourhood: Neighbourhood
 
 
+class Measuring(_Section):
+    """What a build measures of the data, where nobody tuned a policy to them (catalog/measuring.py). Without the
+    section nothing is."""
+
+    cuts: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=10)]
+    half_lives_days: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
+    middle_half_life_days: Positive
+    least_gain: NotNegative  # by which counting over the time that an item was there has to be better
+    together: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
+    closeness: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
+    weights_cut: Annotated[float, Field(gt=0, lt=1)]
+    tolerance: Annotated[float, Field(ge=0, lt=1)]  # so much worse than the best is as good
+    least_people: Count
+    creators_each: Positive | None = (
+        None  # for each place of the limit's window so many, or it is shorter; None: it stays
+    )
+
+
 class UserConstants(_Section):
     history_items: Count
 
@@ -189,6 +207,7 @@ class PolicyFile(_Section):
     features: FeatureConstants
     added_features: Annotated[tuple[AddedFeature, ...], Field(max_length=MOST_FEATURES - FEATURES)] = ()
     collaborative: Collaborative | None = None
+    measuring: Measuring | None = None
     user: UserConstants
     limits: Limits
     exploration: Exploration

@@ -13,18 +13,35 @@ from recommendation_service.policies.policy import SHIPPED, Policy
 from recommendation_service.sources.mapping.format import Kind
 from recommendation_service.sources.mapping.mapping import Mapping
 
-# What a weight of 1 comes to: each signal's terms of the hand-set sum; the strongest signal adds a few.
+# What a weight of 1 comes to, in natural logarithms of the chance that an item is taken: as popularity is, so that its
+# sum with the others is a product of chances, and a temperature a share of one. The build measures how much lists and
+# closeness tell beside popularity (catalog/measuring.py), and scales what it gives accordingly.
 SIGNALS = {
-    "popularity": {"trending": 8.0},
-    "closeness": {"similarity": 3.5, "match": 2.0},
-    "together": {"collaborative": 500.0},
-    "friends": {"network": 2.0},
+    "popularity": {"popularity": 10.0},
+    "closeness": {"similarity": 2.0, "match": 1.0},
+    "together": {"collaborative": 30.0},
+    "friends": {"network": 1.0},
     "newness": {"recency": 2.0},
 }
-POOL, ALPHA, TEMPERATURE = 200, 0.5, 0.2
-LEAST_INTERACTIONS = 20  # from so many on it is looked at what people take together, and what is taken lately
-CREATOR_WINDOW = 4
+# The least that an eligible item is drawn with is the floor over the pool, as in the policy that ships.
+POOL, ALPHA, TEMPERATURE, FLOOR = 120, 0.0, 0.02, 0.01
+LEAST_INTERACTIONS = 20  # from so many on it is looked at what people take together
 NO_LIMIT = 2**31 - 1
+MEASURING = {
+    "cuts": [0.7, 0.8, 0.9],
+    "half_lives_days": [0.5, 1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 90.0, 36500.0],
+    "middle_half_life_days": 10.0,
+    "least_gain": 0.005,
+    "together": [0.1, 0.3, 1.0, 3.0, 10.0],
+    "closeness": [0.25, 0.5, 1.0, 2.0],
+    "weights_cut": 0.85,
+    "tolerance": 0.02,
+    "least_people": 30,
+}
+CREATOR_WINDOW, CREATORS_EACH = 4, 12.0  # where no feed asks for a window
+# Of a shared term, by the kind of its vocabulary, where the vocabulary's weight is 1.
+MATCH_OF_A_TERM = ("match_skill", "match_knowledge", "match_tool", "match_language")
+MATCH = 15.0
 
 
 def starting_policy(mapping: Mapping) -> Policy:
@@ -45,19 +62,26 @@ def starting_policy(mapping: Mapping) -> Policy:
     content: dict[str, Any] = tomllib.loads(SHIPPED.read_text("utf-8"))
     content["version"] = "mapping-1"
     content["kinds"] = {
-        name: _kind(name, kind, len(KINDS) + place, types) for place, (name, kind) in enumerate(mapping.kinds.items())
+        name: _kind(name, kind, len(KINDS) + place, mapping) for place, (name, kind) in enumerate(mapping.kinds.items())
     }
     content["feeds"] = {name: list(feed.pattern) for name, feed in mapping.feeds.items()}
     content["collaborative"]["least_interactions"] = LEAST_INTERACTIONS
-    content["limits"] = content["limits"] | _limits(mapping)
+    content["exploration"]["floor"] = FLOOR
+    content["features"] |= _features(mapping)
+    content["limits"] |= _limits(mapping)
+    is_asked = any(feed.limits.creator_window is not None for feed in mapping.feeds.values())
+    content["measuring"] = MEASURING | ({} if is_asked else {"creators_each": CREATORS_EACH})
     return Policy(PolicyFile.model_validate(content))
 
 
-def _kind(name: str, kind: Kind, number: int, types: list[str]) -> dict[str, Any]:
+def _kind(name: str, kind: Kind, number: int, mapping: Mapping) -> dict[str, Any]:
+    types = list(mapping.content.items)
     weights: dict[str, float] = {}
     for signal, weight in kind.weights.items():
         for term, scale in SIGNALS[signal].items():
             weights[term] = weight * scale
+    if "similarity" in weights:  # it is of the first vocabulary's terms alone
+        weights["similarity"] *= next(iter(_vocabulary_weights(mapping)), 1.0)
     found: dict[str, Any] = {
         "number": number,
         "label": name,
@@ -71,6 +95,22 @@ def _kind(name: str, kind: Kind, number: int, types: list[str]) -> dict[str, Any
     if kind.max_age_days is not None:
         found["max_age_days"] = kind.max_age_days
     return found
+
+
+def _vocabulary_weights(mapping: Mapping) -> list[float]:
+    """Of vocabularies and numbers, in the order of the kinds of their terms."""
+    content = mapping.content
+    vocabularies = [one.weight for one in content.vocabularies.values()]
+    return vocabularies + [one.weight for one in content.numbers.values()]
+
+
+def _features(mapping: Mapping) -> dict[str, float]:
+    """What a shared term counts by its kind, of which the last is that of all further vocabularies: there the heaviest
+    counts, and the weights decide which terms an item has. And of who has no terms the similarity says nothing."""
+    weights, last = _vocabulary_weights(mapping), len(MATCH_OF_A_TERM) - 1
+    counts = [*weights[:last], max(weights[last:], default=0.0)]
+    matches = dict(zip(MATCH_OF_A_TERM, [MATCH * count for count in counts], strict=False))
+    return matches | {"similarity_without_history": 0.0, "similarity_without_skills": 0.0}
 
 
 def _limits(mapping: Mapping) -> dict[str, int]:

@@ -70,6 +70,8 @@ class Policy:
         if file.collaborative is not None:
             content.append(file.collaborative.model_dump())
         content += [kind.number for kind in own]
+        if file.measuring is not None:
+            content.append(file.measuring.model_dump())
         text = msgspec.json.encode(content + self.added_features)
         return hashlib.sha256(text).hexdigest()[:16]
 
@@ -78,6 +80,8 @@ class Policy:
         """The same for policies that draw from the same pools under the same limits, so that one's probability of
         what the other drew can be told: they differ in what was learned, and in how boldly and evenly they draw."""
         content = self.file.model_dump(exclude={"version", "prior"})
+        if self.file.measuring is None:
+            del content["measuring"]  # as it was before there was such a section
         for kind in content["kinds"].values():
             del kind["alpha"], kind["temperature"]
         del content["exploration"]["floor"]

@@ -14,12 +14,27 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from benchmarks.quality import replayed as of_example
 from recommendation_service import cli
+from recommendation_service.catalog.builder import build_catalog
+from recommendation_service.catalog.kept_lists import KeptLists
+from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.evaluation.errors import EvaluationError
 from recommendation_service.evaluation.mapped_part import cut
-from recommendation_service.evaluation.mapped_replay import EVERYBODY, POPULARITY, SERVICE, Replayed, replay_mapping
+from recommendation_service.evaluation.mapped_replay import (
+    EVERYBODY,
+    POPULARITY,
+    SERVICE,
+    WITH_PAST,
+    WITHOUT_PAST,
+    Replayed,
+    replay_mapping,
+)
+from recommendation_service.feed.generation import Generation
+from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.mapped import starting_policy
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.source import MappedSource
@@ -131,3 +146,94 @@ def test_the_command_prints_a_table_or_json(settings: Settings) -> None:
     written = CliRunner().invoke(cli.app, [*arguments, "--json"])
     content = json.loads(written.stdout)
     assert content["figures"]["everybody"]["popularity"]["hit_24"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("example", ["jobs", "music", "blog"])
+def test_an_examples_feeds_are_no_worse_than_popularity_for_people_with_a_past(example: str) -> None:
+    """By the starting policy as it comes, on a small database of the example; docs/quality.md has larger ones."""
+    found = of_example(example, 300, 0.8, 1.0)
+
+    for ratio in found.ratios:
+        if ratio.group == WITH_PAST:
+            assert ratio.estimate.value >= ratio.least, ratio
+    assert found.report["measured"]["people_with_past"] > 100
+
+
+def test_what_was_measured_is_kept_for_longer_than_lists_and_told(settings: Settings, tmp_path: Path) -> None:
+    source = source_of(settings)
+    policy, kept = starting_policy(source.mapping), KeptLists(refresh_seconds=60)
+    first, second = (
+        build_catalog(source, settings, policy, NOW + timedelta(seconds=seconds), kept) for seconds in (0, 90)
+    )
+
+    assert first.report.measured is second.report.measured
+    assert second.report.collaborative.computed_seconds_ago == 0.0
+    assert first.report.as_json()["measured"]["creators"] > 1.0
+    store = CatalogStore(tmp_path / "catalogs", 1)
+    pipeline = FeedPipeline(Generation(store.open(store.publish(first)), policy))
+    assert pipeline.catalog.creator_window == 1
+    assert policy.arrays.creator_window == 4
+    assert pipeline._frame.policy.creator_window == 1
+
+
+def test_a_window_that_a_feed_asks_for_stays(settings: Settings) -> None:
+    assert settings.mapping_file is not None
+    with settings.mapping_file.open("a") as file:
+        file.write('[feeds.front]\npattern = ["for_you"]\nlimits = { creator_window = 9 }\n')
+    policy = starting_policy(source_of(settings).mapping)
+
+    built = build_catalog(source_of(settings), settings, policy, NOW)
+
+    assert built.report.measured is not None
+    assert built.report.measured.creator_window is None
+    assert policy.arrays.creator_window == 9
+
+
+def test_a_vocabularys_weight_is_what_its_shared_terms_count(settings: Settings) -> None:
+    assert settings.mapping_file is not None
+    plain = settings.mapping_file.read_text()
+    terms = 'items.song = { query = "SELECT id, id AS term FROM songs" }\n'
+
+    def arrays(first: float, second: float) -> PolicyArrays:
+        said = f"[vocabularies.one]\n{terms}weight = {first}\n[vocabularies.two]\n{terms}weight = {second}\n"
+        assert settings.mapping_file is not None
+        settings.mapping_file.write_text(plain + said)
+        return starting_policy(source_of(settings).mapping).arrays
+
+    even, uneven = arrays(1, 1), arrays(2, 0.5)
+
+    assert (uneven.match_weight[:2] / even.match_weight[:2]).tolist() == [2.0, 0.5]
+    kind = int(np.flatnonzero(even.weight_similarity)[0])
+    assert uneven.weight_similarity[kind] == 2 * even.weight_similarity[kind]
+
+
+def test_people_without_a_past_get_what_most_like_now(tmp_path: Path) -> None:
+    """A board whose ads live for weeks and whose people come once: by the better of two popularities."""
+    draw, mapping, database = np.random.default_rng(9), tmp_path / "mapping.toml", tmp_path / "ads.sqlite"
+    mapping.write_text(MAPPING.split("[events.like]", maxsplit=1)[0])
+    born, liked = draw.uniform(0, 120, 400), 1.0 / (1.0 + draw.permutation(400)) ** 0.9
+    plays = []
+    for person, day in enumerate(draw.uniform(0, 100, 1500).tolist(), 1):
+        for later in range(int(draw.integers(1, 4))):
+            ago = day - later / 100
+            chances = np.where(born > ago, liked * np.exp(-(born - ago) / 12), 0.0)
+            plays.append((person, int(draw.choice(400, p=chances / chances.sum())) + 1, at(-ago - 0.1)))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executescript(
+            "CREATE TABLE people (id INTEGER); CREATE TABLE songs (id INTEGER, made TEXT, ends TEXT);"
+            "CREATE TABLE plays (person INTEGER, song INTEGER, at TEXT)"
+        )
+        connection.executemany("INSERT INTO people VALUES (?)", [(person + 1,) for person in range(1500)])
+        songs = [(song + 1, at(-days - 0.2)) for song, days in enumerate(born.tolist())]
+        connection.executemany("INSERT INTO songs VALUES (?, ?, NULL)", songs)
+        connection.executemany("INSERT INTO plays VALUES (?, ?, ?)", plays)
+    settings = load_settings(data_dir=tmp_path, database_url=f"sqlite:///{database}", mapping_file=mapping)
+    source = source_of(settings)
+
+    found = replay_mapping(source, settings, starting_policy(source.mapping), now=NOW)
+
+    assert found.people[WITHOUT_PAST] > 200
+    assert found.report["measured"]["half_life_days"] <= 14.0
+    for ratio in found.ratios:
+        if ratio.group == WITHOUT_PAST:
+            assert ratio.estimate.value >= ratio.least, ratio

@@ -23,11 +23,13 @@ from recommendation_service.sources.mapping.statements import Statement, read_st
 
 # What a mapping that names none has.
 KINDS = {
-    "for_you": Kind(weights={"together": 1.0, "closeness": 1.0, "popularity": 1.0, "friends": 1.0, "newness": 0.3}),
+    "for_you": Kind(weights={"together": 1.0, "closeness": 1.0, "popularity": 1.0, "friends": 1.0}),
     "popular": Kind(weights={"popularity": 1.0}),
-    "new": Kind(weights={"newness": 1.0, "popularity": 0.3}),
+    "new": Kind(weights={"newness": 1.0, "popularity": 0.1}),
 }
-FEEDS = {"home": Feed(pattern=("for_you", "for_you", "popular", "for_you", "for_you", "new"))}
+_FIVE = ("for_you",) * 5
+# What nobody knows yet is on the last place of 24: there it costs least, and somebody has to see it first.
+FEEDS = {"home": Feed(pattern=(*((*_FIVE, "popular") * 3), *_FIVE, "new"))}
 
 
 class MappingError(ConfigurationError):

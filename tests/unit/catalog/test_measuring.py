@@ -1,0 +1,171 @@
+"""What a build measures of the data: how quickly what people take fades, and how much each signal tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recommendation_service.catalog.collaborative import no_lists
+from recommendation_service.catalog.measuring import (
+    DAY_SECONDS,
+    DEPTH,
+    Held,
+    Traits,
+    _gain_of_order,
+    creators_taken,
+    hold_back,
+    liked,
+    logarithmic,
+    measure,
+)
+from recommendation_service.catalog.people import Interactions, each_once
+from recommendation_service.model.columns import TOKEN_PLACES
+from recommendation_service.policies.format import Measuring
+from recommendation_service.policies.mapped import MEASURING
+
+NOW = 1_750_000_000.0
+SETTINGS = Measuring.model_validate(MEASURING | {"creators_each": 12.0})
+ITEMS = 200
+
+
+def interactions(rows: list[tuple[int, int, float]]) -> Interactions:
+    """Of (user, item, days ago)."""
+    user, item, ago = (np.array(column) for column in zip(*rows, strict=True))
+    return each_once(user, item, np.ones(len(rows)), NOW - ago * DAY_SECONDS, len(rows))
+
+
+def traits(created_days_ago: Any = None, topics: Any = None) -> Traits:
+    """Each item has one skill, its topic."""
+    tokens = np.full((ITEMS, TOKEN_PLACES), 4, np.int32)
+    tokens[:, 0] = np.arange(ITEMS) % 4 if topics is None else topics
+    return Traits(
+        settings=SETTINGS,
+        created=np.zeros(ITEMS) if created_days_ago is None else NOW - np.array(created_days_ago) * DAY_SECONDS,
+        creator=np.arange(ITEMS),
+        tokens=tokens,
+        token_kind=np.array([0, 0, 0, 0, 255], np.uint8),
+        similarity=2.0,
+        match=1.0,
+        match_weight=np.array([0.15, 0.12, 0.1, 0.08]),
+        match_cap=1.0,
+        similarity_of=np.array([0.6, 0.4]),
+        together=30.0,
+        latest_weight=np.exp(-np.arange(20) / 8.0),
+    )
+
+
+def measured(done: Interactions, of: Traits | None = None) -> Any:
+    return measure(done, of or traits(), lambda _done, _moment: no_lists(ITEMS))
+
+
+def drawn(rng: np.random.Generator, chances: Any, people: int, each: int = 6) -> list[tuple[int, int, float]]:
+    """``chances``: of the days ago, (ITEMS,) weights."""
+    rows = []
+    for user in range(1, people + 1):
+        for ago in rng.uniform(0, 60, each):
+            weights = chances(ago)
+            rows.append((user, int(rng.choice(ITEMS, p=weights / weights.sum())), float(ago)))
+    return rows
+
+
+def test_what_fades_in_days_has_a_shorter_half_life_than_what_stays() -> None:
+    rng, steady = np.random.default_rng(3), 1.0 / (1.0 + np.arange(ITEMS)) ** 0.8
+    born = rng.uniform(0, 70, ITEMS)
+    fading = interactions(drawn(rng, lambda ago: 1e-6 + (born > ago) * np.exp(-(born - ago) / 1.5), 600))
+    staying = interactions(drawn(rng, lambda _: steady, 600))
+
+    quick, slow = measured(fading, traits(born)), measured(staying)
+
+    assert quick.half_life_days < 7.0 <= slow.half_life_days
+    assert quick.people > SETTINGS.least_people
+
+
+def test_closeness_counts_more_where_people_keep_to_a_topic_than_where_they_do_not() -> None:
+    rng, popular = np.random.default_rng(4), 1.0 / (1.0 + np.arange(ITEMS)) ** 0.5
+    keeping, roaming = [], []
+    for user in range(1, 401):
+        for ago in rng.uniform(0, 60, 6).tolist():
+            own = popular * (np.arange(ITEMS) % 4 == user % 4)
+            keeping.append((user, int(rng.choice(ITEMS, p=own / own.sum())), ago))
+            roaming.append((user, int(rng.choice(ITEMS, p=popular / popular.sum())), ago))
+
+    assert measured(interactions(keeping)).closeness >= 1.0 > measured(interactions(roaming)).closeness
+
+
+def test_of_a_few_people_nothing_is_measured() -> None:
+    found = measured(interactions([(user, user % 7, float(user)) for user in range(1, 30)]))
+
+    assert (found.half_life_days, found.by_exposure) == (SETTINGS.middle_half_life_days, False)
+    assert (found.together, found.closeness, found.people_with_past) == (1.0, 1.0, 0)
+
+
+def test_of_nothing_nothing_is_measured() -> None:
+    nothing = np.zeros(0, np.int64)
+
+    found = measured(Interactions(nothing, nothing.astype(np.int32), nothing.astype(np.float32), nothing, 0))
+
+    assert (found.people, found.creators, found.creator_window) == (0, 1.0, 1)
+
+
+def test_an_item_that_was_there_for_a_part_of_the_window_is_liked_for_that_part() -> None:
+    done = interactions([(1, 0, 0.0), (2, 0, 0.0), (3, 1, 0.0), (4, 1, 0.0)])
+    created = NOW - np.array([100.0, 1.0]) * DAY_SECONDS
+
+    old, new = liked(done, created, NOW, 7.0, by_exposure=True)
+
+    assert liked(done, created, NOW, 7.0, by_exposure=False).tolist() == [2.0, 2.0]
+    assert old == pytest.approx(2.0, rel=1e-3)
+    assert new == pytest.approx(2.0 / (0.3 + 0.7 * (1 - 0.5 ** (1 / 7))))
+
+
+def test_popularity_is_in_logarithms_so_that_twice_as_many_is_the_same_step_everywhere() -> None:
+    found = logarithmic(np.array([0.0, 50.0, 100.0, 500.0, 1000.0]))
+
+    assert found[0] == 0.0
+    assert found[4] == pytest.approx(DEPTH, abs=1e-3)
+    assert found[4] - found[3] == pytest.approx(np.log(2.0), abs=1e-2)
+    assert found[2] - found[1] == pytest.approx(np.log(2.0), abs=1e-2)
+    assert not logarithmic(np.zeros(3)).any()
+
+
+def test_what_is_held_back_is_what_people_took_anew_of_what_was_there() -> None:
+    done = interactions([(1, 0, 9.0), (1, 1, 1.0), (2, 0, 8.0), (3, 1, 0.5), (3, 2, 0.4), (4, 0, 7.0)])
+    created = NOW - np.array([50.0, 50.0, 0.45] + [0.0] * 3) * DAY_SECONDS
+
+    held = hold_back(done, created, 0.5, 10, with_past=False)
+    with_past = hold_back(done, created, 0.5, 10, with_past=True)
+
+    assert (held.people, held.taken_person.tolist(), held.taken_item.tolist()) == (2, [0, 1], [1, 1])
+    assert held.had_item.tolist() == [0]
+    assert (with_past.people, with_past.taken_item.tolist()) == (1, [1])
+
+
+def test_the_gain_of_an_order_is_that_of_each_persons_list() -> None:
+    rng = np.random.default_rng(5)
+    rows = [(user, int(item), float(rng.uniform(0, 9))) for user in range(1, 60) for item in rng.integers(0, 90, 8)]
+    held, score = hold_back(interactions(rows), np.zeros(ITEMS), 0.6, 100, with_past=False), rng.random(ITEMS)
+
+    assert _gain_of_order(score, held) == pytest.approx(slow_gain(score, held))
+
+
+def slow_gain(score: Any, held: Held) -> float:
+    order, hits, ndcg = np.argsort(-score, kind="stable").tolist(), [], []
+    for person in range(held.people):
+        had = set(held.had_item[held.had_person == person].tolist())
+        taken = set(held.taken_item[held.taken_person == person].tolist())
+        shown = [item for item in order if item not in had][:24]
+        hits.append(bool(taken & set(shown)))
+        gains = [1 / np.log2(place + 2) for place in range(10)]
+        best = sum(gains[: len(taken)])
+        ndcg.append(sum(gain for gain, item in zip(gains, shown, strict=False) if item in taken) / best)
+    return float(np.mean(hits) + 2 * np.mean(ndcg))
+
+
+def test_creators_count_by_how_what_is_taken_is_spread_among_them() -> None:
+    even = interactions([(user, user % 40, 1.0) for user in range(1, 201)])
+    creator = np.arange(ITEMS)
+
+    assert creators_taken(even, creator) == pytest.approx(40.0)
+    assert creators_taken(even, np.where(creator < 39, 7, creator)) < 1.2
