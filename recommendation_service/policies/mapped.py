@@ -23,7 +23,7 @@ SIGNALS = {
     "friends": {"network": 1.0},
     "newness": {"recency": 2.0},
 }
-# The least that an eligible item is drawn with is the floor over the pool, as in the policy that ships.
+# What docs/quality.md says they cost is what they may: 3 % of what popularity finds for people without a past.
 POOL, ALPHA, TEMPERATURE, FLOOR = 120, 0.0, 0.02, 0.01
 LEAST_INTERACTIONS = 20  # from so many on it is looked at what people take together
 NO_LIMIT = 2**31 - 1
