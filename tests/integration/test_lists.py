@@ -17,6 +17,7 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.mappings.opening import open_source
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.serving.lists import Asked, closest, in_order, row_of
 from tests.end_to_end.in_process import make_app, served
@@ -166,7 +167,7 @@ def test_whatever_is_wrong_with_a_query_is_told_at_once(client: httpx.Client) ->
     assert "filters.town, filters.experience" in found["sise"]
     assert problems(client, "/popular?size=2&size=3&user=") == {
         "size": "must be there once, but is there 2 times",
-        "user": "must be text of 1 to 255 characters, as ids of users are text",
+        "user": f"must be text of 1 to {LONGEST_TEXT_ID} characters, as ids of users are text",
     }
 
 
