@@ -21,10 +21,11 @@ from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.migrations import MIGRATIONS, migrate, pending_migrations
-from recommendation_service.flush.person import Page, Person, rows_of
+from recommendation_service.flush.person import Page, Person, events_of
 from recommendation_service.flush.rows import Event, event_id_of
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.segments import SUFFIX
+from recommendation_service.model.words import FIRST_WORDS
 from tests.integration.flush.test_flush import running_flusher
 from tests.postgresql import PrivatePgBouncer, PrivatePostgreSQL, PrivateStandby
 from tests.servers import wait_until
@@ -96,9 +97,9 @@ def test_events_come_back_as_they_were(settings: Settings, engine: Engine) -> No
     looked_up = find_feed(engine, settings.events_dir, shown.request_id.hex())
     assert looked_up is not None
     assert event_of_record(looked_up) == event_of_record(shown)
-    page, following = rows_of(engine, Person(0, None), Page(1))
+    page, following = events_of(engine, Person(0, None), Page(1), FIRST_WORDS)
     assert (page, following) == ([], None)
-    page, following = rows_of(engine, Person(7), Page(1))
+    page, following = events_of(engine, Person(7), Page(1), FIRST_WORDS)
     assert ([event["event_id"] for event in page], following) == ([shown.event_id.hex()], None)
 
 
