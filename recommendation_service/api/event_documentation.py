@@ -158,7 +158,7 @@ def event_schema() -> dict[str, Any]:
     required = ["event", "user_id", "item_type", "item_id"]
     items = {"description": "What it was done to.", "enum": [kind for kind in ITEM_TYPES if kind != "creator"]}
     rating = _value("The rating; above 5 counts as 5.")
-    example = {"event": "view", "user_id": 4711, "item_type": "resume", "item_id": 812, "watch_seconds": 12.5}
+    example = {"event": "view", "user_id": 4711, "item_type": ITEM_TYPES[0], "item_id": 812, "watch_seconds": 12.5}
     return {
         "description": "An event with an item, a rating of one, or that nothing of a creator is to come back.",
         "anyOf": [

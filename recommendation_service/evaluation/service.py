@@ -20,16 +20,14 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.evaluation.interaction_log import Int64, InteractionLog
-from recommendation_service.evaluation.operator_tables import OperatorTables, item_number, user_number
 from recommendation_service.evaluation.protocol import LIST_LENGTH, Past, Question
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.mappings.interacpedia.source import Source
-from recommendation_service.mappings.interacpedia.user_reader import UserReader
+from recommendation_service.mappings.opening import open_coded_source, user_reader
+from recommendation_service.mappings.replayed import ITEM_TYPE, OperatorTables, item_number, user_number
 from recommendation_service.memory.from_records import Entry, entries_of_event
 from recommendation_service.memory.user_memory import lifetimes_of
-from recommendation_service.model.item_keys import RESUME
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.seen import ACTED
 from recommendation_service.ranking.working_memory import SEEN_CAPACITY
@@ -64,6 +62,7 @@ class ReplayedOperator:
             update={
                 "mysql_host": None,
                 "database_url": SecretStr(f"sqlite:///{path}"),
+                "mapping_file": None,
                 "data_dir": folder,
                 "blacklist_file": None,
                 "blacklist_required": False,
@@ -74,13 +73,13 @@ class ReplayedOperator:
         self.tables = OperatorTables(self._writing, log)
         self._reading = make_engine(self.settings)
         weakref.finalize(self, self._reading.dispose)
-        self._source = Source(self._reading, self.settings)
+        self._source = open_coded_source(self.settings, self._reading)
         self._store = CatalogStore(folder / "catalogs", keep=1)
         self._policy = policy
         self._catalog: Catalog | None = None
         self._moment = -1
         self.now = 0
-        self.users = UserReader(self._reading.connect, self.settings, clock=lambda: float(self.now))
+        self.users = user_reader(self.settings, self._reading.connect, lambda: float(self.now))
 
     def catalog_at(self, moment: int) -> Catalog:
         """Of all that was told before ``moment``; made once for all who ask."""
@@ -132,5 +131,5 @@ class ServiceReplay:
         for item, when in zip(
             question.history[len(entries) :].tolist(), question.history_when[len(entries) :].tolist(), strict=True
         ):
-            entries += entries_of_event(ACTED, RESUME, item_number(item), 0, None, when)
+            entries += entries_of_event(ACTED, ITEM_TYPE, item_number(item), 0, None, when)
         return np.array(entries[-SEEN_CAPACITY:], np.int64).tobytes()

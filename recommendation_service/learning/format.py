@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.mappings.learned import tables_with_rows
+from recommendation_service.mappings.shipped import LEARNING
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.words import EventName
 
-SHIPPED = Path(__file__).with_name("learning.toml")
+SHIPPED = LEARNING
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Reward = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]

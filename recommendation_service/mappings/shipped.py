@@ -7,3 +7,4 @@ from recommendation_service.mappings import interacpedia
 _FOLDER = Path(interacpedia.__file__).resolve().parent
 
 STARTING_POLICY = _FOLDER / "starting.toml"
+LEARNING = _FOLDER / "learning.toml"

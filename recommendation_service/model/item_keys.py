@@ -3,7 +3,7 @@
 Log, memory, Redis, tables and kernels hand keys on and know nothing of what is in them: here alone they are made and
 taken apart. A type is that of an event's ``item_type``.
 
-- 0 to 2^63 - 1: an item of type 0 or 1 (résumé video, challenge): ``number << 1 | type``;
+- 0 to 2^63 - 1: an item of type 0 or 1: ``number << 1 | type``;
 - -1 to -(2^62 - 1): a creator, who is type 2: the number's negative;
 - -2^63 to -(2^62 + 1): an item of the types 3 to 258: 8 bits of the type, and below them 54 of the number.
 
@@ -11,14 +11,15 @@ The first two are how everything was stored before there were other types, and s
 a dictionary gives it, of a type of its own.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-ItemType = Literal["resume", "challenge", "creator"]
+from recommendation_service.mappings.stored import ItemType
+
 ITEM_TYPES: tuple[ItemType, ...] = get_args(ItemType)  # by their numbers
-RESUME, CHALLENGE, CREATOR = range(3)
+CREATOR = 2
 
 _OWN = "type_"
 

@@ -15,7 +15,7 @@ from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.mappings.interacpedia.user_reader import UserReader
-from recommendation_service.model.item_keys import CHALLENGE, RESUME
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.model.words import EVENT_NAMES
 from recommendation_service.policies.policy import SHIPPED, load_policy
 from tests.support.events import feed, feedback

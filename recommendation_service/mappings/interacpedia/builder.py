@@ -23,9 +23,9 @@ from recommendation_service.mappings.interacpedia.items import (
     eligible_videos,
 )
 from recommendation_service.mappings.interacpedia.people import gather_interactions, gather_people
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.model.columns import CatalogArrays, Int64
 from recommendation_service.model.features import FEATURES
-from recommendation_service.model.item_keys import CHALLENGE, RESUME
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.blacklist import read_blacklist
 from recommendation_service.sources.lists import read_cities

@@ -1,6 +1,6 @@
 """Whether the tables have an item's row, and which rules keep the queries of a build from reading it."""
 
-from recommendation_service.model.item_keys import CHALLENGE
+from recommendation_service.mappings.interacpedia.words import CHALLENGE
 from recommendation_service.sources.item_row import ItemRow
 from recommendation_service.sources.reader import Snapshot
 

@@ -22,7 +22,8 @@ from recommendation_service.catalog.rejections import (
     UNKNOWN_CREATOR,
 )
 from recommendation_service.catalog.report import BuildReport
-from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, pack
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
+from recommendation_service.model.item_keys import LARGEST_ITEM, pack
 from recommendation_service.sources.lists import Cities
 from recommendation_service.sources.reader import Table
 

@@ -12,7 +12,7 @@ from recommendation_service.catalog.report import BuildReport
 from recommendation_service.core.config import Settings
 from recommendation_service.mappings.interacpedia.builder import eligibility
 from recommendation_service.mappings.interacpedia.items import eligible_challenges, eligible_videos
-from recommendation_service.model.item_keys import CHALLENGE, RESUME
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.reader import ZERO_DATE
 

@@ -5,7 +5,8 @@ from datetime import datetime, tzinfo
 from typing import Any
 
 from recommendation_service.mappings.interacpedia.statements import FOLDER
-from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, item_key
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
+from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
 from recommendation_service.sources.reader import Snapshot
 from recommendation_service.sources.rows import OperatorRow, Page
 

@@ -16,7 +16,8 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.local_time import local_text
 from recommendation_service.mappings.interacpedia.statements import sql
-from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, item_key
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
+from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE
 from recommendation_service.sources.users import Names, UserFacts

@@ -21,9 +21,10 @@ import pytest
 from recommendation_service.log.event_log import SEGMENT_BYTES, EventLog
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.mappings.interacpedia.words import RESUME
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
-from recommendation_service.model.item_keys import RESUME, item_key
+from recommendation_service.model.item_keys import item_key
 from recommendation_service.ranking.seen import SERVED, pack_detail
 from recommendation_service.serving.group_commit import GroupCommit
 from tests.end_to_end.service import PATIENCE_SECONDS, Service

@@ -14,8 +14,9 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.redis import open_redis
 from recommendation_service.log.records import Flag
+from recommendation_service.mappings.interacpedia.words import RESUME
 from recommendation_service.memory.entries import as_entries, user_key
-from recommendation_service.model.item_keys import LARGEST_ITEM, RESUME, item_key
+from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.words import EVENT_NAMES
 from recommendation_service.ranking.seen import ACTED, IMPRESSED, SERVED, pack_detail

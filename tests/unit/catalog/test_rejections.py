@@ -11,7 +11,8 @@ from recommendation_service.catalog.inspection import describe_item
 from recommendation_service.catalog.rejections import RULES, rejected
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import CatalogError
-from recommendation_service.model.item_keys import CHALLENGE, LARGEST_ITEM, RESUME, item_key
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
+from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
 from tests.support.old_catalogs import published_without_rejections
 from tests.unit.sources.operator_database import OperatorDatabase, ago
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.memory.from_records import entries_of_event
-from recommendation_service.model.item_keys import CHALLENGE, CREATOR, LARGEST_ITEM, LARGEST_TYPE, RESUME, item_key
+from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_TYPE, item_key
 from recommendation_service.ranking.seen import ACTED, pack_detail
 
 NOW = 1_800_000_000

@@ -15,9 +15,10 @@ from recommendation_service.feed.explain import explained
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
+from recommendation_service.mappings.interacpedia.words import RESUME
 from recommendation_service.model.columns import LATER_COLUMNS
 from recommendation_service.model.features import COLLABORATIVE, HAND_SET, TRENDING
-from recommendation_service.model.item_keys import RESUME, item_key
+from recommendation_service.model.item_keys import item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import recorded_propensities, unpack_decision

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import Outsider
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.memory.entries import as_entries
-from recommendation_service.model.item_keys import CHALLENGE, CREATOR, LARGEST_TYPE, RESUME, item_key
+from recommendation_service.model.item_keys import CREATOR, LARGEST_TYPE, item_key
 from recommendation_service.model.kinds import ENDPOINTS, KINDS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.seen import (

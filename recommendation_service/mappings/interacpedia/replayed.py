@@ -16,6 +16,9 @@ from sqlalchemy import Engine, Table, insert
 from recommendation_service.demo import schema
 from recommendation_service.demo.draws import timestamps
 from recommendation_service.evaluation.interaction_log import MATCH, RATING, SAVE, VIEW, Int64, InteractionLog
+from recommendation_service.mappings.interacpedia.words import RESUME
+
+ITEM_TYPE = RESUME
 
 # The columns by which one user is read; as an operator has them by phase 1.
 _USER_COLUMNS = {"team_feedbacks": "user_id", "likes": "user_id", "matches": "user_id", "activity_log": "causer_id"}
