@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recommendation_service import serve
+from recommendation_service.policies.experiment import LIVE
 from tests.end_to_end.service import Service, load_demo, recs
 from tests.servers import LOOPBACK, free_port, wait_until
 
@@ -28,7 +29,13 @@ def learning_file(folder: Path) -> Path:
 
 def learned(folder: Path) -> list[dict[str, Any]]:
     versions = json.loads(recs("policy", "list", "--json", folder=folder).stdout)["versions"]
-    return [version for version in versions if version["by"] == "recs learn"]
+    return [version for version in versions if version["why"].startswith("learned from ")]
+
+
+def made_live(service: Service, folder: Path) -> bool:
+    """Whether what is weighed makes feeds itself by now, as their records say."""
+    service.feed("total", SELF_ID=7)
+    return any(LIVE.encode() in path.read_bytes() for path in (folder / "data" / "events").glob("*.segment"))
 
 
 def test_a_demo_that_one_starts_learns_from_people_while_one_watches(tmp_path: Path) -> None:
@@ -46,6 +53,7 @@ def test_a_demo_that_one_starts_learns_from_people_while_one_watches(tmp_path: P
         assert service.metric("recs_events_accepted_total") == tally["events"]
         service.wait_until(lambda: bool(learned(tmp_path)))
         [newest, *_] = learned(tmp_path)
+        service.wait_until(lambda: made_live(service, tmp_path))
     assert re.match(r"learned from [\d,]+ shown items: (VMP|AU|NU|FW|FLOW) \w+ [+-]\d", newest["why"])
     assert f"recs demo users {service.address}" in service.log
 
