@@ -145,6 +145,21 @@ def test_a_new_item_is_in_feeds_without_a_restart(service: Service, own: Private
     assert service.get("/ready").json()["problems"] == []
 
 
+def test_what_was_shown_and_done_is_in_its_own_tables_once(service: Service, own: PrivatePostgreSQL) -> None:
+    content = feed(service.client, user=7)
+    item = content["items"][0]
+    event = {"event": "apply", "user_id": 7, "item_type": "job", "item_id": item["id"], "event_id": "applied-1"}
+    for _ in range(2):  # the client did not get the first answer
+        assert service.client.post("/api/feedback", json=event).status_code == 202
+    shown = f"SELECT user_id, endpoint FROM recs_events WHERE request_id = '{content['request_id']}'"
+    assert wait_until(lambda: own.rows("SELECT to_regclass('recs_events')", "jobs") != [(None,)], PATIENCE_SECONDS)
+    assert wait_until(lambda: own.rows(shown, "jobs") == [(7, "home")], PATIENCE_SECONDS), service.log
+    done = "SELECT event, item_id, user_id FROM recs_events WHERE event_id = 'applied-1'"
+    assert wait_until(lambda: bool(own.rows(done, "jobs")), PATIENCE_SECONDS)
+    assert own.rows(done, "jobs") == [("apply", item["id"], 7)]
+    assert item["id"] not in feed(service.client, user=7, size=12)["ids"]
+
+
 def test_figures_of_the_server_are_among_the_services(service: Service, own: PrivatePostgreSQL) -> None:
     assert wait_until(lambda: "recs_mysql_max_connections 20.0" in service.get("/metrics").text, PATIENCE_SECONDS)
     shown = service.get("/metrics").text
