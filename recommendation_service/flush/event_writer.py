@@ -1,7 +1,7 @@
 """Records into the database, each exactly once however often it is tried.
 
 One transaction writes a batch to ``recs_events``, where a user has an event's id once, and lets the server copy what
-was new there to ``activity_log``. Whoever repeats a batch, after a lost answer to a COMMIT or beside another flusher,
+was new there to the operator's log. Whoever repeats a batch, after a lost answer to a COMMIT or beside another flusher,
 finds its events there and copies nothing.
 """
 
@@ -39,8 +39,6 @@ from recommendation_service.flush.literals import (
 )
 from recommendation_service.flush.operator_log import OperatorLog
 from recommendation_service.flush.rows import (
-    COPY_PARAMETERS,
-    COPY_TO_ACTIVITY_LOG,
     FEED_COLUMNS,
     FEEDBACK_COLUMNS,
     TEXT_COLUMNS,
@@ -56,8 +54,9 @@ from recommendation_service.flush.rows import (
     own_feed_row,
     own_feedback_row,
 )
-from recommendation_service.flush.tables import MOST_BYTES, describe, has_activity_log
+from recommendation_service.flush.tables import MOST_BYTES, describe, has_log
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
+from recommendation_service.mappings.log_rows import COPY_PARAMETERS, COPY_TO_LOG, LOG_TABLE
 from recommendation_service.model.words import FIRST_WORDS, Words
 
 # Batches at once: while the server works at some, the next is written out. More gained nothing on two cores.
@@ -116,7 +115,7 @@ _REFUSALS: set[int | str] = {
 _REFUSED_CLASSES = {"22", "23"}
 _CHARACTER_SET = (
     "SELECT character_set_name FROM information_schema.columns "
-    "WHERE table_schema = DATABASE() AND table_name = 'activity_log' AND column_name = 'properties'"
+    f"WHERE table_schema = DATABASE() AND table_name = '{LOG_TABLE}' AND column_name = 'properties'"
 )
 
 
@@ -130,7 +129,7 @@ class Outcome:
     left: list[Event] = field(default_factory=list)  # not written, to be tried again
     problem: str = ""  # why they are left
     retries: int = 0  # batches that were tried again
-    escaped: int = 0  # written to activity_log in escapes, as its character set lacks letters of theirs
+    escaped: int = 0  # written to the operator's log in escapes, as its character set lacks letters of theirs
 
 
 class _RowRefusedError(Exception):
@@ -161,8 +160,8 @@ class EventWriter:
         words: Words = FIRST_WORDS,
         own_log: OperatorLog | None = None,
     ) -> None:
-        """``stop``: once set, what is not under way is left. ``zone``: of the times in activity_log. ``words``: a
-        mapping's, whose events go into ``own_log``, where there is one, instead of activity_log."""
+        """``stop``: once set, what is not under way is left. ``zone``: of the times in the first operator's log.
+        ``words``: a mapping's, whose events go into ``own_log``, where there is one, instead of that."""
         self._engine = engine
         self._words = words
         self._own_log = own_log
@@ -170,7 +169,7 @@ class EventWriter:
         self._zone = zone
         self._is_postgresql = engine.dialect.name == POSTGRESQL
         self._is_mysql = engine.dialect.name != "sqlite" and not self._is_postgresql
-        self._with_activity_log: bool | None = False if words.is_mapped else None
+        self._with_log: bool | None = False if words.is_mapped else None
         self._most_bytes = NO_LIMIT  # of a statement, where connections were lost over longer ones
         self._character_set: str | None = None
 
@@ -214,9 +213,9 @@ class EventWriter:
 
     def _begin(self, outcome: Outcome, records: Sequence[Event]) -> None:
         """Find out what is to be known of the database; where it cannot be asked, that is the outcome's problem."""
-        if self._with_activity_log is None and records:
+        if self._with_log is None and records:
             try:
-                self._with_activity_log = has_activity_log(self._engine)
+                self._with_log = has_log(self._engine)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the database, events wait in the log
                 outcome.problem = str(error)
                 return
@@ -228,7 +227,7 @@ class EventWriter:
         return self._write(batch) if not before.problem else Outcome(left=batch, problem=before.problem)
 
     def _find_character_set(self) -> str | None:
-        """Of activity_log's properties; None: it holds everything, or cannot be asked, which the batches will tell."""
+        """Of the log's properties; None: it holds everything, or cannot be asked, which the batches will tell."""
         if not self._is_mysql:
             return None
         try:
@@ -272,7 +271,7 @@ class EventWriter:
                 time.sleep(FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
             else:
                 outcome.duplicates = len(batch) - outcome.inserted.total()
-                if self._with_activity_log and self._character_set is not None:
+                if self._with_log and self._character_set is not None:
                     outcome.escaped = sum(not can_hold(self._character_set, record) for record in batch)
                 return outcome
         raise AssertionError("unreachable")
@@ -291,7 +290,7 @@ class EventWriter:
                 last_id = connection.exec_driver_sql("SELECT COALESCE(MAX(id), 0) FROM recs_events").scalar_one()
                 self._insert(connection, batch, flush_id, plain=plain)
                 parameters = {"last_id": last_id, "flush_id": flush_id}
-                if self._with_activity_log:
+                if self._with_log:
                     local = local_expression(batch, self._zone, mysql=self._is_mysql)
                     copied = connection.execute(_copy(local), parameters | COPY_PARAMETERS)
                     if copied.rowcount == len(batch):
@@ -405,7 +404,7 @@ _NEW = text("SELECT user_id, event_id FROM recs_events WHERE id > :last_id AND f
 @lru_cache
 def _copy(local: str) -> TextClause:
     """Batches have few such expressions, and the statement is long to read for whoever binds its parameters."""
-    return text(COPY_TO_ACTIVITY_LOG.replace("{local}", local))
+    return text(COPY_TO_LOG.replace("{local}", local))
 
 
 def _add(outcome: Outcome, more: Outcome) -> None:

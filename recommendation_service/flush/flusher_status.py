@@ -26,7 +26,7 @@ class FlusherStatus:
     flushes: int = 0
     flush_seconds: float = 0.0
     retries: int = 0
-    escaped: int = 0  # in activity_log with escapes, as its character set lacks letters of theirs
+    escaped: int = 0  # in the operator's log with escapes, as its character set lacks letters of theirs
     failures: int = 0  # flushes since the last good one that did not bring everything in
     error: str | None = None
     taken: str | None = None  # the error, where another program reads under the flusher's name

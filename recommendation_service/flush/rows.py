@@ -1,8 +1,4 @@
-"""Records as rows of ``recs_events``, and how the server makes ``activity_log``'s rows from those.
-
-An event is sent once: the second table is filled by the server, from the first. So what an application reads in
-``properties`` is written down here in SQL, for feeds too: of those, ``recs_events`` has the items in few letters.
-"""
+"""Records as rows of ``recs_events``. Of feeds it has the items in few letters: ITEM_MARKS."""
 
 import json
 import re
@@ -22,7 +18,7 @@ from recommendation_service.log.records import (
     decode,
     endpoint_name,
 )
-from recommendation_service.model.item_keys import ITEM_TYPES, item_key, type_name, unpack
+from recommendation_service.model.item_keys import item_key, type_name, unpack
 from recommendation_service.model.kinds import feed_code, kind_name, kind_number
 from recommendation_service.model.words import Words
 from recommendation_service.ranking.packed_slots import pack_shown, unpack_shown
@@ -53,7 +49,7 @@ _RECORD_VERSION = b"\x01"
 _SEED_BYTES = 8
 _LENGTH_BYTES = 2
 # What marks the type of an item in recs_events.properties, by the type's number; others have t and the number.
-_MARKS = ("", "c")
+ITEM_MARKS = ("", "c")
 _OTHER = "t"
 _MARKED = re.compile(r"(\d+)(?:(c)|t(\d+))?", re.ASCII)
 
@@ -65,57 +61,8 @@ _BASIC_PLANE = {"utf8", "utf8mb3", "ucs2"}
 _CODECS = {"latin1": "cp1252"}
 
 
-def _long_items() -> str:
-    """SQL that makes of recs_events' items, as ``12 VMP,7c FW``, the JSON list that activity_log has."""
-    items = """REPLACE(SUBSTR(properties, INSTR(properties, '"items":"') + 9), ',', '"},{"id":')"""
-    for mark, item_type in sorted(zip(_MARKS, ITEM_TYPES, strict=False), reverse=True):  # the unmarked last
-        items = f"""REPLACE({items}, '{mark} ', ',"type":"{item_type}","slot":"')"""
-    return f"""CASE WHEN SUBSTR(properties, -4) = ':""}}' THEN '[]' ELSE CONCAT('[{{"id":', {items}, ']') END"""
-
-
-# The statement that makes activity_log's rows of a batch. What is absent is left out by CONCAT of a NULL being NULL. A
-# row whose text wants escaping brings it in its properties. Rows that were there before bear another flush_id, and are
-# not written again. For {local}: what ``local_expression`` says of the batch.
-COPY_TO_ACTIVITY_LOG = f"""INSERT INTO activity_log (log_name, description, subject_id, subject_type, causer_id,
-  causer_type, properties, url, created_at, updated_at)
-SELECT 'app',
-  CASE WHEN event = 'feed' THEN CONCAT('#feed #request #', endpoint)
-    ELSE CONCAT('#video #view #', COALESCE(slot_kind, 'UNKNOWN')) END,
-  item_id,
-  CASE item_type WHEN 'resume' THEN :resume_type WHEN 'challenge' THEN :challenge_type
-    WHEN 'creator' THEN :user_type END,
-  NULLIF(user_id, 0), :user_type,
-  CASE WHEN event = 'feed' THEN CONCAT('{{"event":"feed","event_id":"', event_id, '","user_id":', user_id,
-    ',"request_id":"', request_id, '",',
-    CASE WHEN SUBSTR(properties, 1, 13) = '{{"session_id"' THEN ''
-      ELSE CONCAT(COALESCE(CONCAT('"session_id":"', session_id, '",'), ''), '"endpoint":"', endpoint, '",') END,
-    SUBSTR(properties, 2, INSTR(properties, '"items":"') - 2),
-    '"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z","items":', {_long_items()}, '}}')
-  ELSE COALESCE(properties, CONCAT('{{"event":"', event, '","event_id":"', event_id, '","user_id":', user_id,
-    ',"item_type":"', item_type, '","item_id":', item_id,
-    COALESCE(CONCAT(',"request_id":"', request_id, '"'), ''),
-    COALESCE(CONCAT(',"session_id":"', session_id, '"'), ''),
-    COALESCE(CONCAT(',"slot_kind":"', slot_kind, '"'), ''),
-    COALESCE(CONCAT(',"position":', position), ''),
-    COALESCE(CONCAT(',"value":', value), ''),
-    COALESCE(CONCAT(',"watch_seconds":', watch_seconds), ''),
-    CASE WHEN flags = 0 THEN '' ELSE CONCAT(',"flags":', flags) END,
-    ',"happened_at":"', REPLACE(happened_at, ' ', 'T'), 'Z"}}')) END,
-  CASE WHEN event = 'feed' THEN CONCAT('/api/search/', endpoint)
-    ELSE CONCAT('/api/search/feed/video/', item_id) END,
-  {{local}}, {{local}}
-FROM recs_events WHERE id > :last_id AND flush_id = :flush_id"""
-
-
-COPY_PARAMETERS = {
-    "resume_type": r"App\Interacpedia\Resumes\Resume",
-    "challenge_type": r"App\Interacpedia\Challenges\Challenge",
-    "user_type": r"App\User",
-}
-
-
 def local_expression(batch: Iterable[Event], zone: tzinfo, *, mysql: bool) -> str:
-    """When an event of the batch happened, as activity_log has times: in the operator's zone, to the second."""
+    """When an event of the batch happened, as the operator's log has times: in the operator's zone, to the second."""
     happened = [record.happened_ms // 1000 for record in batch]
     offsets = offsets_between(min(happened), max(happened), zone)
     if {offset for _, offset in offsets} == {0}:
@@ -159,7 +106,7 @@ def _text_of_client(record: Event) -> str:
 
 
 def properties_of(record: FeedbackRecord) -> str | None:
-    """What activity_log gets, in ASCII; None: text is plain, and the server makes the same."""
+    """What the operator's log gets, in ASCII; None: text is plain, and the server makes the same."""
     if are_plain([record]):
         return None
     names = ("request_id", "session_id", "slot_kind", "position", "value", "watch_seconds")
@@ -272,7 +219,7 @@ def shown_text(items: Iterable[int], kinds: Iterable[int]) -> str:
 @lru_cache(1 << 16)
 def _slot_text(item: int, kind: int) -> str:
     item_type, number = unpack(item)
-    mark = _MARKS[item_type] if item_type < len(_MARKS) else f"{_OTHER}{item_type}"
+    mark = ITEM_MARKS[item_type] if item_type < len(ITEM_MARKS) else f"{_OTHER}{item_type}"
     return f"{number}{mark} {kind_name(kind)}"
 
 
@@ -321,7 +268,7 @@ def _shown_of_text(item: str) -> tuple[int, int]:
     if parts is None:
         raise ValueError(f"{marked!r} is no item")
     number, mark, other = parts.groups()
-    key = item_key(int(other) if other else _MARKS.index(mark or ""), int(number))
+    key = item_key(int(other) if other else ITEM_MARKS.index(mark or ""), int(number))
     return key, kind_number(kind)
 
 

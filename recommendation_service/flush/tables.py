@@ -24,6 +24,7 @@ from recommendation_service.core.database_errors import (
 from recommendation_service.core.database_numbers import Numbers
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgresql
+from recommendation_service.mappings.log_rows import LOG_TABLE
 
 SQLITE_BUSY_SECONDS = 10.0
 # Rows deleted in one transaction, so that nobody waits long for their locks.
@@ -117,19 +118,19 @@ def has_events(engine: Engine) -> bool:
         raise SourceError(describe(error)) from error
 
 
-def has_activity_log(engine: Engine) -> bool:
+def has_log(engine: Engine) -> bool:
     """An embedded database may have none; on a server of MySQL or MariaDB the table has to be there. To PostgreSQL
     came nobody whose application reads one."""
     if engine.dialect.name != "sqlite":
         return engine.dialect.name != POSTGRESQL
     with transaction(engine) as connection:
-        found = connection.execute(text("SELECT COUNT(*) FROM sqlite_master WHERE name = 'activity_log'"))
+        found = connection.execute(text("SELECT COUNT(*) FROM sqlite_master WHERE name = :name"), {"name": LOG_TABLE})
         return bool(found.scalar_one())
 
 
 def untransactional_tables(engine: Engine, beside: str | None = None) -> list[str]:
     """Of the tables that events go to, those where a failed flush leaves rows behind: then not each is there once.
-    ``beside``: the table beside recs_events; None: activity_log."""
+    ``beside``: the table beside recs_events; None: the first operator's log."""
     if engine.dialect.name in {"sqlite", POSTGRESQL}:
         return []
     with transaction(engine) as connection:
@@ -138,7 +139,7 @@ def untransactional_tables(engine: Engine, beside: str | None = None) -> list[st
                 "SELECT table_name, engine FROM information_schema.tables "
                 "WHERE table_schema = DATABASE() AND table_name IN (:beside, 'recs_events')"
             ),
-            {"beside": "activity_log" if beside is None else beside},
+            {"beside": LOG_TABLE if beside is None else beside},
         )
         return [f"{name} ({engine_name})" for name, engine_name in found if engine_name not in {"InnoDB", "XTRADB"}]
 
