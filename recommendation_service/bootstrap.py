@@ -24,6 +24,7 @@ from recommendation_service.api.administration import add_administration
 from recommendation_service.api.batches import add_batches
 from recommendation_service.api.calls import Endpoint
 from recommendation_service.api.documentation import DocumentedFeeds, add_documentation
+from recommendation_service.api.editors import add_editors
 from recommendation_service.api.errors import error_body, failure_body, http_error_body
 from recommendation_service.api.explanations import add_explanations
 from recommendation_service.api.feedback import FeedbackEndpoint
@@ -62,6 +63,7 @@ from recommendation_service.server.protocol import DIRECT_KEY
 from recommendation_service.server.protocol import STATE_KEY as DOOR_KEY
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.decisions import Decisions
+from recommendation_service.serving.editors_watch import EditorsWatch, FleetEditorsWatch
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.first_start import after, make_source, take_up_or_compile
@@ -177,6 +179,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     threads = Threads("administration", ADMINISTRATION_THREADS)
     add_administration(app, prefix, settings, serving, access, threads, words)
     add_people(app, prefix, settings, serving, access, threads, words)
+    add_editors(app, prefix, settings, serving, access, threads)
     add_explanations(app, prefix, settings, serving, store, access, threads, named.types)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_lists(app, prefix, serving, admission, named)
@@ -237,10 +240,12 @@ def _lifespan(
         place = PlaceWatch(settings, serving, redis)
         held = await asyncio.to_thread(_hold, settings)
         await place.first_look()
+        editors = EditorsWatch(settings, serving)
+        editors.first_look()
         first = await take_up_or_compile(serving)
         source = asyncio.Event()
         door = Door(bounds_from(settings), lambda reason: metrics.connections_closed.labels(reason).inc())
-        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch(), place.watch(), *first]
+        work: list[Coroutine[Any, Any, None]] = [serving.watch(), door.watch(), place.watch(), editors.watch(), *first]
         if make is None:
             source.set()
         else:
@@ -264,6 +269,10 @@ def _lifespan(
                 policy_watch = PolicyWatch(settings, serving, blocking)
                 stack.callback(policy_watch.close)
                 work.append(policy_watch.watch())
+            if (blocking := open_blocking_redis(settings)) is not None:
+                fleet_editors = FleetEditorsWatch(settings, serving, blocking)
+                stack.callback(fleet_editors.close)
+                work.append(fleet_editors.watch())
             replicas = ReadReplicas(settings, registry.pool_share(settings, registry.WORKER), numbers=metrics.database)
             stack.callback(replicas.dispose)
             seen: SeenStore = NoStore(group)
@@ -284,10 +293,11 @@ def _lifespan(
                 Feeds(serving, users, seen, metrics, clock.now, decisions),
                 Feedback(serving, seen, event_log, stream, metrics),
                 Forgetting(seen, users, stream, learned_slots),
-                Condition(settings, store, clock, serving, keeper.memory),
+                Condition(settings, store, clock, serving, keeper.memory, editors),
                 seen,
                 people,
                 users,
+                editors,
             )
             work += [after(source, supervisor.run()) for supervisor in serving.supervisors.values()]
             stack.push_async_callback(_end, [asyncio.create_task(coroutine) for coroutine in work])

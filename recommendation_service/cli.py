@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,7 @@ from recommendation_service.onboarding import commands as source_commands
 from recommendation_service.policies import commands as policy_commands
 from recommendation_service.serve import serve
 from recommendation_service.serving import commands as serving_commands
+from recommendation_service.serving import item_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,6 +52,7 @@ app.add_typer(source_commands.app, name="source")
 app.add_typer(import_commands.app, name="import")
 app.add_typer(policy_commands.app, name="policy")
 app.add_typer(experiment_commands.app, name="experiment")
+app.add_typer(item_commands.app, name="items")
 app.add_typer(demo_commands.app, name="demo")
 app.add_typer(evaluation_commands.app, name="evaluate")
 app.add_typer(events_commands.app, name="events")
@@ -171,6 +174,7 @@ def feed(
     from recommendation_service.api.schemas import as_ids, parse_excluded
     from recommendation_service.catalog.inspection import read_item
     from recommendation_service.catalog.store import CatalogStore
+    from recommendation_service.editors.store import RulingsStore
     from recommendation_service.feed.generation import Generation
     from recommendation_service.feed.loading import load_kernels
     from recommendation_service.feed.request import FeedRequest
@@ -196,7 +200,8 @@ def feed(
         tried = PolicyChoice(settings).take_up().policy
     else:
         tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
-    generation = Generation(store.open(version), tried)
+    held = RulingsStore(settings.editors_dir).read()[0].in_force(time.time())
+    generation = Generation(store.open(version), tried, rulings=held)
     try:
         wanted = [read_item(text, generation.catalog.item_types) for text in missing or ()]
     except ValueError as error:
@@ -257,7 +262,7 @@ def _print_feed(body: dict[str, Any], who: str, version: str) -> None:
                 str(why["position"] + 1),
                 why["slot"] if why["slot"] == why["pool"] else f"{why['slot']} from {why['pool']}",
                 f"{item['type']} {item['id']}\n{item['name']}",
-                f"{why['propensity']:.4f}",
+                f"{why['propensity']:.4f}" if why["propensity"] is not None else "",
                 f"{why['score']:.2f}",
                 ", ".join(parts),
             )

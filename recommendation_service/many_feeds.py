@@ -26,6 +26,7 @@ from recommendation_service.bootstrap import named_feeds
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import ConfigurationError, ServiceError, SourceError
+from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.loading import load_kernels
 from recommendation_service.feed.request import FeedRequest
@@ -111,8 +112,10 @@ def _made_here(settings: Settings, lines: Iterable[Line], feed: NamedFeed, tally
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
     load_kernels()
-    preview = Preview(Generation(store.open(version), PolicyChoice(settings).take_up().policy), settings)
     now = int(time.time())
+    held = RulingsStore(settings.editors_dir).read()[0].in_force(now)
+    generation = Generation(store.open(version), PolicyChoice(settings).take_up().policy, rulings=held)
+    preview = Preview(generation, settings)
     with ExitStack() as stack:
         memory = None
         if settings.seen_state and settings.seen_dir.is_dir():

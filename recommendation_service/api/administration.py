@@ -106,7 +106,7 @@ def add_administration(
 
         def make() -> tuple[Generation, bytes]:
             tried = policy_version(settings, policy) if policy is not None else served.policy
-            generation = Generation(served.catalog, tried)
+            generation = Generation(served.catalog, tried, rulings=served.rulings)
             made = Preview(generation, settings)
             unknown = user_id and personal and not made.is_listed(user_id) and not made.knows(user_id)
             facts = worker.reader.read(user_id) if unknown else None

@@ -710,6 +710,10 @@ class Settings(OperatorSettings):
         return self.data_dir / "learning"
 
     @property
+    def editors_dir(self) -> Path:
+        return self.data_dir / "editors"
+
+    @property
     def seen_dir(self) -> Path:
         return self.data_dir / "seen"
 

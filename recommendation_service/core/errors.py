@@ -64,6 +64,13 @@ class NotFound(ServiceError):
     code = "not_found"
 
 
+class Conflict(ServiceError):
+    """It cannot be beside what is there."""
+
+    status = 409
+    code = "conflict"
+
+
 class IdempotencyConflict(ServiceError):
     status = 409
     code = "idempotency_conflict"

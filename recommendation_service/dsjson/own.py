@@ -2,7 +2,7 @@
 
 A slot's ``_inc`` are the candidates that its pool had left, so whoever reads it draws from what was drawn from. What
 was drawn without regard to scores (exploration, and what was seen before) is no choice of a policy: such a slot has one
-action, which is certain.
+action, which is certain. What an editor pinned is left out.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from recommendation_service.dsjson.decision import Decision, Features, Form, Slot
 from recommendation_service.model.features import HAND_SET, names_of
 from recommendation_service.model.item_keys import type_name, unpack
-from recommendation_service.model.kinds import kind_name
+from recommendation_service.model.kinds import PINNED, kind_name
 from recommendation_service.ranking.decisions import DecidedSlot, recorded_draws
 from recommendation_service.ranking.decisions import Decision as Recorded
 
@@ -24,9 +24,12 @@ def own_decision(
     places = {key: place for place, key in enumerate(recorded.items.tolist())}
     for slot in recorded.slots:
         places.setdefault(slot.item, len(places))
-    slots, described = [], []
+    slots, described, brought = [], [], []
     taken: set[int] = set()
     for number, (slot, draws) in enumerate(zip(recorded.slots, recorded_draws(recorded), strict=True)):
+        if slot.pool == PINNED:  # an editor's choice is no decision
+            continue
+        brought.append(rewards[number])
         filled = _slot(slot, draws, recorded, places[slot.item], taken)
         taken.add(filled.shown)
         slots.append(filled)
@@ -37,7 +40,7 @@ def own_decision(
         request_id,
         datetime.fromtimestamp(happened_ms / 1000, UTC),
         slots,
-        list(rewards),
+        brought,
         0.0,
         {"feed": {"endpoint": endpoint}},
         _actions(recorded, list(places)),

@@ -14,7 +14,7 @@ from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.rewards import Happening, rewards_of
 from recommendation_service.learning.row_notes import ToldByRow
 from recommendation_service.model.item_keys import item_key, type_of_name
-from recommendation_service.ranking.packed_slots import unpack_propensities_of_each
+from recommendation_service.ranking.packed_slots import pinned_of_each, unpack_propensities_of_each
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -53,6 +53,7 @@ class Feeds:
         self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
         self._name, self._policy, self._lengths = array("H"), array("H"), array("H")
         self._items, self._propensities, self._shadow = array("q"), array("f"), array("f")
+        self._pinned = array("q")  # places in the columns of slots
         self._policies: dict[str, int] = {}
         self._names: dict[str, int] = {}
 
@@ -73,7 +74,8 @@ class Feeds:
                     personal.append((row, feed))
                 except ValueError:
                     unread += 1
-        for (row, feed), propensities in zip(personal, found, strict=True):
+        are_pinned = pinned_of_each([feed.others for _, feed in personal], [len(feed.items) for _, feed in personal])
+        for (row, feed), propensities, pinned in zip(personal, found, are_pinned, strict=True):
             request = bytes.fromhex(row["request_id"])
             user = row["user_id"] or _number_of((row["session_id"] or row["request_id"]).encode())
             self._requests += request
@@ -82,6 +84,8 @@ class Feeds:
             self._name.append(self._names.setdefault(row["endpoint"], len(self._names)))
             self._policy.append(self._policies.setdefault(feed.policy, len(self._policies)))
             self._lengths.append(len(feed.items))
+            if pinned.any():
+                self._pinned.extend((len(self._items) + np.flatnonzero(pinned)).tolist())
             self._items.extend(feed.items)
             self._propensities.frombytes(propensities.tobytes())
             self._shadow.frombytes(self._shadow_of(feed, len(propensities)).tobytes())
@@ -97,6 +101,7 @@ class Feeds:
         self._users.extend(later._users)
         self._happened.extend(later._happened)
         self._lengths.extend(later._lengths)
+        self._pinned.extend([len(self._items) + place for place in later._pinned])
         self._items.extend(later._items)
         self._propensities.extend(later._propensities)
         self._shadow.extend(later._shadow)
@@ -116,6 +121,7 @@ class Feeds:
         begins = (np.cumsum(lengths) - lengths)[order]
         rewards = np.where(has, np.float32(0), np.float32(np.nan))
         told.bring(requests, users, happened, _Shown(self._items, begins, lengths[order]), rewards, file)
+        self._leave_out_pinned(rewards, lengths, order)
         # A column is let go once it is a table, or not wanted any more: of a million feeds it is up to 0.2 GB.
         self._items = array("q")
         propensities, self._propensities = _table(self._propensities, np.float32, begins, has, np.nan), array("f")
@@ -133,6 +139,12 @@ class Feeds:
             rewards,
             unread,
         )
+
+    def _leave_out_pinned(self, rewards: Float32, lengths: Int64, order: Int64) -> None:
+        """What editors pinned brought nothing that a policy could be weighed by."""
+        places, starts = np.array(self._pinned, np.int64), np.cumsum(lengths) - lengths
+        feeds = np.searchsorted(starts, places, "right") - 1
+        rewards[np.argsort(order)[feeds], places - starts[feeds]] = 0.0
 
 
 class _Shown(NamedTuple):

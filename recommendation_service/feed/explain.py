@@ -10,6 +10,7 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.feed.reasons import came_by, doubted, gave_way, learned, speaks_for
 from recommendation_service.feed.sentences import DEFAULT_LANGUAGE, Sentence
 from recommendation_service.model.features import COLLABORATIVE, TRENDING, names_of
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.terms import static_terms
 from recommendation_service.ranking.seen import SEEN_POOL
@@ -24,8 +25,8 @@ class Why(msgspec.Struct):
 
     position: int  # 0 is the first slot
     slot: str  # what the pattern asks for
-    pool: str  # where the item was drawn from: a kind, "exploration" or "seen"
-    propensity: float  # probability of this choice given the choices before it
+    pool: str  # where the item was drawn from: a kind, "exploration" or "seen"; or "editor", who pinned it
+    propensity: float | None  # probability of this choice given the choices before it; None: it was none
     score: float  # expected + bonus
     expected: float  # the mean of the estimate: θᵀx
     bonus: float  # α × width
@@ -90,7 +91,7 @@ def why(policy: Policy, choice: Choice, position: int, age_days: float | None, l
         position=position,
         slot=unweighed.slot,
         pool=unweighed.pool,
-        propensity=choice.propensity,
+        propensity=unweighed.propensity,
         score=expected + bonus,
         expected=expected,
         bonus=bonus,
@@ -99,7 +100,10 @@ def why(policy: Policy, choice: Choice, position: int, age_days: float | None, l
         features=features,
         contributions=contributions,
         relaxed=unweighed.relaxed,
-        sentences=[
+        # What speaks for an item is no reason where an editor chose it.
+        sentences=unweighed.sentences
+        if choice.pool == PINNED
+        else [
             unweighed.sentences[0],
             *speaks_for(language, policy, features, contributions, terms, age_days),
             *learned(language, policy, x, expected),
@@ -115,7 +119,7 @@ class UnweighedWhy(msgspec.Struct):
     position: int
     slot: str
     pool: str
-    propensity: float
+    propensity: float | None
     features: dict[str, float]
     relaxed: list[str]
     sentences: list[Sentence]
@@ -124,13 +128,15 @@ class UnweighedWhy(msgspec.Struct):
 def unweighed_why(policy: Policy, choice: Choice, position: int, language: str) -> UnweighedWhy:
     """``policy``: any, for names."""
     slot = policy.label(choice.kind)
-    pool = {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(choice.pool) or policy.label(choice.pool)
+    pool = {EXPLORATION: "exploration", SEEN_POOL: "seen", PINNED: "editor"}.get(choice.pool) or policy.label(
+        choice.pool
+    )
     relaxed = [rule for bit, rule in enumerate(RULES) if choice.relaxed >> bit & 1]
     return UnweighedWhy(
         position,
         slot,
         pool,
-        choice.propensity,
+        choice.propensity if choice.pool != PINNED else None,
         dict(zip(names_of(len(choice.x), policy.feature_names), choice.x.tolist(), strict=True)),
         relaxed,
         [came_by(language, slot, pool, choice.pool, choice.propensity), *gave_way(language, relaxed)],

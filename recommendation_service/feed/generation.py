@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from recommendation_service.catalog.store import Catalog
+from recommendation_service.editors.rulings import Ruling
 from recommendation_service.policies.experiment import Experiment
 from recommendation_service.policies.policy import Policy
 
@@ -17,15 +18,16 @@ class Generation(NamedTuple):
     arms: tuple[Policy, ...] = ()  # of the experiment, in its order
     live: tuple[Policy, ...] = ()  # of the shadows, those that make feeds, too, while no experiment runs: ...
     live_share: float = 0.0  # ... each this share of them, by chance
+    rulings: tuple[Ruling, ...] = ()  # of editors, that hold now; of all arms
 
     def of_arm(self, policy: Policy) -> "Generation":
         """What feeds of an arm are made from: shadows draw from the arm's pools, or are none of its feeds'."""
         shadows = tuple(shadow for shadow in self.shadows if shadow.pools_digest == policy.pools_digest)
-        return Generation(self.catalog, policy, shadows)
+        return Generation(self.catalog, policy, shadows, rulings=self.rulings)
 
     def of_live(self, policy: Policy) -> "Generation":
         """What the feeds of a live shadow are made from: what serves is beside it, as it is beside what serves."""
-        return Generation(self.catalog, policy, (self.policy,))
+        return Generation(self.catalog, policy, (self.policy,), rulings=self.rulings)
 
     @property
     def fits(self) -> bool:

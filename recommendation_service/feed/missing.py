@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from recommendation_service.catalog.store import Catalog
+from recommendation_service.editors.rulings import BURY, TAKEDOWN, Ruling
 from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import Withheld
 from recommendation_service.model.columns import rows_of
@@ -73,6 +74,7 @@ class Scene(NamedTuple):
     withheld_origin: str
     catalog_origin: str
     built: float | None  # when the feed's catalog was, in seconds since 1970
+    rulings: tuple[Ruling, ...] = ()  # of editors, that held then
 
 
 def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Missing:
@@ -81,6 +83,10 @@ def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Miss
     shown = [place for place, slot in enumerate(scene.decision.slots) if slot.item == key]
     if shown:
         stage, sentences = "shown", [say(language, "shown", place=shown[0] + 1)]
+    elif (ruling := _ruling_of(scene, key)) is not None:
+        origin = "recorded"  # in the editors' history
+        stage = "taken_down" if ruling.action == TAKEDOWN else "buried"
+        sentences = [say(language, stage, since=moment(ruling.when))]
     elif pools := _pools_with(scene, key):
         odds = 1.0 - float(np.prod([1.0 - place.odds for pool in pools for place in pool.places]))
         stage, sentences = _of_pools(pools, language)
@@ -91,6 +97,12 @@ def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Miss
         origin = scene.catalog_origin
         stage, sentences = _of_catalog(scene, key, item_type, language)
     return Missing(name_of(scene.catalog, item_type), number, stage, origin, odds, pools, sentences)
+
+
+def _ruling_of(scene: Scene, key: int) -> Ruling | None:
+    """Of an editor who had the feed not show it."""
+    of_item = (one for one in scene.rulings if one.key == key and one.action in (BURY, TAKEDOWN))
+    return next((one for one in of_item if one.is_in(scene.endpoint)), None)
 
 
 def _pools_with(scene: Scene, key: int) -> list[InPool]:

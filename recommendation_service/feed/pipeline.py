@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import PolicyError
+from recommendation_service.editors.rulings import Ruling
 from recommendation_service.feed.arms import Arms, Live
+from recommendation_service.feed.editorial import NO_PINS, NO_ROWS, NOTHING_RULED, Editorial
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters, Frames, Passing
 from recommendation_service.feed.generation import Generation, misfit
@@ -19,6 +21,7 @@ from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedReques
 from recommendation_service.feed.withheld import pack_withheld, withheld_of
 from recommendation_service.mappings.answers import IDS_FIELDS
 from recommendation_service.model.columns import Bytes, hash_token
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
@@ -33,6 +36,7 @@ from recommendation_service.ranking.slate_decision import make_decision_memory, 
 from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
 from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import (
+    EXCLUDED,
     PACKED,
     RELAXED,
     REMEMBERED,
@@ -78,6 +82,7 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     decision: bytes  # what else the slots could have held, see ranking/slate_decision.py; empty where nobody wanted it
     withheld: bytes  # and what they could not, because of the request or the user, see withheld.py; empty likewise
     shadows: ShadowPropensities  # of each shadow its version, and its propensities: n float32
+    pinned: int  # how many of the slots editors gave
 
 
 class FeedPipeline:
@@ -148,8 +153,21 @@ class FeedPipeline:
         )
         self._filters = Filters(catalog.filters, self._frames) if catalog.filters else None
         self._laid: Passing | None = None  # what bars others by the flags
+        self._barred_rows = NO_ROWS  # what editors do by them
+        self._pins = NO_PINS  # that the memory has
+        self.editorial: Editorial | None = None
         self._weigh_shadows = self._weigher(shadows) if shadows else None
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
+        self.rule(generation.rulings)
+
+    def rule(self, rulings: tuple[Ruling, ...]) -> None:
+        """Have what editors ruled hold from the next feed on; ``rulings``: those that hold now."""
+        self.generation = self.generation._replace(rulings=rulings)
+        self.editorial = Editorial(rulings, self.catalog, self.policy) if rulings else None
+        for others in (self.arms, self.live):
+            for other in others.pipelines if others is not None else ():
+                if other is not self:
+                    other.rule(rulings)
 
     def feed(self, request: FeedRequest) -> bytes:
         """The body of the answer. Never fails for a valid request."""
@@ -183,7 +201,13 @@ class FeedPipeline:
             tokens,
             connections,
         )
-        frames = self._frames if self._filters is None else self._filtered(self._filters, request)
+        passing = self._passing(request.filters, request.user_id) if self._filters is not None else None
+        rows, pins = self.editorial.of(request.endpoint) if self.editorial is not None else NOTHING_RULED
+        if passing is not self._laid or rows is not self._barred_rows:
+            self._lay(passing, rows)
+        if pins is not self._pins:
+            memory.pinned[:] = self._pins = pins
+        frames = self._frames if passing is None else passing.frames
         frame = frames.personal if request.personal else frames.impersonal
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
@@ -194,24 +218,32 @@ class FeedPipeline:
         return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
 
     def barred(self, filters: AskedFilters, user_id: int) -> Bytes | None:
-        """(M,) not 0 where an item may not be shown to a user who asks for that; None: all may. To be read only."""
-        passing = self._filters.passing(dict(filters), self.user_row(user_id)) if self._filters is not None else None
-        return passing.mask(len(self.memory.flags)) if passing is not None else None
+        """(M,) not 0 where no list may have an item for a user who asks for that, by the filters and what editors took
+        out everywhere; None: all may. To be read only."""
+        passing = self._passing(filters, user_id)
+        mask = passing.mask(len(self.memory.flags)) if passing is not None else None
+        return mask if self.editorial is None else self.editorial.laid_over(mask)
 
-    def _filtered(self, filters: Filters, request: FeedRequest) -> Frames:
-        """What a feed is ranked in. The kernels clear the flags by what they noted of the feed before, and note of what
-        does not pass nothing: where something else passes than did then, all flags are laid anew."""
-        passing = filters.passing(dict(request.filters), self.user_row(request.user_id))
-        if passing is not self._laid:
-            memory = self.memory
-            memory.scored[memory.touched_items[: memory.counts[TOUCHED_ITEMS]]] = 0
-            memory.counts[TOUCHED_ITEMS] = 0
-            if passing is None:
-                memory.flags[:] = 0
-            else:
-                passing.lay(memory.flags)
-            self._laid = passing
-        return self._frames if passing is None else passing.frames
+    def _passing(self, filters: AskedFilters, user_id: int) -> Passing | None:
+        """What passes the filters; None: all items do."""
+        return self._filters.passing(dict(filters), self.user_row(user_id)) if self._filters is not None else None
+
+    def _lay(self, passing: Passing | None, rows: Int32) -> None:
+        """Lay the flags anew, where something else passes, or editors took out others, than in the feed before. The
+        kernels clear the flags by what they noted of that, and note nothing of what was laid: so that is done here."""
+        memory = self.memory
+        touched = memory.touched_items[: memory.counts[TOUCHED_ITEMS]]
+        memory.flags[touched] = 0
+        memory.scored[touched] = 0
+        memory.counts[TOUCHED_ITEMS] = 0
+        if passing is not None:
+            passing.lay(memory.flags)
+        elif self._laid is not None:
+            memory.flags[:] = 0
+        else:
+            memory.flags[self._barred_rows] = 0
+        memory.flags[rows] = EXCLUDED
+        self._laid, self._barred_rows = passing, rows
 
     def _rank_by_stages(self, frame: Frame, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
@@ -240,6 +272,7 @@ class FeedPipeline:
             self._decided() if withheld else b"",
             withheld,
             self._weigh_shadows(slots) if self._weigh_shadows is not None and request.personal else (),
+            int(np.count_nonzero(memory.slot_pool[:slots] == PINNED)) if self._pins is not NO_PINS else 0,
         )
 
     def _decided(self) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from recommendation_service.feed.sentences import Sentence, Value, say
 from recommendation_service.model.features import HAND_SET
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION
@@ -54,9 +55,11 @@ _SILENT = {"quality_gate", "reach", "hand_set_score"}
 
 
 def came_by(language: str, slot: str, pool: str, place: int, propensity: float) -> Sentence:
-    """``slot``, ``pool``: names of kinds; ``place``: the pool's number, or EXPLORATION, SEEN_POOL."""
+    """``slot``, ``pool``: names of kinds; ``place``: the pool's number, or EXPLORATION, SEEN_POOL, PINNED."""
     if place == EXPLORATION:
         return say(language, "explored", count=max(1, round(1.0 / propensity)) if propensity > 0 else 1)
+    if place == PINNED:
+        return say(language, "pinned")
     if place == SEEN_POOL:
         return say(language, "seen_again")
     if slot == pool:

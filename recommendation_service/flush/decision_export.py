@@ -10,7 +10,7 @@ from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.model.features import names_of
 from recommendation_service.model.item_keys import type_name, unpack
-from recommendation_service.model.kinds import kind_name
+from recommendation_service.model.kinds import PINNED, kind_name
 from recommendation_service.ranking.decisions import DecidedSlot, Pool, unpack_decision
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
@@ -71,9 +71,10 @@ def _slot(slot: DecidedSlot) -> dict[str, Any]:
     found = {
         **_item(slot.item),
         "slot": kind_name(slot.kind),
-        "pool": {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(slot.pool) or kind_name(slot.pool),
+        "pool": {EXPLORATION: "exploration", SEEN_POOL: "seen", PINNED: "editor"}.get(slot.pool)
+        or kind_name(slot.pool),
         "relaxed": [rule for bit, rule in enumerate(RULES) if slot.relaxed >> bit & 1],
-        "propensity": slot.propensity,
+        "propensity": slot.propensity if slot.pool != PINNED else None,
     }
     if slot.chosen >= 0:
         found |= {"chosen": slot.chosen, "eligible": slot.eligible.nonzero()[0].tolist()}

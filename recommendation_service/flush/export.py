@@ -29,6 +29,7 @@ from recommendation_service.flush.rows import (
 from recommendation_service.flush.tables import selected, transaction
 from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.model.words import FIRST_WORDS, Words
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
@@ -137,7 +138,7 @@ def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
                 "item_id": number,
                 "slot": words.kind_name(kind),
                 "pool": _pool_name(pool, words),
-                "propensity": propensity,
+                "propensity": propensity if pool != PINNED else None,
                 "relaxed": [rule for bit, rule in enumerate(RULES) if relaxed >> bit & 1],
                 "features": features,
             }
@@ -154,7 +155,7 @@ def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
 
 
 def _pool_name(pool: int, words: Words) -> str:
-    return {EXPLORATION: "exploration", SEEN_POOL: "seen"}.get(pool) or words.kind_name(pool)
+    return {EXPLORATION: "exploration", SEEN_POOL: "seen", PINNED: "editor"}.get(pool) or words.kind_name(pool)
 
 
 def write_json_lines(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:

@@ -20,7 +20,7 @@ from recommendation_service.log.reader import Batch
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURES
 from recommendation_service.model.item_keys import CREATOR, item_key
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.kinds import KINDS, PINNED
 from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unpack_slots
 from recommendation_service.sources.rows import OperatorRow
@@ -276,6 +276,7 @@ class Intake:
                 brought.append(settled[-1])
                 continue
             rewards = rewards_of(slots.items.tolist(), within, self._file)
+            rewards[slots.pools == PINNED] = np.nan  # an editor chose them, and no policy
             brought.append((one.feed.request, rewards.copy()))
             if one.feed.arm:
                 self._ledger.count_for_arm(one.feed, float(np.nansum(rewards)))

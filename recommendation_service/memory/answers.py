@@ -60,3 +60,11 @@ class Answers:
 def answer_key(*parts: str) -> bytes:
     """16 bytes for what an Idempotency-Key stands for: caller, endpoint, key."""
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def since(asked: Asked, moment: float) -> Asked:
+    """The same, of which no answer of before ``moment`` is given; 0: of all that are kept."""
+    if not moment:
+        return asked
+    name = hashlib.blake2b(asked.name + repr(moment).encode(), digest_size=16).digest()
+    return asked._replace(name=name)

@@ -6,6 +6,7 @@ policy gives the numbers of its own. Of a feed's name records have the place in 
 
 KINDS = ("VMP", "AU", "NU", "FW", "FLOW")
 ENDPOINTS = ("total", "discover", "flow")
+PINNED = 102  # in place of the pool that a slot's item was drawn from: an editor put it there, and nothing was drawn
 MOST_KINDS = 14  # in what is remembered of users a kind has four bits, which may also say that there is none
 
 _OWN = "kind_"

@@ -34,7 +34,7 @@ class Pool(NamedTuple):
 class DecidedSlot(NamedTuple):
     item: int  # its key
     kind: int
-    pool: int  # whose pool it was drawn from; or slate.EXPLORATION, seen.SEEN_POOL
+    pool: int  # whose pool it was drawn from; or slate.EXPLORATION, seen.SEEN_POOL, kinds.PINNED
     relaxed: int
     propensity: float  # as it was served
     chosen: int  # place among the pool's members; -1 where it is from no pool
@@ -110,7 +110,8 @@ def recorded_propensities(decision: Decision) -> Floats:
 def propensities_under(decision: Decision, policy: PolicyArrays) -> Floats:
     """(n,) of each slot under another policy.
 
-    Exploration, and what was seen before, is drawn without regard to scores: these keep their propensity.
+    Exploration, what was seen before and what editors pinned are there without regard to scores: these keep their
+    propensity.
     """
     return _propensities(decision, _below(decision, policy), policy.floor)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.model.columns import Bytes
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.ranking.compiled import compiled
 from recommendation_service.ranking.packed_columns import (
     AS_IT_IS,
@@ -42,7 +43,7 @@ class Slots(NamedTuple):
 
     items: npt.NDArray[np.int64]  # keys
     kinds: Bytes  # index into KINDS: what the pattern asked for
-    pools: Bytes  # index into KINDS, or slate.EXPLORATION, seen.SEEN_POOL
+    pools: Bytes  # index into KINDS, or slate.EXPLORATION, seen.SEEN_POOL, kinds.PINNED
     relaxed: Bytes  # bits of slate.RULES that gave way for the slot
     propensities: npt.NDArray[np.float32]
     features: npt.NDArray[np.float32]  # (n, d)
@@ -156,11 +157,7 @@ def unpack_propensities_of_each(others: Sequence[bytes], counts: Sequence[int]) 
 
     Raises ValueError where one is of no feed.
     """
-    joined = b"".join(others) + bytes(8)
-    words = np.ndarray((len(joined) - 7,), np.dtype("<u8"), joined, strides=(1,))
-    lengths = np.array([8 * len(one) for one in others], np.uint64)
-    begins = np.cumsum(lengths, dtype=np.uint64) - lengths
-    slots = np.array(counts, np.uint64)
+    words, begins, lengths, slots = _side_by_side(others, counts)
     _, place, are_narrow = _integers_of_each(words, begins, slots)
     _, place, are_narrow_too = _integers_of_each(words, place, slots)
     found, place, are_plain = _floats_of_each(words, place + Word(8), slots)
@@ -169,6 +166,24 @@ def unpack_propensities_of_each(others: Sequence[bytes], counts: Sequence[int]) 
         row[:count] if was_read else _propensities(one, count)
         for one, count, row, was_read in zip(others, counts, found, is_read.tolist(), strict=True)
     ]
+
+
+def pinned_of_each(others: Sequence[bytes], counts: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """(B, s) which slots of each editors gave; ``others`` as ``unpack_propensities_of_each`` reads them."""
+    words, begins, _, slots = _side_by_side(others, counts)
+    pools, _, are_narrow = _integers_of_each(words, begins, slots)
+    has = np.arange(pools.shape[1], dtype=np.uint64) < slots[:, np.newaxis]
+    return np.asarray(has & are_narrow[:, np.newaxis] & (pools == Word(PINNED + 1)))
+
+
+def _side_by_side(
+    others: Sequence[bytes], counts: Sequence[int]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """64 bits from each byte on, and of each feed the bit where it begins, how many it has, and its slots."""
+    joined = b"".join(others) + bytes(8)
+    words = np.ndarray((len(joined) - 7,), np.dtype("<u8"), joined, strides=(1,))
+    lengths = np.array([8 * len(one) for one in others], np.uint64)
+    return words, np.cumsum(lengths, dtype=np.uint64) - lengths, lengths, np.array(counts, np.uint64)
 
 
 def _propensities(others: bytes, count: int) -> npt.NDArray[np.float32]:

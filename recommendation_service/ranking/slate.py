@@ -9,11 +9,14 @@ because reused Gumbel noise is no longer exact once a rule lets an item back in)
 When nothing fits, rules give way. The order skill_novelty, creator_window, slot_kind, seen makes
 a number of each set of broken rules, with the later rule the heavier bit; sets are tried in that
 order, so a feed never breaks a heavier rule where breaking lighter ones would do.
+
+What editors pinned is placed before anything is drawn, so that the limits count it for the slots before it, too.
 """
 
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, CatalogArrays, Float64, Int32
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import compiled, inlined
 from recommendation_service.ranking.features import write_features
@@ -28,7 +31,9 @@ from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     EXPLORED,
     FEED_SKILLS,
+    LARGEST_FEED,
     NEVER,
+    NOTHING,
     PACKED,
     POOLED,
     RELAXED,
@@ -47,7 +52,6 @@ NOVELTY, WINDOW, KIND, SEEN_RULE = 1, 2, 4, 8
 
 EXPLORATION = 100  # value of slot_pool beyond the kinds, as SEEN_POOL is
 
-NOTHING = -1
 SPENT_REST, SPENT_NOVELTY = 0, 1  # columns of ``spent``
 BLOCK = 8  # weights are added up by so many
 USED_UP = np.int32(1 << 30)  # a slot after all: of a candidate that is in the feed
@@ -79,17 +83,37 @@ def assemble(frame: Frame, request: RankingRequest) -> None:
     memory.creators_slot[:candidates] = NEVER
     memory.is_old[:candidates] = 0
     length = policy.pattern_length[request.endpoint]
+    held = memory.held
+    for slot in range(request.size):
+        held[slot] = NOTHING
+        pinned = memory.pinned[slot]
+        if pinned != NOTHING and memory.flags[pinned] & (EXCLUDED | SEEN | USED) == 0:
+            held[slot] = pinned
+            _count(catalog, memory, slot, pinned, candidates)
     for slot in range(request.size):
         kind = policy.pattern[request.endpoint, slot % length]
-        item = NOTHING
-        for broken in range(16):
-            item = _fill(catalog, policy, request, memory, slot, kind, broken)
-            if item != NOTHING:
-                memory.slot_relaxed[slot] = broken
-                break
+        item = held[slot]
+        if item == NOTHING:
+            for broken in range(16):
+                item = _fill(catalog, policy, request, memory, slot, kind, broken)
+                if item != NOTHING:
+                    memory.slot_relaxed[slot] = broken
+                    _count(catalog, memory, slot, item, candidates)
+                    break
+        if item == NOTHING:  # a feed that is short ends with what was pinned further down
+            for later in range(slot + 1, request.size):
+                if held[later] != NOTHING:
+                    item, held[slot], held[later] = held[later], held[later], NOTHING
+                    break
         if item == NOTHING:
             break
-        _place(catalog, memory, slot, kind, item, candidates)
+        if item == held[slot]:
+            memory.slot_relaxed[slot] = 0
+            memory.slot_propensity[slot] = 1.0
+            memory.slot_pool[slot] = PINNED
+        memory.slot_item[slot] = item
+        memory.slot_kind[slot] = kind
+        memory.counts[SLOTS] = slot + 1
 
 
 @compiled
@@ -118,16 +142,14 @@ def describe(frame: Frame, request: RankingRequest) -> None:
 
 
 @inlined
-def _place(catalog: CatalogArrays, memory: WorkingMemory, slot: int, kind: int, item: int, candidates: int) -> None:
+def _count(catalog: CatalogArrays, memory: WorkingMemory, slot: int, item: int, candidates: int) -> None:
+    """An item is in the feed, at a slot: so its limits have it."""
     flag(memory, item, USED)
-    memory.slot_item[slot] = item
-    memory.slot_kind[slot] = kind
-    memory.counts[SLOTS] = slot + 1
     creator = catalog.creator[item]
     if memory.creator_last[creator] < 0:
         memory.touched_creators[memory.counts[TOUCHED_CREATORS]] = creator
         memory.counts[TOUCHED_CREATORS] += 1
-    memory.creator_last[creator] = slot
+    memory.creator_last[creator] = max(memory.creator_last[creator], slot)  # what is pinned may stand further down
     # All candidates are gone through here, several at once, so that a draw need not ask for each one's creator.
     creators_slot, creators, items = memory.creators_slot, memory.candidate_creator, memory.pool_items
     this_slot, this_creator, this_item = np.int32(slot), np.int32(creator), np.int32(item)
@@ -217,7 +239,7 @@ def _draw_from_pool(
     item is looked for in the running sums of those."""
     start, end = memory.pool_offsets[pool], memory.pool_offsets[pool + 1]
     novelty = broken & NOVELTY == 0 and memory.counts[FEED_SKILLS] >= policy.novelty_after_skills
-    blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else slot
+    blocked_after = slot - policy.creator_window if broken & WINDOW == 0 else LARGEST_FEED
     items, weights, running = memory.pool_items, memory.scoring.weight, memory.running
     eligible, masked = memory.eligible[slot], memory.masked_weight
     if novelty:

@@ -25,6 +25,7 @@ OWN_HISTORY = 1024  # of a user who is not in the catalog: interactions, ...
 OWN_NETWORK = 4096  # ... connections, ...
 OWN_TOKENS = 64  # ... tokens of the profile
 NEVER = -1_000_000
+NOTHING = -1  # in place of an item
 
 # What is known of an item during a feed (bits of ``flags``).
 EXCLUDED = np.uint8(1)  # the caller excluded it
@@ -117,6 +118,8 @@ class WorkingMemory(NamedTuple):
     X: npt.NDArray[np.float64]  # (d, P) features of the candidates: what goes through all of them adds up side by side
     scoring: Scoring
     # The slate.
+    pinned: npt.NDArray[np.int32]  # (S,) of each slot the item that editors put there, or NOTHING; kernels only read it
+    held: npt.NDArray[np.int32]  # (S,) that of it which this feed may show
     candidate_creator: npt.NDArray[np.int32]  # (P,)
     creators_slot: npt.NDArray[np.int32]  # (P,) last slot of the candidate's creator
     skill_marks: npt.NDArray[np.uint64]  # (2, P) a bit for each of the candidate's skills
@@ -140,7 +143,7 @@ class WorkingMemory(NamedTuple):
     slot_number: npt.NDArray[np.int64]  # (S,) the operator's number of the item
     slot_key: npt.NDArray[np.int64]  # (S,) the items' keys
     slot_kind: Bytes  # (S,) the kind that the pattern asks for
-    slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL
+    slot_pool: Bytes  # (S,) the kind whose pool it came from, or EXPLORATION, SEEN_POOL, PINNED
     slot_candidate: npt.NDArray[np.int32]  # (S,) the place of what was drawn from a pool
     slot_eligible: npt.NDArray[np.int32]  # (S,) among how many of the pool's candidates it was drawn
     slot_relaxed: Bytes  # (S,) bits of the rules that gave way
@@ -200,6 +203,8 @@ def make_working_memory(
         heap_items=np.zeros(largest, np.int32),
         X=np.zeros((features, candidates)),
         scoring=make_scoring(candidates),
+        pinned=np.full(LARGEST_FEED, NOTHING, np.int32),
+        held=np.full(LARGEST_FEED, NOTHING, np.int32),
         candidate_creator=np.zeros(candidates, np.int32),
         creators_slot=np.zeros(candidates, np.int32),
         skill_marks=np.zeros((2, candidates), np.uint64),

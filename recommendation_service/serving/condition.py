@@ -1,7 +1,9 @@
 """What condition a worker and its machine are in: gauges for /metrics, and what /ready lists as to be mended."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from recommendation_service.catalog.hold import read_held
 from recommendation_service.catalog.server_figures import last_figures
@@ -9,12 +11,14 @@ from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import folder_problem
+from recommendation_service.editors.rulings import BURY, PIN, TAKEDOWN
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.learning.status import read_status as read_learner_status
 from recommendation_service.log.event_log import folder_bytes
 from recommendation_service.log.lags import LogLags
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.policies.fleet_status import read_fleet_status
+from recommendation_service.serving.editors_watch import EditorsWatch
 from recommendation_service.serving.generation import Serving, blacklist_report, not_personal_report, refresher_status
 
 # What the database server calls it: the metric's name, and its help.
@@ -38,6 +42,7 @@ class Condition:
         clock: Clock,
         serving: Serving,
         memory: Callable[[], UserMemory | None],
+        editors: EditorsWatch,
     ) -> None:
         """``memory``: what users have seen, as it is now; None while there is none."""
         self._settings = settings
@@ -45,6 +50,7 @@ class Condition:
         self._clock = clock
         self._serving = serving
         self._memory = memory
+        self._editors = editors
         self._lags = LogLags(settings.events_dir)
 
     def problems(self) -> list[str]:
@@ -52,7 +58,14 @@ class Condition:
         catalog = self._serving.catalog
         held = blacklist_report(catalog.manifest).get("held") if catalog is not None else None
         settings = self._settings
-        folders = (settings.data_dir, settings.policy_dir, settings.catalog_dir, settings.events_dir, settings.seen_dir)
+        folders = (
+            settings.data_dir,
+            settings.policy_dir,
+            settings.catalog_dir,
+            settings.events_dir,
+            settings.seen_dir,
+            settings.editors_dir,
+        )
         found = [str(held)] if held else []
         if settings.not_personal_table is not None and catalog is not None:
             reason = not_personal_report(catalog.manifest).get("held")
@@ -67,7 +80,11 @@ class Condition:
             found.append(f"The newest catalog is held back: {kept.reason}.")
         found += self._serving.policy_problems
         if (problem := self._cut_off()) is not None:
-            found.append(problem)
+            found.append(f"This machine does not follow the policy that the fleet serves: {problem}")
+        if (problem := self._editors_cut_off()) is not None:
+            found.append(f"This machine does not follow what the fleet's editors rule: {problem}")
+        if self._editors.problem is not None:
+            found.append(f"{self._editors.problem}.")
         agreed = self._clock.agreed
         if agreed is not None and agreed.problem is not None:
             found.append(f"The time is uncertain, and nothing is deleted for its age: {agreed.problem}.")
@@ -96,13 +113,27 @@ class Condition:
 
     def _cut_off(self) -> str | None:
         """Of the machine, from what the fleet serves; None: there is no fleet, or it is followed."""
-        settings = self._settings
-        if not settings.has_redis:
+        return self._not_followed(self._settings.policy_dir)
+
+    def _editors_cut_off(self) -> str | None:
+        """The same of what the fleet's editors rule."""
+        return self._not_followed(self._settings.editors_dir)
+
+    def _not_followed(self, folder: Path) -> str | None:
+        if not self._settings.has_redis:
             return None
-        status = read_fleet_status(settings.policy_dir)
-        if status is None or not status.is_cut_off(self._clock.now()):
-            return None
-        return f"This machine does not follow the policy that the fleet serves: {status.error}"
+        status = read_fleet_status(folder)
+        return status.error if status is not None and status.is_cut_off(self._clock.now()) else None
+
+    def _editors_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
+        """What editors ruled, as the worker that answers has it."""
+        held: Counter[str] = Counter(one.action for one in self._editors.state.in_force(self._clock.now()))
+        for action in (PIN, BURY, TAKEDOWN):
+            yield "recs_editors_rulings", "What editors ruled that holds", {"action": action}, float(held[action])
+        unreadable = float(self._editors.problem is not None)
+        yield "recs_editors_unreadable", "Whether what editors ruled is not what its file says", {}, unreadable
+        cut_off = float(self._editors_cut_off() is not None)
+        yield "recs_editors_cut_off", "Whether what the fleet's editors rule is not followed", {}, cut_off
 
     def facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """Gauges of the catalog in use, of the process that builds catalogs, and of the database server."""
@@ -135,6 +166,7 @@ class Condition:
         yield from self._memory_facts()
         yield from self._flusher_facts()
         yield from self._learner_facts()
+        yield from self._editors_facts()
         yield from self._clock_facts()
         if catalog is None:
             return

@@ -22,6 +22,8 @@ from sqlalchemy.engine import Engine
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotFound, PolicyError, SourceError
+from recommendation_service.editors.rulings import Ruling, held_at
+from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, unweighed_why, why
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.missing import Missing, Scene, missing_of, name_of, not_eligible, row_of
@@ -236,8 +238,10 @@ class Explanation:
     def _scene(self, settings: Settings, seen: bytes, facts_of: Callable[[int], UserFacts | None]) -> Scene:
         recorded, versions = self._recorded, self._versions
         decision, withheld, origin, withheld_origin = self._decision, self._withheld(), RECORDED, RECORDED
+        history = RulingsStore(settings.editors_dir).history()
+        rulings = held_at(history, recorded.either.happened_ms / 1000)
         if decision is None or withheld is None:
-            slate, generation = self._made_again(settings, seen, facts_of)
+            slate, generation = self._made_again(settings, seen, facts_of, rulings)
             withheld, withheld_origin = unpack_withheld(slate.withheld), TODAY
             if decision is None:
                 decision, origin = unpack_decision(slate.decision), TODAY
@@ -255,6 +259,7 @@ class Explanation:
             withheld_origin,
             RECOMPUTED if versions.catalog is not None else TODAY,
             self._built(),
+            rulings,
         )
 
     def _is(self, again: Slots) -> bool:
@@ -272,14 +277,18 @@ class Explanation:
             return None  # of an older release, or too much to be kept
 
     def _made_again(
-        self, settings: Settings, seen: bytes, facts_of: Callable[[int], UserFacts | None]
+        self,
+        settings: Settings,
+        seen: bytes,
+        facts_of: Callable[[int], UserFacts | None],
+        rulings: tuple[Ruling, ...],
     ) -> tuple[Slate, Generation]:
         """The feed made once more, of its own versions where they are kept, without what came after it."""
-        record, generation = self._recorded.either, self._versions.made
+        record, generation = self._recorded.either, self._versions.made._replace(rulings=rulings)
         try:
             preview = Preview(generation, settings)
         except PolicyError:
-            generation = Generation(self._versions.today.catalog, self._versions.today.policy)
+            generation = Generation(self._versions.today.catalog, self._versions.today.policy, rulings=rulings)
             preview = Preview(generation, settings)
         now = record.happened_ms // 1000
         request = FeedRequest(
@@ -327,6 +336,7 @@ def missing_now(
         TODAY,
         TODAY,
         None,
+        generation.rulings,
     )
     found = [missing_of(scene, *item, language) for item in wanted]
     if settings.mapping_file is not None:

@@ -9,7 +9,8 @@
    event loop. Where somebody else has served the user meanwhile, nothing was, and it begins again at 2. Of some feeds
    all that they could have held is recorded, too.
 
-Before all of it, a request with an Idempotency-Key that was answered gets that answer.
+Before all of it, a request with an Idempotency-Key that was answered gets that answer, unless an editor took an item
+down since: then it is made anew.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from recommendation_service.core.errors import NotReady
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedFields, FeedRequest, Outsider
-from recommendation_service.memory.answers import Asked
+from recommendation_service.memory.answers import Asked, since
 from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.decisions import Decisions
@@ -75,6 +76,8 @@ class Feeds:
             pipeline, arm = pipeline.arms.of(fields.user_id, session, request_id)
         elif pipeline.live is not None and request.personal and (other := pipeline.live.of(request_id)) is not None:
             pipeline, arm = other, LIVE
+        if asked is not None and pipeline.editorial is not None:
+            asked = since(asked, pipeline.editorial.latest_takedown)
         visit = self._store.visit(fields.user_id, session, asked)
         answer = await visit.answer()
         if answer is not None:
@@ -95,6 +98,8 @@ class Feeds:
             return answer
         if slate.relaxed:
             self._count_relaxed(slate)
+        if slate.pinned:
+            self._metrics.pinned_slots.inc(slate.pinned)
         if decisions is not None and decision is not None:
             decisions.keep(decision)
         return answer

@@ -13,6 +13,7 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotReady, Overloaded
+from recommendation_service.editors.rulings import Ruling
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
@@ -55,6 +56,7 @@ class Serving:
         self.supervisors = supervisors or {}
         self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
         self.wrong_place: str | None = None  # why nothing may be served from DATA_DIR, nor written to it
+        self.rulings: tuple[Ruling, ...] = ()  # of editors, that hold now
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
@@ -163,10 +165,20 @@ class Serving:
         if catalog is None or (served and catalog is served.catalog and self._is_latest(served)):
             return False
         generation = self._fitting(catalog, served)
-        if generation is None or generation == served:
+        if generation is None:
+            return False
+        generation = generation._replace(rulings=self.rulings)
+        if generation == served:
             return False
         self._take_up(generation, started)
         return True
+
+    def rule(self, rulings: tuple[Ruling, ...]) -> None:
+        """Have what editors ruled hold from the next feed on. Between two feeds, and again once a generation that was
+        being opened meanwhile is there."""
+        self.rulings = rulings
+        if self._pipeline is not None and self._pipeline.generation.rulings is not rulings:
+            self._pipeline.rule(rulings)
 
     def _fitting(self, catalog: Catalog, served: Generation | None) -> Generation | None:
         """What to make feeds from: with the policy that is named, where the catalog has its features, else with the one

@@ -6,6 +6,7 @@ from typing import cast
 from starlette.types import Scope
 
 from recommendation_service.serving.condition import Condition
+from recommendation_service.serving.editors_watch import EditorsWatch
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.forgetting import Forgetting
@@ -24,6 +25,7 @@ class Worker:
     store: SeenStore
     reader: ReadsUsers
     users: Users
+    editors: EditorsWatch
 
 
 def worker_of(scope: Scope) -> Worker:

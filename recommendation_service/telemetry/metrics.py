@@ -69,6 +69,9 @@ class Metrics:
             ["stage"],
             registry=self.registry,
         )
+        self.pinned_slots = Counter(
+            "recs_pinned_slots", "Items that feeds showed where editors pinned them", registry=self.registry
+        )
         self.relaxed = Counter("recs_feed_relaxed", "Feeds in which a rule gave way", ["rule"], registry=self.registry)
         self.catalog_swaps = Counter(
             "recs_catalog_swaps", "Catalog versions taken up by a worker", registry=self.registry

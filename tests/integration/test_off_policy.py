@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,10 @@ from typer.testing import CliRunner, Result
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
+from recommendation_service.editors.rulings import Ruling
+from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.compilation import compile_apart
+from recommendation_service.model.item_keys import RESUME, item_key
 from recommendation_service.policies.evidence import OPEN, EvidenceFiles
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
@@ -27,6 +31,7 @@ from tests.support.decision_logs import loss_by_vowpal_wabbit
 
 USERS = range(11, 161)
 ENDPOINT = "total"
+PINNED_ITEM = 40
 # After all that the test records, and what waits to be rewarded.
 LATER = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -49,11 +54,12 @@ def serving(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """150 feeds of 6 with two shadows and a decision each; half of the users save the first item, and say so in one of
-    two ways; one is asked for with explain."""
+    two ways, and the others what an editor pinned to the third place; one is asked for with explain."""
     compile_apart(lambda *_: None)
     folder = tmp_path_factory.mktemp("off-policy")
     load_demo(folder)
     publish_catalog(Settings(data_dir=folder / "data"))
+    _pin(folder / "data")
     store, deed = PolicyStore(folder / "data" / "policies", keep=10), Deed(datetime.now(UTC), "ana@desk", "to see")
     same = store.publish(read_policy_file(), None, deed, aside=True)
     bold = store.publish(read_policy_file().replace(b"alpha = 1.", b"alpha = 1.1"), None, deed, aside=True)
@@ -62,16 +68,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     with serving(folder, decision_share=1) as client:
         for user in USERS:
             body = client.post(f"/api/search/{ENDPOINT}", json={"SELF_ID": user, "N_VIDEOS": 6}).json()["body"]
-            if user % 2:
-                saves += 1
-                item = body["items"][0]
+            saved = 0 if user % 2 else 2
+            item = body["items"][saved]
+            saves += saved == 0
+            if saved == 0 or item["id"] == PINNED_ITEM:
                 event = {
                     "event_id": f"save-{user}",
                     "event": "save",
                     "user_id": user,
                     "item_type": item.get("type", "resume"),
-                    "item_id": int(body["mix_ids"][0]),
-                    **({"request_id": body["request_id"]} if user % 4 == 1 else {}),
+                    "item_id": int(body["mix_ids"][saved]),
+                    **({"request_id": body["request_id"]} if user % 4 < 2 else {}),
                 }
                 answer = client.post("/api/feedback", json=[event, {**event, "event_id": f"again-{user}"}])
                 assert answer.status_code == 202, answer.text
@@ -79,6 +86,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     assert recs("events", "flush", folder=folder).returncode == 0
     store.shadow([], deed)
     return Place(folder, same, bold, saves)
+
+
+def _pin(data_dir: Path) -> None:
+    until = time.time() + 86_400
+    key = item_key(RESUME, PINNED_ITEM)
+    pin = Ruling("pin", "resume", PINNED_ITEM, key, "ana", "to see", time.time(), ENDPOINT, 3, until)
+    RulingsStore(data_dir / "editors").rule(pin)
 
 
 def here(place: Place, *arguments: str) -> Result:
@@ -189,12 +203,21 @@ def test_decisions_that_are_exported_are_weighed_alike_by_vowpal_wabbit_and_here
     assert done.exit_code == 0, done.output
     drawn = len(USERS) + 1
     assert done.stderr.endswith(f"{drawn:,} decisions in {ours}\n")
+    tags = [one["_tag"] for line in ours.read_text("utf-8").splitlines() for one in _shown(json.loads(line))]
+    assert 4 * drawn < len(tags) < 6 * drawn, "what is pinned is no decision"
+    assert tags.count(f"resume:{PINNED_ITEM}") < drawn // 4
     log = here(place, "--log", str(ours), "--policy", "even", "--policy", "mix:0", "--json")
     even, as_logged = json.loads(log.stdout)["policies"]
     assert as_logged["ips"] == pytest.approx(weighed(place, "--policy", place.same)["logged"])
     own, weight = loss_by_vowpal_wabbit(ours, "--ccb_explore_adf --epsilon 1.0 --all_slots_loss")
     assert weight == drawn
     assert even["own_ratio"] == pytest.approx(-own, rel=1e-4)
+
+
+def _shown(decision: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was in the slots."""
+    actions = decision["c"]["_multi"]
+    return [actions[slot["_a"][0]] for slot in decision["_outcomes"]]
 
 
 def test_decisions_of_no_feed_are_counted_and_standard_output_has_the_lines(place: Place) -> None:

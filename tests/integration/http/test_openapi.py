@@ -59,7 +59,7 @@ def try_out(client: httpx.Client, folder: Path, *options: str, examples: int = 8
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "22 selected / 22 total" in done.stdout, done.stdout
+    assert "25 selected / 25 total" in done.stdout, done.stdout
 
 
 def test_the_document_holds(data_dir: Path, tmp_path: Path) -> None:

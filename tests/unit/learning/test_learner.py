@@ -31,7 +31,7 @@ from recommendation_service.log.reader import ReaderTaken
 from recommendation_service.log.records import FeedRecord, Record
 from recommendation_service.log.retention import remove_passed
 from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURE_NAMES
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.kinds import KINDS, PINNED
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file
 from recommendation_service.policies.store import BY_LEARNER, PolicyStore
@@ -107,6 +107,19 @@ def test_only_what_was_seen_teaches_and_a_match_is_worth_one(world: World) -> No
     assert reward(learner, AU) == pytest.approx(1)
     assert learner.totals.slots == {"AU": 2}
     assert learner.totals.events == {"impression": {"request": 2}, "match": {"request": 1}}
+
+
+def test_what_an_editor_pinned_teaches_nothing_and_brings_its_arm_nothing(world: World) -> None:
+    drawn = feed(6).slots()
+    pools = np.where(np.arange(6) == 1, PINNED, drawn.pools).astype(np.uint8)
+    served = feed(6, packed=pack_as_they_are(drawn._replace(pools=pools)), arm="test:one")
+    world.write([served, shown(served, 0), shown(served, 1), shown(served, 1, "match")])
+
+    learner = world.learn()
+
+    assert learner.totals.slots == {"AU": 1}
+    assert reward(learner, AU) == 0
+    assert totals_of(world)["test:one"].reward == 0
 
 
 @pytest.mark.parametrize("names_the_feed", [True, False])

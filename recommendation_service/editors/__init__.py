@@ -1,0 +1,1 @@
+"""What editors rule of items: pinned to a place, buried, taken down."""
