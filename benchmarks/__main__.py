@@ -40,8 +40,8 @@ from recommendation_service.catalog.builder import build_catalog
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.feed.compilation import compile_kernels
+from recommendation_service.mappings.interacpedia.source import Source
 from recommendation_service.policies.policy import load_policy
-from recommendation_service.sources.reader import Source
 
 BUILDS = 7
 # Hardly anybody's catalog is as flat as this: popularity then helps retrieval least.

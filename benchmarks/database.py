@@ -12,8 +12,9 @@ from sqlalchemy.engine import URL
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.demo import load_invented
-from recommendation_service.doctor.queries import TARGETS_MILLISECONDS, Examined, examine_query
-from recommendation_service.sources.reader import Source
+from recommendation_service.doctor.queries import Examined, examine_query
+from recommendation_service.mappings.interacpedia.schema import TARGETS_MILLISECONDS
+from recommendation_service.mappings.interacpedia.source import Source
 from tests.servers import PrivateMariaDB
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,13 +14,13 @@ import numpy as np
 
 from benchmarks.worlds import make_catalog
 from recommendation_service.api.named_feeds import IdForms, NamedFeed, read_named_body
-from recommendation_service.api.schemas import read_feed_body
 from recommendation_service.catalog.filter_columns import FilterColumn, Listed, ordered, value_number
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.catalog.texts import Texts
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedFields, FeedRequest
+from recommendation_service.mappings.interacpedia.feed_body import read_feed_body
 from recommendation_service.policies.policy import Policy
 
 FEEDS = 200  # of a run
