@@ -19,7 +19,7 @@ from recommendation_service.catalog.collaborative import (
     sequences_of,
     taken_lately,
 )
-from recommendation_service.catalog.measuring import POPULARITY_SCALE, Traits, liked, logarithmic, measure
+from recommendation_service.catalog.measuring import POPULARITY_SCALE, Popularity, Traits, liked, logarithmic, measure
 from recommendation_service.catalog.people import Interactions, places
 from recommendation_service.catalog.report import CollaborativeReport, Measured
 from recommendation_service.model.columns import Float32, Float64, Int64
@@ -132,7 +132,8 @@ class KeptLists:
         told = kept.measured
         lists = kept.lists if kept.keys is keys else moved(kept.lists, kept.keys, keys)
         lists = lists._replace(weight=(lists.weight * (told.together / told.closeness)).astype(np.float32))
-        taken = liked(interactions, traits.created, now, told.half_life_days, by_exposure=told.by_exposure)
+        form = Popularity(told.half_life_days, told.by_exposure, told.evergreen)
+        taken = liked(interactions, traits.created, now, form)
         return TakenTogether(
             lists,
             (taken / max(taken.max(initial=0.0), 1e-300)).astype(np.float32),

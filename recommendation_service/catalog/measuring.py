@@ -48,6 +48,16 @@ class Traits(NamedTuple):
     latest_weight: Float64  # (L,)
 
 
+class Popularity(NamedTuple):
+    """``by_exposure``: over the share of the half-life's window in which an item was there, so that what is new is not
+    behind for that alone. ``evergreen``: the share that what was ever taken has beside what was taken lately, as where
+    most of what is taken fades in days, and the rest is old and read for ever."""
+
+    half_life_days: float
+    by_exposure: bool
+    evergreen: float
+
+
 class Held(NamedTuple):
     """A cut: what was before it, and what p people took anew after it."""
 
@@ -65,15 +75,15 @@ def measure(
 ) -> Measured:
     """``lists_of``: what people take together, of what they did until a moment."""
     settings = traits.settings
-    half_life, by_exposure, people = measure_popularity(interactions, traits.created, settings)
+    form, people = measure_popularity(interactions, traits.created, settings)
     held = hold_back(interactions, traits.created, settings.weights_cut, PEOPLE, with_past=True)
     together, closeness = 1.0, 1.0
     if held.people >= settings.least_people:
-        taken = liked(held.before, traits.created, held.moment, half_life, by_exposure=by_exposure)
+        taken = liked(held.before, traits.created, held.moment, form)
         together, closeness = measure_weights(held, lists_of(held.before, held.moment), taken, traits)
     creators = creators_taken(interactions, traits.creator)
     window = max(1, int(creators / settings.creators_each)) if settings.creators_each is not None else None
-    return Measured(half_life, by_exposure, together, closeness, round(creators, 1), window, people, held.people)
+    return Measured(*form, together, closeness, round(creators, 1), window, people, held.people)
 
 
 def hold_back(interactions: Interactions, created: Float64, share: float, most: int, *, with_past: bool) -> Held:
@@ -99,18 +109,19 @@ def hold_back(interactions: Interactions, created: Float64, share: float, most: 
     return Held(moment, before, place[had], item[had], place[taken], item[taken], len(chosen))
 
 
-def liked(
-    interactions: Interactions, created: Float64, now: float, half_life_days: float, *, by_exposure: bool
-) -> Float64:
-    """(M,) how often each item was taken, what is a half-life ago counting half; ``by_exposure``: over the share of
-    that window in which the item was there, so that what is new is not behind for that alone."""
+def liked(interactions: Interactions, created: Float64, now: float, form: Popularity) -> Float64:
+    """(M,) how often each item was taken, what is a half-life ago counting half."""
     days = np.maximum(0.0, now - interactions.when) / DAY_SECONDS
-    taken = np.bincount(interactions.item, 0.5 ** (days / half_life_days), len(created)).astype(np.float64, copy=False)
-    if not by_exposure:
-        return taken
-    age = np.where(created > 0, np.maximum(0.0, now - created) / DAY_SECONDS, np.inf)
-    there = 1.0 - 0.5 ** (age / half_life_days)
-    return np.asarray(taken / (LEAST_EXPOSURE + (1.0 - LEAST_EXPOSURE) * there))
+    taken: Float64 = np.bincount(interactions.item, 0.5 ** (days / form.half_life_days), len(created)).astype(float)
+    if form.by_exposure:
+        age = np.where(created > 0, np.maximum(0.0, now - created) / DAY_SECONDS, np.inf)
+        there = 1.0 - 0.5 ** (age / form.half_life_days)
+        taken = taken / (LEAST_EXPOSURE + (1.0 - LEAST_EXPOSURE) * there)
+    if form.evergreen:
+        ever = np.bincount(interactions.item, minlength=len(created))
+        shares = (1.0 - form.evergreen) * taken / max(taken.sum(), 1e-300)
+        taken = shares + form.evergreen * ever / max(ever.sum(), 1)
+    return np.asarray(taken)
 
 
 def logarithmic(taken: Float64) -> Float64:
@@ -120,25 +131,30 @@ def logarithmic(taken: Float64) -> Float64:
     return np.log1p(taken / most * np.exp(DEPTH)) if most > 0 else np.zeros(len(taken))
 
 
-def measure_popularity(interactions: Interactions, created: Float64, settings: Measuring) -> tuple[float, bool, int]:
-    """Half-life, whether by exposure, and by how many people it was told."""
+def measure_popularity(interactions: Interactions, created: Float64, settings: Measuring) -> tuple[Popularity, int]:
+    """What foretells best what is taken, and by how many people it was told. Anything but a half-life alone has to be
+    better by so much as its setting says."""
     lives = settings.half_lives_days
-    gains, people = np.zeros((2, len(lives))), 0
+    forms = [
+        [Popularity(life, by_exposure, evergreen) for life in lives]
+        for by_exposure, evergreen in ((False, 0.0), (True, 0.0), (False, settings.evergreen))
+    ]
+    gains, people = np.zeros((len(forms), len(lives))), 0
     for share in settings.cuts:
         held = hold_back(interactions, created, share, PEOPLE_OF_ORDERS, with_past=False)
         people = max(people, held.people)
         there = created < held.moment
-        for row, by_exposure in enumerate((False, True)):
-            for column, half_life in enumerate(lives):
-                score = liked(held.before, created, held.moment, half_life, by_exposure=by_exposure)
+        for row, of_lives in enumerate(forms):
+            for column, form in enumerate(of_lives):
+                score = liked(held.before, created, held.moment, form)
                 gains[row, column] += _gain_of_order(np.where(there, score, -1.0), held)
     if people < settings.least_people:
-        return settings.middle_half_life_days, False, people
-    is_better = gains[1].max() > gains[0].max() * (1.0 + settings.least_gain)
-    row = gains[int(is_better)]
+        return Popularity(settings.middle_half_life_days, False, 0.0), people
+    least = 1.0 + np.array([0.0, settings.least_gain, settings.evergreen_gain])
+    best = int(np.argmax(gains.max(axis=1) / least))
     distance = np.abs(np.log(np.array(lives) / settings.middle_half_life_days))
-    good = row >= row.max() * (1.0 - settings.tolerance)
-    return lives[int(np.argmin(np.where(good, distance, np.inf)))], bool(is_better), people
+    good = gains[best] >= gains[best].max() * (1.0 - settings.tolerance)
+    return forms[best][int(np.argmin(np.where(good, distance, np.inf)))], people
 
 
 def _gain_of_order(score: Float64, held: Held) -> float:

@@ -41,6 +41,7 @@ class Measured:
 
     half_life_days: float
     by_exposure: bool
+    evergreen: float
     together: float
     closeness: float
     creators: float  # among how many what people take is spread

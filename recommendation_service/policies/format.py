@@ -137,6 +137,8 @@ class Measuring(_Section):
     half_lives_days: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
     middle_half_life_days: Positive
     least_gain: NotNegative  # by which counting over the time that an item was there has to be better
+    evergreen: Annotated[float, Field(ge=0, le=1)] = 0.6  # share of what was ever taken, where that is better ...
+    evergreen_gain: NotNegative = 0.03  # ... by so much
     together: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
     closeness: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
     weights_cut: Annotated[float, Field(gt=0, lt=1)]

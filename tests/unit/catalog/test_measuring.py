@@ -12,6 +12,7 @@ from recommendation_service.catalog.measuring import (
     DAY_SECONDS,
     DEPTH,
     Held,
+    Popularity,
     Traits,
     _gain_of_order,
     creators_taken,
@@ -82,6 +83,26 @@ def test_what_fades_in_days_has_a_shorter_half_life_than_what_stays() -> None:
     assert quick.people > SETTINGS.least_people
 
 
+def test_where_some_items_are_read_for_ever_what_was_ever_taken_counts_beside_what_is_taken_lately() -> None:
+    rng = np.random.default_rng(6)
+    born, ever = rng.uniform(0, 200, ITEMS), np.append(1.0 / (1.0 + np.arange(20)), np.zeros(ITEMS - 20))
+    born[:20] = 200
+
+    def both(ago: float) -> Any:
+        fresh = (born > ago) * np.exp(-(born - ago) / 3.0)
+        return 0.6 * fresh / max(fresh.sum(), 1e-9) + 0.4 * ever / ever.sum()
+
+    found = measured(interactions(drawn(rng, both, 700)), traits(born))
+    lately, ever_too = (
+        liked(interactions([(1, 0, 70.0), (2, 1, 0.0)]), np.zeros(2), NOW, Popularity(7.0, False, share))
+        for share in (0.0, 0.6)
+    )
+
+    assert (found.evergreen, found.half_life_days < 7.0) == (SETTINGS.evergreen, True)
+    assert lately[0] / lately[1] < 0.01
+    assert 0.3 < ever_too[0] / ever_too[1] < 0.5
+
+
 def test_closeness_counts_more_where_people_keep_to_a_topic_than_where_they_do_not() -> None:
     rng, popular = np.random.default_rng(4), 1.0 / (1.0 + np.arange(ITEMS)) ** 0.5
     keeping, roaming = [], []
@@ -113,9 +134,9 @@ def test_an_item_that_was_there_for_a_part_of_the_window_is_liked_for_that_part(
     done = interactions([(1, 0, 0.0), (2, 0, 0.0), (3, 1, 0.0), (4, 1, 0.0)])
     created = NOW - np.array([100.0, 1.0]) * DAY_SECONDS
 
-    old, new = liked(done, created, NOW, 7.0, by_exposure=True)
+    old, new = liked(done, created, NOW, Popularity(7.0, True, 0.0))
 
-    assert liked(done, created, NOW, 7.0, by_exposure=False).tolist() == [2.0, 2.0]
+    assert liked(done, created, NOW, Popularity(7.0, False, 0.0)).tolist() == [2.0, 2.0]
     assert old == pytest.approx(2.0, rel=1e-3)
     assert new == pytest.approx(2.0 / (0.3 + 0.7 * (1 - 0.5 ** (1 / 7))))
 
