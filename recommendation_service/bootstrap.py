@@ -47,7 +47,7 @@ from recommendation_service.core.logging import configure_logging
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
-from recommendation_service.learning.format import load_learning
+from recommendation_service.learning.mapped import learning_of
 from recommendation_service.log.decisions import DecisionWriter
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
@@ -125,7 +125,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     metrics.database.folder = settings.data_dir / database_metrics.FOLDER
     policies = PolicyChoice(settings, metrics.policy_refused.inc)
     # At the start, so that what is wrong with it is told then.
-    learning = load_learning(settings.learning_file) if settings.learner != "off" else None
+    learning = learning_of(settings) if settings.learner != "off" else None
     access = Access(settings)
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     clock = Clock(settings.data_dir, settings.clock_tolerance_seconds)

@@ -579,8 +579,6 @@ class Settings(OperatorSettings):
     def _beside_a_mapping(self) -> list[str]:
         """What holds for the first operator's tables alone must not be thought to hold."""
         problems = []
-        if self.learner != "off":
-            problems.append(f"LEARNER is {self.learner}, and under MAPPING_FILE nothing is learned: set it to off")
         if self.not_personal_table is not None:
             problems.append("NOT_PERSONAL_TABLE is not read under MAPPING_FILE: a request says `personal: false`")
         if self.blacklist_file is not None:

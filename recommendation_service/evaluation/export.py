@@ -43,11 +43,11 @@ def export(
     from recommendation_service.evaluation.progress import bar
     from recommendation_service.evaluation.recorded import Window, read_recorded
     from recommendation_service.flush.export import written_aside
-    from recommendation_service.learning.format import load_learning
+    from recommendation_service.learning.mapped import learning_of
     from recommendation_service.log.decisions import read_decisions
 
     settings = load_settings()
-    learning = load_learning(settings.learning_file)
+    learning = learning_of(settings)
     until_ms = _milliseconds(until) or time.time_ns() // 1_000_000 - learning.settle_ms
     window = Window(_milliseconds(since) or until_ms - DAYS * 86_400_000, until_ms)
     folder = decisions or settings.decisions_dir

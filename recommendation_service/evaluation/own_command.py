@@ -20,9 +20,9 @@ from recommendation_service.evaluation.own_report import as_json as in_json
 from recommendation_service.evaluation.progress import bar
 from recommendation_service.evaluation.recorded import Advance, Window, read_recorded
 from recommendation_service.evaluation.recorded_columns import Recorded
-from recommendation_service.learning.format import load_learning
 from recommendation_service.learning.gate import told
 from recommendation_service.learning.ledger import FILE as LEDGER
+from recommendation_service.learning.mapped import learning_of
 from recommendation_service.learning.row_notes import told_by_rows
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.policies.changing import deed_of
@@ -57,7 +57,7 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
     settings = load_settings()
     choice = PolicyChoice(settings).take_up()
     named = _named(settings, choice, asked.policy)
-    learning = load_learning(settings.learning_file)
+    learning = learning_of(settings)
     now_ms = time.time_ns() // 1_000_000
     until_ms = _milliseconds(asked.until) or now_ms - learning.settle_ms
     window = Window(_milliseconds(asked.since) or until_ms - DAYS * _DAY_MS, until_ms)

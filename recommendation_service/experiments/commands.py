@@ -47,12 +47,12 @@ def start(
     $ recs experiment start bolder --arm control=current:0.5 --arm bold=20261129T101500.000000Z-5d41402abc4b2a76:0.5 \\
         --why "are bolder feeds better?"
     """
+    from recommendation_service.policies.choice import begun_with
     from recommendation_service.policies.experiments import start_experiment
-    from recommendation_service.policies.policy import read_policy_file
 
     wanted = _arms(arms)
     with changing(here) as (settings, store):
-        until_now = read_policy_file(settings.policy_file)
+        until_now = begun_with(settings)
         begun = start_experiment(store, name, wanted, deed_of(why, by), salt=salt, expect=expect, until_now=until_now)
     if as_json:
         typer.echo(json.dumps(begun.content(), ensure_ascii=False))

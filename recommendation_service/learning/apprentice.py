@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recommendation_service.log.records import FeedRecord
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.kinds import MOST_KINDS
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
 from recommendation_service.policies.experiment import LIVE
 
@@ -30,7 +30,7 @@ def agreement(record: FeedRecord) -> list[tuple[str, int, float]]:
     if not record.shadows or record.arm == LIVE:
         return []
     slots = record.slots()
-    drawn = (slots.pools < len(KINDS)) & (slots.propensities > 0)
+    drawn = (slots.pools < MOST_KINDS) & (slots.propensities > 0)
     served = slots.propensities[drawn].astype(np.float64)
     return [
         (shadow.policy_version, len(served), float(np.minimum(1.0, shadow.values()[drawn] / served).sum()))

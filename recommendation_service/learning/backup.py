@@ -29,11 +29,11 @@ from recommendation_service.core.place import owner_of
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.ledger import FILE, Ledger, LedgerRefused
 from recommendation_service.learning.sums import Sums
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.choice import begun_with
 from recommendation_service.policies.evidence import FOLDER as EVIDENCE
 from recommendation_service.policies.fleet import FleetPolicies
 from recommendation_service.policies.journal import Deed
-from recommendation_service.policies.policy import load_policy
+from recommendation_service.policies.policy import Policy, load_policy, parse_policy
 from recommendation_service.policies.store import CHANGE_LOCK, PolicyStore
 
 FORM = 1
@@ -253,9 +253,11 @@ def _check_ledger(settings: Settings, file: LearningFile, folder: Path, store: P
         elif (version := there.current()) is not None:
             policy = there.open(version)
         else:
-            policy = load_policy()
+            policy = Policy(parse_policy(begun_with(settings), "the policy that is begun with"))
         now = datetime.now(UTC).timestamp()
-        ledger = Ledger(folder, Sums(KINDS, policy.feature_names, file.half_life_seconds), now, file.person_slots)
+        ledger = Ledger(
+            folder, Sums(policy.file.kind_names, policy.feature_names, file.half_life_seconds), now, file.person_slots
+        )
     except (LedgerRefused, PolicyError) as error:
         raise BackupRefused(f"What the backup has cannot be used here: {error}") from error
     try:

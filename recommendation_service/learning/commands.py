@@ -83,12 +83,12 @@ def _carry_out(settings: Settings, *, once: bool, status: bool, anew: bool, time
 def _learn_here(settings: Settings, *, once: bool) -> bool:
     """False: a learner runs. Raises SourceError, OSError."""
     from recommendation_service.core.clock import Clock
-    from recommendation_service.learning.format import load_learning
     from recommendation_service.learning.learner import Learner
+    from recommendation_service.learning.mapped import learning_of
     from recommendation_service.processes.leases import open_lease
     from recommendation_service.processes.registry import LEARNER
 
-    file = load_learning(settings.learning_file)
+    file = learning_of(settings)
     with open_lease(LEARNER, settings.learning_dir) as lease:
         if not lease.take():
             return False
@@ -203,14 +203,14 @@ def restore(
     """
     from recommendation_service.core.blocking_redis import open_blocking_redis
     from recommendation_service.learning.backup import put_back
-    from recommendation_service.learning.format import load_learning
+    from recommendation_service.learning.mapped import learning_of
     from recommendation_service.log.marks import LEARN
     from recommendation_service.log.reader import LogReader
     from recommendation_service.policies.fleet import FleetPolicies
     from recommendation_service.policies.journal import Deed
 
     settings = load_settings()
-    learning = load_learning(settings.learning_file)
+    learning = learning_of(settings)
     deed = Deed(datetime.now(UTC), "recs learn restore", file.name)
     with ExitStack() as stack:
         stack.enter_context(_disk(settings))

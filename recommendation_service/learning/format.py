@@ -1,10 +1,12 @@
 """The learning file's format: what each event is worth, how long it is waited for, how fast the past is forgotten."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from recommendation_service.core.errors import ConfigurationError
@@ -18,6 +20,7 @@ SHIPPED = LEARNING
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Reward = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 MOST_HOURS = 24 * 30
+OTHER_POINTS = 10.0  # that a reward of 1 is worth in a kind that the file does not name
 
 
 class _Section(BaseModel):
@@ -103,6 +106,10 @@ class LearningFile(_Section):
     @property
     def rules(self) -> Mapping[str, EventReward]:
         return cast(Mapping[str, EventReward], self.events)
+
+    def points_of(self, kinds: Sequence[str]) -> npt.NDArray[np.float64]:
+        """(K,) of each kind; of one of a mapping's, OTHER_POINTS."""
+        return np.array([self.points.get(kind, OTHER_POINTS) for kind in kinds])
 
     @property
     def longest_ms(self) -> int:

@@ -20,7 +20,7 @@ from recommendation_service.log.reader import Batch
 from recommendation_service.log.records import FeedbackRecord, FeedRecord
 from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURES
 from recommendation_service.model.item_keys import CREATOR, item_key
-from recommendation_service.model.kinds import KINDS, PINNED
+from recommendation_service.model.kinds import MOST_KINDS, PINNED
 from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unpack_slots
 from recommendation_service.sources.rows import OperatorRow
@@ -124,13 +124,13 @@ class Intake:
 
     def _event(self, record: FeedbackRecord) -> list[bytes]:
         """Note it; feeds whose rewards may be others now."""
-        rule = self._file.rules.get(record.event)
+        rule = self._file.rules.get(record.own_name)
         if rule is None or record.item_type == CREATOR:
             self._totals.leave("unlisted" if rule is None else "creator")
             return []
         event = Event(
             item_key(record.item_type, record.item_id),
-            record.event,
+            record.own_name,
             rule.amount(record.value, record.watch_seconds),
             rule.shows,
             min(record.happened_ms, record.received_ms),
@@ -286,7 +286,7 @@ class Intake:
             for places, values, sign in ((new, rewards, 1.0), (gone, before, -1.0)):
                 rows += [(slots.kinds[at], slots.features[at], values[at], one.feed.happened_ms, sign) for at in places]
                 for at in places:
-                    self._totals.count(KINDS[slots.kinds[at]], int(sign))
+                    self._totals.count(self._ledger.sums.kinds[slots.kinds[at]], int(sign))
             settled.append((one.feed.request, rewards))
         if rows:
             kinds, X, rewards, times, signs = (np.array(column) for column in zip(*rows, strict=True))
@@ -339,7 +339,9 @@ class Intake:
             self._totals.leave("unreadable")
             return None
         slots = self._with_collaborative(slots)
-        if slots.features.shape[1] != len(self._ledger.sums.features) or max(slots.kinds, default=0) >= len(KINDS):
+        if slots.features.shape[1] != len(self._ledger.sums.features) or max(slots.kinds, default=0) >= len(
+            self._ledger.sums.kinds
+        ):
             self._totals.leave("dimensions")
             return None
         return slots
@@ -364,7 +366,7 @@ class Intake:
 
 def _teaches(slots: Slots) -> npt.NDArray[np.bool_]:
     """An item that stands in for one of another kind was chosen by that kind's model."""
-    own = (slots.pools == slots.kinds) | (slots.pools >= len(KINDS))
+    own = (slots.pools == slots.kinds) | (slots.pools >= MOST_KINDS)
     return np.asarray(own & np.isfinite(slots.features).all(axis=1))
 
 

@@ -29,7 +29,6 @@ from recommendation_service.learning.status import LearnerStatus, Totals, read_s
 from recommendation_service.learning.sums import Sums
 from recommendation_service.log.marks import LEARN
 from recommendation_service.log.reader import LogReader
-from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.fleet import Fenced, FleetPolicies
 from recommendation_service.policies.store import PolicyStore
@@ -51,8 +50,8 @@ RETRY_SECONDS = 15.0
 
 def _empty_sums(settings: Settings, file: LearningFile) -> Sums:
     """Of the features of the policy that is served as the learner starts; with others it ends, and is started anew."""
-    names = PolicyChoice(settings).take_up().policy.feature_names
-    return Sums(KINDS, names, file.half_life_seconds)
+    served = PolicyChoice(settings).take_up().policy.file
+    return Sums(served.kind_names, served.feature_names, file.half_life_seconds)
 
 
 class Learner:

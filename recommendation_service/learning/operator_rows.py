@@ -17,9 +17,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.place import check
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.learning.row_notes import RowMark, RowNotes, Seen
-from recommendation_service.mappings.learned import read_rows
-from recommendation_service.mappings.opening import open_coded_source
-from recommendation_service.sources.reader import Snapshot
+from recommendation_service.mappings.learned import open_rows
 from recommendation_service.sources.rows import OperatorRow, Page
 
 log = structlog.get_logger(__name__)
@@ -48,7 +46,7 @@ class Look(NamedTuple):
     @property
     def read_to(self) -> int:
         """No row up to this was left out."""
-        return self.page.rows[-1].id if len(self.page.rows) == MOST_ROWS else self.seen.last_id
+        return self.page.read_to if self.page.read_to is not None else self.seen.last_id
 
 
 class OperatorRows:
@@ -59,7 +57,7 @@ class OperatorRows:
         brief = settings.model_copy(update={"mysql_read_timeout_seconds": seconds})
         self._settings = settings
         self._reads = ReadReplicas(brief, share, stays=True)
-        self._source = open_coded_source(settings, self._reads.primary, self._reads.connect)
+        self._rows = open_rows(settings, self._reads.primary, self._reads.connect)
         self._is_checked = False
         self._due_at = dict.fromkeys(tables, 0.0)
         self._retry_seconds = dict.fromkeys(tables, ROWS_SECONDS)
@@ -90,12 +88,12 @@ class OperatorRows:
 
     def _look(self, table: str, notes: RowNotes, now_ms: int) -> Look:
         if not self._is_checked:
-            check(self._settings, self._source.engine)
+            check(self._settings, self._rows.engine)
             self._is_checked = True
-        with self._source.snapshot(datetime.fromtimestamp(now_ms / 1000, UTC)) as snapshot:
-            mark = notes.mark(table) or RowMark(max(0, read_rows(snapshot, table, 0, 1).last_id - MOST_ROWS))
-            page = read_rows(snapshot, table, mark.after, MOST_ROWS)
-            again = {row_id: _row(snapshot, table, row_id) for row_id in notes.watched(table, MOST_AGAIN)}
+        with self._rows.moment(datetime.fromtimestamp(now_ms / 1000, UTC)) as moment:
+            mark = notes.mark(table) or RowMark(moment.beginning(table, MOST_ROWS))
+            page = moment.read(table, mark.after, MOST_ROWS)
+            again = {row_id: moment.again(table, row_id) for row_id in notes.watched(table, MOST_AGAIN)}
         return Look(table, mark, Seen(now_ms, page.last_id), page, again)
 
     def _succeed(self, table: str) -> None:
@@ -113,8 +111,3 @@ class OperatorRows:
 
     def close(self) -> None:
         self._reads.dispose()
-
-
-def _row(snapshot: Snapshot, table: str, row_id: int) -> OperatorRow | None:
-    found = read_rows(snapshot, table, row_id - 1, 1).rows
-    return found[0] if found and found[0].id == row_id else None

@@ -10,8 +10,9 @@ from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import ConfigurationError, SourceError
 from recommendation_service.core.logging import configure_logging
-from recommendation_service.learning.format import LearningFile, load_learning
+from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.learner import RETRY_SECONDS, Learner
+from recommendation_service.learning.mapped import learning_of
 from recommendation_service.learning.status import LearnerStatus, read_status
 from recommendation_service.processes.niceness import step_back
 from recommendation_service.processes.parent import end_with_parent
@@ -52,7 +53,7 @@ def main() -> int:
     """Its settings are those of the worker that started it."""
     try:
         settings = load_settings()
-        file = load_learning(settings.learning_file)
+        file = learning_of(settings)
         configure_logging(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")

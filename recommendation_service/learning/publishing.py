@@ -4,7 +4,6 @@ gate (trials.py)."""
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-import numpy as np
 import structlog
 
 from recommendation_service.core.config import Settings
@@ -16,11 +15,11 @@ from recommendation_service.learning.steps import MUCH_BETTER, Step, expected_ga
 from recommendation_service.learning.sums import BESIDE, Floats
 from recommendation_service.learning.trials import Trials
 from recommendation_service.learning.variety import recorded_feeds, shares, slots_by_kind, temperatures
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.policies.choice import begun_with
 from recommendation_service.policies.differences import in_words, moves
 from recommendation_service.policies.fleet import FleetPolicies
 from recommendation_service.policies.journal import Deed
-from recommendation_service.policies.policy import Learned, Policy, parse_policy, read_policy_file
+from recommendation_service.policies.policy import Learned, Policy, parse_policy
 from recommendation_service.policies.store import BY_LEARNER, MOST_SHADOWS, POLICY, PolicyStore
 
 log = structlog.get_logger(__name__)
@@ -73,8 +72,8 @@ class Publisher:
             self._store.publish(self._served(), None, deed._replace(why="what was served before"))
         content = self._served()
         prior = Policy(parse_policy(content, "policy file"))
-        if sums.shape[1] != len(prior.feature_names) + BESIDE:
-            raise OtherFeatures("The policy that is served has other features than what was learned is of.")
+        if sums.shape[:2] != (len(prior.file.kind_names), len(prior.feature_names) + BESIDE):
+            raise OtherFeatures("The policy that is served has other features or kinds than what was learned is of.")
         feeds = self._recorded_feeds(prior)
         learned, step = self._as_varied(prior, sums, feeds), ""
         serves = self._opened(self._store.current()) or prior
@@ -99,7 +98,7 @@ class Publisher:
     ) -> Step | None:
         """What is to be tried from now on, if anything. One that is being tried stays until something is known of it,
         and then gives way to what much more is expected of: little was known when it was made, or tastes turned."""
-        points = np.array([self._file.points[kind] for kind in KINDS])
+        points = self._file.points_of(serves.file.kind_names)
         step = next_step(serves, learned, feeds, self._settings.learn_step_support, points, self._live_share)
         tried = trials.candidate()
         if tried is None:
@@ -120,7 +119,7 @@ class Publisher:
     def _as_varied(self, prior: Policy, sums: Floats, feeds: list[list[tuple[int, Floats]]]) -> Learned:
         """Where there are no decisions, temperatures are those of the file."""
         model = model_of(prior, self._file)
-        learned, slots = posterior(sums, model), slots_by_kind(feeds)
+        learned, slots = posterior(sums, model), slots_by_kind(feeds, len(prior.file.kind_names))
         evenness = shares(slots, believed_matrices(sums, model), model.precision, self._file.variety)
         return learned._replace(temperature=temperatures(prior, Policy(prior.file, *learned), slots, evenness))
 
@@ -128,7 +127,7 @@ class Publisher:
         """The policy file that feeds are ranked by. Raises PolicyError, ConfigurationError."""
         version = None if self._settings.policy_file is not None else self._store.current()
         if version is None:
-            return read_policy_file(self._settings.policy_file)
+            return begun_with(self._settings)
         self._store.open(version)
         return (self._store.folder / version / POLICY).read_bytes()
 
@@ -150,6 +149,6 @@ def model_of(prior: Policy, file: LearningFile) -> Model:
         prior.arrays.theta.copy(),
         prior.file.prior.precision,
         file.precision_factor,
-        np.array([file.points[kind] for kind in KINDS]),
+        file.points_of(prior.file.kind_names),
         file.noise,
     )

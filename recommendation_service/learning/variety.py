@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.log.decisions import latest_drawn
-from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.kinds import MOST_KINDS
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
 
@@ -90,7 +90,7 @@ def recorded_feeds(folder: Path, features: int) -> list[list[tuple[int, Floats]]
             continue  # of another release
         feed = []
         for slot in decision.slots:
-            if slot.chosen < 0 or slot.pool >= len(KINDS):
+            if slot.chosen < 0 or slot.pool >= MOST_KINDS:
                 continue
             X = decision.pools[slot.pool].X[slot.eligible].astype(np.float64)
             if X.shape[1] == features and np.isfinite(X).all():
@@ -99,12 +99,12 @@ def recorded_feeds(folder: Path, features: int) -> list[list[tuple[int, Floats]]
     return found
 
 
-def slots_by_kind(feeds: Sequence[Sequence[tuple[int, Floats]]]) -> list[list[Floats]]:
-    """Of each kind, what so many slots could hold that left something to choose."""
-    found: list[list[Floats]] = [[] for _ in KINDS]
+def slots_by_kind(feeds: Sequence[Sequence[tuple[int, Floats]]], kinds: int) -> list[list[Floats]]:
+    """Of each of so many kinds, what so many slots could hold that left something to choose."""
+    found: list[list[Floats]] = [[] for _ in range(kinds)]
     for feed in feeds:
         for pool, X in feed:
-            if len(X) > 1 and len(found[pool]) < MOST_SLOTS:
+            if pool < kinds and len(X) > 1 and len(found[pool]) < MOST_SLOTS:
                 found[pool].append(X)
     return found
 

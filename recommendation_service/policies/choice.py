@@ -10,8 +10,8 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.policies.experiment import Experiment
-from recommendation_service.policies.mapped import starting_policy
-from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.policies.mapped import starting_file, starting_policy
+from recommendation_service.policies.policy import Policy, load_policy, read_policy_file
 from recommendation_service.policies.store import PolicyStore
 from recommendation_service.sources.mapping.mapping import load_mapping
 
@@ -19,6 +19,16 @@ log = structlog.get_logger(__name__)
 
 Shadows = tuple[Policy, ...]
 _Named = tuple[str | None, tuple[str, ...], Experiment | None, str | None]
+
+
+def begun_with(settings: Settings) -> bytes:
+    """The policy file that is served before the store has a version. Raises ConfigurationError, PolicyError."""
+    return shipped(settings) if settings.policy_file is None else read_policy_file(settings.policy_file)
+
+
+def shipped(settings: Settings) -> bytes:
+    """What a mapping begins with, and without a mapping the policy file that ships. Raises ConfigurationError."""
+    return read_policy_file() if settings.mapping_file is None else starting_file(load_mapping(settings.mapping_file))
 
 
 class PolicyChoice:

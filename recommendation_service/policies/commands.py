@@ -191,9 +191,12 @@ def diff(
 
 
 def _opened(store: "PolicyStore", version: str | None) -> "Policy":
-    from recommendation_service.policies.policy import load_policy
+    from recommendation_service.policies.choice import shipped
+    from recommendation_service.policies.policy import Policy, parse_policy
 
-    return load_policy() if version == "ships" else store.open(store.named(version))
+    if version == "ships":
+        return Policy(parse_policy(shipped(load_settings()), "the policy that ships"))
+    return store.open(store.named(version))
 
 
 @app.command()
@@ -228,11 +231,13 @@ def publish(
     $ recs policy publish my-policy.toml --theta theta.npy --A A.npy --aside
     $ recs policy publish --why "back to the policy that ships"
     """
+    from recommendation_service.policies.choice import begun_with, shipped
     from recommendation_service.policies.policy import read_policy_file
 
     try:
         with changing(here) as (settings, store):
-            content, until_now = read_policy_file(file), read_policy_file(settings.policy_file)
+            content = shipped(settings) if file is None else read_policy_file(file)
+            until_now = begun_with(settings)
             learned = _learned(theta, precision)
             version = store.publish(content, learned, deed_of(why, by), expect, aside=aside, until_now=until_now)
     except ConfigurationError as error:
@@ -298,9 +303,9 @@ def canary(
     \b
     $ recs policy canary 20261129T101500.000000Z-5d41402abc4b2a76 --share 0.05 --why "better by the estimate"
     """
+    from recommendation_service.policies.choice import begun_with
     from recommendation_service.policies.experiment import CURRENT_VERSION, Arm
     from recommendation_service.policies.experiments import start_experiment
-    from recommendation_service.policies.policy import read_policy_file
 
     deed = deed_of(why, by)
     arms = [Arm("control", CURRENT_VERSION, 1 - share), Arm("candidate", version, share)]
@@ -312,7 +317,7 @@ def canary(
             deed,
             salt=None,
             expect=expect,
-            until_now=read_policy_file(settings.policy_file),
+            until_now=begun_with(settings),
         )
     if as_json:
         typer.echo(json.dumps(begun.content(), ensure_ascii=False))

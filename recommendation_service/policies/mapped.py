@@ -3,6 +3,7 @@
 Later versions live in the store, as those of any policy do.
 """
 
+import json
 import tomllib
 from typing import Any
 
@@ -45,6 +46,32 @@ MATCH = 15.0
 
 
 def starting_policy(mapping: Mapping) -> Policy:
+    """Raises as ``starting_content``."""
+    return Policy(PolicyFile.model_validate(starting_content(mapping)))
+
+
+def starting_file(mapping: Mapping) -> bytes:
+    """The same as a policy file. Raises as ``starting_content``."""
+    return toml_of(starting_content(mapping)).encode()
+
+
+def toml_of(content: dict[str, Any], name: str = "") -> str:
+    """What `tomllib` reads as the same again. What TOML writes of a value, JSON does as well."""
+    own = {key: value for key, value in content.items() if not isinstance(value, dict)}
+    inner = {key: value for key, value in content.items() if isinstance(value, dict)}
+    lines = [f"[{name}]\n"] if name and (own or not inner) else []
+    lines += [f"{json.dumps(key)} = {_toml_value(value)}\n" for key, value in own.items()]
+    dotted = f"{name}." if name else ""
+    return "".join([*lines, *(toml_of(value, f"{dotted}{json.dumps(key)}") for key, value in inner.items())])
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml_value(one)}" for key, one in value.items()) + "}"
+    return f"[{', '.join(map(_toml_value, value))}]" if isinstance(value, list) else json.dumps(value)
+
+
+def starting_content(mapping: Mapping) -> dict[str, Any]:
     """Raises ConfigurationError with everything of the mapping's kinds and feeds that no policy can do."""
     problems = []
     if len(mapping.kinds) > MOST_KINDS - len(KINDS):
@@ -71,7 +98,7 @@ def starting_policy(mapping: Mapping) -> Policy:
     content["limits"] |= _limits(mapping)
     is_asked = any(feed.limits.creator_window is not None for feed in mapping.feeds.values())
     content["measuring"] = MEASURING | ({} if is_asked else {"creators_each": CREATORS_EACH})
-    return Policy(PolicyFile.model_validate(content))
+    return content
 
 
 def _kind(name: str, kind: Kind, number: int, mapping: Mapping) -> dict[str, Any]:

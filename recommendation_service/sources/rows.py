@@ -15,7 +15,9 @@ class OperatorRow(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some rows by id, and the last id that the table had at that moment; 0: it is empty."""
+    """Some rows by id, and the last id that the table had at that moment; 0: it is empty. ``read_to``: no row up to
+    that id was left out; None: none was at all."""
 
     rows: list[OperatorRow]
     last_id: int
+    read_to: int | None = None

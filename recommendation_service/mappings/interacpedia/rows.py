@@ -41,7 +41,8 @@ def read_rows(snapshot: Snapshot, table: str, after: int, most: int) -> Page:
         if number is not None
     ]
     rows.sort(key=lambda row: row.id)
-    return Page(rows, int(found["last_id"][0] or 0) if len(found) else 0)
+    last_id = int(found["last_id"][0] or 0) if len(found) else 0
+    return Page(rows, last_id, rows[-1].id if len(rows) == most else None)
 
 
 def _id(value: Any, largest: int = LARGEST_ID) -> int | None:

@@ -73,6 +73,11 @@ def read_users(
     return _Reading(mapping, queries, now).tables()
 
 
+def events_of(mapping: Mapping, queries: Queries, name: str, result: Result, now: datetime) -> EventTable:
+    """Of a result of the event's query, or of some of its rows. What is wrong is noted in the queries' findings."""
+    return _Reading(mapping, queries, now).events_of(name, mapping.content.events[name], result)
+
+
 def by_user(mapping: Mapping, section: str) -> By | None:
     """How a section's rows are found by user; None: they are nobody's."""
     found = mapping.section(section)
@@ -238,6 +243,9 @@ class _Reading:
         result = self._run(f"events.{name}")
         if result is None:
             return EventTable(_no_ids(), _no_ids(), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+        return self.events_of(name, event, result)
+
+    def events_of(self, name: str, event: Event, result: Result) -> EventTable:
         users = self._queries.ids(result, "user", event.user, self._content.user_ids)
         types = self._types(name, event, result)
         items = self._item_ids(name, event, result, types)

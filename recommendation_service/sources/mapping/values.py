@@ -35,7 +35,7 @@ NOT_A_NUMBER, NEGATIVE, EMPTY, LONG_TERM = "not a number", "below 0", "empty", "
 # Clocks of two machines differ; a time so little ahead is now.
 TOLERANCE_SECONDS = 300.0
 _DAY_SECONDS = 86400.0
-_LATEST_SECONDS = 1e11  # larger numbers count in milliseconds, and beyond that in microseconds
+LATEST_SECONDS = 1e11  # larger numbers count in milliseconds, and beyond that in microseconds
 _DIGITS = re.compile(r"-?\d+(\.\d+)?")
 _WORDS = re.compile(r"[^\W\d_]{3,}")
 
@@ -139,7 +139,7 @@ def _seconds(value: Any, zone: tzinfo) -> float:
             value = float(value)
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             number = float(value)
-            while math.isfinite(number) and abs(number) > _LATEST_SECONDS:
+            while math.isfinite(number) and abs(number) > LATEST_SECONDS:
                 number /= 1000
             return number if math.isfinite(number) else math.nan
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value).strip())

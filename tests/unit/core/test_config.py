@@ -120,10 +120,6 @@ CONTRADICTIONS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
         {"CATALOG_REFRESH_SECONDS": "61", "CATALOG_MAX_AGE_SECONDS": "60"},
         ("CATALOG_REFRESH_SECONDS", "61", "CATALOG_MAX_AGE_SECONDS", "60"),
     ),
-    "a mapping and a learner": (
-        {"MAPPING_FILE": "mine.toml", "LEARNER": "store"},
-        ("MAPPING_FILE", "LEARNER", "store"),
-    ),
     "a mapping and a list of who is not personal": (
         {"MAPPING_FILE": "mine.toml", "NOT_PERSONAL_TABLE": "quiet"},
         ("MAPPING_FILE", "NOT_PERSONAL_TABLE"),

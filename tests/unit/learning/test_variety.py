@@ -28,7 +28,7 @@ def test_a_temperature_is_never_raised() -> None:
 
 
 def test_without_decisions_temperatures_stay(tmp_path: Path) -> None:
-    assert slots_by_kind(recorded_feeds(tmp_path / "none", len(FEATURE_NAMES))) == [[] for _ in KINDS]
+    assert slots_by_kind(recorded_feeds(tmp_path / "none", len(FEATURE_NAMES)), len(KINDS)) == [[] for _ in KINDS]
     assert as_varied([], [], 0.8) == 0.8
 
 

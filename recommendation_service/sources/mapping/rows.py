@@ -1,0 +1,171 @@
+"""Rows of a mapping's events, in the order of their times: what people did in the operator's own tables.
+
+Such rows have no number of their own that says in which order they came, so one is made of the second in which an event
+happened and of who did it to what. A row that comes with a time long past is not seen.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, tzinfo
+from decimal import Decimal
+from typing import Any
+from zlib import crc32
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from recommendation_service.core.errors import SourceError
+from recommendation_service.core.local_time import local_text
+from recommendation_service.model.item_keys import item_key
+from recommendation_service.model.text_ids import ITEM_BITS, USER_BITS, number_of_text
+from recommendation_service.sources.mapping import values
+from recommendation_service.sources.mapping.mapping import Mapping
+from recommendation_service.sources.mapping.names import server_words
+from recommendation_service.sources.mapping.reading import events_of
+from recommendation_service.sources.mapping.results import Queries, Result, parameters
+from recommendation_service.sources.mapping.words import type_numbers
+from recommendation_service.sources.reader import one_moment
+from recommendation_service.sources.rows import OperatorRow, Page
+
+_BITS = 22  # of a row's number, for who did what: of two in one second one pair in four millions is taken for one
+_OF_SECOND = (1 << _BITS) - 1
+# How far back a table is read that was never read before.
+FIRST_SECONDS = 86_400
+_ZONE = re.compile(r"(Z|[+-]\d{2}:?\d{2})$")
+
+
+def events_with_rows(mapping: Mapping) -> tuple[str, ...]:
+    """Those that can be read so: with a query and a time."""
+    return tuple(
+        name
+        for name, event in mapping.content.events.items()
+        if event.time is not None and f"events.{name}" in mapping.statements
+    )
+
+
+class MappedRows:
+    """Of one mapping's events."""
+
+    def __init__(self, mapping: Mapping, engine: Engine, connect: Callable[[], Connection], zone: tzinfo) -> None:
+        self.engine = engine
+        self._mapping = mapping
+        self._connect = connect
+        self._zone = zone
+
+    @contextmanager
+    def moment(self, now: datetime) -> Iterator["MappedMoment"]:
+        """Raises SourceError."""
+        with one_moment(self.engine, self._connect) as connection:
+            yield MappedMoment(self._mapping, connection, now, self._zone)
+
+
+class MappedMoment:
+    def __init__(self, mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo) -> None:
+        self._mapping = mapping
+        self._connection = connection
+        self._now = now
+        self._zone = zone
+        self._types = list(type_numbers(mapping).values())
+
+    def beginning(self, _event: str, _most: int) -> int:
+        """The number after which an event is read that was never read before."""
+        return int(self._now.timestamp() - FIRST_SECONDS) << _BITS
+
+    def read(self, event: str, after: int, most: int) -> Page:
+        """The next ``most`` rows after a number. Raises SourceError."""
+        section = self._mapping.content.events[event]
+        queries = Queries(self._mapping, self._connection, self._now, self._zone)
+        latest = self._latest(event)
+        if latest is None:
+            return Page([], 0)
+        # Of the second itself there may be more, unless it was read whole; the table may have parts of seconds.
+        since = (after >> _BITS) + (after & _OF_SECOND == _OF_SECOND)
+        time = self._connection.dialect.identifier_preparer.quote(section.time or "")
+        statement = self._mapping.statements[f"events.{event}"].text
+        given = parameters(self._mapping.statements[f"events.{event}"], section.days, self._now, self._zone)
+        after_it = f"q.{time} >= :rows_after ORDER BY q.{time} LIMIT :rows_most"
+        result = self._run(
+            event,
+            f"SELECT q.* FROM (\n{statement}\n) q WHERE {after_it}",
+            given | {"rows_after": as_before(latest, since, self._zone), "rows_most": most},
+        )
+        found = events_of(self._mapping, queries, event, result, self._now)
+        if queries.findings.fatal:
+            raise SourceError("; ".join(map(str, queries.findings.fatal)))
+        rows = [
+            self._row(event, section.weight, *row)
+            for row in zip(
+                found.users.tolist(),
+                found.items.tolist(),
+                found.types.tolist(),
+                found.times.tolist(),
+                found.weights.tolist(),
+                strict=True,
+            )
+            if not math.isnan(row[3])
+        ]
+        rows.sort(key=lambda row: row.id)
+        last = int(min(self._seconds(latest), self._now.timestamp())) << _BITS | _OF_SECOND
+        if result.rows < most:
+            return Page(rows, last)
+        # Of the second of the last row there may be more.
+        read_to = int(self._seconds(result.columns[section.time or ""][-1])) << _BITS
+        return Page(rows, last, read_to - 1 if read_to - 1 > after else read_to | _OF_SECOND)
+
+    def again(self, _event: str, _number: int) -> OperatorRow | None:
+        """What a row says by now: an event's says one thing."""
+        return None
+
+    def _row(
+        self, event: str, weight: float, user: Any, item: Any, place: int, time: float, weighs: float
+    ) -> OperatorRow:
+        user_id = number_of_text(user, USER_BITS) if isinstance(user, str) else int(user)
+        item_id = number_of_text(item, ITEM_BITS) if isinstance(item, str) else int(item)
+        key = item_key(self._types[place], item_id)
+        number = int(time) << _BITS | crc32(b"%d %d" % (user_id, key)) & (_OF_SECOND >> 1)
+        value = weighs / weight if weight > 0 else None
+        return OperatorRow(number, user_id, key, event, value, round(time * 1000))
+
+    def _latest(self, event: str) -> Any:
+        """The latest time as the table has it; None: there is none."""
+        section, statement = self._mapping.content.events[event], self._mapping.statements[f"events.{event}"]
+        time = self._connection.dialect.identifier_preparer.quote(section.time or "")
+        given = parameters(statement, section.days, self._now, self._zone)
+        result = self._run(event, f"SELECT MAX(q.{time}) AS latest FROM (\n{statement.text}\n) q", given)
+        return result.columns["latest"][0]
+
+    def _seconds(self, value: Any) -> float:
+        [seconds] = values.times([value], 1e12, self._zone, Counter())
+        return 0.0 if math.isnan(seconds) else float(seconds)
+
+    def _run(self, event: str, sql: str, given: dict[str, Any]) -> Result:
+        try:
+            result = self._connection.execute(text(sql), given)
+            names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
+            rows = result.fetchall()
+        except SQLAlchemyError as error:
+            raise SourceError(f"events.{event}: {server_words(error)}") from error
+        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names]
+        return Result(f"events.{event}", dict(zip(names, columns, strict=True)), len(rows))
+
+
+def as_before(example: Any, seconds: int, zone: tzinfo) -> Any:
+    """A time, to be compared with those of a column that has ``example``: in its form and zone."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    if isinstance(example, datetime):
+        return moment if example.tzinfo is not None else moment.astimezone(zone).replace(tzinfo=None)
+    if isinstance(example, date):
+        return moment.astimezone(zone).date()
+    if isinstance(example, int | float | Decimal) and not isinstance(example, bool):
+        scale = 1
+        while abs(float(example)) / scale > values.LATEST_SECONDS:
+            scale *= 1000
+        return seconds * scale
+    written = str(example)
+    told = _ZONE.search(written.strip()) if "T" in written or " " in written else None
+    local = local_text(moment, UTC if told is not None else zone)
+    return local.replace(" ", "T") if "T" in written else local
