@@ -20,7 +20,8 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.editors.rulings import Ruling
 from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.compilation import compile_apart
-from recommendation_service.model.item_keys import RESUME, item_key
+from recommendation_service.mappings.interacpedia.words import RESUME
+from recommendation_service.model.item_keys import item_key
 from recommendation_service.policies.evidence import OPEN, EvidenceFiles
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.policy import read_policy_file

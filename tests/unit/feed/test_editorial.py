@@ -15,7 +15,8 @@ from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.missing import row_of
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
-from recommendation_service.model.item_keys import CHALLENGE, RESUME, pack
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
+from recommendation_service.model.item_keys import pack
 from recommendation_service.model.kinds import PINNED
 from recommendation_service.policies.experiment import Arm, Experiment
 from recommendation_service.policies.policy import Policy, load_policy
