@@ -20,8 +20,8 @@ from recommendation_service.processes.registry import LEARNER, pool_share
 
 log = structlog.get_logger(__name__)
 
-# Nobody waits for it.
-NICENESS = 15
+# Nobody waits for it; but what gets nothing on a busy machine falls behind the log, and learns nothing at all.
+NICENESS = 10
 
 
 def keep_learning(settings: Settings, file: LearningFile, clock: Clock, stop: threading.Event) -> None:
