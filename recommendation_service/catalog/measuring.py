@@ -119,8 +119,8 @@ def liked(interactions: Interactions, created: Float64, now: float, form: Popula
         taken = taken / (LEAST_EXPOSURE + (1.0 - LEAST_EXPOSURE) * there)
     if form.evergreen:
         ever = np.bincount(interactions.item, minlength=len(created))
-        shares = (1.0 - form.evergreen) * taken / max(taken.sum(), 1e-300)
-        taken = shares + form.evergreen * ever / max(ever.sum(), 1)
+        shares = (1.0 - form.evergreen) * taken / max(float(taken.sum()), 1e-300)
+        taken = shares + form.evergreen * ever / max(int(ever.sum()), 1)
     return np.asarray(taken)
 
 
