@@ -7,12 +7,10 @@ import os
 import re
 import secrets
 import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import structlog
 import typer
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -115,10 +113,10 @@ def _say_where() -> None:
 
 @app.command()
 def feed(
-    user: Annotated[int | None, typer.Argument(min=0, max=2**63 - 1, help="The user's number; 0 is anonymous.")] = None,
+    user: Annotated[str | None, typer.Argument(help="The user's id; 0 is anonymous.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="total, discover or flow; or the name of a feed.")] = None,
     size: Annotated[int | None, typer.Option(min=1, max=100, help="How many items.")] = None,
-    exclude: Annotated[str, typer.Option(help="Comma-separated numbers of items that must not come back.")] = "",
+    exclude: Annotated[str, typer.Option(help="Comma-separated ids of items that must not come back.")] = "",
     request_id: Annotated[
         str | None,
         typer.Option(help="The same one gives the same feed on the same catalog. Default: a new one."),
@@ -163,113 +161,29 @@ def feed(
     if users is not None:
         from recommendation_service.many_feeds import feeds_of_many
 
-        alone = {"USER": user, "--request-id": request_id, "--policy": policy, "--missing": missing}
+        alone: dict[str, Any] = {"USER": user, "--request-id": request_id, "--policy": policy, "--missing": missing}
         alone |= {"--exclude": exclude or None, "--explain": explain or None}
         if not_for_many := [name for name, value in alone.items() if value is not None]:
             raise typer.BadParameter(f"goes with one user: {', '.join(not_for_many)} cannot", param_hint="--users")
         raise typer.Exit(feeds_of_many(users, endpoint, size, record=record, url=url, as_json=as_json))
     if user is None:
         raise typer.BadParameter("is missing: name a user, or a file of many by --users", param_hint="USER")
-    endpoint = endpoint or "total"
-    from recommendation_service.api.schemas import as_ids, parse_excluded
-    from recommendation_service.catalog.inspection import read_item
-    from recommendation_service.catalog.store import CatalogStore
-    from recommendation_service.editors.store import RulingsStore
-    from recommendation_service.feed.generation import Generation
-    from recommendation_service.feed.loading import load_kernels
-    from recommendation_service.feed.request import FeedRequest
-    from recommendation_service.model.kinds import ENDPOINTS
-    from recommendation_service.policies.choice import PolicyChoice
-    from recommendation_service.policies.policy import load_policy
-    from recommendation_service.serving.explanation import missing_now
-    from recommendation_service.serving.preview import Preview, policy_version
+    from recommendation_service.one_feed import feed_of_one
 
-    if endpoint not in ENDPOINTS:
-        raise typer.BadParameter(f"{endpoint!r} is not one of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
     if request_id is not None and not re.fullmatch(r"[0-9A-Za-z._-]{1,128}", request_id):
         raise typer.BadParameter("must be letters, digits, . _ or -, at most 128", param_hint="--request-id")
-    try:
-        excluded = as_ids(parse_excluded(exclude) if exclude is not None else None)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--exclude") from None
-    settings = load_settings()
-    store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
-    version = store.named()
-    load_kernels()
-    if policy is None:
-        tried = PolicyChoice(settings).take_up().policy
-    else:
-        tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
-    held = RulingsStore(settings.editors_dir).read()[0].in_force(time.time())
-    generation = Generation(store.open(version), tried, rulings=held)
-    try:
-        wanted = [read_item(text, generation.catalog.item_types) for text in missing or ()]
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--missing") from None
-    preview = Preview(generation, settings)
-    request = FeedRequest(
-        endpoint, user, size or 24, request_id or secrets.token_hex(16), excluded, explain=True, language=lang.value
+    feed_of_one(
+        user,
+        endpoint,
+        size,
+        exclude,
+        request_id or secrets.token_hex(16),
+        policy,
+        missing or (),
+        lang.value,
+        explain=explain,
+        as_json=as_json,
     )
-    slate = preview.slate(request)
-    body = preview.render(slate)
-    absent = missing_now(slate, generation, settings, wanted, lang.value)
-    if not generation.fits:
-        typer.echo(f"note: catalog {version} was built for another policy, whose pools these are", err=True)
-    if as_json:
-        answer = msgspec.json.decode(body)
-        if wanted:
-            answer["body"]["missing"] = absent
-        typer.echo(msgspec.json.encode(answer).decode())
-        return
-    remark = " (not personal)" if preview.is_listed(user) else "" if preview.knows(user) else " (not in the catalog)"
-    print_feed = _print_explained if explain else _print_feed
-    print_feed(json.loads(body)["body"], f"user {user}{remark}" if user else "anonymous", version)
-    for one in absent:
-        odds = "" if one.odds is None else f", odds {one.odds:.4f}"
-        typer.echo(f"{one.type} {one.id}: {one.stage.replace('_', ' ')}{odds}")
-        for sentence in one.sentences:
-            typer.echo(f"  {sentence.text}")
-
-
-def _print_explained(body: dict[str, Any], who: str, version: str) -> None:
-    typer.echo(f"Feed of {who}, catalog {version}, request {body['request_id']}")
-    rows = [
-        (
-            str(item["why"]["position"] + 1),
-            f"{item['type']} {item['id']}\n{item['name']}",
-            f"{item['why']['expected']:.2f}\n± {item['why']['width']:.2f}",
-            "\n".join(sentence["text"] for sentence in item["why"]["sentences"]),
-        )
-        for item in body["items"]
-    ]
-    print_rows(("#", "item", "estimate", "why"), rows, right={0, 2}, whole={0, 2})
-    if body["relaxed"]:
-        typer.echo(f"Rules that gave way: {', '.join(body['relaxed'])}")
-
-
-def _print_feed(body: dict[str, Any], who: str, version: str) -> None:
-    typer.echo(f"Feed of {who}, catalog {version}, request {body['request_id']}")
-    rows = []
-    for item in body["items"]:
-        why = item["why"]
-        terms = sorted(why["terms"].items(), key=lambda term: -abs(term[1]))[:3]
-        # Other terms, and after feedback what was learned, make up the rest of what is expected.
-        rest = why["expected"] - sum(value for _, value in terms)
-        parts = [f"{name} {value:.2f}" for name, value in terms]
-        parts += [f"{name} {value:.2f}" for name, value in (("rest", rest), ("bonus", why["bonus"])) if value > 0.005]
-        rows.append(
-            (
-                str(why["position"] + 1),
-                why["slot"] if why["slot"] == why["pool"] else f"{why['slot']} from {why['pool']}",
-                f"{item['type']} {item['id']}\n{item['name']}",
-                f"{why['propensity']:.4f}" if why["propensity"] is not None else "",
-                f"{why['score']:.2f}",
-                ", ".join(parts),
-            )
-        )
-    print_rows(("#", "slot", "item", "propensity", "score", "made of"), rows, right={0, 3, 4}, whole={0, 3, 4})
-    if body["relaxed"]:
-        typer.echo(f"Rules that gave way: {', '.join(body['relaxed'])}")
 
 
 @app.command()

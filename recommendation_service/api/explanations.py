@@ -1,7 +1,7 @@
 """Why a feed was as it was, for administrators: of each item, and of what was not in it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -12,17 +12,18 @@ from starlette.responses import Response
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.administration import DatabaseFailed, FolderFailed
-from recommendation_service.api.documentation import answers
+from recommendation_service.api.documentation import DocumentedFeeds, answers
 from recommendation_service.api.feeds import accepted_language
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.threads import Threads
 from recommendation_service.catalog.inspection import read_item
-from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, SourceError
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.explanation import (
     Explanation,
@@ -50,11 +51,12 @@ def add_explanations(
     catalogs: CatalogStore,
     access: Access,
     threads: Threads,
-    types: Sequence[str],
+    feeds: DocumentedFeeds,
 ) -> None:
-    """Declare the route. ``threads``: those that may wait for the database; ``types``: of items, by name."""
+    """Declare the route. ``threads``: those that may wait for the database; ``feeds``: how items look."""
     calls = RateLimiter(CALLS_PER_SECOND)
-    item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(types)}):[1-9][0-9]{{0,17}}$"})]
+    ids = f".{{1,{LONGEST_TEXT_ID}}}" if feeds.forms.items_are_text else "[1-9][0-9]{0,17}"
+    item = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(feeds.types)}):{ids}$"})]
 
     @app.get(
         f"{prefix}/explain/{{request_id}}",
@@ -77,7 +79,7 @@ def add_explanations(
         serving.check_place()
         calls.check("")
         today, worker = await serving.ready_generation(), worker_of(request.scope)
-        wanted, problems = _items(missing or (), today.catalog.item_types)
+        wanted, problems = _items(missing or (), today.catalog)
         if not re.fullmatch(_REQUEST_ID, request_id):
             problem = f"must be 32 hexadecimal digits, as a feed's answer has, but is {request_id[:64]!r}"
             problems.insert(0, {"field": "request_id", "problem": problem})
@@ -124,12 +126,12 @@ def _seen(worker: Worker, recorded: Recorded) -> bytes:
         raise FolderFailed(f"What the user has seen cannot be read: {error}.", retry_after_seconds=30) from error
 
 
-def _items(named: Sequence[str], types: Mapping[str, int]) -> tuple[list[WantedItem], list[dict[str, str]]]:
+def _items(named: Sequence[str], catalog: Catalog) -> tuple[list[WantedItem], list[dict[str, str]]]:
     """The items that are named, and what is wrong with those that are none."""
     items, problems = [], []
     for place, text in enumerate(named):
         try:
-            items.append(read_item(text, types))
+            items.append(read_item(text, catalog.item_types, catalog.text_types))
         except ValueError as error:
             problems.append({"field": f"missing[{place}]", "problem": str(error)})
     return items, problems

@@ -171,7 +171,7 @@ def show(
     names = store.names(version)
     if item is not None:
         try:
-            wanted = read_item(item, catalog.item_types)
+            wanted = read_item(item, catalog.item_types, catalog.text_types)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--item") from None
         _print(describe_item(catalog, names, *wanted), as_json)

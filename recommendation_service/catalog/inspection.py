@@ -1,6 +1,6 @@
 """What a catalog holds of one item or one user, in words: for people who ask why."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,16 +13,22 @@ from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, item_key, type_name
 from recommendation_service.model.kinds import kind_name
+from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, number_of_text
 
 
-def read_item(text: str, types: Mapping[str, int]) -> tuple[int, int]:
-    """Type and number of an item that is named as ``TYPE:812``. ``types``: numbers by name, as a catalog has them.
+def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] = ()) -> tuple[int, int]:
+    """Type and number of an item that is named as ``TYPE:812``. ``types``: numbers by name, as a catalog has them;
+    ``text_types``: those whose ids are text.
 
     Raises ValueError that says what is wrong.
     """
     name, _, digits = text.partition(":")
     if name not in types:
         raise ValueError(f"must be TYPE:ID with a TYPE of {', '.join(types)}, but is {text[:64]!r}")
+    if name in text_types:
+        if not 0 < len(digits) <= LONGEST_TEXT_ID:
+            raise ValueError(f"must have an id of 1 to {LONGEST_TEXT_ID} characters, but is {text[:64]!r}")
+        return types[name], number_of_text(digits, ITEM_BITS)
     if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
         raise ValueError(f"must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}")
     largest = LARGEST_ITEM if types[name] <= CREATOR else LARGEST_OTHER

@@ -92,6 +92,14 @@ class Catalog:
         return types or {ITEM_TYPES[number]: number for number in range(CREATOR)}
 
     @property
+    def text_types(self) -> set[str]:
+        """Names of the types whose items have ids that are text."""
+        texts = self.item_texts
+        if texts is None:
+            return set()
+        return {name for name, (start, end) in self.rows_of_type.items() if start < end and texts.at(start)}
+
+    @property
     def rows_of_type(self) -> dict[str, tuple[int, int]]:
         """By name the first row and the one after the last."""
         offsets = self.arrays.type_offsets.tolist()
