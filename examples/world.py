@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import MetaData, create_engine, inspect, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from recommendation_service.core.config import with_driver
 
@@ -90,7 +91,7 @@ def run(name: str, metadata: MetaData, make: Callable[[World], Rows], arguments:
     given = parser.parse_args(arguments)
     now = datetime.fromisoformat(given.now) if given.now else datetime.now(UTC)
     try:
-        engine = create_engine(with_driver(make_url(given.url)))
+        engine = create_engine(with_driver(make_url(given.url)), poolclass=NullPool)
         there = set(inspect(engine).get_table_names()) & set(metadata.tables)
         if there:
             sys.stderr.write(
@@ -102,7 +103,6 @@ def run(name: str, metadata: MetaData, make: Callable[[World], Rows], arguments:
             metadata.create_all(connection)
             for table in metadata.sorted_tables:
                 connection.execute(table.insert(), rows[table.name])
-        engine.dispose()
     except SQLAlchemyError as error:
         sys.stderr.write(
             f"The database cannot be filled: {str(getattr(error, 'orig', None) or error).splitlines()[0]}\n"

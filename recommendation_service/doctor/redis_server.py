@@ -22,6 +22,7 @@ KEY = "recs:doctor"
 # Each command that the service uses, in a form that changes nothing, also where it may not be refused.
 PROBES: tuple[tuple[Any, ...], ...] = (
     ("GET", KEY),
+    ("GETRANGE", KEY, 0, 0),
     ("SET", KEY, "", "XX"),
     ("DEL", KEY),
     ("EXPIRE", KEY, 1),

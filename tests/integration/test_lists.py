@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ def problems(client: httpx.Client, path: str) -> dict[str, str]:
 def posted(board: Settings) -> list[str]:
     """Open ads, the latest first."""
     assert board.database_url is not None
-    with sqlite3.connect(board.database_url.get_secret_value().removeprefix("sqlite:///")) as connection:
+    with (
+        closing(sqlite3.connect(board.database_url.get_secret_value().removeprefix("sqlite:///"))) as connection,
+        connection,
+    ):
         return [slug for (slug,) in connection.execute("SELECT slug FROM ads WHERE open = 1 ORDER BY posted DESC")]
 
 
@@ -130,7 +134,7 @@ def test_similar_is_what_people_take_together_then_what_shares_terms(client: htt
 
 def test_without_interactions_similar_is_what_shares_the_rarest_terms(tmp_path: Path) -> None:
     address, mapping = make_job_board(tmp_path, ads=60)
-    with sqlite3.connect(address.removeprefix("sqlite:///")) as connection:
+    with closing(sqlite3.connect(address.removeprefix("sqlite:///"))) as connection, connection:
         connection.execute("DELETE FROM applications")
         connection.execute("INSERT INTO applications VALUES (?, ?, ?)", (handle_of(0), slug_of(0), "2026-01-01"))
         for place in (3, 5, 7):

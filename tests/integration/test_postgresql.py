@@ -317,7 +317,8 @@ def test_rows_that_row_level_security_hides_are_told(
     report = json.loads(done.stdout)
     hidden = [finding["name"] for finding in report["findings"] if "Row-level security" in finding["sentence"]]
     assert hidden == ["events.play"]
-    assert all(query["plan"] for query in report["queries"])
+    # Of rows that nobody may see PostgreSQL 17 does not read the table at all.
+    assert {query["section"] for query in report["queries"] if not query["plan"]} <= {"events.play"}
 
 
 # Behind a pooler in transaction mode.

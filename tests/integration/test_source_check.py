@@ -169,10 +169,14 @@ def test_a_column_of_lists_is_recognised(filled: Callable[[str, str], URL], tmp_
     assert any("Terms look like JSON" in sentence for sentence in sentences(report, WARNING))
 
 
-def test_what_is_not_acted_on_yet_is_said(filled: Callable[[str, str], URL], tmp_path: Path) -> None:
+def test_events_that_could_not_be_written_are_an_error_and_one_without_a_query_is_none(
+    filled: Callable[[str, str], URL], tmp_path: Path
+) -> None:
     more = '[events.share]\nweight = 2\n\n[log]\ntable = "audit"\nevents = { who = "{user}" }\n\n[filters.city]'
-    report = check(changed(tmp_path, "jobs", ("[filters.city]", more)), filled("jobs", "sqlite"))
-    assert [sentence.split(":")[0] for sentence in sentences(report, WARNING)] == ["log", "events.share"]
+    report = check(changed(tmp_path, "jobs", ("[filters.city]", more)), filled("jobs", "sqlite"), status=1)
+    (sentence,) = sentences(report, ERROR)
+    assert sentence.startswith("log: Events could not be written: there is no table audit")
+    assert any(one.startswith("events.share: It has no query") for one in sentences(report, "info"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

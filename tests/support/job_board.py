@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def make_job_board(folder: Path, *, ads: int = 120, candidates: int = 60) -> tup
     draw, now = random.Random(7), datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     database, mapping = folder / "jobs.sqlite", folder / "mapping.toml"
     mapping.write_text(MAPPING)
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(SCHEMA)
         for place in range(ads):
             posted = now - timedelta(days=draw.uniform(0.5, 60))

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ def place(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     before = store.open(store.current() or "")
     videos = before.arrays.item_id[: videos_in(before)][::-1][: len(SPOILED)].tolist()
     spoiled = dict(zip(SPOILED, videos, strict=True))
-    with sqlite3.connect(folder / "interacpedia.sqlite") as database:
+    with closing(sqlite3.connect(folder / "interacpedia.sqlite")) as database, database:
         for rule, change in SPOILED.items():
             database.execute(f"UPDATE resumes SET {change} WHERE id = ?", (spoiled[rule],))
     (folder / "blacklist.txt").write_text(f"{BAD}\n")
@@ -222,7 +223,7 @@ def test_every_rule_that_keeps_a_row_out_is_named(client: httpx.Client, place: P
         assert codes(one) == [f"not_eligible_{rule}"]
     (gone,) = missing(client, feed["request_id"], "resume:999999999")
     assert (gone["stage"], gone["origin"]) == ("not_in_tables", "today")
-    with sqlite3.connect(place.folder / "interacpedia.sqlite") as database:
+    with closing(sqlite3.connect(place.folder / "interacpedia.sqlite")) as database, database:
         database.execute("UPDATE resumes SET status = 'send' WHERE id = ?", (place.spoiled["unpublished"],))
     (later,) = missing(client, feed["request_id"], names[0])
     assert (later["stage"], codes(later)) == ("not_yet", ["eligible_now"])
@@ -395,7 +396,7 @@ def test_what_versions_are_gone_for_is_said_to_be_of_today(client: httpx.Client,
     """Last: the catalog of the feeds before is removed."""
     feed = ask(client, N_VIDEOS=4)
     store = CatalogStore(place.folder / "catalogs", keep=1)
-    with sqlite3.connect(place.folder / "interacpedia.sqlite") as database:
+    with closing(sqlite3.connect(place.folder / "interacpedia.sqlite")) as database, database:
         database.execute("UPDATE resumes SET deleted_at = created_at WHERE id = ?", (place.spoiled["unpublished"],))
     version = publish_catalog(settings_of(place.folder))
     while client.get("/ready").json()["catalog"] != version:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -430,7 +431,7 @@ def test_a_ledger_of_before_there_were_live_versions_is_read(tmp_path: Path) -> 
     world.shadow(better)
     world.serve(FEEDS // 2 - 1)
     world.learn()
-    with sqlite3.connect(world.settings.learning_dir / "learned.sqlite") as database:
+    with closing(sqlite3.connect(world.settings.learning_dir / "learned.sqlite")) as database, database:
         database.execute("ALTER TABLE weighed DROP COLUMN live")
     world.serve(FEEDS // 2 + 1)
     world.learn()

@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.model.columns import EMPTY
 from recommendation_service.model.item_keys import (
-    CHALLENGE,
     CREATOR,
     ITEM_TYPES,
     LARGEST_ITEM,
     LARGEST_OTHER,
     LARGEST_TYPE,
-    RESUME,
     item_key,
     item_keys,
     pack,

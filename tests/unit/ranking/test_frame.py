@@ -35,10 +35,10 @@ def test_a_kernel_finds_every_piece_in_its_place() -> None:
     lines = ["def look(frame, found):"]
     for place, (name, value) in enumerate(expected.items()):
         if isinstance(value, np.ndarray):
-            lines += [f"    found[{place}, 0], found[{place}, 1] = {name}.ctypes.data, {name}.size"]
+            lines += [f"    found[{place}, 0], found[{place}, 1] = int64({name}.ctypes.data), {name}.size"]
         else:
             lines += [f"    found[{place}, 0], found[{place}, 1] = {name}, -1"]
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"int64": np.int64}
     exec("\n".join(lines), namespace)  # noqa: S102
     found = np.zeros((len(expected), 2), np.int64)
     numba.njit(namespace["look"])(frame, found)
