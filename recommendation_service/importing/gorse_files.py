@@ -97,9 +97,16 @@ def _json_lines(file: Iterable[bytes], refuse: Refuse) -> Iterator[tuple[int, Fi
 
 
 def _csv(file: Iterable[bytes], kind: str, refuse: Refuse) -> Iterator[tuple[int, Fields]]:
-    csv.field_size_limit(LONGEST_FIELD)
-    text = (line.decode("utf-8-sig", "replace").replace("\0", "") for line in file)
-    rows = csv.reader(text)
+    # Of the whole process, for which it is set back.
+    others = csv.field_size_limit(LONGEST_FIELD)
+    try:
+        text = (line.decode("utf-8-sig", "replace").replace("\0", "") for line in file)
+        yield from _csv_rows(csv.reader(text), kind, refuse)
+    finally:
+        csv.field_size_limit(others)
+
+
+def _csv_rows(rows: Any, kind: str, refuse: Refuse) -> Iterator[tuple[int, Fields]]:
     columns: tuple[str, ...] | None = None
     while True:
         try:

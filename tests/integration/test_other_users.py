@@ -40,6 +40,7 @@ from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.processes.registry import FLUSHER, REFRESHER
 from recommendation_service.processes.requests import ask
 from recommendation_service.serving.condition import Condition
+from recommendation_service.serving.editors_watch import EditorsWatch
 from recommendation_service.serving.generation import Serving
 from recommendation_service.telemetry import metrics_files
 from recommendation_service.telemetry.metrics import Metrics
@@ -157,7 +158,9 @@ def look_at(data: Path) -> tuple[list[str], list[str], str]:
     settings = settings_of(data)
     store, clock = CatalogStore(settings.catalog_dir, 3), Clock()
     serving = Serving(settings, store, PolicyChoice(settings), Metrics(), clock)
-    condition = Condition(settings, store, clock, serving, lambda: None)
+    editors = EditorsWatch(settings, serving)
+    editors.first_look()
+    condition = Condition(settings, store, clock, serving, lambda: None, editors)
     names = [name for name, *_ in condition.facts()]
     shown = CliRunner().invoke(app, ["events", "status"], env={"DATA_DIR": str(data), "COLUMNS": "200"})
     return condition.problems(), names, shown.stdout

@@ -47,7 +47,10 @@ def nothing_ruled(client: httpx.Client) -> Iterator[None]:
     yield
     for one in listed(client)["rulings"]:
         if one["action"] != "release" and not post(client, "release", one["id"], type=one["type"]).is_success:
-            assert not [each for each in listed(client)["rulings"] if each["id"] == one["id"]]
+            # It was released by a command, which the list tells within a second.
+            assert wait_until(
+                lambda one=one: all(each["id"] != one["id"] for each in listed(client)["rulings"]), PATIENCE_SECONDS
+            )
 
 
 def post(client: httpx.Client, action: str, number: Any, **fields: Any) -> httpx.Response:

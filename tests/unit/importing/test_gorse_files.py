@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -119,3 +120,10 @@ def test_an_item_that_cannot_be_taken_says_why(row: dict[str, Any], said: str) -
 def test_a_value_that_is_no_number_is_told(value: Any) -> None:
     with pytest.raises(Wrong, match="no number"):
         feedback_of({"feedback_type": "rate", "user_id": "u", "item_id": "i", "value": value})
+
+
+def test_what_reads_other_csv_in_the_process_keeps_its_limit() -> None:
+    before = csv.field_size_limit()
+    long = "x" * (before + 1)
+    assert rows(f"user_id,labels\na,{long}\n", "users", user_of)[1] == []
+    assert csv.field_size_limit() == before
