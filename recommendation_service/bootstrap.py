@@ -63,7 +63,7 @@ from recommendation_service.server.protocol import DIRECT_KEY
 from recommendation_service.server.protocol import STATE_KEY as DOOR_KEY
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.decisions import Decisions
-from recommendation_service.serving.editors_watch import EditorsWatch, FleetEditorsWatch
+from recommendation_service.serving.editors_watch import EditorsWatch, watch_fleet_editors
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
 from recommendation_service.serving.first_start import after, make_source, take_up_or_compile
@@ -74,7 +74,7 @@ from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.group_commit import GroupCommit
 from recommendation_service.serving.past import Past, PastReader
 from recommendation_service.serving.place_watch import PlaceWatch
-from recommendation_service.serving.policy_watch import PolicyWatch
+from recommendation_service.serving.policy_watch import watch_fleet_policy
 from recommendation_service.serving.recording import Unrecorded
 from recommendation_service.serving.seen_store import MachineStore, NoStore, SeenStore
 from recommendation_service.serving.worker import STATE_KEY as WORKER_KEY
@@ -265,14 +265,11 @@ def _lifespan(
             group = GroupCommit(keeper.memory, event_log, Unrecorded(metrics))
             if redis is not None:
                 stack.push_async_callback(redis.close)
-            if (blocking := open_blocking_redis(settings)) is not None:
-                policy_watch = PolicyWatch(settings, serving, blocking)
-                stack.callback(policy_watch.close)
-                work.append(policy_watch.watch())
-            if (blocking := open_blocking_redis(settings)) is not None:
-                fleet_editors = FleetEditorsWatch(settings, serving, blocking)
-                stack.callback(fleet_editors.close)
-                work.append(fleet_editors.watch())
+            for watch_fleet in (watch_fleet_policy, watch_fleet_editors):
+                if (blocking := open_blocking_redis(settings)) is not None:
+                    fleet_watch = watch_fleet(settings, serving, blocking)
+                    stack.callback(fleet_watch.close)
+                    work.append(fleet_watch.watch())
             replicas = ReadReplicas(settings, registry.pool_share(settings, registry.WORKER), numbers=metrics.database)
             stack.callback(replicas.dispose)
             seen: SeenStore = NoStore(group)

@@ -45,8 +45,8 @@ class RewardsByRows(NamedTuple):
         if self.since is None:
             return "Left out: what people did by your own tables; no learner has noted it on this machine."
         return (
-            f"Counted with them: {self.counted:,} rewards that rows of your tables told. The learner knows them of "
-            f"feeds since {self.since}; of earlier ones they are left out."
+            f"Read with them: {self.counted:,} rewards that rows of your tables told; each counts where no event tells "
+            f"the same. The learner knows them of feeds since {self.since}; of earlier ones they are left out."
         )
 
 

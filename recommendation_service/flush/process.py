@@ -52,12 +52,16 @@ def main() -> int:
     share = pool_share(settings, FLUSHER.name)
     engine = make_writing_engine(settings, share, numbers=process_numbers(settings, FLUSHER))
     watch = ClockWatch(clock, engine, settings.clock_wait_seconds)
-    flusher = _once_it_is_free(
-        lambda: Flusher(settings, engine, fleet=fleet, stop=stop, now_ms=clock.now_ms, watch=watch),
-        settings,
-        clock,
-        stop,
-    )
+    try:
+        flusher = _once_it_is_free(
+            lambda: Flusher(settings, engine, fleet=fleet, stop=stop, now_ms=clock.now_ms, watch=watch),
+            settings,
+            clock,
+            stop,
+        )
+    except ConfigurationError as error:  # of the mapping
+        sys.stderr.write(f"{error}\n")
+        return 2
     if flusher is not None:
         flusher.run()
     return 0

@@ -34,13 +34,11 @@ NEGLIGIBLE = 1e-3  # share of what a feed brings; less is nobody's gain, and rec
 
 
 class Rules(NamedTuple):
-    """``confidence``: that a version which is found to be better is; ``tolerated_loss``: share of what a feed brings;
-    ``bounds``: the least and the most that a slot may bring."""
+    """``confidence``: that what is found to be better is; ``tolerated_loss``: share of what a feed brings."""
 
     most_feeds: int
     confidence: float
     tolerated_loss: float
-    bounds: tuple[float, float]
 
 
 def looks(most: int) -> list[int]:
@@ -66,11 +64,10 @@ def _errors(most: int, confidence: float) -> dict[int, float]:
     """Of each look. What is estimated, times the feeds, goes as a Brownian motion; ``density`` is where it is, of those
     that crossed no bound yet."""
     found: dict[int, float] = {}
-    at = density = np.zeros(1)
+    at, density = np.zeros(1), np.ones(1)
     before = 0
     for look in looks(most):
         spends, step = (1.0 - confidence) * (look - before) / most, ((look - before) / most) ** 0.5
-        density = density if before else np.ones(1)
 
         def crossed(bound: float, at: Floats = at, density: Floats = density, step: float = step) -> float:
             return float(density @ _above((bound - at) / step))
@@ -100,7 +97,7 @@ def judge(feeds: WeighedFeeds | UnusableLog, look: int, rules: Rules, against: s
     if isinstance(feeds, UnusableLog):
         words = f"The feeds cannot be weighed: {feeds.problems[0]}."
         return told(None, look, 1.0 - error, REFUSED, words, against, when, who)
-    beside = estimate(without_habits(feeds.logged), bounds=rules.bounds, confidence=1.0 - 2.0 * error)
+    beside = estimate(without_habits(feeds.logged), confidence=1.0 - 2.0 * error)
     found = _beside_what_serves(replace(beside, logged=feeds.logged.brought), feeds.live_share)
     verdict, words = _verdict(found, rules)
     return told(found, look, 1.0 - error, verdict, words, against, when, who)

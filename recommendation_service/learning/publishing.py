@@ -50,7 +50,7 @@ class Publisher:
         self._live_share = settings.learn_live_share if settings.learn_promotion == "gated" else 0.0
         self._store = PolicyStore(settings.policy_dir, settings.policy_keep, fleet)
         self._fleet = fleet
-        self.trials = None if settings.learn_promotion == "off" else Trials(settings, file, ledger, self._store)
+        self.trials = None if settings.learn_promotion == "off" else Trials(settings, ledger, self._store)
 
     def hold(self, fence: str | None) -> None:
         """``fence``: of the lease to publish for the fleet."""

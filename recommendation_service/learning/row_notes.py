@@ -10,6 +10,7 @@ import json
 import sqlite3
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 # What the source of a happening begins with that a row told; then comes the table.
 BY_ROW = "table:"
@@ -82,7 +83,7 @@ def told_by_rows(ledger: Path) -> ToldByRows | None:
     """``ledger``: its file, which is not changed. None: there is none that can be read."""
     told = f"SELECT request, item, event, reward, happened FROM happenings WHERE source LIKE '{BY_ROW}%' AND shows = 0"
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(ledger))}?mode=ro", uri=True)) as database:
             rows = [ToldByRow(*row) for row in database.execute(told)]
             [[since]] = database.execute("SELECT min(happened) FROM feeds")
     except sqlite3.Error:

@@ -18,7 +18,6 @@ import structlog
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.estimates.logged import UnusableLog
-from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.gate import Rules, due, judge
 from recommendation_service.learning.ledger import Ledger
 from recommendation_service.learning.weighed import WeighedFeeds
@@ -35,14 +34,9 @@ PROMOTED, RETURNED = "promoted", "returned"
 class Trials:
     """One learner's, of its own machine's feeds."""
 
-    def __init__(self, settings: Settings, file: LearningFile, ledger: Ledger, store: PolicyStore) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, store: PolicyStore) -> None:
         self._acts = settings.learn_promotion == "gated"
-        self._rules = Rules(
-            settings.learn_trial_feeds,
-            settings.learn_confidence,
-            settings.learn_tolerated_loss,
-            (file.least, file.most),
-        )
+        self._rules = Rules(settings.learn_trial_feeds, settings.learn_confidence, settings.learn_tolerated_loss)
         self._ledger = ledger
         self._store = store
         self._files = EvidenceFiles(store.folder)

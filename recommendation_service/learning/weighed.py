@@ -4,7 +4,8 @@ A version that is weighed may make a share of the feeds itself (LEARN_LIVE_SHARE
 of what serves, as draws from a mixture of both (the balance heuristic: Veach and Guibas 1995, "Optimally combining
 sampling techniques for Monte Carlo rendering", SIGGRAPH): of a beginning that the one makes with probability P and the
 other with Q, that of the mixture is (1 − s) P + s Q, s being the share of the feeds that it made. So no weight is above
-1/s, however far apart the two are.
+1/s, however far apart the two are. That takes feeds of which each could have been made by either: those of an
+experiment's arms are none, and what was made before the version made any is dropped when it makes its first.
 
 In the ledger's file, so that they change in one step with the rewards that they have. A feed is here from when it was
 read until nobody weighs its shadow any more, which is longer than it is waited for.
@@ -52,7 +53,7 @@ class Weighed:
 
     def add(self, record: FeedRecord, happened_ms: int) -> None:
         """Raises ValueError where its slots cannot be unpacked."""
-        if not record.shadows:
+        if not record.shadows or record.arm not in ("", LIVE):
             return
         made = record.policy_version, np.asarray(record.slots().propensities, "<f4").tobytes()
         person = number_of(record.user_id, record.session_id or record.request_id.hex())
@@ -62,12 +63,18 @@ class Weighed:
             if len(pair[0][1]) != len(pair[1][1]):
                 continue
             (serves, logged), (version, target) = reversed(pair) if is_live else pair
+            if is_live and not self._has_live(serves, version):
+                self._database.execute("DELETE FROM weighed WHERE serves = ? AND version = ?", (serves, version))
             self._database.execute(
                 "INSERT OR IGNORE INTO weighed "
                 "(request, version, serves, happened, user, person, logged, target, live) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (record.request_id, version, serves, happened_ms, record.user_id, person, logged, target, is_live),
             )
+
+    def _has_live(self, serves: str, version: str) -> bool:
+        live = "SELECT 1 FROM weighed WHERE serves = ? AND version = ? AND live LIMIT 1"
+        return self._database.execute(live, (serves, version)).fetchone() is not None
 
     def settle(self, rewards: Iterable[tuple[bytes, Floats]]) -> None:
         """Of each slot; what nobody has seen brought nothing. Also anew, where something came late."""

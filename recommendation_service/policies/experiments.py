@@ -57,7 +57,9 @@ def stop_experiment(store: PolicyStore, name: str | None, deed: Deed) -> Experim
         experiment, problem = store.named_experiment()
         if experiment is None or name not in (None, experiment.name):
             runs = (
-                (problem or "no experiment runs") if experiment is None else f"the one that runs is {experiment.name}"
+                (problem or "no experiment runs").removesuffix(".")
+                if experiment is None
+                else f"the one that runs is {experiment.name}"
             )
             raise PolicyError(f"Nothing was changed: {runs}.")
         store.change(store.end_of_experiment(deed, before), store.served()._replace(experiment=None))

@@ -55,7 +55,7 @@ def gated_regrets(
     file: LearningFile,
     seed: int,
     course: Course | None = None,
-    rules: Rules = Rules(50_000, 0.99, 0.0, (-1.0, 1.0)),  # noqa: B008
+    rules: Rules = Rules(50_000, 0.99, 0.0),  # noqa: B008
     support: float = 0.3,
     live_share: float = 0.2,
 ) -> Gated:

@@ -36,6 +36,26 @@ def test_the_difference_stays_what_it_is_and_intervals_hold_it() -> None:
     assert sum(one.lower < true < one.upper for one in found) >= 34
 
 
+def satisfying(seed: int, people: int = 300, feeds: int = 3) -> LoggedFeeds:
+    """Of people of whom some do much. Of two items one is worth as much as the other; after the second the person's
+    next feed brings less, as what it would have shown was shown. The target draws the second."""
+    draw = np.random.default_rng(seed)
+    second = draw.random((people, feeds)) < 0.5
+    before = np.concatenate([np.zeros((people, 1), bool), second[:, :-1]], axis=1)
+    rewards = 3.0 * draw.exponential(size=(people, 1)) * np.where(before, 0.4, 1.0) + draw.normal(size=(people, feeds))
+    target = np.where(second, 0.9, 0.1).reshape(-1, 1)
+    users = np.repeat(np.arange(people), feeds)
+    order = np.arange(people * feeds).reshape(people, feeds).T.ravel()  # everybody's first feeds, then the second ones
+    logged = np.full((people * feeds, 1), 0.5)
+    return LoggedFeeds(rewards.reshape(-1, 1)[order], logged, target[order], users[order], np.ones(people * feeds))
+
+
+def test_what_a_feed_does_to_later_ones_is_no_gain_of_its_own() -> None:
+    found = [estimate(without_habits(satisfying(seed))) for seed in range(60)]
+    assert sum(one.lower > 0 for one in found) <= 5
+    assert abs(float(np.mean([one.difference for one in found]))) < 0.1
+
+
 def test_nothing_is_taken_from_one_persons_feeds_or_from_none() -> None:
     feeds = logged(0.0, feeds=50)
     alone = LoggedFeeds(feeds.rewards, feeds.logged, feeds.target, np.arange(50), feeds.weights)

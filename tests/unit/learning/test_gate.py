@@ -17,7 +17,7 @@ from recommendation_service.policies.evidence import Look
 from recommendation_service.policies.policy import Learned, Policy, load_policy
 from tests.support.policies import FEATURES, policy_file
 
-RULES = Rules(4_000, 0.99, 0.0, (-1.0, 1.0))
+RULES = Rules(4_000, 0.99, 0.0)
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 CHOICES = 5
 POINTS = np.full(len(KINDS), 10.0)

@@ -74,8 +74,8 @@ class World:
     def shadow(self, *versions: str) -> None:
         self.store.shadow(versions, DEED)
 
-    def serve(self, feeds: int, *, decisions: bool = False) -> None:
-        """To people, who match with what they like; into the log."""
+    def serve(self, feeds: int, *, decisions: bool = False, arm: str = "") -> None:
+        """To people, who match with what they like; into the log. ``arm``: all are of one of an experiment's."""
         writer = DecisionWriter(self.settings.decisions_dir, 1 << 28)
         named = PolicyChoice(self.settings).take_up()
         share = self.settings.learn_live_share
@@ -86,15 +86,15 @@ class World:
             self.made += 1
             self.now_ms += 10
             request = request_for(1 + self.made % PEOPLE, "discover", SLOTS, f"{self.made:032x}")
-            other = serves.live.of(request.request_id) if serves.live is not None else None
-            pipeline, arm = (serves, "") if other is None else (other, LIVE)
+            other = serves.live.of(request.request_id) if serves.live is not None and not arm else None
+            pipeline, made_as = (serves, arm) if other is None else (other, LIVE)
             slate = pipeline.rank(request._replace(happened_ms=self.now_ms), b"", lambda *_: decisions)
             if decisions:
                 names, seed = (slate.catalog_version, slate.policy_version), slate.seed
                 writer.append(
                     DecisionRecord(b"0" * 16, 1, 1, self.now_ms, SLOTS, *names, seed, True, 1.0, slate.decision)
                 )
-            [payload] = encode_feeds([record_of(slate, arm)])
+            [payload] = encode_feeds([record_of(slate, made_as)])
             record = decode(payload)
             assert isinstance(record, FeedRecord)
             records += [payload, *self._reactions(record, pipeline.memory.slot_X[LIKED, :SLOTS])]
@@ -423,6 +423,26 @@ def test_feeds_that_a_live_version_made_are_no_evidence_once_it_serves(tmp_path:
     counts = learner.ledger.weighed.counts(better)
     learner.close()
     assert counts == {}
+
+
+def test_what_was_made_before_a_version_made_any_or_in_an_experiment_is_no_evidence_of_the_mixture(
+    tmp_path: Path,
+) -> None:
+    """Feeds that it could not have made: times differ, and what they bring is no gain of the version's."""
+    world = World(tmp_path)
+    better = world.publish(BETTER)
+    world.shadow(better)
+    world.serve(200)
+    world.learn()
+    world.settings = world.settings.model_copy(update={"learn_live_share": 0.3})
+    world.serve(100, arm="control")
+    world.serve(100)
+    world.learn()
+    learner = Learner(world.settings, FILE, lambda: world.now_ms / 1000)
+    weighed = learner.ledger.weighed.feeds(world.base, better, FEEDS)
+    learner.close()
+    assert 90 <= weighed.logged.feeds <= 100, "those before the first that it made are not there"
+    assert weighed.live_share == pytest.approx(0.3, abs=0.15)
 
 
 def test_a_ledger_of_before_there_were_live_versions_is_read(tmp_path: Path) -> None:
