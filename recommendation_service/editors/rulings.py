@@ -59,18 +59,13 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Rulings(msgspec.Struct, frozen=True):
-    """All that hold. ``number`` counts changes; of two states of one number the later is the fleet's."""
+    """All that hold. ``number`` counts changes."""
 
     number: int = 0
-    moment: float = 0.0  # of the latest change
     held: tuple[Ruling, ...] = ()
     entries: tuple[Entry, ...] = ()  # the latest
     shared: int = 0  # number that the fleet had last, as far as this machine knows
     alone: tuple[Entry, ...] = ()  # made here without the fleet, which has yet to be told
-
-    @property
-    def order(self) -> tuple[int, float]:
-        return self.number, self.moment
 
     def in_force(self, now: float) -> tuple[Ruling, ...]:
         return tuple([one for one in self.held if one.holds(now)])
@@ -108,7 +103,6 @@ def ruled(state: Rulings, asked: Ruling, *, replace: bool = False) -> Rulings:
     return msgspec.structs.replace(
         state,
         number=number,
-        moment=max(state.moment, asked.when),
         held=tuple(kept),
         entries=(*state.entries, Entry(number, asked, replace))[-MOST_ENTRIES:],
     )

@@ -1,7 +1,8 @@
 """Where a machine keeps what editors ruled: a folder of DATA_DIR, one small file that is put in its place whole.
 
 Each ruling is in the history first, synced, then in the file. So a process that ends at any moment leaves the file
-before or the one after, and a file that a disk damaged is made again of the one before it and the history.
+before or the one after, and a file that a disk damaged is made again of the one before it and the history. Where the
+file cannot be written, the history is cut to what it was.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ Stamp = tuple[int, int, int]
 
 
 class NotKept(ServiceError):
-    """A ruling that could not be written down holds nowhere."""
+    """What could not be written down does not hold on this machine."""
 
     status = 503
     code = "folder_failed"
@@ -77,7 +78,8 @@ class RulingsStore:
         """Have a ruling hold. ``expect``: the number of the state that it is for; ``alone``: where the fleet cannot be
         told, here, and there once it can. Gives the state then, and whether the fleet was told.
 
-        Raises Conflict, NotFound, FleetUnreachable (nothing was changed) and NotKept.
+        Raises Conflict, NotFound, FleetUnreachable (nothing was changed) and NotKept, which says whether the fleet has
+        it.
         """
         with self._locked():
             for _ in range(TRIES):
@@ -100,11 +102,15 @@ class RulingsStore:
                     except FleetUnreachable as error:
                         look = "`recs items list` shows whether the ruling holds, once it answers again"
                         raise FleetUnreachable(f"{error} {look}.", retry_after_seconds=5) from error
-                    self._keep(new)
+                    try:
+                        self._keep(new)
+                    except NotKept as error:
+                        there = "The fleet has the ruling; this machine follows it once it can. Do not ask again"
+                        raise NotKept(f"{error} {there}.") from error
                 else:
                     self._keep(msgspec.structs.replace(new, alone=(*new.alone, new.entries[-1])))
                 return new, told
-            raise Conflict("Nothing was changed: other machines changed what editors ruled at each attempt. Ask again.")
+            raise _outrun()
 
     def follow(self) -> None:
         """Have what the fleet rules hold here, and there what was ruled here without it.
@@ -120,7 +126,7 @@ class RulingsStore:
                         return
 
     def _followed(self, *, alone: bool) -> bool:
-        """Whether the fleet was asked. Raises FleetUnreachable."""
+        """Whether the fleet was asked. Raises Conflict, FleetUnreachable, NotKept."""
         if self._fleet is None:
             return False
         for _ in range(TRIES):
@@ -133,13 +139,13 @@ class RulingsStore:
                     raise
                 return False
             return True
-        return False
+        raise _outrun()
 
     def _take_over(self, fleet: FleetRulings) -> None:
         """Raises Elsewhere, FleetUnreachable, NotKept."""
         theirs, (ours, problem) = fleet.read(), self.read()
         if theirs is not None and theirs.number >= ours.shared:
-            state = self._with(theirs, _untold(ours))
+            state = self._with(theirs, _untold(ours, theirs))
         elif ours.number:
             state = ours
         else:
@@ -148,9 +154,9 @@ class RulingsStore:
         state = msgspec.structs.replace(state, shared=state.number, alone=())
         if state != theirs:
             fleet.swap(state)
-        fleet.note()
         if state != ours or problem is not None:
             self._keep(state)
+        fleet.note()  # last: what could not be kept is not followed, and is read again
 
     def _with(self, theirs: Rulings, untold: list[Entry]) -> Rulings:
         """The fleet's with what was ruled here meanwhile. What cannot hold beside theirs is dropped, and told."""
@@ -162,18 +168,22 @@ class RulingsStore:
         return theirs
 
     def _keep(self, state: Rulings) -> None:
-        """Raises NotKept."""
+        """Whole, or not at all. Raises NotKept."""
+        history = self.folder / HISTORY
         known = {(entry.number, entry.ruling) for entry in self.history()}
+        length = history.stat().st_size if history.is_file() else 0
         try:
             for entry in state.entries:
                 if (entry.number, entry.ruling) not in known:
-                    append_line(self.folder / HISTORY, msgspec.to_builtins(entry))
+                    append_line(history, msgspec.to_builtins(entry))
             with contextlib.suppress(FileNotFoundError):
                 before = (self.folder / FILE).read_bytes()
                 if _is_whole(before):
                     write_whole(self.folder / BEFORE, before, synced=True)
             write_whole(self.folder / FILE, state.encoded(), synced=True)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(history, length)
             raise NotKept(f"{self.folder} cannot be written: {error.strerror}.", retry_after_seconds=30) from error
 
     def _recovered(self) -> Rulings:
@@ -206,6 +216,13 @@ def _is_whole(content: bytes) -> bool:
     return True
 
 
-def _untold(ours: Rulings) -> list[Entry]:
-    """What the fleet has yet to be told: of a machine that comes into one with rulings of its own, all of them."""
-    return list(ours.alone) if ours.shared else [Entry(ours.number, one) for one in ours.held]
+def _untold(ours: Rulings, theirs: Rulings) -> list[Entry]:
+    """What the fleet has yet to be told: of a machine that comes into one with rulings of its own, all of them. What it
+    was told, and this machine then could not write down, is not told again: somebody may have ruled otherwise since."""
+    untold = ours.alone if ours.shared else [Entry(ours.number, one) for one in ours.held]
+    known = {*theirs.held, *[entry.ruling for entry in theirs.entries]}
+    return [entry for entry in untold if entry.ruling not in known]
+
+
+def _outrun() -> Conflict:
+    return Conflict("Nothing was changed: other machines changed what editors ruled at each attempt. Ask again.")

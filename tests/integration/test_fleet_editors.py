@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from recommendation_service.core.blocking_redis import open_blocking_redis
+from recommendation_service.core.errors import Conflict
 from recommendation_service.editors.fleet import STATE, Elsewhere, FleetRulings, FleetUnreachable
 from recommendation_service.editors.rulings import Rulings, ruled
-from recommendation_service.editors.store import FILE, RulingsStore
+from recommendation_service.editors.store import FILE, NotKept, RulingsStore
 from tests.servers import PrivateRedis
 from tests.support.redis_workers import redis_settings
 from tests.unit.editors.test_rulings import pin, ruling
+from tests.unit.editors.test_store import unwritable
 
 
 class Machine:
@@ -149,3 +151,69 @@ def test_a_fleet_that_ruled_nothing_is_asked_no_more_than_whether_it_did(machine
     one.store.follow()
     assert one.store.read() == (Rulings(), None)
     assert not (one.folder / FILE).exists()
+
+
+def test_what_could_not_be_written_down_is_followed_once_it_can(machine: Callable[[str], Machine]) -> None:
+    one, two = machine("one"), machine("two")
+    one.store.rule(pin())
+    two.store.follow()
+    one.store.rule(ruling("takedown", 7))
+    with unwritable(two.folder):
+        for _ in range(2):
+            with pytest.raises(NotKept):
+                two.store.follow()
+    assert two.held == {("pin", 812)}
+    two.store.follow()
+    assert two.held == {("pin", 812), ("takedown", 7)}
+
+
+def test_where_the_fleet_has_a_ruling_that_the_machine_cannot_keep_it_says_so(
+    machine: Callable[[str], Machine],
+) -> None:
+    one, two = machine("one"), machine("two")
+    one.store.rule(pin())
+    with unwritable(one.folder), pytest.raises(NotKept, match="The fleet has the ruling; this machine follows it once"):
+        one.store.rule(ruling("takedown", 7))
+    two.store.follow()
+    assert two.held == {("pin", 812), ("takedown", 7)}
+    one.store.follow()
+    assert one.held == two.held
+    assert one.store.history() == two.store.history()
+
+
+def test_what_the_fleet_was_told_is_not_told_again_where_it_could_not_be_written_down(
+    machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one = machine("one")
+    one.store.rule(pin())
+    RulingsStore(tmp_path / "two" / "editors").rule(ruling("takedown", 3))
+    two = machine("two")
+    with unwritable(two.folder):
+        for _ in range(3):
+            with pytest.raises(NotKept):
+                two.store.follow()
+    one.store.follow()
+    assert one.held == {("pin", 812), ("takedown", 3)}
+    assert one.store.rule(ruling("release", 3))[0].number == 3
+    two.store.follow()
+    assert one.held == two.held == {("pin", 812)}
+
+
+def test_who_is_outrun_at_each_attempt_is_told_and_rules_nothing_alone(
+    machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one = machine("one")
+    numbers = iter(range(100, 200))
+
+    class Outrun(FleetRulings):
+        def swap(self, state: Rulings) -> None:
+            one.store.rule(ruling("takedown", next(numbers)))
+            super().swap(state)
+
+    RulingsStore(tmp_path / "two" / "editors").rule(ruling("takedown", 3))
+    two = machine("two")
+    before = two.store.read()
+    for alone in (False, True):
+        with pytest.raises(Conflict, match="other machines changed what editors ruled at each attempt"):
+            RulingsStore(two.folder, Outrun(two.redis)).rule(pin(), alone=alone)
+    assert two.store.read() == before

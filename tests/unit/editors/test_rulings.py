@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 import pytest
 
@@ -95,6 +97,11 @@ def test_a_state_is_stored_whole_or_refused() -> None:
     for damaged in (b"", stored[:-5], stored.replace(b"812", b"813", 1), stored[:64] + b"\n{}\n"):
         with pytest.raises(ValueError, match=r"checksum|missing|expected"):
             decoded(damaged)
+
+
+def test_a_state_with_a_field_that_is_none_any_more_is_read() -> None:
+    content = msgspec.json.encode({**msgspec.to_builtins(after(pin())), "moment": NOW})
+    assert decoded(b"%b\n%b\n" % (hashlib.sha256(content).hexdigest().encode(), content)) == after(pin())
 
 
 def test_the_history_says_what_held_at_a_moment() -> None:

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,15 @@ def held(store: RulingsStore) -> set[tuple[str, int | str]]:
     state, problem = store.read()
     assert problem is None
     return {(one.action, one.id) for one in state.held}
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """A folder where the file cannot be put in its place, by root either."""
+    aside = folder / f".{FILE}-{os.getpid()}"
+    aside.mkdir()
+    yield
+    aside.rmdir()
 
 
 def test_what_was_ruled_is_there_again_with_its_history(tmp_path: Path) -> None:
@@ -95,6 +106,16 @@ def test_a_folder_that_takes_nothing_changes_nothing(tmp_path: Path) -> None:
         assert held(store) == {("pin", 812)}
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_what_cannot_be_put_in_its_place_is_in_no_history_either(tmp_path: Path) -> None:
+    store = RulingsStore(tmp_path)
+    store.rule(pin())
+    with unwritable(tmp_path), pytest.raises(NotKept, match="cannot be written"):
+        store.rule(ruling("takedown", 7))
+    assert [one.ruling.action for one in store.history()] == ["pin"]
+    (tmp_path / FILE).write_bytes(b"nonsense")
+    assert [one.action for one in store.read()[0].held] == ["pin"], "nor in what is made again of it"
 
 
 def test_a_folder_that_is_none_changes_nothing(tmp_path: Path) -> None:
