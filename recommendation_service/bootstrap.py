@@ -6,6 +6,7 @@ import gc
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import structlog
@@ -48,6 +49,7 @@ from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
 from recommendation_service.learning.mapped import learning_of
+from recommendation_service.learning.person import part_that_stays
 from recommendation_service.log.decisions import DecisionWriter
 from recommendation_service.log.event_log import EventLog
 from recommendation_service.log.stream import EventStream
@@ -160,7 +162,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
         {path: HotRoute(endpoint, admission) for path, endpoint in endpoints.items()},
         title="recommendation-service",
         lifespan=_lifespan(
-            settings, metrics, store, serving, learning.person_slots if learning else None, make, direct, words
+            settings, metrics, store, serving, partial(part_that_stays, settings, learning), make, direct, words
         ),
         redirect_slashes=False,
         docs_url=None,
@@ -223,7 +225,7 @@ def _lifespan(
     metrics: Metrics,
     store: CatalogStore,
     serving: Serving,
-    learned_slots: float | None,
+    learned_slots: Callable[[], float | None],
     make: Callable[[], None] | None,
     direct: Callable[[Worker], DirectCalls],
     words: Words,

@@ -5,9 +5,16 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
+import structlog
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import ConfigurationError
 from recommendation_service.learning.arms import person_of
+from recommendation_service.learning.format import LearningFile, load_learning
 from recommendation_service.learning.ledger import FILE
 from recommendation_service.learning.weighed import number_of
+
+log = structlog.get_logger(__name__)
 
 _QUERIES = {
     "pending_feeds": "SELECT COUNT(*) FROM feeds WHERE user = :user AND (:user > 0 OR session = :session)",
@@ -54,3 +61,22 @@ def pending_of(folder: Path, user_id: int, session_id: str | None) -> dict[str, 
             }
     except sqlite3.Error as error:
         raise OSError(5, str(error), str(path)) from error
+
+
+def part_that_stays(settings: Settings, learning: LearningFile | None) -> float | None:
+    """The most shown items of one person that what was learned here is of; None: nothing was.
+
+    ``learning``: None where the learner is off. What it learned before, or `recs learn` does, stays, and may be
+    served.
+    """
+    if learning is None:
+        if not (settings.learning_dir / FILE).exists():
+            return None
+        try:
+            learning = load_learning(settings.learning_file)
+        except ConfigurationError as error:  # by which nothing can have been learned; and no reason not to forget
+            log.warning(
+                "LEARNING_FILE cannot be used; what is learned is taken from the one that ships", error=str(error)
+            )
+            learning = load_learning()
+    return learning.person_slots

@@ -1,5 +1,7 @@
 """Forgetting a user, but for what is in the log and the database (flush/forgetting.py): memories and caches."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from recommendation_service.log.stream import EventStream
@@ -19,10 +21,10 @@ class Removed(msgspec.Struct, frozen=True):
 
 class Forgetting:
     """One worker's. ``stream``: None without Redis. ``learned_slots``: the most shown items of one person that what was
-    learned on a machine is of, which no sum can unlearn; None: nothing is learned here."""
+    learned on a machine is of, which no sum can unlearn; None: nothing was learned here."""
 
     def __init__(
-        self, store: SeenStore, users: Users, stream: EventStream | None, learned_slots: float | None = None
+        self, store: SeenStore, users: Users, stream: EventStream | None, learned_slots: Callable[[], float | None]
     ) -> None:
         self._store = store
         self._users = users
@@ -38,6 +40,6 @@ class Forgetting:
         if self._stream is not None:
             moment = await self._stream.forget(user_id)
             found["fleet_told"] = moment is not None
-        found["learned_stays"] = self._learned_slots
+        found["learned_stays"] = self._learned_slots()
         found["cached_facts"] = await self._users.forget(user_id)
         return Removed(found, moment, forgotten.failed)

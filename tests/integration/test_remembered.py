@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ import pytest
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.feed.compilation import compile_apart
+from recommendation_service.learning.format import SHIPPED, load_learning
+from recommendation_service.learning.learner import Learner
+from recommendation_service.log.records import Record
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
 from tests.end_to_end.service import load_demo, recs
 from tests.servers import PrivateRedis
+from tests.support.events import feed, write_segment
 from tests.support.http_contract import ask, body_of, error_of
 from tests.support.redis_workers import redis_settings
+from tests.unit.learning.test_learner import SETTLED_MS, shown
 
 TOKEN = "a token that only administrators know"
 ADMINISTRATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -107,6 +113,53 @@ def test_a_person_is_told_everything_and_nothing_of_another(folder: Path) -> Non
     for found in (nobody, anonymous_events):
         assert {name: found[name] for name in empty} == empty
     assert {name: forgotten[name] for name in empty if name != "catalog"} | {"catalog": None} == empty
+
+
+@pytest.fixture
+def learning(folder: Path) -> Iterator[Callable[[Sequence[Record]], Settings]]:
+    """Teaches the machine what its log does not have; the sums are gone after the test."""
+    made = Settings(data_dir=folder / "data")
+
+    def teach(records: Sequence[Record]) -> Settings:
+        path = write_segment(made.events_dir, records)
+        learner = Learner(made, load_learning(), lambda: SETTLED_MS / 1000)
+        while learner.step():
+            pass
+        learner.close()
+        path.unlink()
+        return made
+
+    yield teach
+    shutil.rmtree(made.learning_dir, ignore_errors=True)
+
+
+def test_a_person_who_is_forgotten_is_told_how_much_of_them_stays_learned_also_with_the_learner_off(
+    folder: Path, learning: Callable[[Sequence[Record]], Settings], tmp_path: Path
+) -> None:
+    """And before that, what of the sums is theirs."""
+    mine, other = feed(6, user_id=OTHER + 30), feed(6, user_id=NOBODY)
+
+    def stays(**settings: Any) -> float | None:
+        with serving(folder, **settings) as client:
+            answer = client.delete(f"/api/users/{mine.user_id}", headers=ADMINISTRATOR)
+        found: float | None = body_of(answer, 200)["learned_stays"]
+        return found
+
+    assert stays(learner="off") is None, "nothing was ever learned here"
+    learning([mine, other, *(shown(mine, place) for place in range(3)), shown(mine, 1, "match"), shown(other, 0)])
+    with serving(folder, learner="off") as client:
+        kept, nobody = told(client, mine.user_id)["learner"], told(client, OTHER + 31)["learner"]
+    assert kept["learned_slots"] == pytest.approx(3)
+    assert kept["learned_reward"] == pytest.approx(1)
+    assert (kept["pending_feeds"], kept["pending_events"]) == (1, 4)
+    assert set(nobody.values()) == {0}
+
+    file = tmp_path / "learning.toml"
+    file.write_text(SHIPPED.read_text().replace("person_slots = 1000.0", "person_slots = 40.0"))
+    assert stays(learner="off") == stays(learner="shadow") == 1000
+    assert stays(learner="off", learning_file=file) == 40
+    file.write_text("no TOML")
+    assert stays(learner="off", learning_file=file) == 1000
 
 
 def test_an_anonymous_person_is_told_what_a_session_has(folder: Path) -> None:
