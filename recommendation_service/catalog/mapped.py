@@ -406,7 +406,7 @@ def _features(
 def _body(table: ItemTable, item_type: str, row: int) -> bytes:
     """The item as clients get it: its type and id, and the operator's fields under their names."""
     one = table.ids[row]
-    fields = {name: _field(table.columns[name][row]) for name in table.fields if name in table.columns}
+    fields = {name: _field(table.columns[name][row]) for name in table.fields}
     return _encode({"type": item_type, "id": one if isinstance(one, str) else int(one), **fields})
 
 

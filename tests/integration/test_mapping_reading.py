@@ -239,6 +239,27 @@ def test_a_column_that_the_query_does_not_give_is_told_with_those_that_it_gives(
     ]
 
 
+def test_columns_are_found_in_whatever_letters_a_mapping_names_them(engine: Engine, tmp_path: Path) -> None:
+    content = MAPPING
+    for one in (
+        'fields = ["title"]',
+        'column = "genres"',
+        'column = "title"',
+        'items.track = "seconds"',
+        'users = "age"',
+        'column = "seconds"',
+        'user = "speaks"',
+    ):
+        assert one in content
+        key, value = one.split(" = ")
+        content = content.replace(one, f"{key} = {value.upper()}")
+    found, usual = tables(engine, tmp_path, content), tables(engine, tmp_path)
+    shown = found.items["track"]
+    assert [shown.columns[field] for field in shown.fields] == [["A Song of Rain", "B", "C"]]
+    for part in ("vocabularies", "numbers", "filters"):
+        assert repr(getattr(found, part)) == repr(getattr(usual, part))
+
+
 def test_ids_and_times_of_another_form_are_told_and_not_set_aside_one_by_one(engine: Engine, tmp_path: Path) -> None:
     found = told(
         engine,

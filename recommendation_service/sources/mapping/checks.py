@@ -13,6 +13,8 @@ Found = tuple[tuple[str, ...], str, str]
 MOST_TYPES = 64
 TAKEN_TYPES = ("user", "creator")
 TAKEN_EVENTS = ("feed",)
+# What an answer says of each item beside its fields.
+TAKEN_FIELDS = {"id": "answers have it anyway", "type": "answers have it anyway", "why": "it is what `explain` adds"}
 PLACEHOLDERS = (
     *("event", "event_id", "user", "type", "item", "time", "request", "session", "feed", "kind", "position", "value"),
     "json",
@@ -61,6 +63,10 @@ def _item_type(place: tuple[str, ...], name: str, items: Items) -> Iterator[Foun
         yield (*place, "lives_days"), "lives_days needs to know since when", "add time, the column of when it came"
     if len(set(items.fields)) < len(items.fields):
         yield (*place, "fields"), "a field is named twice", "name each once"
+    for field in dict.fromkeys(items.fields):
+        if field in TAKEN_FIELDS:
+            instead = f"{TAKEN_FIELDS[field]}: leave it out, or select another value as another name"
+            yield (*place, "fields"), f"{field} is the service's own word", instead
 
 
 def _one_query(place: tuple[str, ...], section: Queried, *, needed: bool = True) -> Iterator[Found]:

@@ -56,7 +56,9 @@ class Items(Queried):
         default=None, description="column of when the item came; without it nothing of the type is new"
     )
     creator: Column | None = Field(default=None, description="column of its creator's id")
-    fields: tuple[Column, ...] = Field(default=(), description="columns that answers bear, under their names")
+    fields: tuple[Column, ...] = Field(
+        default=(), description="columns that answers bear under their names, beside id and type"
+    )
     lives_days: Days | None = Field(default=None, description="how long after its time an item may be shown")
 
 

@@ -13,7 +13,7 @@ from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.format import Event, Filter, IdForm, Items, Link, Number, Terms
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.problems import in_order
-from recommendation_service.sources.mapping.results import By, Observer, OfUsers, Queries, Result
+from recommendation_service.sources.mapping.results import By, Observer, OfUsers, Queries, Result, name_in
 from recommendation_service.sources.mapping.tables import (
     EventTable,
     FilterColumns,
@@ -156,8 +156,8 @@ class _Reading:
         creators = None
         if section.creator is not None:
             creators = self._queries.ids(result, "creator", section.creator, self._content.creator_ids)
-        for field in section.fields:
-            self._queries.column(result, "fields", field)
+        # Under the mapping's names, whatever letters the database gives them.
+        columns = result.columns | {field: self._queries.column(result, "fields", field) for field in section.fields}
         kept = self._once(result, section.id, ids)
         if section.lives_days is not None:
             # What has no time is not known to have ended.
@@ -169,7 +169,7 @@ class _Reading:
             times[kept],
             None if creators is None else creators[kept],
             section.fields,
-            {column: _picked(given, kept) for column, given in result.columns.items()},
+            {column: _picked(given, kept) for column, given in columns.items()},
         )
 
     def _once(self, result: Result, column: str, ids: Ids) -> Any:
@@ -269,7 +269,7 @@ class _Reading:
         given = self._queries.column(result, "type_column", event.type_column)
         found = np.fromiter((known.get(values.text(value), -1) for value in given), np.int64, len(given))
         self._findings.set_aside(result.section, event.type_column, "no item type", int((found < 0).sum()))
-        if len(found) and (found < 0).all() and event.type_column in result.columns:
+        if len(found) and (found < 0).all() and name_in(result.columns, event.type_column) is not None:
             said = f"type_column: the column {event.type_column} names no item type, but such as {str(given[0])[:60]!r}"
             instead = f"give {', '.join(known)} by CASE WHEN … THEN … END"
             problem = self._mapping.problem(result.section, "type_column", said, instead, event.type_column)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
@@ -70,6 +70,13 @@ def of_users(statement: str, by: By, users: OfUsers, quote: Callable[[str], str]
     return f"{' UNION '.join(parts)}{order} LIMIT :most", asked | {"most": users.most * len(users.ids)}
 
 
+def name_in(columns: Collection[str], column: str) -> str | None:
+    """What a query calls the column that a mapping names, in whatever letters; None: it gives none of that name."""
+    if column in columns:
+        return column
+    return {name.casefold(): name for name in columns}.get(column.casefold())
+
+
 Observer = Callable[[Result, float], None]
 
 
@@ -132,11 +139,9 @@ class Queries:
 
     def column(self, result: Result, key: str, column: str) -> list[Any]:
         """What the mapping names under a key; noted where the query has no such column."""
-        if column in result.columns:
-            return result.columns[column]
-        by_case = {name.casefold(): name for name in result.columns}
-        if column.casefold() in by_case:
-            return result.columns[by_case[column.casefold()]]
+        found = name_in(result.columns, column)
+        if found is not None:
+            return result.columns[found]
         self.missing(result, key, column)
         return [None] * result.rows
 
@@ -155,7 +160,7 @@ class Queries:
         found = values.ids(given, form, reasons)
         wrong = sum(count for reason, count in reasons.items() if reason != values.NULL)
         present = result.rows - reasons[values.NULL]
-        if present and wrong == present and column in result.columns:
+        if present and wrong == present:
             self.findings.fatal.append(self._wrong_form(result, key, column, form, given))
         else:
             self.note(result.section, column, reasons)
@@ -195,8 +200,9 @@ class Queries:
         self, section: str, key: str, column: str, of: str, columns: dict[str, list[Any]], rows: int
     ) -> list[Any]:
         """A column of another section's query."""
-        if column in columns:
-            return columns[column]
+        found = name_in(columns, column)
+        if found is not None:
+            return columns[found]
         if columns:
             self.missing(Result(of, columns, rows), key, column, section)
         return [None] * rows

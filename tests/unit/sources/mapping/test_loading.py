@@ -216,6 +216,20 @@ events = { who = "{usr}" }
     ]
 
 
+def test_fields_that_answers_have_anyway_are_refused(tmp_path: Path) -> None:
+    """Else the operator's values would stand in the place of what says which item it is."""
+    text = SMALLEST.replace('"SELECT id FROM films"', '"SELECT id FROM films"\nfields = ["title", "id", "type", "why"]')
+    assert problems(tmp_path, text) == [
+        f"mapping.toml, line 6 [items.film]: {name} is the service's own word; {why}: leave it out, or select another "
+        "value as another name"
+        for name, why in (
+            ("id", "answers have it anyway"),
+            ("type", "answers have it anyway"),
+            ("why", "it is what `explain` adds"),
+        )
+    ]
+
+
 def test_the_editors_schema_is_that_of_the_format() -> None:
     assert SHIPPED.read_text("utf-8") == schema_text(), "run `recs source schema > " + str(SHIPPED) + "`"
     assert json.loads(schema_text())["additionalProperties"] is False
