@@ -49,9 +49,8 @@ def gorse(
     $ recs import gorse export/ --database mysql://writer:…@db.internal/shop --output shop.toml
     """
     from sqlalchemy import create_engine, make_url
-    from sqlalchemy.exc import ArgumentError
 
-    from recommendation_service.core.config import with_driver
+    from recommendation_service.core.config import load_settings
     from recommendation_service.core.errors import SourceError
     from recommendation_service.core.files import write_whole
     from recommendation_service.importing.gorse import FeedbackTypes, import_gorse, mapping_text
@@ -60,10 +59,8 @@ def gorse(
     if output.exists() and not replace:
         raise SourceError(f"{output} is there: name another by --output, or write over it by --replace.")
     address = database or f"sqlite:///{Path('gorse.sqlite').absolute()}"
-    try:
-        engine = create_engine(with_driver(make_url(address)))
-    except ArgumentError:
-        raise typer.BadParameter("is no address: write mysql://user:…@host/name", param_hint="--database") from None
+    url = load_settings(database_url=address, mysql_host=None, mysql_user=None).source_url
+    engine = create_engine(url)
     try:
         with _progress() as tell:
             found = import_gorse(folder, engine, replace=replace, tell=tell)

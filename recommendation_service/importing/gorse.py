@@ -26,6 +26,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import mysql
+from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.importing.gorse_files import (
@@ -92,8 +93,9 @@ _MISSING_USERS = (
 
 @dataclass
 class Imported:
-    """What was read of an export."""
+    """What was read of an export. ``server``: of the database, as SQLAlchemy names it."""
 
+    server: str
     rows: dict[str, int] = field(default_factory=dict)
     feedback: Counter[str] = field(default_factory=Counter)  # by type
     valued: Counter[str] = field(default_factory=Counter)  # of these, with a value
@@ -110,7 +112,8 @@ class Imported:
 
 
 def import_gorse(folder: Path, engine: Engine, *, replace: bool, tell: Tell) -> Imported:
-    """Raises SourceError where a file, or all rows of one, are missing, or tables of these names are there."""
+    """Raises SourceError where a file, or all rows of one, are missing, or tables of these names are there. Then, and
+    wherever else it ends before its end, the database is as it was."""
     paths = {kind: file_of(folder, kind) for kind in KINDS}
     missing = [kind for kind in ("items", "feedback") if paths[kind] is None]
     if missing:
@@ -118,26 +121,38 @@ def import_gorse(folder: Path, engine: Engine, *, replace: bool, tell: Tell) -> 
         raise SourceError(
             f"{folder} has no {names}: export it from Gorse's dashboard, or by its /api/bulk/{missing[0]}."
         )
-    found = Imported()
     with engine.begin() as connection:
         there = sorted(set(inspect(connection).get_table_names()) & set(METADATA.tables))
         if there and not replace:
             raise SourceError(
                 f"The database has tables of these names: {', '.join(there)}. --replace imports them anew."
             )
-        METADATA.drop_all(connection)
         METADATA.create_all(connection)
-        for kind, path in paths.items():
-            if path is not None:
-                rows = _rows(path, kind, found, tell)
-                found.rows[kind] = sum(_write(connection, kind, some) for some in _batches(rows))
-        for kind in ("items", "feedback"):
-            if not found.rows[kind]:
-                raise SourceError(f"{paths[kind]} has nothing to import. {' '.join(found.named[:3])}".rstrip())
-        added = connection.execute(text(_MISSING_USERS)).rowcount
-        found.rows["users"] = found.rows.get("users", 0) + added
-        if added:
-            found.notes.append(f"{added:,} users are only in the feedback")
+    try:
+        # What was there goes with what comes in its place: MySQL takes no DROP back.
+        with engine.begin() as connection:
+            for table in METADATA.sorted_tables:
+                connection.execute(table.delete())
+            return _imported(connection, paths, tell)
+    except BaseException:
+        with contextlib.suppress(SQLAlchemyError):
+            METADATA.drop_all(engine, [table for name, table in METADATA.tables.items() if name not in there])
+        raise
+
+
+def _imported(connection: Connection, paths: dict[str, Path | None], tell: Tell) -> Imported:
+    found = Imported(server=connection.dialect.name)
+    for kind, path in paths.items():
+        if path is not None:
+            rows = _rows(path, kind, found, tell)
+            found.rows[kind] = sum(_write(connection, kind, some) for some in _batches(rows))
+    for kind in ("items", "feedback"):
+        if not found.rows[kind]:
+            raise SourceError(f"{paths[kind]} has nothing to import. {' '.join(found.named[:3])}".rstrip())
+    added = connection.execute(text(_MISSING_USERS)).rowcount
+    found.rows["users"] = found.rows.get("users", 0) + added
+    if added:
+        found.notes.append(f"{added:,} users are only in the feedback")
     return found
 
 
@@ -277,11 +292,10 @@ def mapping_text(found: Imported, types: FeedbackTypes) -> str:
     for kind in sorted(found.feedback):
         name = event_name(kind, names)
         names.add(name)
-        quoted = kind.replace("'", "''").replace(":", "\\:")
         columns = "user_id, item_id, time_stamp"
         if found.valued[kind]:
             columns += ", COALESCE(NULLIF(value, 0), 1) AS value"
-        query = f"SELECT {columns} FROM gorse_feedback WHERE feedback_type = '{quoted}'"
+        query = f"SELECT {columns} FROM gorse_feedback WHERE feedback_type = {_literal(kind, found.server)}"
         parts += [
             "",
             f"[events.{name}]",
@@ -294,6 +308,14 @@ def mapping_text(found: Imported, types: FeedbackTypes) -> str:
         if types.weight(kind) != 1:
             parts.append(f"weight = {types.weight(kind)}")
     return "\n".join(parts) + "\n"
+
+
+def _literal(kind: str, server: str) -> str:
+    """A text of SQL, in a mapping. A backslash is MySQL's escape, unless its sql_mode says otherwise."""
+    if "\\" in kind and server in {"mysql", "mariadb"}:
+        return f"_utf8mb4 x'{kind.encode().hex()}'"
+    quoted = kind.replace("'", "''").replace(":", "\\:")
+    return f"'{quoted}'"
 
 
 def event_name(kind: str, taken: set[str]) -> str:

@@ -166,8 +166,10 @@ def feedback_of(row: Fields) -> Feedback:
         raise Wrong("has no feedback_type")
     try:
         value = float(row.get("value") or 0)
-    except (TypeError, ValueError):
-        raise Wrong(f"value is {row['value']!r}, and no number") from None
+        if isinstance(row.get("value"), str) and "_" in row["value"]:  # which Python takes
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise Wrong(f"value is {str(row['value'])[:40]!r}, and no number") from None
     if not math.isfinite(value):
         raise Wrong(f"value is {value}, and no number")
     return Feedback(kind, _id(row, "user_id"), _id(row, "item_id"), value, time_of(row.get("time_stamp")))
@@ -221,7 +223,7 @@ def _list(value: Any) -> list[Any]:
 def _labels(value: Any) -> list[str]:
     """As terms: what is under a name, with that name before it. Raises Wrong."""
     if isinstance(value, str):
-        text = value.strip()
+        text = _text(value).strip()
         if not text.startswith(("{", "[", '"')):
             return [part.strip() for part in text.split("|") if part.strip()]
         try:
@@ -234,7 +236,7 @@ def _labels(value: Any) -> list[str]:
 def _terms(name: str, value: Any) -> Iterable[str]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _terms(f"{name}.{key}" if name else str(key), inner)
+            yield from _terms(f"{name}.{_text(key)}" if name else _text(key), inner)
     elif isinstance(value, list):
         if len(value) > LONGEST_LIST and all(isinstance(one, int | float) for one in value):
             return  # an embedding

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
-from recommendation_service.importing.gorse import FeedbackTypes, event_name, import_gorse, mapping_text
+from recommendation_service.core.errors import ConfigurationError, SourceError
+from recommendation_service.importing.gorse import FeedbackTypes, Imported, event_name, import_gorse, mapping_text
 from recommendation_service.onboarding.examination import check_mapping
 from recommendation_service.sources.mapping.mapping import load_mapping
+from recommendation_service.sources.mapping.reading import read
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.integration.test_mapped_feeds import built_and_published
@@ -153,6 +156,72 @@ def test_what_is_missing_or_in_the_way_is_told(export: Path, tmp_path: Path, mon
     assert "line 1: has no item_id" in str(run(cli.app, ["import", "gorse", str(export), "--replace"]).exception)
     (export / "items.jsonl").unlink()
     assert "has no items{.jsonl,.json,.csv}" in str(run(cli.app, [*other, "--database", "sqlite://"]).exception)
+
+
+@pytest.fixture(params=["sqlite_url", "mariadb_url", "postgresql_url"])
+def server(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    engine = create_engine(request.getfixturevalue(request.param))
+    yield engine
+    engine.dispose()
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    with engine.connect() as connection:
+        there = sorted(name for name in inspect(connection).get_table_names() if name.startswith("gorse_"))
+        return {name: connection.execute(text(f"SELECT COUNT(*) FROM {name}")).scalar_one() for name in there}
+
+
+def test_an_import_that_fails_leaves_what_was_there(export: Path, server: Engine) -> None:
+    def imported(*, replace: bool = False) -> Imported:
+        return import_gorse(export, server, replace=replace, tell=lambda *_: None)
+
+    feedback = (export / "feedback.jsonl").read_text()
+    (export / "feedback.jsonl").write_text("{}\n")
+    with pytest.raises(SourceError, match="nothing to import"):
+        imported()
+    assert counts(server) == {}, "what it had begun is gone, so that nothing is in the way of the next"
+    (export / "feedback.jsonl").write_text(feedback)
+    imported()
+    before = counts(server)
+    assert before == {"gorse_feedback": 320, "gorse_items": 60, "gorse_users": 40}
+    (export / "users.jsonl").write_text('{"UserId": "u1"}\n')
+    (export / "feedback.jsonl").write_text("{}\n")
+    with pytest.raises(SourceError, match="nothing to import"):
+        imported(replace=True)
+    assert counts(server) == before
+    (export / "feedback.jsonl").write_text(feedback.splitlines()[0] + "\n")
+    imported(replace=True)
+    assert counts(server)["gorse_feedback"] == 1
+
+
+def test_types_of_any_letters_are_read_as_they_were_written(export: Path, tmp_path: Path, server: Engine) -> None:
+    kinds = ["it's", 'a "b"', "back\\slash", "ends\\", "\\'", "12:30", ":now", "a\\:b", "50%", "größe", "-- no", "{x}"]
+    feedback = [{"FeedbackType": kind, "UserId": "u1", "ItemId": "film:1"} for kind in kinds]
+    (export / "feedback.jsonl").write_text("".join(json.dumps(one) + "\n" for one in feedback))
+    found = import_gorse(export, server, replace=False, tell=lambda *_: None)
+    mapping = tmp_path / "mapping.toml"
+    mapping.write_text(mapping_text(found, FeedbackTypes([], [])))
+    with server.connect() as connection:
+        events = read(load_mapping(mapping), connection).events
+    assert {name: len(table) for name, table in events.items()} == dict.fromkeys(events, 1)
+    assert len(events) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("mysql://h:port/x", "is not an SQLAlchemy address"),
+        ("mssql://h/x", "names mssql; the service reads"),
+        ("shop", "is not an SQLAlchemy address"),
+    ],
+)
+def test_an_address_that_is_none_is_told(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli.app, ["import", "gorse", str(export), "--database", address])
+    assert isinstance(done.exception, ConfigurationError)
+    assert said in done.exception.problems[0]
 
 
 def test_types_are_events_under_names_that_a_mapping_takes() -> None:

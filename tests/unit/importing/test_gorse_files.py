@@ -116,7 +116,14 @@ def test_an_item_that_cannot_be_taken_says_why(row: dict[str, Any], said: str) -
         item_of(row)
 
 
-@pytest.mark.parametrize("value", ["much", float("nan"), [1]])
+def test_half_of_a_letter_is_told_from_none_wherever_it_stands() -> None:
+    """JSON may have one; no database takes it."""
+    text = r'{"UserId":"\ud800u","Labels":{"likes\ud800":["\udfffx"]},"Comment":"c\ud800"}'
+    assert rows(text, "users", user_of)[0] == [User("?u", ["likes?: ?x"], "c?")]
+    assert rows(r'{"UserId":"u","Labels":"a\ud800|b"}', "users", user_of)[0] == [User("u", ["a?", "b"], "")]
+
+
+@pytest.mark.parametrize("value", ["much", float("nan"), [1], "1_000", 10**400])
 def test_a_value_that_is_no_number_is_told(value: Any) -> None:
     with pytest.raises(Wrong, match="no number"):
         feedback_of({"feedback_type": "rate", "user_id": "u", "item_id": "i", "value": value})
