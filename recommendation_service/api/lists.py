@@ -23,6 +23,7 @@ from recommendation_service.feed.request import AskedFilters
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.lists import Asked, in_order, render, row_of, similar
 
+PLAIN = ("type", "size", "offset", "user")  # parameters, whatever filters are called
 _HEADERS = {"Cache-Control": "private, no-store"}
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
@@ -101,11 +102,11 @@ def read_list_query(query: QueryParams, words: DocumentedFeeds, problems: Proble
     given: dict[str, list[str]] = {}
     for name, value in query.multi_items():
         given.setdefault(name, []).append(value)
-    known = ("type", "size", "offset", "user", *(f"{FILTERS}{name}" for name in words.filters))
+    known = (*PLAIN, *(f"{FILTERS}{name}" for name in words.filters))
     for name, values in given.items():
         if name not in known and not name.startswith(FILTERS):
             problems.append((name, f"there is no such parameter; the parameters are {', '.join(known)}"))
-        elif len(values) > 1 and words.filters.get(name.removeprefix(FILTERS)) != "contained":
+        elif len(values) > 1 and (name in PLAIN or words.filters.get(name.removeprefix(FILTERS)) != "contained"):
             problems.append((name, f"must be there once, but is there {len(values)} times"))
     first = {name: values[0] for name, values in given.items()}
     item_type = first.get("type")
@@ -138,7 +139,7 @@ def _filter_values(given: Mapping[str, list[str]], rules: Mapping[str, Rule]) ->
 def _number(text: str) -> float | str:
     """What is none is told of as the text that it is."""
     try:
-        return float(text)
+        return float(text) if "_" not in text else text  # which Python takes in a number
     except ValueError:
         return text
 

@@ -61,6 +61,7 @@ def _number_id(value: Any, reasons: Reasons) -> int:
     try:
         number = int(value)
         is_whole = not isinstance(value, bool) and (isinstance(value, str | bytes) or number == value)
+        is_whole = is_whole and not _is_pythons(value)
     except (ValueError, TypeError, OverflowError):
         number, is_whole = 0, False
     if not is_whole or not 0 < number <= LARGEST_ID:
@@ -165,7 +166,12 @@ def _number(value: Any) -> float:
         number = float(value) if value is not None else math.nan
     except (ValueError, TypeError, OverflowError):
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    return number if math.isfinite(number) and not _is_pythons(value) else math.nan
+
+
+def _is_pythons(value: Any) -> bool:
+    """A text that is a number to Python alone: 1_000."""
+    return (isinstance(value, str) and "_" in value) or (isinstance(value, bytes) and b"_" in value)
 
 
 def text(value: Any) -> str:

@@ -68,12 +68,22 @@ def test_nothing_that_a_database_gives_raises(given_values: list[Any]) -> None:
         (2.5, 0),
         (True, 0),
         ("a7", 0),
+        ("1_0", 0),
+        (b"1_0", 0),
     ],
 )
 def test_whole_numbers_above_zero_are_ids(value: Any, expected: int) -> None:
     reasons: Counter[str] = Counter()
     assert values.ids([value], "integer", reasons).tolist() == [expected]
     assert bool(reasons) == (expected == 0)
+
+
+def test_numbers_are_what_databases_write_as_numbers() -> None:
+    reasons: Counter[str] = Counter()
+    found = values.numbers(["1.5", Decimal("2e3"), b"7", "1_000", b"1_000", "inf", None], reasons)
+    assert found[:3].tolist() == [1.5, 2000.0, 7.0]
+    assert np.isnan(found[3:]).all()
+    assert reasons == {values.NOT_A_NUMBER: 3}
 
 
 @pytest.mark.parametrize(
