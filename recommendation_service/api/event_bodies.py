@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,7 +48,23 @@ class _Plain(msgspec.Struct):
     event_id: str | None = None
 
 
+class _Mapped(_Plain):
+    """Of a mapping's events, which may have short names as well; then they take the careful way."""
+
+    user: Any = None
+    type: Any = None
+    item: Any = None
+    request: Any = None
+    session: Any = None
+    time: Any = None
+
+    def is_short(self) -> bool:
+        return (self.user, self.type, self.item, self.request, self.session, self.time) != _NONE_SHORT
+
+
+_NONE_SHORT = (None,) * 6
 _decode_plain = msgspec.json.Decoder(list[_Plain] | _Plain).decode
+_decode_mapped = msgspec.json.Decoder(list[_Mapped] | _Mapped).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
@@ -57,18 +73,18 @@ def read_events(body: bytes, now_ms: int, words: Words = FIRST_WORDS) -> list[Fe
     try:
         if not body.isascii():
             body.decode("utf-8")
-        plain = _decode_plain(body)
+        plain = _decode_mapped(body) if words.is_mapped else _decode_plain(body)
     except msgspec.ValidationError:
         return _read_carefully(body, now_ms, words)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotJson("The body is not JSON, or nested too deeply.") from None
-    events = plain if isinstance(plain, list) else [plain]
+    events: Sequence[_Plain] = plain if isinstance(plain, list) else [plain]
     if not 1 <= len(events) <= MOST_EVENTS:
         return _read_carefully(body, now_ms, words)
     read = []
     for event in events:
         own = words.events.get(event.event)
-        if own is None or not _is_valid(event, own, words):
+        if own is None or not _is_valid(event, own, words) or (isinstance(event, _Mapped) and event.is_short()):
             return _read_carefully(body, now_ms, words)
         read.append(_event(event, own, words, now_ms))
     return read
@@ -192,7 +208,8 @@ def _plain(event: dict[str, Any], prefix: str, details: list[dict[str, str]], wo
     values: dict[str, Any] = {}
     fields = _fields(words)
     if words.is_mapped:
-        event = {_SHORT.get(name, name): value for name, value in event.items()} | event
+        present = {name: value for name, value in event.items() if value is not None}
+        event = {_SHORT.get(name, name): value for name, value in present.items()} | present
         fields = fields | _ids_of(event, words)
     for name, (parse, required) in fields.items():
         given = event.get(name)

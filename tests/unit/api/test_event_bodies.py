@@ -16,7 +16,7 @@ from recommendation_service.api.event_bodies import EARLIEST_MS, FUTURE_MS, MOST
 from recommendation_service.core.errors import InvalidRequest, NotJson, ServiceError
 from recommendation_service.log.records import FeedbackRecord, Flag
 from recommendation_service.model.item_keys import ITEM_TYPES, LARGEST_ITEM
-from recommendation_service.model.words import EVENT_NAMES
+from recommendation_service.model.words import EVENT_NAMES, FIRST_WORDS, OwnEvent, Words, own_words
 
 NOW_MS = 1_795_000_000_000
 LARGEST_ID = 2**63 - 1
@@ -357,14 +357,46 @@ ALMOST_EVENTS = st.fixed_dictionaries(
 )
 
 
+SONG = {"event": "play", "user_id": "u-1", "item_id": "a song", "item_type": "song"}
+SONGS = Words(
+    {"song": 3},
+    own_words({"song": 3}, {"play": OwnEvent("like", ("song",))}),
+    users_are_text=True,
+    text_types=frozenset({"song", "creator"}),
+)
+ALMOST_SONGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "event": st.sampled_from(["play", "hide"]) | ANY_JSON,
+        **{name: st.just(SONG[f"{name}_id"]) | ANY_JSON for name in ("user", "item")},
+        **{f"{name}_id": st.just(SONG[f"{name}_id"]) | ANY_JSON for name in ("user", "item")},
+        **{name: st.just("song") | ANY_JSON for name in ("type", "item_type")},
+        **{name: st.text(max_size=5) | ANY_JSON for name in ("request", "request_id", "session", "session_id")},
+        **{name: st.integers(0, 2**41) | ANY_JSON for name in ("time", "timestamp")},
+    },
+)
+
+
+@pytest.mark.parametrize("careful", [{}, {"timestamp": "1795000000"}], ids=["plain", "careful"])
+def test_a_mappings_event_may_have_short_names_and_long_ones_at_once(careful: dict[str, Any]) -> None:
+    short = {"request": "r", "session": "s", "time": 1_795_000_000, "session_id": None}
+    [record] = read_events(json.dumps(SONG | short | careful).encode(), NOW_MS, SONGS)
+    assert (record.request_id, record.session_id, record.happened_ms) == ("r", "s", 1_795_000_000_000)
+    [record] = read_events(json.dumps(SONG | short | {"request_id": "long"}).encode(), NOW_MS, SONGS)
+    assert record.request_id == "long"
+
+
 @settings(max_examples=300, deadline=None)
-@given(body=st.one_of(ALMOST_EVENTS, st.lists(ALMOST_EVENTS, max_size=3), ANY_JSON))
-def test_any_json_is_read_or_refused_and_the_quick_way_never_decides_otherwise(body: object) -> None:
+@given(
+    body=st.one_of(ALMOST_EVENTS, st.lists(ALMOST_EVENTS, max_size=3), ALMOST_SONGS, ANY_JSON),
+    words=st.sampled_from([FIRST_WORDS, SONGS]),
+)
+def test_any_json_is_read_or_refused_and_the_quick_way_never_decides_otherwise(body: object, words: Words) -> None:
     encoded = json.dumps(body).replace("Infinity", "1e308").encode()
     outcomes: list[tuple[type, list[object]]] = []
     for read_body in (read_events, event_bodies._read_carefully):
         try:
-            records = read_body(encoded, NOW_MS)
+            records = read_body(encoded, NOW_MS, words)
         except ServiceError as error:
             outcomes.append((type(error), list(error.details)))
         else:
