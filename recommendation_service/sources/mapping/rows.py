@@ -9,11 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,9 +25,10 @@ from recommendation_service.model.item_keys import item_key
 from recommendation_service.model.text_ids import ITEM_BITS, USER_BITS, number_of_text
 from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.mapping import Mapping
-from recommendation_service.sources.mapping.names import server_words
+from recommendation_service.sources.mapping.names import quoting, server_words
 from recommendation_service.sources.mapping.reading import events_of
 from recommendation_service.sources.mapping.results import Queries, Result, parameters
+from recommendation_service.sources.mapping.tables import Float64
 from recommendation_service.sources.mapping.words import type_numbers
 from recommendation_service.sources.reader import one_moment
 from recommendation_service.sources.rows import OperatorRow, Page
@@ -36,6 +38,7 @@ _OF_SECOND = (1 << _BITS) - 1
 # How far back a table is read that was never read before.
 FIRST_SECONDS = 86_400
 _ZONE = re.compile(r"(Z|[+-]\d{2}:?\d{2})$")
+_DAY, _MINUTE = re.compile(r"\d{4}-\d{2}-\d{2}"), re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}")
 
 
 def events_with_rows(mapping: Mapping) -> tuple[str, ...]:
@@ -73,31 +76,61 @@ class MappedMoment:
 
     def beginning(self, _event: str, _most: int) -> int:
         """The number after which an event is read that was never read before."""
-        return int(self._now.timestamp() - FIRST_SECONDS) << _BITS
+        return (int(self._now.timestamp() - FIRST_SECONDS) << _BITS) - 1
 
     def read(self, event: str, after: int, most: int) -> Page:
-        """The next ``most`` rows after a number. Raises SourceError."""
-        section = self._mapping.content.events[event]
+        """The next ``most`` rows after a number, and more where else none after it could be told to be the last. Raises
+        SourceError."""
+        section, statement = self._mapping.content.events[event], self._mapping.statements[f"events.{event}"]
         queries = Queries(self._mapping, self._connection, self._now, self._zone)
-        latest = self._latest(event)
+        given = parameters(statement, section.days, self._now, self._zone)
+        time = f"q.{self._quoted(event, statement.text, given, section.time or '')}"
+        query = f"FROM (\n{statement.text}\n) q"
+        latest = self._run(event, f"SELECT MAX({time}) AS latest {query}", given).columns["latest"][0]
         if latest is None:
             return Page([], 0)
+        [at] = self._times([latest]).tolist()
+        if math.isnan(at):
+            raise SourceError(f"events.{event}: time: the latest is {str(latest)[:60]!r}, which is no time")
+        last = self._whole_until(latest, at) << _BITS | _OF_SECOND
         # Of the second itself there may be more, unless it was read whole; the table may have parts of seconds.
         since = (after >> _BITS) + (after & _OF_SECOND == _OF_SECOND)
-        time = self._connection.dialect.identifier_preparer.quote(section.time or "")
-        statement = self._mapping.statements[f"events.{event}"].text
-        given = parameters(self._mapping.statements[f"events.{event}"], section.days, self._now, self._zone)
-        after_it = f"q.{time} >= :rows_after ORDER BY q.{time} LIMIT :rows_most"
-        result = self._run(
-            event,
-            f"SELECT q.* FROM (\n{statement}\n) q WHERE {after_it}",
-            given | {"rows_after": as_before(latest, since, self._zone), "rows_most": most},
-        )
+        given |= {"rows_after": as_before(latest, since, self._zone)}
+        query = f"SELECT q.* {query} WHERE {time} >= :rows_after ORDER BY {time} LIMIT :rows_most"
+        while True:
+            result = self._run(event, query, given | {"rows_most": most})
+            known = self._times(queries.column(result, "time", section.time or ""))
+            known = known[~np.isnan(known)]
+            if result.rows < most or (known > self._now.timestamp()).any():
+                return Page(self._rows(event, queries, result, after), last)
+            # Of the second of the last row, or its day, there may be more.
+            if len(known) and (read_to := (int(known.max()) << _BITS) - 1) > after:
+                return Page(self._rows(event, queries, result, after), last, read_to)
+            most *= 2
+
+    def _whole_until(self, latest: Any, at: float) -> int:
+        """The last second of which the table has all that came by now. Where it tells no more than the day or the
+        minute, of that there may come more until it is over."""
+        now, form = self._now.timestamp(), str(latest).strip()
+        at = min(at, now)
+        if _MINUTE.fullmatch(form):
+            begin = at // 60 * 60
+            end = begin + 60
+        elif _DAY.fullmatch(form):
+            day = datetime.fromtimestamp(at, self._zone).replace(hour=0, minute=0, second=0, microsecond=0)
+            begin, end = day.timestamp(), (day + timedelta(days=1)).timestamp()
+        else:
+            return int(at)
+        return int(end if end <= now else begin) - 1
+
+    def _rows(self, event: str, queries: Queries, result: Result, after: int) -> list[OperatorRow]:
+        """Those after a number, in order. Raises SourceError."""
         found = events_of(self._mapping, queries, event, result, self._now)
         if queries.findings.fatal:
             raise SourceError("; ".join(map(str, queries.findings.fatal)))
+        weight = self._mapping.content.events[event].weight
         rows = [
-            self._row(event, section.weight, *row)
+            self._row(event, weight, *row)
             for row in zip(
                 found.users.tolist(),
                 found.items.tolist(),
@@ -108,13 +141,7 @@ class MappedMoment:
             )
             if not math.isnan(row[3])
         ]
-        rows.sort(key=lambda row: row.id)
-        last = int(min(self._seconds(latest), self._now.timestamp())) << _BITS | _OF_SECOND
-        if result.rows < most:
-            return Page(rows, last)
-        # Of the second of the last row there may be more.
-        read_to = int(self._seconds(result.columns[section.time or ""][-1])) << _BITS
-        return Page(rows, last, read_to - 1 if read_to - 1 > after else read_to | _OF_SECOND)
+        return sorted((row for row in rows if row.id > after), key=lambda row: row.id)
 
     def again(self, _event: str, _number: int) -> OperatorRow | None:
         """What a row says by now: an event's says one thing."""
@@ -130,17 +157,16 @@ class MappedMoment:
         value = weighs / weight if weight > 0 else None
         return OperatorRow(number, user_id, key, event, value, round(time * 1000))
 
-    def _latest(self, event: str) -> Any:
-        """The latest time as the table has it; None: there is none."""
-        section, statement = self._mapping.content.events[event], self._mapping.statements[f"events.{event}"]
-        time = self._connection.dialect.identifier_preparer.quote(section.time or "")
-        given = parameters(statement, section.days, self._now, self._zone)
-        result = self._run(event, f"SELECT MAX(q.{time}) AS latest FROM (\n{statement.text}\n) q", given)
-        return result.columns["latest"][0]
+    def _quoted(self, event: str, sql: str, given: dict[str, Any], column: str) -> str:
+        """Raises SourceError."""
+        try:
+            return quoting(self._connection, sql, given)(column)
+        except SQLAlchemyError as error:
+            raise SourceError(f"events.{event}: {server_words(error)}") from error
 
-    def _seconds(self, value: Any) -> float:
-        [seconds] = values.times([value], 1e12, self._zone, Counter())
-        return 0.0 if math.isnan(seconds) else float(seconds)
+    def _times(self, column: list[Any]) -> Float64:
+        """(n,) seconds since 1970, of the future as well; nan: it is no time."""
+        return values.times(column, 1e12, self._zone, Counter())
 
     def _run(self, event: str, sql: str, given: dict[str, Any]) -> Result:
         try:
@@ -165,7 +191,9 @@ def as_before(example: Any, seconds: int, zone: tzinfo) -> Any:
         while abs(float(example)) / scale > values.LATEST_SECONDS:
             scale *= 1000
         return seconds * scale
-    written = str(example)
-    told = _ZONE.search(written.strip()) if "T" in written or " " in written else None
+    written = str(example).strip()
+    if values.DIGITS.fullmatch(written):
+        return str(as_before(Decimal(written), seconds, zone))
+    told = _ZONE.search(written) if "T" in written or " " in written else None
     local = local_text(moment, UTC if told is not None else zone)
-    return local.replace(" ", "T") if "T" in written else local
+    return (local.replace(" ", "T") if "T" in written else local)[: len(written)]

@@ -36,7 +36,7 @@ NOT_A_NUMBER, NEGATIVE, EMPTY, LONG_TERM = "not a number", "below 0", "empty", "
 TOLERANCE_SECONDS = 300.0
 _DAY_SECONDS = 86400.0
 LATEST_SECONDS = 1e11  # larger numbers count in milliseconds, and beyond that in microseconds
-_DIGITS = re.compile(r"-?\d+(\.\d+)?")
+DIGITS = re.compile(r"-?\d+(\.\d+)?")
 _WORDS = re.compile(r"[^\W\d_]{3,}")
 
 
@@ -136,7 +136,7 @@ def _seconds(value: Any, zone: tzinfo) -> float:
     try:
         if isinstance(value, date) and not isinstance(value, datetime):
             value = datetime.combine(value, time())
-        if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        if isinstance(value, str) and DIGITS.fullmatch(value.strip()):
             value = float(value)
         if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
             number = float(value)

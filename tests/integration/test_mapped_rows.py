@@ -1,0 +1,146 @@
+"""Rows of a mapping's events are read on and on, each once, whatever their column of the time can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy.engine import URL
+
+from recommendation_service.core.config import Settings
+from recommendation_service.core.database import make_engine
+from recommendation_service.core.errors import SourceError
+from recommendation_service.learning.operator_rows import MOST_ROWS
+from recommendation_service.learning.row_notes import RowMark, Seen
+from recommendation_service.model.item_keys import unpack
+from recommendation_service.sources.mapping.mapping import load_mapping
+from recommendation_service.sources.mapping.rows import MappedRows
+
+NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
+MAPPING = """
+[users]
+query = "SELECT 1 AS id"
+[items.song]
+query = "SELECT 1 AS id"
+[events.play]
+query = "SELECT listener AS user_id, song AS item_id, playedAt FROM plays"
+time = "playedAt"
+days = 3650
+"""
+# What the column is, and how a moment stands in it.
+FORMS: dict[str, tuple[str, Callable[[datetime], Any]]] = {
+    "moment": ("{moment}", lambda moment: moment.replace(tzinfo=None)),
+    "date": ("DATE", lambda moment: moment.date()),
+    "text of a day": ("VARCHAR(30)", lambda moment: f"{moment:%Y-%m-%d}"),
+    "text of a minute": ("VARCHAR(30)", lambda moment: f"{moment:%Y-%m-%d %H:%M}"),
+    "text with a zone": ("VARCHAR(30)", lambda moment: f"{moment:%Y-%m-%dT%H:%M:%SZ}"),
+    "number": ("BIGINT", lambda moment: int(moment.timestamp() * 1000)),
+    "text of a number": ("VARCHAR(30)", lambda moment: str(int(moment.timestamp()))),
+}
+
+
+@pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
+def url(request: pytest.FixtureRequest) -> URL:
+    found: URL = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+class Plays:
+    """The table, and a reader of it that goes on as the learner does."""
+
+    def __init__(self, url: URL, folder: Path, form: str) -> None:
+        self._writer = create_engine(url, poolclass=NullPool)
+        self._column, self._form = FORMS[form]
+        moment = "TIMESTAMP" if url.get_backend_name() == "postgresql" else "DATETIME"
+        with self._writer.begin() as connection:
+            connection.exec_driver_sql(
+                f"CREATE TABLE plays (listener INTEGER, song INTEGER, playedAt {self._column.format(moment=moment)})"
+            )
+        (folder / "mapping.toml").write_text(MAPPING)
+        shown = SecretStr(url.render_as_string(hide_password=False))
+        self.engine: Engine = make_engine(Settings(database_url=shown, data_dir=folder))
+        self.rows = MappedRows(load_mapping(folder / "mapping.toml"), self.engine, self.engine.connect, UTC)
+
+    def add(self, at: datetime, songs: range, listener: int = 1) -> None:
+        value = self._form(at)
+        value = str(value) if self.engine.dialect.name == "sqlite" and not isinstance(value, int) else value
+        rows = [{"listener": listener, "song": song, "at": value} for song in songs]
+        with self._writer.begin() as connection:
+            connection.execute(text("INSERT INTO plays VALUES (:listener, :song, :at)"), rows)
+
+    def read_to_the_end(self, most: int, mark: RowMark, now: datetime) -> tuple[list[int], RowMark]:
+        """Songs of new rows, in looks of which each is settled."""
+        songs: list[int] = []
+        taken: set[int] = set()
+        while True:
+            with self.rows.moment(now) as moment:
+                page = moment.read("play", mark.after, most)
+            songs += [unpack(row.item or 0)[1] for row in page.rows if row.id not in taken]
+            taken |= {row.id for row in page.rows}
+            read_to = page.last_id if page.read_to is None else page.read_to
+            seen = Seen(int(now.timestamp() * 1000), page.last_id)
+            after = mark.looked(seen, read_to, 0).looked(seen, read_to, 0)  # the second look settles the first
+            if page.read_to is None:
+                return songs, after
+            assert after.after > mark.after, "it goes on"
+            mark = after
+
+
+@pytest.fixture
+def plays(url: URL, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    found = Plays(url, tmp_path, request.param)
+    yield found
+    found.engine.dispose()
+
+
+@pytest.mark.parametrize("plays", FORMS, indirect=True)
+def test_what_came_at_one_time_is_read_past_however_much_it_is(plays: Plays) -> None:
+    """More than a look takes, of one second, one minute and one day; and then what comes after."""
+    day = NOW - timedelta(hours=30)
+    plays.add(day - timedelta(days=1), range(1, 4))
+    plays.add(day, range(10, 40))
+    plays.add(NOW - timedelta(hours=2), range(50, 53))
+    begin = RowMark((int((day - timedelta(days=2)).timestamp()) << 22) - 1)
+
+    found, mark = plays.read_to_the_end(10, begin, NOW)
+    assert sorted(found) == [1, 2, 3, *range(10, 40), 50, 51, 52]
+    later = NOW + timedelta(minutes=3)
+    plays.add(later - timedelta(minutes=2), range(60, 62))
+    again, _ = plays.read_to_the_end(10, mark, later)
+    assert {60, 61} <= set(again) <= {50, 51, 52, 60, 61}, "of an unfinished day all is looked at again"
+
+
+@pytest.mark.parametrize("plays", ["moment"], indirect=True)
+def test_a_second_with_more_than_a_look_takes_is_read(plays: Plays) -> None:
+    songs = range(1, MOST_ROWS + 50)
+    plays.add(NOW - timedelta(minutes=1), songs)
+    begin = RowMark((int((NOW - timedelta(days=1)).timestamp()) << 22) - 1)
+    found, _ = plays.read_to_the_end(MOST_ROWS, begin, NOW)
+    assert set(found) == set(songs)
+
+
+@pytest.mark.parametrize("plays", ["date", "text of a day", "moment"], indirect=True)
+def test_what_is_of_a_time_to_come_keeps_nothing_from_being_read(plays: Plays) -> None:
+    plays.add(NOW + timedelta(days=5), range(100, 130))
+    plays.add(NOW - timedelta(minutes=5), range(1, 4))
+    begin = RowMark((int((NOW - timedelta(days=2)).timestamp()) << 22) - 1)
+
+    found, mark = plays.read_to_the_end(10, begin, NOW)
+    assert sorted(found) == [1, 2, 3]
+    plays.add(NOW + timedelta(minutes=1), range(4, 6))
+    found, _ = plays.read_to_the_end(10, mark, NOW + timedelta(minutes=2))
+    assert {4, 5} <= set(found)
+
+
+@pytest.mark.parametrize("plays", ["text of a minute"], indirect=True)
+def test_a_latest_time_that_is_none_is_told(plays: Plays) -> None:
+    plays.add(NOW, range(1, 3))
+    with plays._writer.begin() as connection:
+        connection.execute(text("INSERT INTO plays VALUES (1, 1, 'yesterday')"))
+    with plays.rows.moment(NOW) as moment, pytest.raises(SourceError, match="the latest is 'yesterday'"):
+        moment.read("play", 0, 10)
