@@ -109,7 +109,7 @@ def add_administration(
             generation = Generation(served.catalog, tried, rulings=served.rulings)
             made = Preview(generation, settings)
             unknown = user_id and personal and not made.is_listed(user_id) and not made.knows(user_id)
-            facts = worker.reader.read(user_id) if unknown else None
+            facts = worker.reader.read(user.given) if unknown else None
             return generation, made.feed(wanted, seen, facts)
 
         try:

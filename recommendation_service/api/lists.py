@@ -19,9 +19,10 @@ from recommendation_service.catalog.filter_columns import Rule
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import NotFound
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.feed.request import AskedFilters
+from recommendation_service.feed.request import AskedFilters, Outsider
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.lists import Asked, in_order, render, row_of, similar
+from recommendation_service.serving.worker import worker_of
 
 PLAIN = ("type", "size", "offset", "user")  # parameters, whatever filters are called
 _HEADERS = {"Cache-Control": "private, no-store"}
@@ -38,6 +39,7 @@ class ListQuery(NamedTuple):
     offset: int
     user_id: int
     filters: AskedFilters
+    user_text: str = ""  # the user's id where that is text
 
 
 def add_lists(app: FastAPI, prefix: str, serving: Serving, admission: Admission, words: DocumentedFeeds) -> None:
@@ -53,7 +55,7 @@ def add_lists(app: FastAPI, prefix: str, serving: Serving, admission: Admission,
             check_type("type", item_type, words.types, problems)
         query = read_list_query(request.query_params, words, problems)
         pipeline = await serving.ready_pipeline()
-        asked = asked_rows(pipeline, query, item_type)
+        asked = asked_rows(pipeline, query, item_type, await outsider_of(request, pipeline, query))
         catalog = pipeline.catalog
         body = render(catalog, rows_of(catalog, asked), asked)
         return Response(body, media_type="application/json", headers=_HEADERS)
@@ -85,11 +87,21 @@ def add_lists(app: FastAPI, prefix: str, serving: Serving, admission: Admission,
     ]
 
 
-def asked_rows(pipeline: FeedPipeline, query: ListQuery, path_type: str | None) -> Asked:
+async def outsider_of(request: Request, pipeline: FeedPipeline, query: ListQuery) -> Outsider | None:
+    """What the tables say of a user who is not in the catalog, where a list is kept from something by that."""
+    if not query.user_id or not pipeline.asks_of_users or pipeline.user_row(query.user_id) >= 0:
+        return None
+    facts = await worker_of(request.scope).users.facts(query.user_id, query.user_text)
+    return None if facts is None else pipeline.outsider(*facts)
+
+
+def asked_rows(
+    pipeline: FeedPipeline, query: ListQuery, path_type: str | None, outsider: Outsider | None = None
+) -> Asked:
     catalog = pipeline.catalog
     wanted = query.item_type or path_type
     rows = (0, len(catalog.arrays.item_id)) if wanted is None else catalog.rows_of_type.get(wanted, (0, 0))
-    return Asked(rows, pipeline.barred(query.filters, query.user_id), query.offset, query.size)
+    return Asked(rows, pipeline.barred(query.filters, query.user_id, outsider), query.offset, query.size)
 
 
 def check_type(field: str, item_type: str, types: Sequence[str], problems: Problems) -> None:
@@ -119,7 +131,8 @@ def read_list_query(query: QueryParams, words: DocumentedFeeds, problems: Proble
     filters = asked_of(_filter_values(given, words.filters), words.filters, problems)
     if problems:
         raise invalid(problems)
-    return ListQuery(item_type, size, offset, user_id, filters)
+    text = user if words.forms.users_are_text and user is not None else ""
+    return ListQuery(item_type, size, offset, user_id, filters, text)
 
 
 def _filter_values(given: Mapping[str, list[str]], rules: Mapping[str, Rule]) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def read_named_body(body: bytes, feed: NamedFeed, forms: IdForms) -> FeedFields:
         plain.personal is not False,
         filters=asked,
         by_name=True,
+        user_text=plain.user if forms.users_are_text and isinstance(plain.user, str) else "",
     )
 
 

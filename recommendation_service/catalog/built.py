@@ -28,3 +28,4 @@ class BuiltCatalog:
     item_texts: Texts | None = None  # ids of the items, where they are text
     user_texts: Texts | None = None  # ids of the users
     filters: tuple[FilterColumn, ...] = ()
+    people_terms: dict[str, Any] | None = None  # by what the terms of a mapping's people are made, see mapped.py

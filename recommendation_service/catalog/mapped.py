@@ -50,7 +50,9 @@ def build_mapped(
         raise SourceError(_nothing_to_show(mapping, tables))
     items = _items(mapping, tables, report)
     vocabulary = Vocabulary()
-    terms = _Terms(mapping, tables, policy)
+    cuts = policy.file.cuts
+    by = TermsBy((cuts.skills, cuts.knowledges, cuts.tools, cuts.languages), _edges_of_all(mapping, tables))
+    terms = Terms(mapping, tables, by)
     tokens = vocabulary.rows([terms.of_item(name, row) for name, row in zip(items.types, items.rows, strict=True)])
     interactions = _interactions(mapping, tables, items, seconds, report)
     people, user_texts = _people(mapping, tables, items, interactions, vocabulary, terms)
@@ -99,6 +101,7 @@ def build_mapped(
         item_texts=Texts.of([one if isinstance(one, str) else "" for one in items.ids]) if has_text else None,
         user_texts=user_texts,
         filters=tuple(_filters(mapping, tables, items, people)),
+        people_terms=by._asdict(),
     )
 
 
@@ -174,22 +177,28 @@ def _creators(mapping: Mapping, tables: Tables, order: Sequence[str], rows: Sequ
     found = []
     for name, own in zip(order, rows, strict=True):
         given = tables.items[name].creators
-        found.append(np.zeros(len(own), np.int64) if given is None else _creator_numbers(mapping, given[own]))
+        found.append(np.zeros(len(own), np.int64) if given is None else creator_numbers(mapping, given[own]))
     creators = np.concatenate(found).astype(np.int64)
     return np.where(creators > 0, creators, -1 - np.arange(len(creators)))
 
 
-def _creator_numbers(mapping: Mapping, ids: Ids) -> Int64:
+def creator_numbers(mapping: Mapping, ids: Ids) -> Int64:
     return numbers_of(ids, USER_BITS if mapping.content.creators.are_users else CREATOR_BITS)
 
 
-class _Terms:
+class TermsBy(NamedTuple):
+    """What else terms are made by than the rows of whom they are of."""
+
+    cuts: Sequence[int]  # (4,) how many of each kind
+    edges: dict[str, list[float]]  # of each number of the mapping
+
+
+class Terms:
     """The terms of items and users, in the four kinds of tokens that a catalog has: the first three vocabularies have
     one each, and all others the last."""
 
-    def __init__(self, mapping: Mapping, tables: Tables, policy: Policy) -> None:
-        cuts = policy.file.cuts
-        self._cuts = (cuts.skills, cuts.knowledges, cuts.tools, cuts.languages)
+    def __init__(self, mapping: Mapping, tables: Tables, by: TermsBy) -> None:
+        self._cuts = by.cuts
         self._items: dict[tuple[str, Any], list[list[tuple[float, str]]]] = {}
         self._users: dict[Any, list[list[tuple[float, str]]]] = {}
         self._tables = tables
@@ -207,7 +216,9 @@ class _Terms:
                 for one, term, weight in zip(terms.ids.tolist(), terms.terms, terms.weights.tolist(), strict=True):
                     self._add(self._users, one, name, weight * counts, prefix + term)
         for name, columns in tables.numbers.items():
-            edges, counts = _edges(mapping, name, columns.items.values()), mapping.content.numbers[name].weight
+            if name not in by.edges:
+                continue
+            edges, counts = np.array(by.edges[name], np.float64), mapping.content.numbers[name].weight
             for item_type, values in columns.items.items():
                 for one, place in zip(tables.items[item_type].ids.tolist(), _ranges(values, edges), strict=True):
                     if place is not None:
@@ -236,6 +247,10 @@ class _Terms:
             for own, most in zip(lists, self._cuts, strict=True)
         )
         return skills, knowledges, tools, languages
+
+
+def _edges_of_all(mapping: Mapping, tables: Tables) -> dict[str, list[float]]:
+    return {name: _edges(mapping, name, one.items.values()).tolist() for name, one in tables.numbers.items()}
 
 
 def _edges(mapping: Mapping, name: str, columns: Iterable[Float64]) -> Float64:
@@ -293,7 +308,7 @@ def _people(
     items: _Items,
     interactions: Interactions,
     vocabulary: Vocabulary,
-    terms: _Terms,
+    terms: Terms,
 ) -> tuple[People, Texts | None]:
     """Everyone who is in a table, and the dictionary of their ids where these are text."""
     content = mapping.content
@@ -313,7 +328,7 @@ def _people(
     for name, table in tables.links.items():
         user = numbers_of(table.users, USER_BITS)
         to_users = content.links[name].to == "users"
-        other = numbers_of(table.others, USER_BITS) if to_users else _creator_numbers(mapping, table.others)
+        other = numbers_of(table.others, USER_BITS) if to_users else creator_numbers(mapping, table.others)
         pair = np.stack([user, other], 1)[(user > 0) & (other > 0)]
         pairs.append(pair)
         if not to_users or content.creators.are_users:

@@ -186,6 +186,7 @@ class CatalogStore(VersionStore):
                 "items": item_form(built.item_time_zone),
                 "item_types": built.item_types,
                 "filters": [_filter_said(column) for column in built.filters],
+                "people_terms": built.people_terms,
                 "sizes": {name: getattr(built.arrays, name) for name in SIZES},
                 "rejection_rules": RULES,
                 "report": built.report.as_json(),

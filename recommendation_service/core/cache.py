@@ -80,7 +80,8 @@ class Cache(Generic[T]):
     """Values by number, through L1 and L2 from ``load``. One worker's, on one event loop.
 
     ``namespace`` has the version of the encoding, so that another version's entries are not even seen. ``load`` gives
-    None for what does not exist, and raises where it cannot tell. ``decode`` gives None for bytes that are no value.
+    None for what does not exist, and raises where it cannot tell. It is asked by the number, or by what
+    ``get`` was told that the number stands for. ``decode`` gives None for bytes that are no value.
     Without ``guard`` there is no L2.
     """
 
@@ -89,7 +90,7 @@ class Cache(Generic[T]):
         namespace: str,
         encode: Callable[[T], bytes],
         decode: Callable[[bytes], T | None],
-        load: Callable[[int], Awaitable[T | None]],
+        load: Callable[[int | str], Awaitable[T | None]],
         *,
         guard: RedisGuard | None,
         metrics: CacheMetrics,
@@ -129,7 +130,7 @@ class Cache(Generic[T]):
         self._l1_hits.inc()
         return True, self._decode(payload)
 
-    async def get(self, key: int) -> T | None:
+    async def get(self, key: int, stands_for: str = "") -> T | None:
         """The value; None where there is none, and where it takes longer than ``wait_seconds`` to tell.
 
         What is late goes on by itself and is there for the next who asks. Never raises.
@@ -140,7 +141,7 @@ class Cache(Generic[T]):
         self._metrics.cache_lookups.labels("l1", "miss").inc()
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = self._run(self._read(key))
+            flight = self._flights[key] = self._run(self._read(key, stands_for or key))
             flight.add_done_callback(lambda done: self._landed(key, done))
         else:
             self._metrics.cache_collapsed.labels("worker").inc()
@@ -205,7 +206,7 @@ class Cache(Generic[T]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _read(self, key: int) -> T | None:
+    async def _read(self, key: int, asked: int | str) -> T | None:
         """L2, else the source, unless somebody else is at it."""
         token, replaces = "", False
         if self._guard is not None:
@@ -232,7 +233,7 @@ class Cache(Generic[T]):
             except RedisUnavailable:
                 if not token:
                     self._metrics.cache_lookups.labels("l2", "down").inc()
-        return await self._read_source(key, token, replaces)
+        return await self._read_source(key, asked, token, replaces)
 
     async def _look_up(self, key: int, allowance: Allowance) -> tuple[str, T | None]:
         """(hit, negative, miss or damaged; value) of L2, noted in L1. Raises RedisUnavailable."""
@@ -267,13 +268,13 @@ class Cache(Generic[T]):
                 return value
         return None
 
-    async def _read_source(self, key: int, token: str, replaces: bool) -> T | None:
+    async def _read_source(self, key: int, asked: int | str, token: str, replaces: bool) -> T | None:
         if not self._may_read():
             return None
         self._reads += 1
         epoch, started = self._epoch, time.perf_counter()
         try:
-            value = await self._load(key)
+            value = await self._load(asked)
         except Exception as error:  # noqa: BLE001 - the feed goes on without its user
             self._metrics.cache_reads.labels("failed").inc()
             self._paused_until = self._clock() + PAUSE_SECONDS

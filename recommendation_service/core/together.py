@@ -1,30 +1,31 @@
 """Reads that come while others are under way share the next one: a round trip for all of them, and not for each."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Together(Generic[V]):
-    """Reads by number, in threads of its own. One event loop's.
+class Together(Generic[K, V]):
+    """Reads by key, in threads of its own. One event loop's.
 
-    ``read``: what the numbers stand for, each once and at most ``most`` of them; called in a thread. What it raises,
+    ``read``: what the keys stand for, each once and at most ``most`` of them; called in a thread. What it raises,
     all who asked are told.
     """
 
-    def __init__(self, read: Callable[[Sequence[int]], Mapping[int, V]], *, threads: int, most: int, name: str) -> None:
+    def __init__(self, read: Callable[[Sequence[K]], Mapping[K, V]], *, threads: int, most: int, name: str) -> None:
         self._read = read
         self._most = most
         self._threads = ThreadPoolExecutor(threads, name)
         self._free = threads
-        self._waiting: dict[int, asyncio.Future[V]] = {}
+        self._waiting: dict[K, asyncio.Future[V]] = {}
         self._is_planned = False
 
-    async def get(self, key: int) -> V:
+    async def get(self, key: K) -> V:
         found = self._waiting.get(key)
         if found is None:
             loop = asyncio.get_running_loop()
@@ -51,7 +52,7 @@ class Together(Generic[V]):
             self._free -= 1
             loop.run_in_executor(self._threads, self._read, keys).add_done_callback(partial(self._end, asked))
 
-    def _end(self, asked: Mapping[int, asyncio.Future[V]], done: asyncio.Future[Mapping[int, V]]) -> None:
+    def _end(self, asked: Mapping[K, asyncio.Future[V]], done: asyncio.Future[Mapping[K, V]]) -> None:
         self._free += 1
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
         for key, found in asked.items():

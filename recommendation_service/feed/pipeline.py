@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.catalog.filter_columns import value_number
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.editors.rulings import Ruling
@@ -152,6 +153,8 @@ class FeedPipeline:
             join_named_items, self._item_bytes, catalog.item_offsets, memory.slot_item, 0, self._body
         )
         self._filters = Filters(catalog.filters, self._frames) if catalog.filters else None
+        # What users' own rows say keeps items away, from feeds that are not personal, too.
+        self.asks_of_users = any(column.users is not None for column in catalog.filters)
         self._laid: Passing | None = None  # what bars others by the flags
         self._barred_rows = NO_ROWS  # what editors do by them
         self._pins = NO_PINS  # that the memory has
@@ -201,7 +204,7 @@ class FeedPipeline:
             tokens,
             connections,
         )
-        passing = self._passing(request.filters, request.user_id) if self._filters is not None else None
+        passing = self._passing(request.filters, request.user_id, outsider) if self._filters is not None else None
         rows, pins = self.editorial.of(request.endpoint) if self.editorial is not None else NOTHING_RULED
         if passing is not self._laid or rows is not self._barred_rows:
             self._lay(passing, rows)
@@ -217,16 +220,21 @@ class FeedPipeline:
         wanted = wants_decision is not None and wants_decision(request, seed)
         return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
 
-    def barred(self, filters: AskedFilters, user_id: int) -> Bytes | None:
+    def barred(self, filters: AskedFilters, user_id: int, outsider: Outsider | None = None) -> Bytes | None:
         """(M,) not 0 where no list may have an item for a user who asks for that, by the filters and what editors took
-        out everywhere; None: all may. To be read only."""
-        passing = self._passing(filters, user_id)
+        out everywhere; None: all may. ``outsider``: where the user is not in the catalog. To be read only."""
+        passing = self._passing(filters, user_id, outsider)
         mask = passing.mask(len(self.memory.flags)) if passing is not None else None
         return mask if self.editorial is None else self.editorial.laid_over(mask)
 
-    def _passing(self, filters: AskedFilters, user_id: int) -> Passing | None:
+    def _passing(self, filters: AskedFilters, user_id: int, outsider: Outsider | None) -> Passing | None:
         """What passes the filters; None: all items do."""
-        return self._filters.passing(dict(filters), self.user_row(user_id)) if self._filters is not None else None
+        if self._filters is None:
+            return None
+        row, asked = self.user_row(user_id), dict(filters)
+        if row < 0 and outsider is not None:
+            asked = dict(outsider.filters) | asked
+        return self._filters.passing(asked, row)
 
     def _lay(self, passing: Passing | None, rows: Int32) -> None:
         """Lay the flags anew, where something else passes, or editors took out others, than in the feed before. The
@@ -302,11 +310,20 @@ class FeedPipeline:
         return weighed
 
     def outsider(
-        self, history: Int64, network: Int64, connections: int, attributes: Sequence[Sequence[str]]
+        self,
+        history: Int64,
+        network: Int64,
+        connections: int,
+        attributes: Sequence[Sequence[str]],
+        filters: Sequence[tuple[str, float | Sequence[str]]] = (),
     ) -> Outsider:
         """A user who is not in the catalog. ``attributes``: the profile's skills, knowledges, tools and languages as
-        they are compared; what no item here has is left out."""
-        return Outsider(history, network, connections, self._token_numbers(attributes))
+        they are compared; what no item here has is left out. ``filters``: what the user's own row asks for."""
+        asked = tuple(
+            (name, own if isinstance(own, float) else tuple(value_number(text) for text in own))
+            for name, own in filters
+        )
+        return Outsider(history, network, connections, self._token_numbers(attributes), asked)
 
     def _token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
         arrays = self.catalog.arrays

@@ -24,6 +24,7 @@ class FeedFields(NamedTuple):
     language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
     filters: AskedFilters = ()
     by_name: bool = False  # answered as feeds by name are, and not as the contract's three endpoints
+    user_text: str = ""  # the user's id where that is text, of which ``user_id`` is a hash
 
 
 class Outsider(NamedTuple):
@@ -33,6 +34,7 @@ class Outsider(NamedTuple):
     network: npt.NDArray[np.int64]  # (n,) numbers of connected users
     connections: int
     tokens: npt.NDArray[np.int32]  # (t,) the profile's, as the catalog numbers them
+    filters: AskedFilters = ()  # what the user's own row asks for
 
 
 class FeedRequest(NamedTuple):
@@ -53,3 +55,4 @@ class FeedRequest(NamedTuple):
     language: str = DEFAULT_LANGUAGE  # of the explanation's sentences
     filters: AskedFilters = ()
     by_name: bool = False
+    user_text: str = ""  # for the record

@@ -3,7 +3,7 @@
 import mmap
 from pathlib import Path
 
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import NotFound, SourceError
@@ -37,8 +37,9 @@ def find_feed(engine: Engine, folder: Path, request_id: str) -> FeedRecord | Non
 
 
 def _in_database(engine: Engine, request_id: str) -> FeedRecord | None:
-    columns = selected(engine, COLUMNS_OF_FEED)
     with transaction(engine) as connection:
+        there = {column["name"] for column in inspect(connection).get_columns("recs_events")}
+        columns = selected(engine, (*COLUMNS_OF_FEED, *({"user_text"} & there)))  # which only a mapping's table has
         row = (
             connection.execute(text(_QUERY.format(columns=columns)), {"request_id": request_id})
             .mappings()

@@ -309,6 +309,7 @@ def feed_of_row(row: Mapping[Any, Any]) -> FeedRecord:
             shadows,
             properties.personal,
             properties.arm,
+            row.get("user_text") or "",
         )
     except (msgspec.DecodeError, TypeError) as error:
         raise ValueError(str(error)) from None

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection, Engine
 
+from recommendation_service.catalog.mapped_users import MappedUserReader
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.mappings.interacpedia.source import Source
@@ -12,7 +13,7 @@ from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from recommendation_service.sources.item_row import ItemRow
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.source import MappedSource, demand_mapping
-from recommendation_service.sources.users import NobodyElse, ReadsUsers
+from recommendation_service.sources.users import ReadsUsers
 
 
 def open_source(
@@ -31,8 +32,10 @@ def open_coded_source(settings: Settings, engine: Engine, connect: Callable[[], 
 
 
 def user_reader(settings: Settings, connect: Callable[[], Connection], clock: Callable[[], float]) -> ReadsUsers:
-    """Of users outside the catalog."""
-    return UserReader(connect, settings, clock) if settings.mapping_file is None else NobodyElse()
+    """Of users outside the catalog. Raises ConfigurationError for a mapping that cannot be read."""
+    if settings.mapping_file is None:
+        return UserReader(connect, settings, clock)
+    return MappedUserReader(load_mapping(settings.mapping_file), connect, settings, clock)
 
 
 def row_in_tables(settings: Settings, now: datetime, item_type: int, number: int) -> ItemRow | None:

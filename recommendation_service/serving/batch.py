@@ -83,8 +83,8 @@ class Batch:
             filters=fields.filters,
             by_name=True,
         )
-        if request.personal and pipeline.user_row(fields.user_id) < 0:
-            facts = await worker.users.facts(fields.user_id)
+        if fields.user_id and (request.personal or pipeline.asks_of_users) and pipeline.user_row(fields.user_id) < 0:
+            facts = await worker.users.facts(fields.user_id, fields.user_text)
             if facts is not None:
                 request = request._replace(outsider=pipeline.outsider(*facts))
         return pipeline.render(pipeline.rank(request, seen))

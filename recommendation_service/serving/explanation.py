@@ -44,7 +44,7 @@ from recommendation_service.ranking.packed_slots import Slots, unpack_slots
 from recommendation_service.ranking.seen import EPOCH, session_number
 from recommendation_service.serving.preview import Preview
 from recommendation_service.sources.item_row import ItemRow
-from recommendation_service.sources.users import UserFacts
+from recommendation_service.sources.users import User, UserFacts
 
 RECORDED, RECOMPUTED, TODAY, UNKNOWN = "recorded", "recomputed", "today", "unknown"
 
@@ -63,6 +63,11 @@ class Recorded(NamedTuple):
         found = self.feed or self.decision
         assert found is not None  # noqa: S101
         return found
+
+    @property
+    def user(self) -> User:
+        """As the operator has it, where the feed is there; else its number."""
+        return (self.feed.user_text if self.feed is not None else "") or self.either.user_id
 
     @property
     def session_id(self) -> str | None:
@@ -145,7 +150,7 @@ class Explanation:
         policy = self._versions.policy
         return {
             "request_id": record.request_id.hex(),
-            "user_id": record.user_id,
+            "user_id": recorded.user,
             "session_id": recorded.session_id,
             "endpoint": endpoint_name(record.endpoint),
             "happened_at": datetime.fromtimestamp(record.happened_ms / 1000, UTC).isoformat(timespec="milliseconds"),
@@ -221,7 +226,7 @@ class Explanation:
         wanted: Sequence[WantedItem],
         settings: Settings,
         seen: bytes,
-        facts_of: Callable[[int], UserFacts | None],
+        facts_of: Callable[[User], UserFacts | None],
         row_in_tables: Callable[[int, int], ItemRow | None],
     ) -> list[Missing]:
         """Why items were not shown. ``seen``: what is remembered of the user now; ``facts_of``: of a user who is not
@@ -235,7 +240,7 @@ class Explanation:
             for one, item in zip(found, wanted, strict=True)
         ]
 
-    def _scene(self, settings: Settings, seen: bytes, facts_of: Callable[[int], UserFacts | None]) -> Scene:
+    def _scene(self, settings: Settings, seen: bytes, facts_of: Callable[[User], UserFacts | None]) -> Scene:
         recorded, versions = self._recorded, self._versions
         decision, withheld, origin, withheld_origin = self._decision, self._withheld(), RECORDED, RECORDED
         history = RulingsStore(settings.editors_dir).history()
@@ -280,7 +285,7 @@ class Explanation:
         self,
         settings: Settings,
         seen: bytes,
-        facts_of: Callable[[int], UserFacts | None],
+        facts_of: Callable[[User], UserFacts | None],
         rulings: tuple[Ruling, ...],
     ) -> tuple[Slate, Generation]:
         """The feed made once more, of its own versions where they are kept, without what came after it."""
@@ -303,7 +308,7 @@ class Explanation:
         entries = as_entries(seen)
         before = np.ascontiguousarray(entries[(entries[:, 1] >> 32) + EPOCH < now]).tobytes()
         unknown = record.user_id and request.personal and not preview.knows(record.user_id)
-        return preview.slate(request, before, facts_of(record.user_id) if unknown else None), generation
+        return preview.slate(request, before, facts_of(self._recorded.user) if unknown else None), generation
 
 
 def by_tables(missing: Missing, row: ItemRow | None, language: str) -> Missing:

@@ -70,6 +70,7 @@ class Feeds:
             language=fields.language,
             filters=fields.filters,
             by_name=fields.by_name,
+            user_text=fields.user_text,
         )
         arm = ""
         if pipeline.arms is not None and request.personal:
@@ -83,8 +84,8 @@ class Feeds:
         if answer is not None:
             self._metrics.feeds_repeated.inc()
             return answer
-        if request.personal and fields.user_id and pipeline.user_row(fields.user_id) < 0:
-            request = request._replace(outsider=await self._facts(pipeline, fields.user_id))
+        if fields.user_id and (request.personal or pipeline.asks_of_users) and pipeline.user_row(fields.user_id) < 0:
+            request = request._replace(outsider=await self._facts(pipeline, fields))
         while True:
             seen = await visit.read()
             slate = pipeline.rank(request, seen, decisions.wants if decisions is not None else None)
@@ -104,11 +105,11 @@ class Feeds:
             decisions.keep(decision)
         return answer
 
-    async def _facts(self, pipeline: FeedPipeline, user_id: int) -> Outsider | None:
+    async def _facts(self, pipeline: FeedPipeline, fields: FeedFields) -> Outsider | None:
         """What the operator's tables say of a user who is not in the catalog, where that is known in time."""
-        known, facts = self._users.cached(user_id)
+        known, facts = self._users.cached(fields.user_id)
         if not known:
-            facts = await self._users.facts(user_id)
+            facts = await self._users.facts(fields.user_id, fields.user_text)
         if facts is None:
             return None
         return pipeline.outsider(*facts)

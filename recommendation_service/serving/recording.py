@@ -28,6 +28,7 @@ def record_of(slate: Slate, arm: str = "") -> UnwrittenFeed:
         slate.shadows,
         request.personal,
         arm,
+        request.user_text,
     )
 
 

@@ -100,9 +100,10 @@ def facts_in_words(
         for key, when in facts.history.tolist()
         for item_type, number in (unpack(key),)
     ]
-    return {"history": history, "connected": facts.network.tolist(), "connections": facts.connections} | {
+    told = {"history": history, "connected": facts.network.tolist(), "connections": facts.connections} | {
         name: list(texts) for name, texts in zip(names, facts.attributes, strict=True)
     }
+    return told | {"filters": dict(facts.filters)} if words.is_mapped else told
 
 
 def remembered(

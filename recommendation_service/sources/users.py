@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -17,6 +16,9 @@ from recommendation_service.telemetry.metrics import Metrics
 
 Int64 = npt.NDArray[np.int64]
 Names = tuple[str, ...]
+User = int | str  # an id as the operator's tables have it
+# By a filter's name what the user's own row asks for: texts, or of at_most a number.
+OwnFilters = tuple[tuple[str, float | Names], ...]
 
 # What a user may take in the cache, whatever the tables hold.
 LARGEST_ENTRY_BYTES = 16 * 1024
@@ -24,7 +26,7 @@ LARGEST_ENTRY_BYTES = 16 * 1024
 READING_THREADS = 2
 MOST_TOGETHER = 32
 
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 
 
 class UserFacts(NamedTuple):
@@ -34,6 +36,7 @@ class UserFacts(NamedTuple):
     network: Int64  # (n,) ids of connected users, ascending
     connections: int  # how many, where more than n too
     attributes: tuple[Names, Names, Names, Names]  # skills, knowledges, tools, languages, as they are compared
+    filters: OwnFilters = ()
 
 
 class _Encoded(msgspec.Struct, array_like=True, frozen=True):
@@ -42,6 +45,7 @@ class _Encoded(msgspec.Struct, array_like=True, frozen=True):
     network: bytes
     connections: int
     attributes: tuple[Names, Names, Names, Names]
+    filters: OwnFilters
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -50,8 +54,8 @@ _decoder = msgspec.msgpack.Decoder(_Encoded)
 
 def encode_facts(facts: UserFacts, largest: int = LARGEST_ENTRY_BYTES) -> bytes:
     """At most ``largest`` bytes: of a user with more, the latest half of the history, of that again the half, and so
-    on; then likewise of the network, and last no attributes."""
-    history, network, attributes = facts.history, facts.network, facts.attributes
+    on; then likewise of the network, then no attributes, and last no filters."""
+    history, network, _, attributes, filters = facts
     while True:
         encoded = _encoder.encode(
             _Encoded(
@@ -60,6 +64,7 @@ def encode_facts(facts: UserFacts, largest: int = LARGEST_ENTRY_BYTES) -> bytes:
                 network.astype("<i8").tobytes(),
                 facts.connections,
                 attributes,
+                filters,
             )
         )
         if len(encoded) <= largest:
@@ -69,7 +74,7 @@ def encode_facts(facts: UserFacts, largest: int = LARGEST_ENTRY_BYTES) -> bytes:
         elif len(network):
             network = network[: len(network) // 2]
         else:
-            attributes = ((), (), (), ())
+            attributes, filters = ((), (), (), ()), filters if any(attributes) else ()
 
 
 def decode_facts(encoded: bytes) -> UserFacts | None:
@@ -85,27 +90,20 @@ def decode_facts(encoded: bytes) -> UserFacts | None:
         np.frombuffer(content.network, "<i8"),
         content.connections,
         content.attributes,
+        content.filters,
     )
 
 
 class ReadsUsers(Protocol):
     """Who reads users from an operator's tables."""
 
-    def read(self, user_id: int) -> UserFacts | None:
+    version: str  # of what else the facts are made by: those of another one are of no use
+
+    def read(self, user: User) -> UserFacts | None:
         """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
 
-    def read_all(self, user_ids: Sequence[int]) -> dict[int, UserFacts | None]:
+    def read_all(self, users: Sequence[User]) -> dict[User, UserFacts | None]:
         """The same of several different ones, each as if alone."""
-
-
-class NobodyElse:
-    """Of a mapping, whose catalogs have everybody that its tables name: who is not in one is unknown."""
-
-    def read(self, user_id: int) -> None:
-        """Of nobody anything."""
-
-    def read_all(self, user_ids: Sequence[int]) -> dict[int, UserFacts | None]:
-        return dict.fromkeys(user_ids)
 
 
 class Users:
@@ -123,11 +121,8 @@ class Users:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reads = Together(reader.read_all, threads=READING_THREADS, most=MOST_TOGETHER, name="user-reader")
-        windows = f"{settings.interactions_window_days}.{settings.views_window_days}.{settings.connections_window_days}"
-        if settings.database_zone is not UTC:
-            windows += f".{settings.mysql_time_zone}"
         self._cache = Cache(
-            f"user:{ENCODING_VERSION}.{windows}",
+            f"user:{ENCODING_VERSION}.{reader.version}",
             encode_facts,
             decode_facts,
             self._reads.get,
@@ -143,9 +138,10 @@ class Users:
         """(True, facts; None of an unknown user) where this worker has them, (False, None) where it has not."""
         return self._cache.cached(user_id)
 
-    async def facts(self, user_id: int) -> UserFacts | None:
-        """None of an unknown user, and where it takes longer than USER_READ_TIMEOUT_MILLISECONDS. Never raises."""
-        return await self._cache.get(user_id)
+    async def facts(self, user_id: int, user_text: str = "") -> UserFacts | None:
+        """None of an unknown user, and where it takes longer than USER_READ_TIMEOUT_MILLISECONDS. Never raises.
+        ``user_text``: the id, where that is text, of which the number is a hash."""
+        return await self._cache.get(user_id, user_text)
 
     async def kept(self, user_id: int) -> UserFacts | None:
         """What the caches have of a user, and nothing is read for it."""

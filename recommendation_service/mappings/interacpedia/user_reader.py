@@ -20,7 +20,7 @@ from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE
-from recommendation_service.sources.users import Names, UserFacts
+from recommendation_service.sources.users import Names, User, UserFacts
 
 # Four kinds of interactions, so many of each.
 MOST_OF_A_KIND = 80
@@ -47,17 +47,22 @@ class UserReader:
         self._settings = settings
         self._zone = settings.database_zone
         self._clock = clock
+        self.version = (
+            f"{settings.interactions_window_days}.{settings.views_window_days}.{settings.connections_window_days}"
+        )
+        if settings.database_zone is not UTC:
+            self.version += f".{settings.mysql_time_zone}"
 
-    def read(self, user_id: int) -> UserFacts | None:
+    def read(self, user_id: User) -> UserFacts | None:
         """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
         return self.read_all([user_id])[user_id]
 
-    def read_all(self, user_ids: Sequence[int]) -> dict[int, UserFacts | None]:
+    def read_all(self, user_ids: Sequence[User]) -> dict[User, UserFacts | None]:
         """The same of several different ones, each as if alone: who has so much that a limit of a statement may have
         cut it is read alone."""
         now = self._clock()
         parameters = self._parameters(now)
-        found: dict[int, UserFacts | None] = dict.fromkeys(user_ids)
+        found: dict[User, UserFacts | None] = dict.fromkeys(user_ids)
         try:
             with self._connect() as connection:
                 profiles = _by_user(_run(connection, "user_profile", user_ids, parameters))
@@ -133,7 +138,7 @@ def _by_user(rows: Iterable[Any]) -> dict[int, list[Any]]:
     return found
 
 
-def _run(connection: Connection, query: str, user_ids: Sequence[int], parameters: dict[str, Any]) -> list[Any]:
+def _run(connection: Connection, query: str, user_ids: Sequence[User], parameters: dict[str, Any]) -> list[Any]:
     count = 1 << (len(user_ids) - 1).bit_length()
     statement = _statement(query, count)
     parameters = parameters | {

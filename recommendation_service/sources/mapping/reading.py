@@ -13,7 +13,7 @@ from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.format import Event, Filter, IdForm, Items, Link, Number, Terms
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.problems import in_order
-from recommendation_service.sources.mapping.results import By, Observer, OfUsers, Queries, Result, name_in
+from recommendation_service.sources.mapping.results import By, Observer, OfUsers, Queries, Quote, Result, name_in
 from recommendation_service.sources.mapping.tables import (
     EventTable,
     FilterColumns,
@@ -66,10 +66,14 @@ def read_users(
     most: int,
     now: datetime | None = None,
     zone: tzinfo = UTC,
+    quotes: dict[str, Quote] | None = None,
 ) -> Tables:
-    """What the tables say of some users, at most ``most`` rows of each from a query; no items. Raises as `read`."""
+    """What the tables say of some users, at most ``most`` rows of each from a query; no items. ``quotes``: see Queries.
+
+    Raises SourceError; UnfitIds where the database cannot compare one of the ids.
+    """
     now = now or datetime.now(UTC)
-    queries = Queries(mapping, connection, now, zone, OfUsers(tuple(users), most))
+    queries = Queries(mapping, connection, now, zone, OfUsers(tuple(users), most), is_whole=False, quotes=quotes)
     return _Reading(mapping, queries, now).tables()
 
 
@@ -269,7 +273,12 @@ class _Reading:
         given = self._queries.column(result, "type_column", event.type_column)
         found = np.fromiter((known.get(values.text(value), -1) for value in given), np.int64, len(given))
         self._findings.set_aside(result.section, event.type_column, "no item type", int((found < 0).sum()))
-        if len(found) and (found < 0).all() and name_in(result.columns, event.type_column) is not None:
+        if (
+            self._queries.is_whole
+            and len(found)
+            and (found < 0).all()
+            and name_in(result.columns, event.type_column) is not None
+        ):
             said = f"type_column: the column {event.type_column} names no item type, but such as {str(given[0])[:60]!r}"
             instead = f"give {', '.join(known)} by CASE WHEN … THEN … END"
             problem = self._mapping.problem(result.section, "type_column", said, instead, event.type_column)

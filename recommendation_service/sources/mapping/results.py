@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from recommendation_service.core.database import attempt
 from recommendation_service.core.errors import SourceError
@@ -49,6 +49,13 @@ class OfUsers:
     most: int
 
 
+class UnfitIds(SourceError):
+    """The database cannot compare an id with its column's: so none of its users has it."""
+
+
+Quote = Callable[[str], str]
+
+
 @dataclass(frozen=True)
 class By:
     """How a query's rows are found by user. ``columns``: any of which names the user."""
@@ -57,13 +64,15 @@ class By:
     time: str | None = None
 
 
-def of_users(statement: str, by: By, users: OfUsers, quote: Callable[[str], str]) -> tuple[str, dict[str, Any]]:
+def of_users(statement: str, by: By, users: OfUsers, quote: Quote) -> tuple[str, dict[str, Any]]:
     """The statement's rows of some users, and what it asks for beside its own parameters.
 
     A query around it, with nothing between user and index: servers take the two as one (and where they do not, `recs
-    source check` says so). One for each column, since OR keeps some from an index.
+    source check` says so). One for each column, since OR keeps some from an index. The last user stands for those
+    that are missing to a power of two, so that there are few statements.
     """
-    asked: dict[str, Any] = {f"user_{place}": one for place, one in enumerate(users.ids)}
+    count = 1 << (len(users.ids) - 1).bit_length()
+    asked: dict[str, Any] = {f"user_{place}": users.ids[min(place, len(users.ids) - 1)] for place in range(count)}
     names = ", ".join(f":{name}" for name in asked)
     parts = [f"SELECT q.* FROM (\n{statement}\n) q WHERE q.{quote(column)} IN ({names})" for column in by.columns]
     order = f" ORDER BY q.{quote(by.time)} DESC" if by.time is not None else ""
@@ -83,7 +92,9 @@ Observer = Callable[[Result, float], None]
 class Queries:
     """Of one mapping and moment, over one connection. ``users``: whose rows alone are read; None: everybody's.
     ``observe``: is shown each result as the database gave it, and the milliseconds that it took. ``latest``: what is
-    later is no time; ``now`` unless given."""
+    later is no time; ``now`` unless given. ``is_whole``: False where not all rows of a query are read: then a column of
+    which no value can be used tells nothing of the mapping. ``quotes``: how each section's columns are named, where
+    that was asked before, and where it is kept."""
 
     def __init__(
         self,
@@ -94,6 +105,9 @@ class Queries:
         users: OfUsers | None = None,
         observe: Observer | None = None,
         latest: datetime | None = None,
+        *,
+        is_whole: bool = True,
+        quotes: dict[str, Quote] | None = None,
     ) -> None:
         self._mapping = mapping
         self._connection = connection
@@ -102,6 +116,8 @@ class Queries:
         self._zone = zone
         self._users = users
         self._observe = observe
+        self.is_whole = is_whole
+        self._quotes = {} if quotes is None else quotes
         self.findings = Findings()
 
     def run(self, section: str, days: float | None = None, by: By | None = None) -> Result | None:
@@ -110,18 +126,19 @@ class Queries:
         if statement is None or (self._users is not None and by is None):
             return None
         started = time.perf_counter()
-        sql, given = statement.text, parameters(statement, days, self._now, self._zone)
+        given = parameters(statement, days, self._now, self._zone)
         try:
-            with attempt(self._connection):
-                if self._users is not None and by is not None:
-                    sql, asked = of_users(sql, by, self._users, quoting(self._connection, sql, given))
-                    given |= asked
-                result = self._connection.execute(text(sql), given)
-                names = [str(name) for name in result.keys()]  # noqa: SIM118 - a result is no dict
-                rows = result.fetchall()
+            if self._users is not None and by is not None:
+                names, rows = self._of_users(statement, by, self._users, given)
+            else:
+                with attempt(self._connection):
+                    names, rows = self._all(statement.text, given)
         except SQLAlchemyError as error:
-            if getattr(error, "connection_invalidated", False):
-                raise SourceError(f"{section}: {server_words(error)}") from error
+            said = f"{section}: {server_words(error)}"
+            if self._users is not None and isinstance(error, DataError):
+                raise UnfitIds(said) from error
+            if self._users is not None or getattr(error, "connection_invalidated", False):
+                raise SourceError(said) from error
             self.findings.fatal += every_problem(error, statement, self._connection, given)
             return None
         milliseconds = round((time.perf_counter() - started) * 1000, 1)
@@ -136,6 +153,23 @@ class Queries:
         if self._observe is not None:
             self._observe(found, milliseconds)
         return found
+
+    def _all(self, sql: str, given: dict[str, Any]) -> tuple[list[str], Sequence[Any]]:
+        result = self._connection.execute(text(sql), given)
+        return [str(name) for name in result.keys()], result.fetchall()  # noqa: SIM118 - a result is no dict
+
+    def _of_users(
+        self, statement: Statement, by: By, users: OfUsers, given: dict[str, Any]
+    ) -> tuple[list[str], Sequence[Any]]:
+        quote = self._quotes.get(statement.section)
+        if quote is None:
+            quote = self._quotes[statement.section] = quoting(self._connection, statement.text, given)
+        sql, asked = of_users(statement.text, by, users, quote)
+        try:
+            return self._all(sql, given | asked)
+        except SQLAlchemyError:
+            self._quotes.clear()  # columns may be called otherwise by now
+            raise
 
     def column(self, result: Result, key: str, column: str) -> list[Any]:
         """What the mapping names under a key; noted where the query has no such column."""
@@ -160,7 +194,7 @@ class Queries:
         found = values.ids(given, form, reasons)
         wrong = sum(count for reason, count in reasons.items() if reason != values.NULL)
         present = result.rows - reasons[values.NULL]
-        if present and wrong == present:
+        if self.is_whole and present and wrong == present:
             self.findings.fatal.append(self._wrong_form(result, key, column, form, given))
         else:
             self.note(result.section, column, reasons)
@@ -183,7 +217,7 @@ class Queries:
         reasons: Counter[str] = Counter()
         found = values.times(given, self._latest.timestamp(), self._zone, reasons)
         present = result.rows - reasons[values.NO_TIME]
-        if present and reasons[values.NOT_A_TIME] == present:
+        if self.is_whole and present and reasons[values.NOT_A_TIME] == present:
             example = next(value for value in given if value is not None)
             said = f"time: the column {column} holds no times, but such as {str(example)[:60]!r}"
             instead = "select YYYY-MM-DD HH:MM:SS, or seconds since 1970"

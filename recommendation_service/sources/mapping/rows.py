@@ -82,7 +82,7 @@ class MappedMoment:
         """The next ``most`` rows after a number, and more where else none after it could be told to be the last. Raises
         SourceError."""
         section, statement = self._mapping.content.events[event], self._mapping.statements[f"events.{event}"]
-        queries = Queries(self._mapping, self._connection, self._now, self._zone)
+        queries = Queries(self._mapping, self._connection, self._now, self._zone, is_whole=False)
         given = parameters(statement, section.days, self._now, self._zone)
         time = f"q.{self._quoted(event, statement.text, given, section.time or '')}"
         query = f"FROM (\n{statement.text}\n) q"
