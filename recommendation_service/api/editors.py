@@ -14,7 +14,6 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, NotJson
 from recommendation_service.editors.rulings import PIN, RELEASE, Rulings
 from recommendation_service.editors.store import RulingsStore
-from recommendation_service.feed.missing import row_of
 from recommendation_service.ranking.working_memory import LARGEST_FEED
 from recommendation_service.serving.editing import (
     ACTIONS,
@@ -123,7 +122,7 @@ def add_editors(
             {
                 "number": state.number,
                 "ruling": told(ruling),
-                "in_catalog": catalog is not None and row_of(catalog, ruling.key) >= 0,
+                "in_catalog": catalog is not None and catalog.row_of(ruling.key) >= 0,
                 "fleet_told": is_told if settings.has_redis else None,
             }
         )

@@ -28,9 +28,10 @@ from recommendation_service.model.columns import (
     CatalogArrays,
     Float64,
     Int64,
+    rows_of,
 )
 from recommendation_service.model.features import FEATURES
-from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
+from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, unpack
 from recommendation_service.versions.store import NewVersion, VersionStore
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ class Catalog:
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
+
+    def row_of(self, key: int) -> int:
+        """Of an item by its key; -1: it is not there."""
+        item_type, number = unpack(key)
+        start, end = rows_of(self.arrays, item_type)
+        row = start + int(np.searchsorted(self.arrays.item_id[start:end], number))
+        return row if row < end and self.arrays.item_id[row] == number else -1
 
     def id_of(self, item: int) -> int | str:
         """As it looks in the operator's tables; ids that are numbers have no text in the dictionary."""

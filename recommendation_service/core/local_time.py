@@ -45,6 +45,11 @@ def local_text(moment: datetime, zone: tzinfo) -> str:
     return moment.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def utc_text(seconds: float, parts: str = "milliseconds") -> str:
+    """As 2026-12-24T18:00:00.000Z. ``parts``: down to which, as ``isoformat`` names them."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=parts).replace("+00:00", "Z")
+
+
 def seconds_of_local(local: Float64, zone: tzinfo) -> Float64:
     """Seconds since 1970, of times that were counted as though they were UTC; nan stays."""
     if zone is UTC:

@@ -3,6 +3,7 @@
 An item that is not in the catalog is in no feed; what was ruled of it holds again with a catalog that has it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -11,10 +12,8 @@ import numpy as np
 
 from recommendation_service.catalog.store import Catalog
 from recommendation_service.editors.rulings import BURY, EVERYWHERE, PIN, TAKEDOWN, Ruling
-from recommendation_service.model.columns import Bytes, Int32, rows_of
-from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.columns import Bytes, Int32
 from recommendation_service.policies.policy import Policy
-from recommendation_service.ranking.places import find
 from recommendation_service.ranking.working_memory import EXCLUDED, LARGEST_FEED, NOTHING
 
 NO_ROWS: Int32 = np.zeros(0, np.int32)
@@ -29,21 +28,32 @@ class OfFeed(NamedTuple):
 NOTHING_RULED = OfFeed(NO_ROWS, NO_PINS)
 
 
+class Placed(NamedTuple):
+    """Rulings that hold, on one catalog, whatever the policy. ``takedowns``: names the set of them, and is empty where
+    there are none: what was answered under another set is not given again."""
+
+    rows: list[tuple[Ruling, int]]
+    takedowns: bytes
+
+
+def placed(rulings: Sequence[Ruling], catalog: Catalog) -> Placed:
+    found = [(one, row) for one in rulings if (row := catalog.row_of(one.key)) >= 0]
+    down = sorted((one.key, one.when) for one in rulings if one.action == TAKEDOWN)
+    return Placed(found, hashlib.blake2b(repr(down).encode(), digest_size=16).digest() if down else b"")
+
+
 class Editorial:
-    def __init__(self, rulings: Sequence[Ruling], catalog: Catalog, policy: Policy) -> None:
-        """``rulings``: those that hold."""
+    def __init__(self, rulings: Placed, catalog: Catalog, policy: Policy) -> None:
         self._catalog = catalog
-        placed = [(one, row) for one in rulings if (row := _row_of(catalog, one.key)) >= 0]
-        barred = [(one, row) for one, row in placed if one.action in (BURY, TAKEDOWN)]
+        self.takedowns = rulings.takedowns
+        barred = [(one, row) for one, row in rulings.rows if one.action in (BURY, TAKEDOWN)]
         self.everywhere = _rows([row for one, row in barred if one.feed == EVERYWHERE])
-        # Answers that were given before it are not given again.
-        self.latest_takedown = max((one.when for one in rulings if one.action == TAKEDOWN), default=0.0)
         self._feeds: dict[str, OfFeed] = {}
         for feed in policy.file.feeds:
             own = [row for one, row in barred if one.feed == feed]
             rows = _rows([*self.everywhere.tolist(), *own]) if own else self.everywhere
             ranges = _ranges(policy, catalog.rows_of_type, feed)
-            pins = [(one.place, row) for one, row in placed if one.action == PIN and one.feed == feed]
+            pins = [(one.place, row) for one, row in rulings.rows if one.action == PIN and one.feed == feed]
             self._feeds[feed] = OfFeed(rows, _pins([(at, row) for at, row in pins if _is_within(row, ranges)]))
 
     def of(self, feed: str) -> OfFeed:
@@ -64,11 +74,6 @@ class Editorial:
         mask = np.zeros(len(self._catalog.arrays.item_id), np.uint8)
         mask[self.everywhere] = EXCLUDED
         return mask
-
-
-def _row_of(catalog: Catalog, key: int) -> int:
-    item_type, number = unpack(key)
-    return int(find(catalog.arrays.item_id, number, *rows_of(catalog.arrays, item_type)))
 
 
 def _rows(rows: Sequence[int]) -> Int32:

@@ -21,13 +21,14 @@ class Generation(NamedTuple):
     rulings: tuple[Ruling, ...] = ()  # of editors, that hold now; of all arms
 
     def of_arm(self, policy: Policy) -> "Generation":
-        """What feeds of an arm are made from: shadows draw from the arm's pools, or are none of its feeds'."""
+        """What feeds of an arm are made from, but for rulings, which are placed once for all. Shadows draw from the
+        arm's pools, or are none of its feeds'."""
         shadows = tuple(shadow for shadow in self.shadows if shadow.pools_digest == policy.pools_digest)
-        return Generation(self.catalog, policy, shadows, rulings=self.rulings)
+        return Generation(self.catalog, policy, shadows)
 
     def of_live(self, policy: Policy) -> "Generation":
-        """What the feeds of a live shadow are made from: what serves is beside it, as it is beside what serves."""
-        return Generation(self.catalog, policy, (self.policy,), rulings=self.rulings)
+        """Likewise of a live shadow: what serves is beside it, as it is beside what serves."""
+        return Generation(self.catalog, policy, (self.policy,))
 
     @property
     def fits(self) -> bool:

@@ -6,22 +6,20 @@ is there at all. That catalog is the feed's while it is kept, and else today's.
 
 import itertools
 from collections import Counter
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from recommendation_service.catalog.store import Catalog
+from recommendation_service.core.local_time import utc_text
 from recommendation_service.editors.rulings import BURY, TAKEDOWN, Ruling
 from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import Withheld
-from recommendation_service.model.columns import rows_of
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.item_keys import pack, type_name, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
-from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, SERVED, Lifetimes
 from recommendation_service.ranking.slate import EXPLORATION, RULES
 from recommendation_service.ranking.slate_withheld import BY_REQUEST, CREATOR_HIDDEN, TAKEN
@@ -86,7 +84,7 @@ def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Miss
     elif (ruling := _ruling_of(scene, key)) is not None:
         origin = "recorded"  # in the editors' history
         stage = "taken_down" if ruling.action == TAKEDOWN else "buried"
-        sentences = [say(language, stage, since=moment(ruling.when))]
+        sentences = [say(language, stage, since=utc_text(ruling.when, "seconds"))]
     elif pools := _pools_with(scene, key):
         odds = 1.0 - float(np.prod([1.0 - place.odds for pool in pools for place in pool.places]))
         stage, sentences = _of_pools(pools, language)
@@ -139,10 +137,10 @@ def odds_of(slot: DecidedSlot, pool: Pool, member: int, floor: float) -> float:
 def _barred_by(scene: Scene, position: int, slot: DecidedSlot, key: int) -> list[str]:
     """Limits that were in force at a place, and that the item would have broken there, by what the catalog has."""
     arrays, limits = scene.catalog.arrays, scene.policy.file.limits
-    item = row_of(scene.catalog, key)
+    item = scene.catalog.row_of(key)
     if item < 0:
         return [OTHER_RULE]
-    rows = [row_of(scene.catalog, before.item) for before in scene.decision.slots[:position]]
+    rows = [scene.catalog.row_of(before.item) for before in scene.decision.slots[:position]]
     in_force = {rule for bit, rule in enumerate(RULES) if not slot.relaxed >> bit & 1}
     barred = []
     near = [row for row in rows[max(0, position - limits.creator_window + 1) :] if row >= 0]
@@ -185,7 +183,7 @@ def _of_withheld(why: int, when: int, lifetimes: Lifetimes, language: str) -> tu
         return "excluded", [say(language, "excluded")]
     if why == CREATOR_HIDDEN:
         return "hidden", [say(language, "creator_hidden")]
-    since = moment(when)
+    since = utc_text(when, "seconds")
     if why == HIDDEN:
         return "hidden", [say(language, "hidden", since=since)]
     if why == TAKEN:
@@ -195,13 +193,13 @@ def _of_withheld(why: int, when: int, lifetimes: Lifetimes, language: str) -> tu
         IMPRESSED: ("seen_impressed", lifetimes.impressed),
         ACTED: ("seen_acted", lifetimes.acted),
     }[why]
-    return "seen", [say(language, code, since=since, until=moment(when + lifetime))]
+    return "seen", [say(language, code, since=since, until=utc_text(when + lifetime, "seconds"))]
 
 
 def _of_catalog(scene: Scene, key: int, item_type: int, language: str) -> tuple[str, list[Sentence]]:
     """Of an item that was in no pool, and that nothing withheld."""
     catalog, endpoint = scene.catalog, scene.endpoint
-    row = row_of(catalog, key)
+    row = catalog.row_of(key)
     if row < 0:
         rule = catalog.rejected.rule_of(key) if catalog.rejected is not None else None
         return ("not_read", [say(language, "not_read")]) if rule is None else not_eligible(rule, language)
@@ -241,13 +239,3 @@ def not_eligible(rule: str, language: str, **values: str) -> tuple[str, list[Sen
         return "not_eligible", [say(language, f"not_eligible_{rule}", **values)]
     except KeyError:
         return "not_eligible", [say(language, "not_eligible_other", rule=rule)]
-
-
-def row_of(catalog: Catalog, key: int) -> int:
-    """-1: it is not there."""
-    item_type, number = unpack(key)
-    return int(find(catalog.arrays.item_id, number, *rows_of(catalog.arrays, item_type)))
-
-
-def moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

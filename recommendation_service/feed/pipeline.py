@@ -14,7 +14,7 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import PolicyError
 from recommendation_service.editors.rulings import Ruling
 from recommendation_service.feed.arms import Arms, Live
-from recommendation_service.feed.editorial import NO_PINS, NO_ROWS, NOTHING_RULED, Editorial
+from recommendation_service.feed.editorial import NO_PINS, NO_ROWS, NOTHING_RULED, Editorial, placed
 from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters, Frames, Passing
 from recommendation_service.feed.generation import Generation, misfit
@@ -165,12 +165,10 @@ class FeedPipeline:
 
     def rule(self, rulings: tuple[Ruling, ...]) -> None:
         """Have what editors ruled hold from the next feed on; ``rulings``: those that hold now."""
-        self.generation = self.generation._replace(rulings=rulings)
-        self.editorial = Editorial(rulings, self.catalog, self.policy) if rulings else None
-        for others in (self.arms, self.live):
-            for other in others.pipelines if others is not None else ():
-                if other is not self:
-                    other.rule(rulings)
+        found = placed(rulings, self.catalog)
+        for each in {self, *(self.arms.pipelines if self.arms else ()), *(self.live.pipelines if self.live else ())}:
+            each.generation = each.generation._replace(rulings=rulings)
+            each.editorial = Editorial(found, each.catalog, each.policy) if rulings else None
 
     def feed(self, request: FeedRequest) -> bytes:
         """The body of the answer. Never fails for a valid request."""

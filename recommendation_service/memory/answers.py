@@ -62,9 +62,8 @@ def answer_key(*parts: str) -> bytes:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def since(asked: Asked, moment: float) -> Asked:
-    """The same, of which no answer of before ``moment`` is given; 0: of all that are kept."""
-    if not moment:
+def under(asked: Asked, takedowns: bytes) -> Asked:
+    """The same, of which no answer is given that was given under other ``takedowns``; empty: of all that are kept."""
+    if not takedowns:
         return asked
-    name = hashlib.blake2b(asked.name + repr(moment).encode(), digest_size=16).digest()
-    return asked._replace(name=name)
+    return asked._replace(name=hashlib.blake2b(asked.name + takedowns, digest_size=16).digest())

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 from typing import NamedTuple
 
 from recommendation_service.core.errors import NotReady, Overloaded, ServiceError
-from recommendation_service.feed.request import FeedFields, FeedRequest
+from recommendation_service.feed.request import FeedFields
 from recommendation_service.memory.user_memory import MemoryFailed
-from recommendation_service.ranking.seen import session_number
+from recommendation_service.serving.feeds import asked_feed, with_facts
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.worker import Worker
 
@@ -61,30 +61,11 @@ class Batch:
 
     async def _previewed(self, wanted: Wanted) -> bytes:
         fields, worker = wanted.fields, self._worker
-        pipeline = await self._serving.ready_pipeline()
-        if self._feed not in pipeline.policy.file.feeds:
-            raise NotReady(f"The policy that is served, {pipeline.policy.version}, has no feed {self._feed}.")
-        session, now = session_number(fields.session_id), self._serving.clock.now()
+        served, now = await self._serving.ready_pipeline(), self._serving.clock.now()
+        pipeline, _, request = asked_feed(served, self._feed, fields, wanted.request_id, now)
         try:
-            seen = worker.store.peek(fields.user_id, session)
+            seen = worker.store.peek(fields.user_id, request.session)
         except MemoryFailed as error:
             raise NotReady(f"What the user has seen cannot be read: {error}.") from error
-        request = FeedRequest(
-            self._feed,
-            fields.user_id,
-            fields.size,
-            wanted.request_id,
-            fields.excluded,
-            fields.explain,
-            now=int(now),
-            session=session,
-            personal=fields.personal and not pipeline.is_listed(fields.user_id),
-            language=fields.language,
-            filters=fields.filters,
-            by_name=True,
-        )
-        if fields.user_id and (request.personal or pipeline.asks_of_users) and pipeline.user_row(fields.user_id) < 0:
-            facts = await worker.users.facts(fields.user_id, fields.user_text)
-            if facts is not None:
-                request = request._replace(outsider=pipeline.outsider(*facts))
+        request = await with_facts(request, pipeline, worker.users)
         return pipeline.render(pipeline.rank(request, seen))

@@ -1,13 +1,14 @@
 """What an editor asks for, from the words of a call or a command to a ruling, and where it is kept."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, get_args
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, TypeGuard, get_args
 
 from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import Conflict, InvalidRequest
+from recommendation_service.core.local_time import utc_text
 from recommendation_service.editors.fleet import FleetRulings
 from recommendation_service.editors.rulings import EVERYWHERE, FOR_GOOD, PIN, RELEASE, Action, Entry, Ruling
 from recommendation_service.editors.store import RulingsStore
@@ -64,7 +65,7 @@ def ruling_of(asked: Mapping[str, Any], there: Known, now: float) -> Ruling:
         problems["action"] = f"must be one of {', '.join(ACTIONS)}, but is {_shown(action)}"
     key = _key(asked, there, problems)
     feed, place, until = asked.get("feed"), asked.get("place"), asked.get("until")
-    if feed is not None and feed not in there.feeds:
+    if feed is not None and not _is_in(feed, there.feeds):
         problems["feed"] = f"must be one of {', '.join(there.feeds)}, but is {_shown(feed)}"
     if action == PIN:
         _check_pin(asked, there, problems)
@@ -75,12 +76,12 @@ def ruling_of(asked: Mapping[str, Any], there: Known, now: float) -> Ruling:
     end = _end(until, problems) if until is not None else FOR_GOOD
     for name, longest in (("who", LONGEST_WHO), ("why", LONGEST_WHY)):
         value = asked.get(name)
-        if not isinstance(value, str) or not value.strip() or len(value) > longest:
+        if not isinstance(value, str) or not value.strip() or len(value) > longest or not _is_whole(value):
             problems[name] = f"must be text of 1 to {longest} characters that is not blank, for the history"
     if problems:
         details = [{"field": name, "problem": problem} for name, problem in problems.items()]
         raise InvalidRequest("The ruling cannot be made.", details)
-    if end != FOR_GOOD and end <= now:
+    if until is not None and end <= now:
         raise Conflict(f"The ruling would be over already: {until} is not in the future.")
     return Ruling(
         asked["action"],
@@ -96,17 +97,26 @@ def ruling_of(asked: Mapping[str, Any], there: Known, now: float) -> Ruling:
     )
 
 
+def _is_in(name: Any, names: Collection[str]) -> TypeGuard[str]:
+    return isinstance(name, str) and name in names
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is text that can be written down, and has no bytes of an argument that were none."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _key(asked: Mapping[str, Any], there: Known, problems: dict[str, str]) -> int:
     name, given = asked.get("type"), asked.get("id")
-    if not isinstance(name, str) or name not in there.types:
+    if not _is_in(name, there.types):
         problems["type"] = f"must be one of {', '.join(there.types)}, but is {_shown(name)}"
         return 0
     number, is_text = there.types[name]
     if is_text:
-        if isinstance(given, str) and 0 < len(given) <= LONGEST_ID:
+        if isinstance(given, str) and 0 < len(given) <= LONGEST_ID and given.isprintable():
             return item_key(number, number_of_text(given, ITEM_BITS))
-        problems["id"] = f"must be text of 1 to {LONGEST_ID} characters, as ids of type {name} are, but is "
-        problems["id"] += _shown(given)
+        of_text = f"text of 1 to {LONGEST_ID} characters that can be seen"
+        problems["id"] = f"must be {of_text}, as ids of type {name} are, but is {_shown(given)}"
         return 0
     largest = largest_id(number)
     if isinstance(given, int) and not isinstance(given, bool) and 0 < given <= largest:
@@ -124,7 +134,7 @@ def _check_pin(asked: Mapping[str, Any], there: Known, problems: dict[str, str])
     feed, place, name = asked.get("feed"), asked.get("place"), asked.get("type")
     if feed is None:
         problems["feed"] = f"of a pin must be one of {', '.join(there.feeds)}"
-    elif feed in there.feeds and name in there.types:
+    elif _is_in(feed, there.feeds) and _is_in(name, there.types):
         types = there.feeds[feed]
         if types is not None and name not in types:
             problems["type"] = f"must be one that the feed {feed} has ({', '.join(sorted(types))}), but is {name}"
@@ -161,16 +171,12 @@ def told(ruling: Ruling) -> dict[str, Any]:
         "id": ruling.id,
         "feed": ruling.feed or None,
         "place": ruling.place or None,
-        "until": moment(ruling.until) if ruling.until else None,
+        "until": utc_text(ruling.until) if ruling.until else None,
         "who": ruling.who,
         "why": ruling.why,
-        "when": moment(ruling.when),
+        "when": utc_text(ruling.when),
     }
 
 
 def told_entry(entry: Entry) -> dict[str, Any]:
     return {"number": entry.number, **told(entry.ruling), "replace": entry.replace}
-
-
-def moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -26,7 +26,7 @@ from recommendation_service.editors.rulings import Ruling, held_at
 from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.explain import DAY_SECONDS, Choice, unweighed_why, why
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.missing import Missing, Scene, missing_of, name_of, not_eligible, row_of
+from recommendation_service.feed.missing import Missing, Scene, missing_of, name_of, not_eligible
 from recommendation_service.feed.pipeline import Slate
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.feed.sentences import say
@@ -205,7 +205,7 @@ class Explanation:
     def _age_days(self, key: int) -> float | None:
         """Of the item when the feed's catalog was built; None: that catalog and today's have it no more."""
         catalog, built = self._versions.made.catalog, self._built()
-        row = row_of(catalog, key)
+        row = catalog.row_of(key)
         if row < 0 or built is None:
             return None
         return (built - float(catalog.arrays.created[row])) / DAY_SECONDS

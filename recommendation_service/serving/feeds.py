@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 from recommendation_service.core.errors import NotReady
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
-from recommendation_service.feed.request import FeedFields, FeedRequest, Outsider
-from recommendation_service.memory.answers import Asked, since
+from recommendation_service.feed.request import FeedFields, FeedRequest
+from recommendation_service.memory.answers import Asked, under
 from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.decisions import Decisions
@@ -27,6 +27,51 @@ from recommendation_service.serving.recording import record_of
 from recommendation_service.serving.seen_store import Answer, MadeFeed, SeenStore
 from recommendation_service.sources.users import Users
 from recommendation_service.telemetry.metrics import Metrics
+
+
+def asked_feed(
+    pipeline: FeedPipeline, feed: str, fields: FeedFields, request_id: str, now: float
+) -> tuple[FeedPipeline, str, FeedRequest]:
+    """What makes it, the arm that that is (of the experiment that runs, or LIVE; empty: what serves), and the request.
+
+    Raises NotReady."""
+    if feed not in pipeline.policy.file.feeds:
+        raise NotReady(f"The policy that is served, {pipeline.policy.version}, has no feed {feed}.")
+    session = session_number(fields.session_id)
+    request = FeedRequest(
+        feed,
+        fields.user_id,
+        fields.size,
+        request_id,
+        fields.excluded,
+        fields.explain,
+        now=int(now),
+        session=session,
+        session_id=fields.session_id,
+        happened_ms=int(now * 1000),
+        personal=fields.personal and not pipeline.is_listed(fields.user_id),
+        language=fields.language,
+        filters=fields.filters,
+        by_name=fields.by_name,
+        user_text=fields.user_text,
+    )
+    if pipeline.arms is not None and request.personal:
+        return *pipeline.arms.of(fields.user_id, session, request_id), request
+    if pipeline.live is not None and request.personal and (other := pipeline.live.of(request_id)) is not None:
+        return other, LIVE, request
+    return pipeline, "", request
+
+
+async def with_facts(request: FeedRequest, pipeline: FeedPipeline, users: Users) -> FeedRequest:
+    """With what the operator's tables say of a user who is not in the catalog, where that is known in time."""
+    user_id = request.user_id
+    asked_for = request.personal or pipeline.asks_of_users
+    if not asked_for or not user_id or pipeline.user_row(user_id) >= 0:
+        return request
+    known, facts = users.cached(user_id)
+    if not known:
+        facts = await users.facts(user_id, request.user_text)
+    return request if facts is None else request._replace(outsider=pipeline.outsider(*facts))
 
 
 class Feeds:
@@ -51,41 +96,18 @@ class Feeds:
 
     async def feed(self, endpoint: str, fields: FeedFields, request_id: str, asked: Asked | None = None) -> Answer:
         """Raises NotReady, Overloaded; OtherRequest for an Idempotency-Key that was used otherwise."""
-        pipeline, decisions = await self._serving.ready_pipeline(), self._decisions
-        if endpoint not in pipeline.policy.file.feeds:
-            raise NotReady(f"The policy that is served, {pipeline.policy.version}, has no feed {endpoint}.")
-        now, session = self._now(), session_number(fields.session_id)
-        request = FeedRequest(
-            endpoint,
-            fields.user_id,
-            fields.size,
-            request_id,
-            fields.excluded,
-            fields.explain,
-            now=int(now),
-            session=session,
-            session_id=fields.session_id,
-            happened_ms=int(now * 1000),
-            personal=fields.personal and not pipeline.is_listed(fields.user_id),
-            language=fields.language,
-            filters=fields.filters,
-            by_name=fields.by_name,
-            user_text=fields.user_text,
+        decisions = self._decisions
+        pipeline, arm, request = asked_feed(
+            await self._serving.ready_pipeline(), endpoint, fields, request_id, self._now()
         )
-        arm = ""
-        if pipeline.arms is not None and request.personal:
-            pipeline, arm = pipeline.arms.of(fields.user_id, session, request_id)
-        elif pipeline.live is not None and request.personal and (other := pipeline.live.of(request_id)) is not None:
-            pipeline, arm = other, LIVE
         if asked is not None and pipeline.editorial is not None:
-            asked = since(asked, pipeline.editorial.latest_takedown)
-        visit = self._store.visit(fields.user_id, session, asked)
+            asked = under(asked, pipeline.editorial.takedowns)
+        visit = self._store.visit(fields.user_id, request.session, asked)
         answer = await visit.answer()
         if answer is not None:
             self._metrics.feeds_repeated.inc()
             return answer
-        if fields.user_id and (request.personal or pipeline.asks_of_users) and pipeline.user_row(fields.user_id) < 0:
-            request = request._replace(outsider=await self._facts(pipeline, fields))
+        request = await with_facts(request, pipeline, self._users)
         while True:
             seen = await visit.read()
             slate = pipeline.rank(request, seen, decisions.wants if decisions is not None else None)
@@ -104,15 +126,6 @@ class Feeds:
         if decisions is not None and decision is not None:
             decisions.keep(decision)
         return answer
-
-    async def _facts(self, pipeline: FeedPipeline, fields: FeedFields) -> Outsider | None:
-        """What the operator's tables say of a user who is not in the catalog, where that is known in time."""
-        known, facts = self._users.cached(fields.user_id)
-        if not known:
-            facts = await self._users.facts(fields.user_id, fields.user_text)
-        if facts is None:
-            return None
-        return pipeline.outsider(*facts)
 
     def _made(self, pipeline: FeedPipeline, slate: Slate, arm: str) -> MadeFeed:
         """All that a feed leaves. ``arm``: of the experiment that runs, or LIVE; empty: what serves made it."""

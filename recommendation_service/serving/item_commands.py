@@ -233,10 +233,10 @@ def _end(until: str | None, span: str | None) -> str | None:
 
 
 def _in_words(ruling: "Ruling") -> str:
-    from recommendation_service.serving.editing import moment
+    from recommendation_service.core.local_time import utc_text
 
     where = f"the feed {ruling.feed}" if ruling.feed else "all feeds"
-    until = f" until {moment(ruling.until)}" if ruling.until else ""
+    until = f" until {utc_text(ruling.until)}" if ruling.until else ""
     return {
         "pin": f"{ruling.item} is at place {ruling.place} of {where}{until}",
         "bury": f"{ruling.item} is buried in {where}{until}",
@@ -248,11 +248,10 @@ def _in_words(ruling: "Ruling") -> str:
 def _is_in_catalog(settings: Settings, ruling: "Ruling") -> bool:
     from recommendation_service.catalog.store import CatalogStore
     from recommendation_service.core.errors import CatalogError
-    from recommendation_service.feed.missing import row_of
 
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     try:
         version = store.current()
-        return version is not None and row_of(store.open(version, verify=False), ruling.key) >= 0
+        return version is not None and store.open(version, verify=False).row_of(ruling.key) >= 0
     except CatalogError:
         return False

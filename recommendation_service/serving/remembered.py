@@ -2,7 +2,6 @@
 database have of a user, or of a session of somebody anonymous."""
 
 from collections import deque
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,14 +11,13 @@ from recommendation_service.catalog.inspection import describe_user
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
+from recommendation_service.core.local_time import utc_text
 from recommendation_service.flush.person import Page, Person, dead_letters_of, events_of, waiting_of
 from recommendation_service.learning.person import pending_of
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.memory.entries import as_entries
-from recommendation_service.model.columns import rows_of
-from recommendation_service.model.item_keys import CREATOR, unpack
+from recommendation_service.model.item_keys import CREATOR, item_key, unpack
 from recommendation_service.model.words import FIRST_WORDS, Words
-from recommendation_service.ranking.places import find
 from recommendation_service.ranking.seen import EPOCH
 from recommendation_service.sources.users import UserFacts
 
@@ -75,7 +73,7 @@ def seen_items(entries: bytes, catalog: Catalog | None = None, words: Words = FI
                 _item_id(catalog, item_type, number),
                 STATES[(detail & 15) - 1],
                 words.kind_name(kind - 1) if kind else None,
-                _moment((detail >> 32) + EPOCH),
+                utc_text((detail >> 32) + EPOCH),
             )
         )
     return items
@@ -85,7 +83,7 @@ def _item_id(catalog: Catalog | None, item_type: int, number: int) -> int | str:
     """As the operator has it; of an id that is text, and of an item that is in no catalog any more, its number."""
     if catalog is None or catalog.item_texts is None or item_type == CREATOR:
         return number
-    place = find(catalog.arrays.item_id, number, *rows_of(catalog.arrays, item_type))
+    place = catalog.row_of(item_key(item_type, number))
     return (catalog.item_texts.of_rows([place])[0] or number) if place >= 0 else number
 
 
@@ -96,7 +94,7 @@ def facts_in_words(
         return None
     names = ("skills", "knowledges", "tools", "languages")
     history = [
-        {"type": words.type_name(item_type), "id": _item_id(catalog, item_type, number), "at": _moment(when)}
+        {"type": words.type_name(item_type), "id": _item_id(catalog, item_type, number), "at": utc_text(when)}
         for key, when in facts.history.tolist()
         for item_type, number in (unpack(key),)
     ]
@@ -129,7 +127,7 @@ def remembered(
         for record in read_decisions(settings.decisions_dir):
             if record.user_id == person.user_id:
                 count += 1
-                decisions.append(Kept(record.request_id.hex(), _moment(record.happened_ms / 1000)))
+                decisions.append(Kept(record.request_id.hex(), utc_text(record.happened_ms / 1000)))
     return Remembered(
         user_id=person.user_id,
         session_id=person.session_id,
@@ -167,7 +165,3 @@ def _in_catalog(settings: Settings, catalog: Catalog | None, person: Person) -> 
         return None
     described.pop("user_id")
     return {"version": catalog.version, **described}
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -133,6 +133,32 @@ def test_what_is_taken_down_is_in_no_feed_nor_in_an_answer_that_is_given_again(c
     assert answer() == before
 
 
+def test_what_is_out_of_all_feeds_is_in_no_list(client: httpx.Client, catalog: Catalog) -> None:
+    """Taken down or buried everywhere; what is buried in one feed is in lists as before."""
+
+    def lists(number: int) -> list[bool]:
+        found = []
+        for path in ("/popular", "/latest", f"/items/resume/{number}/similar"):
+            answer = client.get(f"/api{path}", params={"type": "resume", "size": 100})
+            assert answer.status_code == 200, answer.text
+            found.append(video in answer.json()["ids"])
+        return found
+
+    similar = client.get(f"/api/items/resume/{int(catalog.arrays.item_id[0])}/similar", params={"size": 1}).json()
+    video, other = similar["ids"][0], int(catalog.arrays.item_id[0])
+    if catalog.rows_of_type["resume"][1] > 100:
+        pytest.fail("the lists of this test are not whole")
+    assert lists(other) == [True] * 3
+    for action, fields, is_listed in (
+        ("bury", {"feed": "total"}, True),
+        ("bury", {}, False),
+        ("takedown", {}, False),
+        ("release", {}, True),
+    ):
+        rule(client, action, video, **fields)
+        assert lists(other) == [is_listed] * 3, action
+
+
 def test_an_explanation_says_what_an_editor_did(client: httpx.Client, video: int, catalog: Catalog) -> None:
     buried = int(catalog.arrays.item_id[5])
     rule(client, "pin", video, feed="total", place=1, until=LATER)
@@ -233,6 +259,13 @@ def test_all_that_is_wrong_is_named(client: httpx.Client) -> None:
         for one in error_of(post(client, "bury", 1, expect="3", replace=1, when=2), 422, "invalid_request")["details"]
     }
     assert set(wrong) == {"expect", "replace", "when"}
+    for wrong_type in ([], {}, ["total"], {"a": 1}, 1.5, "x" * 300, "\u0000"):
+        answer = post(client, "pin", wrong_type, type=wrong_type, feed=wrong_type, place=wrong_type, until=wrong_type)
+        wrong = {one["field"] for one in error_of(answer, 422, "invalid_request")["details"]}
+        assert wrong == {"type", "feed", "place", "until"}
+    for until in ("1970-01-01T00:00:00Z", "1970-01-01T01:00:00+01:00", "0001-01-01T00:00:00Z"):
+        over = error_of(post(client, "bury", 1, until=until), 409, "conflict")
+        assert "would be over already" in over["message"]
     for body, status in ((b"[1]", 422), (b"{", 400), (b"\xff", 400), (b"[" * 100_000, 400)):
         headers = {**ADMINISTRATOR, "content-type": "application/json"}
         error_of(

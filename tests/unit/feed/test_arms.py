@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from recommendation_service.core.errors import NotReady
 from recommendation_service.experiments.assignment import Assignment
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
-from recommendation_service.policies.experiment import Arm, Experiment
+from recommendation_service.feed.request import NO_IDS, FeedFields
+from recommendation_service.policies.experiment import LIVE, Arm, Experiment
 from recommendation_service.policies.policy import Policy
+from recommendation_service.serving.feeds import asked_feed
 from tests.support.catalogs import make_catalog
 from tests.support.policies import policy_file
 from tests.support.slates import request_for
@@ -93,3 +96,23 @@ def test_without_an_experiment_there_are_no_arms() -> None:
 @pytest.mark.parametrize("policy", [BOLD, WIDE])
 def test_arms_need_no_other_catalog(policy: Policy) -> None:
     assert policy.catalog_digest == SERVED.catalog_digest
+
+
+def test_whoever_asks_for_a_feed_is_given_the_arm_that_makes_it() -> None:
+    """Of a batch as of one request."""
+    experiment = pipeline_of((SERVED, 0.5), (BOLD, 0.5))
+    live = FeedPipeline(Generation(CATALOG, SERVED, (BOLD,), live=(BOLD,), live_share=0.5), seed=11)
+    assert experiment.arms is not None
+    assert live.live is not None
+    for user in range(FIRST_USER, FIRST_USER + 20):
+        fields, name = FeedFields(user, 5, NO_IDS, None, False), f"{user:032x}"
+        pipeline, arm, request = asked_feed(experiment, "total", fields, name, 1_795_000_000.5)
+        assert (pipeline, arm) == experiment.arms.of(user, 0, name)
+        assert (request.user_id, request.size, request.now) == (user, 5, 1_795_000_000)
+        pipeline, arm, _ = asked_feed(live, "total", fields, name, 1_795_000_000.5)
+        other = live.live.of(name)
+        assert (pipeline, arm) == ((live, "") if other is None else (other, LIVE))
+        pipeline, arm, _ = asked_feed(experiment, "total", fields._replace(personal=False), name, 1_795_000_000.5)
+        assert (pipeline, arm) == (experiment, "")
+    with pytest.raises(NotReady, match="has no feed shop"):
+        asked_feed(experiment, "shop", fields, name, 0.0)

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from recommendation_service.catalog.filter_columns import FilterColumn, listed, ordered, value_number
 from recommendation_service.editors.rulings import Action, Ruling
+from recommendation_service.feed.editorial import placed
 from recommendation_service.feed.generation import Generation
-from recommendation_service.feed.missing import row_of
 from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
@@ -111,15 +112,15 @@ def test_a_pin_that_a_filter_bars_is_not_shown() -> None:
     column = FilterColumn("colour", "equal", False, [(0, len(VIDEOS))], values, None, ordered(values))
     feeds = pipeline(pin(5), ruling("takedown", 4), catalog=replace(CATALOG, filters=(column,)))
     plain = pipeline(pin(5), ruling("takedown", 4))
-    own = colours[row_of(CATALOG, resume(5))]
+    own = colours[CATALOG.row_of(resume(5))]
     request = request_for(USER, "total", 60)
 
     for asked in ("red", "blue", "red"):
         filtered = request._replace(filters=(("colour", (value_number(asked),)),))
         rows = feeds.rank(filtered).items.tolist()
         assert all(colours[row] == asked for row in rows if row < len(VIDEOS))
-        assert (row_of(CATALOG, resume(5)) in rows) == (own == asked)
-        assert row_of(CATALOG, resume(4)) not in rows
+        assert (CATALOG.row_of(resume(5)) in rows) == (own == asked)
+        assert CATALOG.row_of(resume(4)) not in rows
         assert feeds.feed(request) == plain.feed(request), "a mask leaves nothing behind"
 
 
@@ -178,6 +179,18 @@ def test_what_is_buried_or_taken_down_is_in_no_feed_that_it_holds_for() -> None:
 
 def replace_key(one: Ruling, key: int) -> Ruling:
     return Ruling(one.action, "resume", key >> 1, key, one.who, one.why, one.when, one.feed, one.place, one.until)
+
+
+def test_answers_that_were_given_under_other_takedowns_are_others() -> None:
+    """Whichever was made first: the clocks of machines differ."""
+
+    def named(*rulings: Ruling) -> bytes:
+        return placed(rulings, CATALOG).takedowns
+
+    one, early = ruling("takedown", 5), structs.replace(ruling("takedown", 6), when=NOW - 100)
+    assert named() == named(ruling("bury", 5), pin(6)) == b""
+    assert named(one, early) == named(early, one)
+    assert len({b"", named(one), named(early), named(one, early), named(structs.replace(one, when=NOW + 1))}) == 5
 
 
 def test_what_is_over_leaves_nothing_behind() -> None:
