@@ -179,7 +179,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     )
     app.state.serving = serving
     threads = Threads("administration", ADMINISTRATION_THREADS)
-    add_administration(app, prefix, settings, serving, access, threads, words)
+    add_administration(app, prefix, settings, serving, access, threads, words, named)
     add_people(app, prefix, settings, serving, access, threads, words)
     add_editors(app, prefix, settings, serving, access, threads)
     add_explanations(app, prefix, settings, serving, store, access, threads, named)

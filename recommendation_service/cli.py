@@ -165,7 +165,7 @@ def feed(
         alone |= {"--exclude": exclude or None, "--explain": explain or None}
         if not_for_many := [name for name, value in alone.items() if value is not None]:
             raise typer.BadParameter(f"goes with one user: {', '.join(not_for_many)} cannot", param_hint="--users")
-        raise typer.Exit(feeds_of_many(users, endpoint, size, record=record, url=url, as_json=as_json))
+        raise typer.Exit(feeds_of_many(users, endpoint, size, lang.value, record=record, url=url, as_json=as_json))
     if user is None:
         raise typer.BadParameter("is missing: name a user, or a file of many by --users", param_hint="USER")
     from recommendation_service.one_feed import feed_of_one

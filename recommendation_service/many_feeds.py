@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
@@ -26,6 +26,7 @@ from recommendation_service.bootstrap import named_feeds
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import ConfigurationError, ServiceError, SourceError
+from recommendation_service.core.service_address import service_address
 from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.loading import load_kernels
@@ -68,9 +69,10 @@ class _Tally:
 
 
 def feeds_of_many(
-    source: str, feed: str | None, size: int | None, *, record: bool, url: str | None, as_json: bool
+    source: str, feed: str | None, size: int | None, language: str, *, record: bool, url: str | None, as_json: bool
 ) -> int:
-    """``source``: a file, or - for standard input. The exit status: 1 where a line was bad, which ends nothing."""
+    """``source``: a file, or - for standard input. ``language``: of the reasons of lines that ask for them. The exit
+    status: 1 where a line was bad, which ends nothing."""
     if url is not None and not record:
         raise typer.BadParameter("goes with --record: without it feeds are made here", param_hint="--url")
     settings = load_settings()
@@ -83,9 +85,9 @@ def feeds_of_many(
         file, lines = _opened(stack, source)
         tally = _Tally(as_json, stack.enter_context(_progress(lines)))
         if record:
-            _Service(settings, url, wanted, size).feeds(file, tally)
+            _Service(settings, url, wanted, size, language).feeds(file, tally)
         else:
-            _made_here(settings, read_lines(file, wanted, named.forms, size), wanted, tally)
+            _made_here(settings, read_lines(file, wanted, named.forms, size, language), wanted, tally)
     wrong = f", {tally.bad:,} bad line{'s' * (tally.bad > 1)}" if tally.bad else ""
     typer.echo(f"{tally.feeds:,} feeds{wrong}", err=True)
     return WRONG_LINES if tally.bad else 0
@@ -114,7 +116,9 @@ def _made_here(settings: Settings, lines: Iterable[Line], feed: NamedFeed, tally
     load_kernels()
     now = int(time.time())
     held = RulingsStore(settings.editors_dir).read()[0].in_force(now)
-    generation = Generation(store.open(version), PolicyChoice(settings).take_up().policy, rulings=held)
+    policy = PolicyChoice(settings).take_up().policy
+    policy.demand_feed(feed.name)
+    generation = Generation(store.open(version), policy, rulings=held)
     preview = Preview(generation, settings)
     with ExitStack() as stack:
         memory = None
@@ -142,6 +146,7 @@ def _one(line: Line, feed: NamedFeed, preview: Preview, memory: UserMemory | Non
         now=now,
         session=session,
         personal=asked.personal,
+        language=asked.language,
         filters=asked.filters,
         by_name=True,
     )
@@ -156,21 +161,24 @@ class _BrokenOff(Exception):
 class _Service:
     """A running one, that shows what it makes."""
 
-    def __init__(self, settings: Settings, url: str | None, feed: NamedFeed, size: int | None) -> None:
+    def __init__(self, settings: Settings, url: str | None, feed: NamedFeed, size: int | None, language: str) -> None:
         if settings.admin_token is None:
             raise ConfigurationError(["ADMIN_TOKEN is unset: a service makes feeds of many for administrators alone"])
-        parts = urlsplit(url if url is not None else f"http://127.0.0.1:{settings.api_port}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise typer.BadParameter(f"{url} is no address: write http://127.0.0.1:5005", param_hint="--url")
+        try:
+            parts = service_address(url if url is not None else f"http://127.0.0.1:{settings.api_port}")
+        except ValueError:
+            said = f"{url} is no address: write http://127.0.0.1:5005"
+            raise typer.BadParameter(said, param_hint="--url") from None
         self._url = f"{parts.scheme}://{parts.netloc}"
         connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = connection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
+        self._connection = connection(str(parts.hostname), parts.port, timeout=TIMEOUT_SECONDS)
         query = {"record": "true"} | ({"size": str(size)} if size is not None else {})
         prefix = parts.path.rstrip("/") or settings.api_path
         self._path = f"{prefix}/feeds/{feed.name}/batch?{urlencode(query)}"
         self._headers = {
             "Authorization": f"Bearer {settings.admin_token.get_secret_value()}",
             "Content-Type": "application/x-ndjson",
+            "Accept-Language": language,
         }
 
     def feeds(self, file: Iterable[bytes], tally: _Tally) -> None:

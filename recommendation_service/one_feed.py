@@ -56,11 +56,7 @@ def feed_of_one(
     tried = _policy(settings, policy)
     held = RulingsStore(settings.editors_dir).read()[0].in_force(time.time())
     generation = Generation(store.open(version), tried, rulings=held)
-    if request.endpoint not in tried.file.feeds:
-        raise typer.BadParameter(
-            f"policy {tried.version} has no feed {request.endpoint}; its feeds are {', '.join(tried.file.feeds)}",
-            param_hint="--endpoint",
-        )
+    tried.demand_feed(request.endpoint)
     try:
         wanted = [read_item(text, generation.catalog.item_types, generation.catalog.text_types) for text in missing]
     except ValueError as error:
@@ -93,7 +89,7 @@ def feed_of_one(
 def _of_the_contract(user: str, endpoint: str | None, size: int | None, exclude: str) -> FeedRequest:
     if endpoint is not None and endpoint not in ENDPOINTS:
         raise typer.BadParameter(f"{endpoint!r} is not one of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
-    if not (user.isascii() and user.isdigit() and int(user) <= LARGEST_ID):
+    if not (user.isascii() and user.isdigit() and len(user) < 20 and int(user) <= LARGEST_ID):
         raise typer.BadParameter(f"must be a number from 0 to {LARGEST_ID}, but is {user[:64]!r}", param_hint="USER")
     try:
         excluded = as_ids(parse_excluded(exclude))

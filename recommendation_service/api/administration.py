@@ -2,19 +2,21 @@
 
 import functools
 import secrets
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI, Query, Request
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from sqlalchemy.engine import Engine
 from starlette.responses import Response
 
 from recommendation_service.api.access import Access
-from recommendation_service.api.documentation import answers
+from recommendation_service.api.documentation import DocumentedFeeds, answers
 from recommendation_service.api.schemas import DEFAULT_ITEMS, LONGEST_SESSION_ID, MOST_ITEMS
 from recommendation_service.api.threads import Threads
-from recommendation_service.api.user_paths import AskedUser, user_in_path
+from recommendation_service.api.user_paths import AskedUser, user_in_path, user_segment
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import NotFound, PolicyError, ServiceError, SourceError
 from recommendation_service.feed.generation import Generation
@@ -31,6 +33,16 @@ from recommendation_service.serving.preview import Preview, policy_version
 from recommendation_service.serving.worker import worker_of
 
 T = TypeVar("T")
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in names:
+            raise PydanticCustomError("literal_error", "must be one of {names}", {"names": ", ".join(names)})
+        return value
+
+    return check
+
 
 NAME = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,127}$"
 _ADMINISTRATOR: dict[str, Any] = {"security": [{"administrator": []}]}
@@ -54,9 +66,10 @@ def add_administration(
     access: Access,
     threads: Threads,
     words: Words,
+    named: DocumentedFeeds,
 ) -> None:
     """Declare the routes; what they need is handed in. ``threads``: those that may wait for the database."""
-    folder = settings.events_dir
+    folder, feeds = settings.events_dir, [feed.name for feed in named.feeds]
     writing_engine = functools.cache(lambda: make_writing_engine(settings))
 
     def with_database(work: Callable[[Engine], T]) -> T:
@@ -67,7 +80,7 @@ def add_administration(
             writing_engine().dispose()
 
     @app.get(
-        f"{prefix}/users/{{user_id}}/preview",
+        f"{prefix}/users/{user_segment(words)}/preview",
         summary="The feed that a user would get now, of which nothing stays",
         tags=["operations"],
         responses=answers(401, 403, 404, 422, 503),
@@ -76,7 +89,7 @@ def add_administration(
     async def preview(
         request: Request,
         user: Annotated[AskedUser, Depends(user_in_path(words, 0))],
-        endpoint: Literal["total", "discover", "flow"] = "total",
+        endpoint: Annotated[str, Query(json_schema_extra={"enum": feeds}), AfterValidator(one_of(feeds))] = feeds[0],
         size: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = DEFAULT_ITEMS,
         session_id: Annotated[str | None, Query(max_length=LONGEST_SESSION_ID)] = None,
         request_id: Annotated[str | None, Query(pattern=NAME)] = None,
@@ -102,10 +115,12 @@ def add_administration(
             now=int(serving.clock.now()),
             session=session,
             personal=personal,
+            by_name=not named.has_search,
         )
 
         def make() -> tuple[Generation, bytes]:
             tried = policy_version(settings, policy) if policy is not None else served.policy
+            tried.demand_feed(endpoint)
             generation = Generation(served.catalog, tried, rulings=served.rulings)
             made = Preview(generation, settings)
             unknown = user_id and personal and not made.is_listed(user_id) and not made.knows(user_id)
@@ -118,18 +133,19 @@ def add_administration(
             raise NotFound(f"The policy cannot be tried: {error}.") from error
         except SourceError as error:
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
+        content = msgspec.json.decode(feed)
         body = {
             "user_id": user.given,
             "catalog": generation.catalog.version,
             "policy": generation.policy.version,
             "fits": generation.fits,
             "remembered_items": len(as_entries(seen)),
-            "feed": msgspec.json.decode(feed)["body"],
+            "feed": content["body"] if named.has_search else content,
         }
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")
 
     @app.delete(
-        f"{prefix}/users/{{user_id}}",
+        f"{prefix}/users/{user_segment(words)}",
         summary="Forget what the service remembers of a user",
         tags=["operations"],
         responses=answers(401, 403, 422, 503),

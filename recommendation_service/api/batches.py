@@ -14,11 +14,13 @@ from starlette.routing import Route
 from recommendation_service.api.access import Access
 from recommendation_service.api.accounts import request_ids
 from recommendation_service.api.bodies import check_head, decoded, read_body
+from recommendation_service.api.feeds import accepted_language
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.named_feeds import IdForms, NamedFeed, invalid, read_named_body
 from recommendation_service.api.schemas import MOST_ITEMS, named
 from recommendation_service.core.errors import InvalidRequest, ServiceError, TooManyRequests
 from recommendation_service.feed.request import FeedFields
+from recommendation_service.feed.sentences import DEFAULT_LANGUAGE
 from recommendation_service.serving.batch import Batch, Wanted
 from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.worker import worker_of
@@ -29,6 +31,7 @@ AT_ONCE = 16  # lines that are sent together
 MEDIA_TYPE = "application/x-ndjson"
 DIGITS = 20  # more than an id that is a number has
 _FLAGS = {"true": True, "false": False}
+_MARK = b"\xef\xbb\xbf"  # that some programs begin UTF-8 with
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -56,9 +59,12 @@ def add_batches(
             record, size = _read_query(request.query_params)
             headers = request.scope["headers"]
             codings = check_head([header for header in headers if header[0] != b"content-type"])
-            lines = list(read_lines(decoded(await read_body(request.receive), codings).split(b"\n"), feed, forms, size))
-            if not 1 <= len(lines) <= MOST_LINES:
-                raise invalid([("body", f"must have from 1 to {MOST_LINES} users, a line each, but has {len(lines)}")])
+            texts = decoded(await read_body(request.receive), codings).split(b"\n")
+            # Before they are read: a body may have more lines than a worker has time for.
+            count = sum(not is_empty(text) for text in texts)
+            if not 1 <= count <= MOST_LINES:
+                raise invalid([("body", f"must have from 1 to {MOST_LINES} users, a line each, but has {count}")])
+            lines = list(read_lines(texts, feed, forms, size, accepted_language(headers)))
             if running.locked():
                 raise TooManyRequests("This worker makes a batch already.", retry_after_seconds=2)
             await serving.ready_pipeline()
@@ -84,16 +90,21 @@ def add_batches(
     app.router.routes += [route(feed) for feed in feeds]
 
 
-def read_lines(lines: Iterable[bytes], feed: NamedFeed, forms: IdForms, size: int | None = None) -> Iterator[Line]:
+def is_empty(line: bytes) -> bool:
+    return not line.strip().removeprefix(_MARK)
+
+
+def read_lines(
+    lines: Iterable[bytes], feed: NamedFeed, forms: IdForms, size: int | None = None, language: str = DEFAULT_LANGUAGE
+) -> Iterator[Line]:
     """Each line a user's id, or an object as the body of a feed's request; empty ones are passed over. ``size``: where
-    a line says none; None: the feed's."""
+    a line says none; None: the feed's. ``language``: of explanations."""
     feed = feed if size is None else feed._replace(size=size)
     for number, line in enumerate(lines, 1):
-        text = line.strip().removeprefix(b"\xef\xbb\xbf")
-        if text:
-            user, body = _as_body(text, forms)
+        if not is_empty(line):
+            user, body = _as_body(line.strip().removeprefix(_MARK), forms)
             try:
-                asked: FeedFields | ServiceError = read_named_body(body, feed, forms)
+                asked: FeedFields | ServiceError = read_named_body(body, feed, forms)._replace(language=language)
             except ServiceError as error:
                 asked = error
             if user is None and not isinstance(asked, ServiceError):

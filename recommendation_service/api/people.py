@@ -12,7 +12,7 @@ from recommendation_service.api.documentation import answers
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.api.schemas import LONGEST_SESSION_ID
 from recommendation_service.api.threads import Threads
-from recommendation_service.api.user_paths import AskedUser, user_in_path
+from recommendation_service.api.user_paths import AskedUser, user_in_path, user_segment
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest, SourceError
 from recommendation_service.flush.person import Person, page_after
@@ -49,7 +49,7 @@ def add_people(
     }
 
     @app.get(
-        f"{prefix}/users/{{user_id}}",
+        f"{prefix}/users/{user_segment(words)}",
         summary="Everything that the service remembers of a user",
         tags=["operations"],
         responses=answers(401, 403, 422, 429, 503, content={"application/json": {"schema": of_answer}}),

@@ -15,8 +15,13 @@ class AskedUser(NamedTuple):
     given: int | str  # as the operator has it
 
 
+def user_segment(words: Words) -> str:
+    """What stands for the user in a route: an id that is text may have slashes."""
+    return "{user_id:path}" if words.users_are_text else "{user_id}"
+
+
 def user_in_path(words: Words, least: int) -> Callable[..., AskedUser]:
-    """A dependency of routes with ``{user_id}``. ``least``: 0 where anonymous people may be meant."""
+    """A dependency of routes with such a segment. ``least``: 0 where anonymous people may be meant."""
 
     def of_number(user_id: Annotated[int, Path(ge=least, le=LARGEST_ID)]) -> AskedUser:
         return AskedUser(user_id, user_id)

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from recommendation_service.core.service_address import service_address
 from recommendation_service.demo.loading import DemoError
 from recommendation_service.demo.visitors import APPETITES, Turning, Usual, Visitor
 from recommendation_service.demo.vocabulary import vocabulary
@@ -32,17 +32,19 @@ class Api:
 
     def __init__(self, url: str, prefix: str, key: str | None, *, anywhere: bool) -> None:
         """``anywhere``: it need not be on this machine."""
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise DemoError(f"{url} is no address of a service: write http://127.0.0.1:5005.")
-        if not anywhere and not is_local(parts.hostname):
+        try:
+            parts = service_address(url if "//" in url else f"http://{url}")
+        except ValueError:
+            raise DemoError(f"{url} is no address of a service: write http://127.0.0.1:5005.") from None
+        host = str(parts.hostname)
+        if not anywhere and not is_local(host):
             raise DemoError(
-                f"{parts.hostname} is not this machine. What invented people do would count there as what people do; "
+                f"{host} is not this machine. What invented people do would count there as what people do; "
                 "--yes-not-local says that this is wanted."
             )
         self.url = f"{parts.scheme}://{parts.netloc}"
         connection = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = connection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
+        self._connection = connection(host, parts.port, timeout=TIMEOUT_SECONDS)
         self._prefix = parts.path.rstrip("/") or prefix
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.refused = 0  # answers that said: later

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from pydantic import ValidationError
 
-from recommendation_service.core.errors import ConfigurationError
+from recommendation_service.core.errors import ConfigurationError, PolicyError
 from recommendation_service.mappings.shipped import STARTING_POLICY
 from recommendation_service.model.columns import Float64
 from recommendation_service.model.features import HAND_SET, USER_TERMS
@@ -48,6 +48,11 @@ class Policy:
         self.arrays = _arrays(file, theta, A)
         if temperature is not None:
             self.arrays = self.arrays._replace(temperature=np.array(temperature, np.float64, order="C"))
+
+    def demand_feed(self, name: str) -> None:
+        """Raises PolicyError where it has no such feed."""
+        if name not in self.file.feeds:
+            raise PolicyError(f"policy {self.version} has no feed {name}; its feeds are {', '.join(self.file.feeds)}")
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,21 @@ from typer.testing import CliRunner
 
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
+from recommendation_service.core.errors import PolicyError
+from recommendation_service.feed.sentences import say
 from recommendation_service.log.records import FeedRecord, decode
 from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.policies.choice import begun_with
+from recommendation_service.policies.journal import Deed
+from recommendation_service.policies.store import PolicyStore
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.end_to_end.service import ADMIN_TOKEN, PATIENCE_SECONDS
-from tests.integration.test_mapped_feeds import built_and_published
 from tests.servers import wait_until
-from tests.support.job_board import handle_of, make_job_board, years_of
+from tests.support.job_board import handle_of, years_of
 
 ADMINISTRATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 Run = Callable[..., Result]
 Apart = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("board")
-    address, mapping = make_job_board(folder)
-    settings = Settings(data_dir=folder / "data", database_url=address, mapping_file=mapping, catalog_refresher=False)
-    built_and_published(settings)
-    return settings
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +202,38 @@ def test_the_command_says_what_does_not_go_together(run: Run, monkeypatch: pytes
     assert "answered 403: The token is not valid." in str(refused.exception)
     broken = run("--users", "-", "--record", "--url", "http://127.0.0.1:9", text="a")
     assert "broke off at line 1" in str(broken.exception)
+    assert "http://h:abc is no address" in run("--users", "-", "--record", "--url", "http://h:abc", text="a").stderr
+
+
+def test_a_feed_that_the_served_policy_has_not_is_told(
+    run: Run, board: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping got another feed, and the policy that was published before has it not."""
+    assert isinstance(board.mapping_file, Path)
+    shutil.copytree(board.catalog_dir, tmp_path / "data" / "catalogs")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    store = PolicyStore(tmp_path / "data" / "policies", 3)
+    store.publish(begun_with(board), None, Deed(datetime(2026, 1, 1, tzinfo=UTC), "ana", "to have one"))
+    other = tmp_path / "mapping.toml"
+    kinds = "".join(f"[kinds.{name}]\nweights = {{ popularity = 1 }}\n" for name in ("for_you", "popular", "new"))
+    feeds = '[feeds.home]\npattern = ["for_you"]\n[feeds.mails]\npattern = ["popular", "new"]\n'
+    other.write_text(f"{board.mapping_file.read_text()}\n{kinds}{feeds}")
+    monkeypatch.setenv("MAPPING_FILE", str(other))
+    assert run("--users", "-", "--size", "2", text=handle_of(1)).exit_code == 0
+    for arguments in (("--users", "-"), (handle_of(1),)):
+        refused = run(*arguments, "--endpoint", "mails", text=handle_of(1))
+        assert isinstance(refused.exception, PolicyError)
+        assert "has no feed mails; its feeds are home" in str(refused.exception)
+
+
+def test_reasons_are_in_the_language_that_is_asked_for(run: Run, apart: Apart) -> None:
+    """A line asks for them as the body of a feed's request does."""
+    line = json.dumps({"user": handle_of(9), "size": 1, "explain": True})
+    for made in (
+        run("--users", "-", "--json", "--record", "--lang", "es", text=line),
+        apart("--users", "-", "--json", "--lang", "es", text=line),
+    ):
+        [sentences] = [item["why"]["sentences"] for item in json.loads(made.stdout)["items"]]
+        texts = [one["text"] for one in sentences]
+        in_each = {each: [say(each, one["code"], **one["values"]).text for one in sentences] for each in ("en", "es")}
+        assert texts == in_each["es"] != in_each["en"]

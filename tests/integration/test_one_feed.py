@@ -12,19 +12,9 @@ from typer.testing import CliRunner
 
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
-from tests.integration.test_mapped_feeds import built_and_published
-from tests.support.job_board import handle_of, make_job_board
+from tests.support.job_board import handle_of
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="module")
-def board(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("board")
-    address, mapping = make_job_board(folder)
-    settings = Settings(data_dir=folder / "data", database_url=address, mapping_file=mapping, catalog_refresher=False)
-    built_and_published(settings)
-    return settings
 
 
 @pytest.fixture

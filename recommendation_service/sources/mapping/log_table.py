@@ -25,13 +25,21 @@ def log_problems(log: Log, connection: Connection) -> list[str]:
             if column not in found:
                 instead = did_you_mean(column, found, what="its columns are")
                 problems.append(f"{part} names the column {column}, which {log.table} does not have; {instead}")
+            elif _is_computed(found[column]):
+                problems.append(f"{part} names the column {column}, which {log.table} computes itself; leave it out")
         for name, described in found.items() if templates else ():
             may_lack = (
                 described["nullable"] or described.get("default") is not None or described.get("autoincrement") is True
             )
-            if name not in (templates or ()) and not may_lack and not _is_key(described):
+            may_lack = may_lack or _is_key(described) or _is_computed(described)
+            if name not in (templates or ()) and not may_lack:
                 problems.append(f"{part} leaves out the column {name} of {log.table}, which must have a value")
     return problems
+
+
+def _is_computed(column: Mapping[str, Any]) -> bool:
+    """GENERATED ALWAYS AS …: of other columns, or numbers that nobody else may give."""
+    return bool(column.get("computed")) or bool((column.get("identity") or {}).get("always"))
 
 
 def _is_key(column: Mapping[str, Any]) -> bool:
