@@ -26,7 +26,6 @@ from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import SourceError
-from recommendation_service.feed.missing import row_of
 from recommendation_service.mappings.opening import open_source
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
@@ -142,7 +141,7 @@ def filter_in_catalog(users: Any, row: int) -> Any:
 
 def in_facts(catalog: Catalog, facts: UserFacts) -> dict[str, Any]:
     """The same of what was read of one user."""
-    items = [(row_of(catalog, key), when) for key, when in facts.history.tolist()]
+    items = [(catalog.row_of(key), when) for key, when in facts.history.tolist()]
     creators = set(catalog.arrays.creator_id.tolist())
     kinds = ("skill", "knowledge", "tool", "language")
     filters: dict[str, Any] = dict.fromkeys(column.name for column in catalog.filters)
