@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import structlog
@@ -264,11 +264,11 @@ class Allowance:
         finally:
             self._left -= time.perf_counter() - started
 
-    async def call_grouped(self, group: "Grouped[Asked, T]", asked: Asked) -> T | None:
+    async def call_grouped(self, group: "Grouped[Asked, T]", asked: Sequence[Asked]) -> list[T] | None:
         """A request's first operation: it has all of the time, as has everybody in the group."""
         started = time.perf_counter()
         try:
-            return await group.call(asked)
+            return await group.call(asked, len(asked))
         finally:
             self._left -= time.perf_counter() - started
 
@@ -304,22 +304,22 @@ class Grouped(Generic[Asked, T]):
         self._operation = operation
         self._command = command
         self._most = most
-        self._group: list[tuple[Asked, asyncio.Future[T | None]]] = []  # who may still be joined
+        self._group: list[tuple[Sequence[Asked], asyncio.Future[list[T] | None]]] = []  # who may still be joined
         self._weight = 0
         self._last: asyncio.Task[None] | None = None
 
-    async def call(self, asked: Asked, weight: int = 1) -> T | None:
-        """The result; None where RedisGuard.call raises RedisUnavailable."""
+    async def call(self, asked: Sequence[Asked], weight: int) -> list[T] | None:
+        """The results, which come from one operation; None where RedisGuard.call raises RedisUnavailable."""
         if not self._group or self._weight + weight > self._most:
             self._group, self._weight = [], 0
             self._last = asyncio.create_task(self._send(self._group, self._last))  # begins in the loop's next turn
-        future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[T] | None] = asyncio.get_running_loop().create_future()
         self._group.append((asked, future))
         self._weight += weight
         return await future
 
     async def _send(
-        self, group: list[tuple[Asked, asyncio.Future[T | None]]], before: asyncio.Task[None] | None
+        self, group: list[tuple[Sequence[Asked], asyncio.Future[list[T] | None]]], before: asyncio.Task[None] | None
     ) -> None:
         limit = left = self._guard.timeout_seconds
         results: list[T] = []
@@ -331,14 +331,18 @@ class Grouped(Generic[Asked, T]):
             if self._group is group:
                 self._group = []
             results = await self._guard.call(
-                self._operation, lambda client: self._command(client, [asked for asked, _ in group]), left
+                self._operation,
+                lambda client: self._command(client, [one for asked, _ in group for one in asked]),
+                left,
             )
         except RedisUnavailable:
             pass
         finally:  # also where this is cancelled: they wait for nothing else
-            for place, (_, future) in enumerate(group):
+            start = 0
+            for asked, future in group:
                 if not future.done():
-                    future.set_result(results[place] if results else None)
+                    future.set_result(results[start : start + len(asked)] if results else None)
+                start += len(asked)
 
 
 async def run_script(client: Any, script: Any, calls: list[tuple[str, list[Any]]]) -> list[Any]:

@@ -188,7 +188,7 @@ class _OlderFeedRecord(msgspec.Struct, array_like=True, tag="feed1", frozen=True
 
 
 class StreamedRecord(msgspec.Struct, array_like=True, tag="stream1", frozen=True, gc=False):
-    """The feedback before it, of one call, is on the fleet's stream too (stream.py), under this entry."""
+    """Feedback before it, of calls that came together, is on the fleet's stream too (stream.py), under this entry."""
 
     entry_id: bytes
 

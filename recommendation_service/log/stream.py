@@ -8,7 +8,7 @@ event_id. Redis may be lost at any moment: then the logs have everything.
 What names an entry elsewhere is the space of its stream, ``|``, and its id: a machine's space may become another.
 Without a space it is of a release whose stream was everybody's.
 
-An entry's field ``r`` holds the records of one call, in MessagePack: a list of their bytes.
+An entry's field ``r`` holds the records of calls that came together, in MessagePack: a list of their bytes.
 """
 
 import asyncio
@@ -91,8 +91,9 @@ class EventStream:
         self._read_forgotten = client.register_script(READ_FORGOTTEN)
 
     async def add(self, payloads: list[bytes]) -> bytes | None:
-        """Add the records of one call; the entry's id, or None where Redis did not take it in time."""
-        return await self._adds.call(msgspec.msgpack.encode(payloads), len(payloads))
+        """Add records as one entry; its id, or None where Redis did not take it in time."""
+        entries = await self._adds.call([msgspec.msgpack.encode(payloads)], len(payloads))
+        return entries[0] if entries else None
 
     async def _add_all(self, client: Any, calls: list[bytes]) -> list[bytes]:
         arguments = [MOST_ENTRIES, STREAM_SECONDS, *calls]

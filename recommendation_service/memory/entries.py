@@ -15,6 +15,7 @@ NOTHING: Entries = np.zeros((0, 2), np.int64)
 USER, SESSION = b"u", b"s"  # what keys begin with
 _KEY = struct.Struct(">cQ")
 _KINDS_AND_STATES = bytes(kind << 4 | state for kind in range(MOST_KINDS + 1) for state in range(SERVED, HIDDEN + 1))
+_STATES = bytes(number & 15 for number in range(256))
 _POSITIVE = bytes(range(128))
 
 
@@ -32,6 +33,11 @@ def user_of(key: bytes) -> int:
 
 def as_entries(stored: bytes) -> Entries:
     return np.frombuffer(stored, "<i8").reshape(-1, 2)
+
+
+def has_hidden(stored: bytes) -> bool:
+    """Whether the user has hidden anything of what is stored."""
+    return HIDDEN in stored[8::ENTRY_BYTES].translate(_STATES)  # the lowest byte of each second number
 
 
 def are_entries(stored: bytes) -> bool:

@@ -1,39 +1,36 @@
-"""What people did: away from their feeds from now on, and on the disk before anybody is told that it is accepted."""
+"""What people did: away from their feeds from now on, and on the disk before anybody is told that it is accepted.
+
+Calls that come in one turn of a worker's event loop are taken together, and each is answered as if it had come alone:
+an operation of Redis, a transaction of the memory, a write and a sync cost far more than an event.
+"""
 
 import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
-import numpy as np
 import structlog
 
 from recommendation_service.core.logging import Seldom
 from recommendation_service.log.event_log import EventLog, LogFull
-from recommendation_service.log.records import STATE_OF, FeedbackRecord, Flag, StreamedRecord, encode
-from recommendation_service.log.stream import EventStream
-from recommendation_service.memory.entries import as_entries, user_key
-from recommendation_service.model.columns import rows_of
-from recommendation_service.model.item_keys import CREATOR, item_key
-from recommendation_service.ranking.places import find
-from recommendation_service.ranking.seen import (
-    remember_events,
-    session_number,
-)
-from recommendation_service.ranking.working_memory import LIVE_SESSIONS, SEEN_CAPACITY
+from recommendation_service.log.records import FeedbackRecord, Flag, StreamedRecord, encode
+from recommendation_service.log.stream import MOST_TOGETHER, EventStream
+from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.serving.deeds import Deeds
 from recommendation_service.serving.generation import Serving
-from recommendation_service.serving.seen_store import SeenStore
+from recommendation_service.serving.seen_store import Note, SeenStore
 from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-USERS_AT_ONCE = 16  # of one call, whose memories are read and replaced side by side
+USERS_AT_ONCE = 32  # whose memories are read, or replaced, in one step
 # Of the answer and not of the record: the memory found no room, and the event counts all the same.
 NOT_REMEMBERED = ("not_remembered",)
-UNKNOWN_ITEM, UNKNOWN_USER = int(Flag.UNKNOWN_ITEM), int(Flag.UNKNOWN_USER)  # sums of enums are slow
+_own_name = attrgetter("own_name")
 
 
 class NoLog(Exception):
@@ -49,6 +46,19 @@ class Accepted(msgspec.Struct, frozen=True):
 
     accepted: int
     flagged: list[dict[str, object]]  # event_id and flags of the odd ones
+
+
+class _Call(msgspec.Struct):
+    records: list[FeedbackRecord]
+    now: int  # seconds since 1970
+    outcome: "asyncio.Future[Accepted]"
+    knows_past: bool = False  # what the database has of its users was asked for
+    forgotten: Sequence[int] = ()  # places of the records that the memory had no room for
+    payloads: Sequence[bytes] = ()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
 
 
 class Feedback:
@@ -67,10 +77,11 @@ class Feedback:
         self._event_log = event_log
         self._stream = stream
         self._metrics = metrics
-        self._lifetimes = np.array(serving.lifetimes, np.int64)
-        self._live = np.zeros(LIVE_SESSIONS, np.int64)
         self._seldom = Seldom(log)
         self._accepted: dict[str, Any] = {}  # labels are slow to look up
+        self._turn: list[_Call] = []  # which may still be joined
+        self._events = 0  # of it
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, read: list[FeedbackRecord], now_ms: int) -> Accepted:
         """Make the events durable. Raises NotReady, NoLog, HideForgotten, LogFull, and OSError where the disk failed;
@@ -80,137 +91,178 @@ class Feedback:
             raise NoLog
         # The first of each counts, and each user has ids of their own.
         unique = {(record.user_id, record.event_id): record for record in reversed(read)}
-        records = self._flagged([*reversed(unique.values())])
-        kinds, forgotten = await self._remember(records, now_ms // 1000)
-        self._check_hides(records, forgotten)
-        payloads = [
-            encode(msgspec.structs.replace(record, slot_kind=kind) if kind else record)
-            for record, kind in zip(records, kinds, strict=True)
-        ]
+        records = read if len(unique) == len(read) else [*reversed(unique.values())]
+        call = _Call(records, now_ms // 1000, asyncio.get_running_loop().create_future())
+        self._join(self._event_log, call)
+        return await call.outcome
+
+    def _join(self, event_log: EventLog, call: _Call) -> None:
+        if not self._turn or self._events + len(call.records) > MOST_TOGETHER:
+            self._turn, self._events = [], 0
+            self._begin(self._take(event_log, self._turn), self._turn)
+        self._turn.append(call)
+        self._events += len(call.records)
+
+    def _begin(self, work: Awaitable[None], calls: list[_Call]) -> None:
+        """In the loop's next turn."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._end, calls))
+
+    def _end(self, calls: list[_Call], task: "asyncio.Future[None]") -> None:
+        """Nobody goes on waiting where it was cancelled, or failed in a way that nobody thought of."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        for call in calls:
+            if task.cancelled():
+                call.outcome.cancel()
+            elif error is not None:
+                call.fail(error)
+
+    async def _take(self, event_log: EventLog, calls: list[_Call]) -> None:
+        if self._turn is calls:
+            self._turn = []
+        deeds = self._deeds(calls)
+        entries = self._entries(list(deeds.users))
+        if late := self._with_a_past(calls, deeds, entries):
+            self._begin(self._take_late(event_log, late), late)  # on the database the others are not to wait
+            if rest := [call for call in calls if call not in late]:
+                await self._take(event_log, rest)
+            return
+        self._note_on_records(calls, deeds, await self._remember(deeds, entries))
+        taken = self._append(event_log, [call for call in calls if self._keeps_hides(call)])
+        if taken and await self._make_durable(event_log, taken):
+            self._acknowledge(taken)
+
+    def _deeds(self, calls: list[_Call]) -> Deeds:
+        records = [record for call in calls for record in call.records]
+        return Deeds(records, self._serving.lifetimes, max(call.now for call in calls))
+
+    def _entries(self, users: list[bytes]) -> list[bytes] | None:
+        """What is remembered of each here; None where the memory fails."""
+        entries: list[bytes] = []
         try:
-            self._event_log.append_all(payloads)
+            for start in range(0, len(users), USERS_AT_ONCE):
+                entries += self._store.read_all(users[start : start + USERS_AT_ONCE])
+        except MemoryFailed as error:
+            self._store.failed(error)
+            return None
+        return entries
+
+    def _with_a_past(self, calls: list[_Call], deeds: Deeds, entries: list[bytes] | None) -> list[_Call]:
+        """Calls of people who are unknown here, and of whom the database may know something."""
+        unknown = {key for key, of_user in zip(deeds.users, entries or (), strict=False) if not of_user}
+        asked_for = [key for key in unknown if self._store.may_know_more(key)]
+        if not asked_for:
+            return []
+        places = {place for key in asked_for for place in deeds.users[key]}
+        late, start = [], 0
+        for call in calls:
+            end = start + len(call.records)
+            if not call.knows_past and not places.isdisjoint(range(start, end)):
+                late.append(call)
+            start = end
+        return late
+
+    async def _take_late(self, event_log: EventLog, calls: list[_Call]) -> None:
+        """Once the database has told what it knows of their users, or has taken too long."""
+        users = list(self._deeds(calls).users)
+        for start in range(0, len(users), USERS_AT_ONCE):
+            await asyncio.gather(*map(self._store.recall, users[start : start + USERS_AT_ONCE]))
+        for call in calls:
+            call.knows_past = True
+        await self._take(event_log, calls)
+
+    async def _remember(self, deeds: Deeds, entries: list[bytes] | None) -> set[int]:
+        """Keep the items away from feeds from now on; the places of the events with which that failed."""
+        if entries is None:
+            return {place for places in deeds.users.values() for place in places}
+        forgotten: set[int] = set()
+        notes = [Note(key, of_user, deeds.after(key)) for key, of_user in zip(deeds.users, entries, strict=True)]
+        for start in range(0, len(notes), USERS_AT_ONCE):
+            some = notes[start : start + USERS_AT_ONCE]
+            for note, is_kept in zip(some, await self._store.note_all(some), strict=True):
+                if not is_kept:
+                    forgotten.update(deeds.users[note.key])
+        return forgotten
+
+    def _note_on_records(self, calls: list[_Call], deeds: Deeds, forgotten: set[int]) -> None:
+        """What is odd about each, and the kind of its item's slot."""
+        catalog = self._serving.catalog
+        flags = deeds.flags(catalog.arrays).tolist() if catalog is not None else [0] * len(deeds.kinds)
+        noted = zip(flags, deeds.kinds.tolist(), strict=True)
+        start = 0
+        for call in calls:
+            end = start + len(call.records)
+            call.forgotten = [place - start for place in forgotten if start <= place < end] if forgotten else ()
+            call.records = [
+                msgspec.structs.replace(record, flags=record.flags | new, slot_kind=kind) if new or kind else record
+                for record, (new, kind) in zip(call.records, noted, strict=False)
+            ]
+            start = end
+
+    def _keeps_hides(self, call: _Call) -> bool:
+        if not any(call.records[place].event == "hide" for place in call.forgotten):
+            return True
+        self._metrics.events_refused.inc(len(call.records))
+        call.fail(HideForgotten())
+        return False
+
+    def _append(self, event_log: EventLog, calls: list[_Call]) -> list[_Call]:
+        """In one write; where the log has no room for all, for each call by itself. The calls that found room."""
+        if not calls:
+            return []
+        for call in calls:
+            call.payloads = [encode(record) for record in call.records]
+        try:
+            event_log.append_all([payload for call in calls for payload in call.payloads])
         except LogFull as full:
-            self._refuse(len(records), full)
-            raise
+            if len(calls) == 1:
+                self._refuse(calls, full)
+                return []
+            return [call for one in calls for call in self._append(event_log, [one])]
+        return calls
+
+    async def _make_durable(self, event_log: EventLog, calls: list[_Call]) -> bool:
+        """On this machine's disk, and on the fleet's stream where Redis takes it; whether they are on the disk."""
         try:
-            if self._stream is None:
-                await self._event_log.durable()
-            else:
-                await self._durable_twice(self._event_log, self._stream, payloads)
+            await event_log.durable()  # first: what is refused must not reach the fleet
         except OSError as error:
-            self._refuse(len(records), error)
-            raise
-        for event, count in Counter(record.own_name for record in records).items():
+            self._refuse(calls, error)
+            return False
+        if self._stream is not None:
+            entry = await self._stream.add([payload for call in calls for payload in call.payloads])
+            if entry is not None:
+                with contextlib.suppress(LogFull):  # then the entry is flushed twice, and counts once
+                    event_log.append(encode(StreamedRecord(entry)))
+        return True
+
+    def _acknowledge(self, calls: list[_Call]) -> None:
+        for event, count in Counter(_own_name(record) for call in calls for record in call.records).items():
             accepted = self._accepted.get(event)
             if accepted is None:
                 accepted = self._accepted[event] = self._metrics.events_accepted.labels(event)
             accepted.inc(count)
-        flagged: list[dict[str, Any]] = [
-            {"event_id": record.event_id, "flags": flags}
-            for place, record in enumerate(records)
-            if (flags := flag_names(record.flags) + (NOT_REMEMBERED if place in forgotten else ()))
-        ]
-        for name, count in Counter(name for entry in flagged for name in entry["flags"]).items():
+        odd: Counter[str] = Counter()
+        for call in calls:
+            flagged: list[dict[str, Any]] = [
+                {"event_id": record.event_id, "flags": flags}
+                for place, record in enumerate(call.records)
+                if (flags := flag_names(record.flags) + (NOT_REMEMBERED if place in call.forgotten else ()))
+            ]
+            odd.update(name for entry in flagged for name in entry["flags"])
+            if not call.outcome.done():  # else its request was cancelled
+                call.outcome.set_result(Accepted(len(call.records), flagged))
+        for name, count in odd.items():
             self._metrics.events_flagged.labels(name).inc(count)
-        return Accepted(len(records), flagged)
 
-    def _check_hides(self, records: list[FeedbackRecord], forgotten: set[int]) -> None:
-        """Raises HideForgotten."""
-        if any(records[place].event == "hide" for place in forgotten):
-            self._metrics.events_refused.inc(len(records))
-            raise HideForgotten
-
-    async def _durable_twice(self, event_log: EventLog, stream: EventStream, payloads: list[bytes]) -> None:
-        """On this machine's disk, and on the fleet's stream where Redis takes it."""
-        await event_log.durable()  # first: what is refused must not reach the fleet
-        entry = await stream.add(payloads)
-        if entry is not None:
-            with contextlib.suppress(LogFull):  # then the entry is flushed twice, and counts once
-                event_log.append(encode(StreamedRecord(entry)))
-
-    def _flagged(self, records: list[FeedbackRecord]) -> list[FeedbackRecord]:
-        """With what is unknown here noted: it may have left the catalog, or not have come into it yet."""
-        catalog = self._serving.catalog
-        if catalog is None:
-            return records
-        arrays = catalog.arrays
-        # Mostly all are of one user.
-        users = {record.user_id for record in records if record.user_id}
-        strangers = {user for user in users if find(arrays.user_id, user, 0, len(arrays.user_id)) < 0}
-        flagged = []
-        for record in records:
-            if record.item_type == CREATOR:
-                place = find(arrays.creator_id, record.item_id, 0, len(arrays.creator_id))
-            else:
-                place = find(arrays.item_id, record.item_id, *rows_of(arrays, record.item_type))
-            flags = record.flags
-            if place < 0:
-                flags |= UNKNOWN_ITEM
-            if record.user_id in strangers:
-                flags |= UNKNOWN_USER
-            flagged.append(record if flags == record.flags else msgspec.structs.replace(record, flags=flags))
-        return flagged
-
-    async def _remember(self, records: list[FeedbackRecord], now: int) -> tuple[list[int], set[int]]:
-        """Keep the items away from feeds from now on; the kinds of the slots that they were served in (0: not known),
-        and the places of the records with which that failed."""
-        kinds = [0] * len(records)
-        forgotten: set[int] = set()
-        users = list(_by_user(records).items())
-        for start in range(0, len(users), USERS_AT_ONCE):
-            some = users[start : start + USERS_AT_ONCE]
-            remembered = [self._remember_user(key, [records[p] for p in places], now) for key, places in some]
-            # Mostly there is one, who needs no task.
-            found: Sequence[list[int] | None] = (
-                [await remembered[0]] if len(remembered) == 1 else await asyncio.gather(*remembered)
-            )
-            for (_, places), of_user in zip(some, found, strict=True):
-                if of_user is None:
-                    forgotten.update(places)
-                    continue
-                for place, kind in zip(places, of_user, strict=True):
-                    kinds[place] = kind
-        return kinds, forgotten
-
-    async def _remember_user(self, key: bytes, records: list[FeedbackRecord], now: int) -> list[int] | None:
-        """Kinds of the slots; None: it cannot be remembered."""
-        count = len(records)
-        keys = np.array([item_key(record.item_type, record.item_id) for record in records], np.int64)
-        states = np.array([STATE_OF[record.event] for record in records], np.uint8)
-        sessions = np.array([session_number(record.session_id) for record in records], np.int32)
-        kinds = np.zeros(count, np.uint8)
-        out = np.empty((SEEN_CAPACITY + count, 2), np.int64)
-
-        last: tuple[bytes, bytes] | None = None  # mostly the fleet has what is here; kinds are those of the last call
-
-        def after(known: bytes) -> bytes:
-            nonlocal last
-            if last is None or last[0] != known:
-                entries = as_entries(known).copy()  # a copy: the kernel is compiled for what may be written
-                size = remember_events(
-                    entries, len(entries), keys, states, sessions, kinds, now, self._lifetimes, self._live, out
-                )
-                last = known, out[:size].tobytes()
-            return last[1]
-
-        if not await self._store.note(key, after):
-            return None
-        return [int(kind) for kind in kinds]
-
-    def _refuse(self, count: int, error: Exception) -> None:
-        self._metrics.events_refused.inc(count)
+    def _refuse(self, calls: list[_Call], error: Exception) -> None:
+        for call in calls:
+            self._metrics.events_refused.inc(len(call.records))
+            call.fail(error)
         self._seldom.error("events are refused", error)
 
 
 @functools.cache
 def flag_names(flags: int) -> tuple[str, ...]:
     return tuple(str(flag.name).lower() for flag in Flag if flags & flag)
-
-
-def _by_user(records: Iterable[FeedbackRecord]) -> dict[bytes, list[int]]:
-    """Places of the records of each requester who can be remembered."""
-    places: dict[bytes, list[int]] = {}
-    for place, record in enumerate(records):
-        if key := user_key(record.user_id, session_number(record.session_id)):
-            places.setdefault(key, []).append(place)
-    return places

@@ -7,6 +7,7 @@ between two machines that serve one user at once.
 
 import hashlib
 import zlib
+from collections.abc import Sequence
 from typing import Any, cast
 
 from recommendation_service.core.redis import (
@@ -20,8 +21,7 @@ from recommendation_service.core.redis import (
     run_script,
 )
 from recommendation_service.memory.answers import ANSWER_SECONDS, StoredAnswer
-from recommendation_service.memory.entries import are_entries, as_entries
-from recommendation_service.ranking.seen import HIDDEN
+from recommendation_service.memory.entries import are_entries, has_hidden
 
 # A user's key goes when the user was away for so long. What is hidden is known still where the user was served before.
 HIDDEN_SECONDS = 400 * 86_400
@@ -117,23 +117,34 @@ class FleetMemory:
             return None
         return kept_before or False
 
-    async def exchange(self, key: bytes, old: bytes, new: bytes, allowance: Allowance) -> bytes | None:
-        """Put ``new`` in the place of ``old``: ``new``, or the entries that are there instead, and nothing was written.
+    async def exchange_all(
+        self, wanted: Sequence[tuple[bytes, bytes, bytes]], allowance: Allowance
+    ) -> list[bytes | None]:
+        """Of (key, old, new), at most MOST_TOGETHER, put ``new`` in the place of ``old``; of each ``new``, or the
+        entries that are there instead, and nothing was written.
 
         A request's first operation: it goes with those of other requests.
         """
-        asked = self._name(key), [_sha(old), new, self._seconds(new)]
-        result = await allowance.call_grouped(self._exchanges, asked)
-        return await self._exchanged(key, new, result, allowance)
+        asked = [self._asked(*one) for one in wanted]
+        results = await allowance.call_grouped(self._exchanges, asked)
+        if results is None:
+            return [None] * len(asked)
+        return [
+            new if result == 1 else await self._exchanged(key, new, result, allowance)
+            for (key, _, new), result in zip(wanted, results, strict=True)
+        ]
 
     async def exchange_again(self, key: bytes, old: bytes, new: bytes, allowance: Allowance) -> bytes | None:
         """The same for one that has not all of its time any more."""
-        asked = self._name(key), [_sha(old), new, self._seconds(new)]
+        asked = self._asked(key, old, new)
         try:
             [result] = await allowance.call("seen_exchange", lambda client: self._exchange_all(client, [asked]))
         except RedisUnavailable:
             return None
         return await self._exchanged(key, new, result, allowance)
+
+    def _asked(self, key: bytes, old: bytes, new: bytes) -> tuple[str, list[Any]]:
+        return self._name(key), [_sha(old), new, self._seconds(new)]
 
     async def _exchanged(self, key: bytes, new: bytes, result: Any, allowance: Allowance) -> bytes | None:
         if result == 2:
@@ -164,8 +175,7 @@ class FleetMemory:
 
     def _seconds(self, entries: bytes) -> int:
         """For which they are kept."""
-        hides = (as_entries(entries)[:, 1] & 15 == HIDDEN).any()
-        return HIDDEN_SECONDS if hides else self._longest
+        return HIDDEN_SECONDS if has_hidden(entries) else self._longest
 
     async def answer(self, key: bytes, answer_name: bytes, allowance: Allowance) -> StoredAnswer | None:
         """What any machine answered under this Idempotency-Key in the last minute."""

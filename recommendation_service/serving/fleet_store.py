@@ -6,6 +6,9 @@ where that has an item of the feed was the feed made in vain. Where Redis does n
 this machine's memory.
 """
 
+import asyncio
+from collections.abc import Sequence
+
 import numpy as np
 
 from recommendation_service.core.redis import Allowance
@@ -17,13 +20,13 @@ from recommendation_service.ranking.seen import merge_entries
 from recommendation_service.serving.fleet_memory import FleetMemory
 from recommendation_service.serving.seen_store import (
     NOBODY,
-    After,
     Answer,
     Forgotten,
     MachineStore,
     MachineVisit,
     MadeFeed,
     NoStore,
+    Note,
     Visit,
     given_again,
 )
@@ -51,35 +54,52 @@ class FleetStore:
     async def elsewhere(self, key: bytes) -> bytes | None:
         return await self.fleet.read(key, self.fleet.allowance())
 
-    async def note(self, key: bytes, after: After) -> bool:
-        """Nobody is shown anything, so it does not matter who is told first."""
+    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        return self.machine.read_all(keys)
+
+    def may_know_more(self, key: bytes) -> bool:
+        return self.machine.may_know_more(key)
+
+    async def recall(self, key: bytes) -> None:
+        await self.machine.recall(key)
+
+    async def note_all(self, notes: Sequence[Note]) -> list[bool]:
+        """Nobody is shown anything, so it does not matter who is told first.
+
+        Most of the time the fleet has what this machine has, and takes the new entries for these at once; else it says
+        what it has, and is told again.
+        """
+        allowance = self.fleet.allowance()
+        wanted = [(note.key, note.entries, note.after(note.entries)) for note in notes]
+        there = await self.fleet.exchange_all(wanted, allowance)
+        agreed, others = [], {}
+        for note, (_, _, new), theirs in zip(notes, wanted, there, strict=True):
+            if theirs is None or theirs == new:
+                agreed.append(note)
+            else:
+                others[note.key] = self._agree(note, theirs, allowance)
+        noted = dict(zip(others, await asyncio.gather(*others.values()), strict=True)) if others else {}
+        are_kept = await self.machine.note_all(agreed)
+        noted |= {note.key: is_kept for note, is_kept in zip(agreed, are_kept, strict=True)}
+        return [noted[note.key] for note in notes]
+
+    async def _agree(self, note: Note, theirs: bytes, allowance: Allowance) -> bool:
+        """With a fleet that has other entries of the user; whether they are remembered here, too."""
         try:
-            await self.machine.recall(key)
-            theirs = await self._tell(key, after)
-            await self.machine.put(key, lambda ours: after(merged(ours, theirs)))
+            for _ in range(AGREEMENTS - 1):
+                new = note.after(merged(self.machine.group.read(note.key), theirs))
+                there = await self.fleet.exchange_again(note.key, theirs, new, allowance)
+                if there is None or there == new:
+                    break
+                theirs = there
+            await self.machine.put(note.key, lambda ours: note.after(merged(ours, theirs)))
         except MemoryFailed as error:
             self.machine.failed(error)
             return False
         return True
 
-    async def _tell(self, key: bytes, after: After) -> bytes | None:
-        """Have the fleet remember what a user did; what it knew before, None where that is not more than this machine
-        knows, or where it did not answer.
-
-        Most of the time the fleet has what this machine has, and takes the new entries for these at once; else it says
-        what it has. Raises MemoryFailed.
-        """
-        fleet = self.fleet
-        allowance, known = fleet.allowance(), None
-        for attempt in range(AGREEMENTS):
-            ours = self.machine.group.read(key)
-            new = after(merged(ours, known))
-            exchange = fleet.exchange_again if attempt else fleet.exchange
-            there = await exchange(key, ours if known is None else known, new, allowance)
-            if there is None or there == new:
-                break
-            known = there
-        return known
+    def failed(self, error: MemoryFailed) -> None:
+        self.machine.failed(error)
 
     async def forget(self, key: bytes) -> Forgotten:
         here = await self.machine.forget(key)

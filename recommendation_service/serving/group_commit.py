@@ -9,7 +9,7 @@ and a system call cost is shared by them; a request that is alone is written at 
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -63,6 +63,12 @@ class GroupCommit:
             return pending
         memory = self._memory()
         return memory.read(key) if memory is not None else b""
+
+    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """``read`` of several. Raises MemoryFailed."""
+        memory = self._memory()
+        stored = memory.read_all(keys) if memory is not None else [b""] * len(keys)
+        return [self._pending.get(key, of_user) for key, of_user in zip(keys, stored, strict=True)]
 
     def write(self, change: Change | None, feed: UnwrittenFeed | None) -> "asyncio.Future[StoredAnswer | bool]":
         """Change the memory (None: nothing) as UserMemory.replace does, and where that was done, record the feed

@@ -159,11 +159,16 @@ class Past:
         self._paused_until = 0.0
         self._pause_seconds = FIRST_PAUSE_SECONDS
 
+    def may_know(self, key: bytes) -> bool:
+        """Whether the database may know something of a user of whom the memory has nothing."""
+        memory = self._group.memory
+        return memory is not None and key.startswith(USER) and self._is_incomplete(memory)
+
     async def recall(self, key: bytes) -> bool:
         """Have the memory know what the database knows of a user of whom it has nothing, if that can be had in time;
         whether it may know more now."""
         memory = self._group.memory
-        if memory is None or not key.startswith(USER) or not self._is_incomplete(memory):
+        if memory is None or not self.may_know(key):
             return False
         read = self._under_way.get(key)
         if read is None and (len(self._under_way) >= MOST_UNDER_WAY or time.monotonic() < self._paused_until):

@@ -5,7 +5,8 @@ Whether there is a memory, and whether it is this machine's alone or the fleet's
 has to know. Nothing is raised: where the memory fails, a feed is made and recorded all the same, and that is counted.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -25,6 +26,14 @@ log = structlog.get_logger(__name__)
 NOBODY = b"nobody"  # the key under which nothing is remembered
 
 After = Callable[[bytes], bytes]  # a user's entries as they are, and as they are after what the user did
+
+
+class Note(msgspec.Struct, frozen=True, gc=False):
+    """What is to be remembered of what a user did."""
+
+    key: bytes
+    entries: bytes  # of the user, as ``read_all`` gave them
+    after: After  # may be asked more than once
 
 
 class OtherRequest(Exception):
@@ -80,8 +89,20 @@ class SeenStore(Protocol):
     async def elsewhere(self, key: bytes) -> bytes | None:
         """What the fleet remembers of a user; None: there is no fleet, or it does not answer."""
 
-    async def note(self, key: bytes, after: After) -> bool:
-        """Remember what a user did; whether that can be. ``after`` may be asked more than once."""
+    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """What this machine remembers of users. Raises MemoryFailed."""
+
+    def may_know_more(self, key: bytes) -> bool:
+        """Whether the database may know something of a user of whom nothing was read."""
+
+    async def recall(self, key: bytes) -> None:
+        """Have that remembered here, where it comes in time."""
+
+    async def note_all(self, notes: Sequence[Note]) -> list[bool]:
+        """Remember what users did, each of whom is in one note; of each whether that can be."""
+
+    def failed(self, error: MemoryFailed) -> None:
+        """Count and log it."""
 
     async def forget(self, key: bytes) -> Forgotten: ...
 
@@ -112,8 +133,20 @@ class NoStore:
     async def elsewhere(self, _key: bytes) -> bytes | None:
         return None
 
-    async def note(self, _key: bytes, _after: After) -> bool:
-        return True
+    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        return [b""] * len(keys)
+
+    def may_know_more(self, _key: bytes) -> bool:
+        return False
+
+    async def recall(self, _key: bytes) -> None:
+        return
+
+    async def note_all(self, notes: Sequence[Note]) -> list[bool]:
+        return [True] * len(notes)
+
+    def failed(self, _error: MemoryFailed) -> None:
+        return
 
     async def forget(self, _key: bytes) -> Forgotten:
         return Forgotten({"remembered_items": 0})
@@ -140,16 +173,34 @@ class MachineStore:
         if key is None:
             return b""
         if self.group.memory is None:
-            raise MemoryFailed("there is no memory of what users have seen")
+            raise _no_memory()
         return self.group.read(key)
 
     async def elsewhere(self, _key: bytes) -> bytes | None:
         return None
 
-    async def note(self, key: bytes, after: After) -> bool:
+    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        if self.group.memory is None:
+            raise _no_memory()
+        return self.group.read_all(keys)
+
+    def may_know_more(self, key: bytes) -> bool:
+        return self.past.may_know(key)
+
+    async def recall(self, key: bytes) -> None:
+        await self.past.recall(key)
+
+    async def note_all(self, notes: Sequence[Note]) -> list[bool]:
+        writes = [
+            self.group.write(Change(note.key, note.entries, note.after(note.entries), is_deed=True), None)
+            for note in notes
+        ]
+        return [await self._noted(note, write) for note, write in zip(notes, writes, strict=True)]
+
+    async def _noted(self, note: Note, write: "asyncio.Future[StoredAnswer | bool]") -> bool:
         try:
-            await self.recall(key)
-            await self.put(key, after)
+            if not await write:  # somebody else has changed what is remembered of the user
+                await self.put(note.key, note.after)
         except MemoryFailed as error:
             self.failed(error)
             return False
@@ -164,13 +215,13 @@ class MachineStore:
         except MemoryFailed as error:  # the rest is removed all the same
             return Forgotten({"remembered_items": 0}, error)
 
-    async def recall(self, key: bytes, elsewhere: bytes = b"") -> bytes:
+    async def read(self, key: bytes, elsewhere: bytes) -> bytes:
         """The user's entries here, with what the database knows of one of whom nothing is known, here or ``elsewhere``.
 
         Raises MemoryFailed.
         """
         if self.group.memory is None:
-            raise MemoryFailed("there is no memory of what users have seen")
+            raise _no_memory()
         ours = self.group.read(key)
         if not ours and not elsewhere and await self.past.recall(key):
             ours = self.group.read(key)
@@ -216,7 +267,7 @@ class MachineVisit:
 
     async def read(self, elsewhere: bytes = b"") -> bytes:
         try:
-            self.ours = await self._store.recall(self._key, elsewhere)
+            self.ours = await self._store.read(self._key, elsewhere)
         except MemoryFailed as error:
             self._store.failed(error)
             self.is_lost = True
@@ -270,6 +321,10 @@ def given_again(stored: StoredAnswer, asked: Asked) -> Answer:
     if stored.request != asked.request:
         raise OtherRequest
     return Answer(stored.body, kept=True, repeated=True)
+
+
+def _no_memory() -> MemoryFailed:
+    return MemoryFailed("there is no memory of what users have seen")
 
 
 def others_at_each_attempt() -> MemoryFailed:

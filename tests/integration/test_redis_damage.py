@@ -56,7 +56,7 @@ async def only_key(client: Any, part: str) -> str:
 def test_what_is_no_memory_of_a_user_is_replaced_by_the_next_feed_or_event(redis: PrivateRedis, other: str) -> None:
     async def scenario(worker: Worker, client: Any) -> None:
         fleet = FleetMemory(worker.guard, 1000)
-        assert await fleet.exchange(KEY, b"", ENTRIES, fleet.allowance()) == ENTRIES
+        assert await fleet.exchange_all([(KEY, b"", ENTRIES)], fleet.allowance()) == [ENTRIES]
         name = await only_key(client, ":seen:")
 
         async def spoil() -> None:
@@ -73,7 +73,7 @@ def test_what_is_no_memory_of_a_user_is_replaced_by_the_next_feed_or_event(redis
         # A call that believes the memory to be empty, and one that believes it to be what it was.
         for old in (b"", ENTRIES):
             await spoil()
-            there = await fleet.exchange(KEY, old, ENTRIES, fleet.allowance())
+            [there] = await fleet.exchange_all([(KEY, old, ENTRIES)], fleet.allowance())
             if there != ENTRIES:
                 assert there == b""
                 assert await fleet.exchange_again(KEY, b"", ENTRIES, fleet.allowance()) == ENTRIES

@@ -44,7 +44,8 @@ def run(redis: PrivateRedis, scenario: Callable[[Worker], Awaitable[None]], **se
 
 
 async def exchange(fleet: FleetMemory, user: int, old: bytes, new: bytes) -> bytes | None:
-    return await fleet.exchange(key_of(user), old, new, fleet.allowance())
+    [there] = await fleet.exchange_all([(key_of(user), old, new)], fleet.allowance())
+    return there
 
 
 def test_calls_of_one_turn_are_added_to_the_stream_together_each_as_an_entry_of_its_own(redis: PrivateRedis) -> None:
@@ -166,7 +167,7 @@ def test_a_request_has_for_its_further_operations_what_the_group_left(redis: Pri
         redis.pause()
         worker.guard.timeout_seconds = 0.05
         spent = fleet.allowance()
-        assert await fleet.exchange(key_of(1), b"", entries(1), spent) is None
+        assert await fleet.exchange_all([(key_of(1), b"", entries(1))], spent) == [None]
         redis.resume()
         await until(lambda: not worker.guard.is_paused)
         assert await fleet.read(key_of(1), spent) is None
@@ -196,11 +197,11 @@ def test_one_who_leaves_the_group_takes_nothing_from_the_others(redis: PrivateRe
 
         guard: RedisGuard = worker.guard
         grouped: Grouped[int, int] = Grouped(guard, "echo", echo, 100)
-        tasks = [asyncio.create_task(grouped.call(number)) for number in range(3)]
+        tasks = [asyncio.create_task(grouped.call([number], 1)) for number in range(3)]
         await asyncio.sleep(0)  # all have joined
         tasks[1].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert (results[0], results[2]) == (0, 2)
+        assert (results[0], results[2]) == ([0], [2])
         assert isinstance(results[1], asyncio.CancelledError)
 
     run(redis, scenario)
@@ -217,14 +218,14 @@ def test_who_asks_while_a_group_is_under_way_goes_with_the_next_when_that_is_don
             return asked
 
         grouped: Grouped[str, str] = Grouped(worker.guard, "echo", command, 100)
-        first = asyncio.create_task(grouped.call("first"))
+        first = asyncio.create_task(grouped.call(["first"], 1))
         await until(lambda: groups == [["first"]])
-        second = asyncio.create_task(grouped.call("second"))
+        second = asyncio.create_task(grouped.call(["second"], 1))
         await asyncio.sleep(0)
-        third = asyncio.create_task(grouped.call("third"))
+        third = asyncio.create_task(grouped.call(["third"], 1))
         await asyncio.sleep(0)
         may_end.set()
-        assert [await task for task in (first, second, third)] == ["first", "second", "third"]
+        assert [await task for task in (first, second, third)] == [["first"], ["second"], ["third"]]
         assert groups == [["first"], ["second", "third"]]
 
     run(redis, scenario, redis_timeout_milliseconds=1000)
@@ -242,10 +243,10 @@ def test_a_group_does_not_wait_for_the_end_of_one_that_is_slow(redis: PrivateRed
             return asked
 
         grouped: Grouped[str, str] = Grouped(worker.guard, "echo", command, 100)
-        first = asyncio.create_task(grouped.call("slow"))
+        first = asyncio.create_task(grouped.call(["slow"], 1))
         await until(lambda: bool(worker.guard._tasks))
-        assert await grouped.call("other") == "other"
-        assert await first == "slow"
+        assert await grouped.call(["other"], 1) == ["other"]
+        assert await first == ["slow"]
 
     run(redis, scenario, redis_timeout_milliseconds=1000)
 

@@ -9,7 +9,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -99,20 +99,30 @@ def test_a_disk_that_fails_is_no_acknowledgement(
 def test_who_meets_another_worker_at_each_attempt_is_answered_and_counted(
     start: Start, user: int, videos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, read = start(), GroupCommit.read
+    service, read, read_all = start(), GroupCommit.read, GroupCommit.read_all
     others = itertools.count(1_000_000)
 
-    def forestalled(group: GroupCommit, key: bytes) -> bytes:
-        """Between what was read and what will be written, another worker serves the user something else."""
-        ours = read(group, key)
+    def serve_another(group: GroupCommit, key: bytes) -> None:
         assert group.memory is not None
         there = group.memory.read(key)
         served = np.array([item_key(RESUME, next(others)), pack_detail(int(time.time()), 0, 0, SERVED)])
         assert group.memory.replace(key, there, there + served.tobytes()) is True
+
+    def forestalled(group: GroupCommit, key: bytes) -> bytes:
+        """Between what was read and what will be written, another worker serves the user something else."""
+        ours = read(group, key)
+        serve_another(group, key)
+        return ours
+
+    def all_forestalled(group: GroupCommit, keys: Sequence[bytes]) -> list[bytes]:
+        ours = read_all(group, keys)
+        for key in keys:
+            serve_another(group, key)
         return ours
 
     with monkeypatch.context() as patch:
         patch.setattr(GroupCommit, "read", forestalled)
+        patch.setattr(GroupCommit, "read_all", all_forestalled)
         assert service.accept(event(user, videos[0], event_id="kept"))["accepted"] == 1
         assert service.metric("recs_memory_failures_total") == 1
         assert len(service.shown(SELF_ID=user, N_VIDEOS=5)) == 5

@@ -163,7 +163,7 @@ def test_what_a_user_did_meets_what_other_machines_remember(data: Path, tmp_path
             guard.space = "shared"
             fleet = FleetMemory(guard, 1000)
             if theirs is not None:
-                assert await fleet.exchange(key, b"", theirs, fleet.allowance()) == theirs
+                assert await fleet.exchange_all([(key, b"", theirs)], fleet.allowance()) == [theirs]
             stored = await fleet.read(key, fleet.allowance())
             await guard.close()
             assert stored is not None
