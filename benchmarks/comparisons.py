@@ -49,7 +49,7 @@ COMPARISONS = {
     "experiment": Comparison(
         "With learning, a shadow and an experiment", 9, 3, alone=measure_experiment, stands_beside=WITHOUT
     ),
-    "overdue": Comparison("Flushes that keep up", 1, 60, alone=measure_overdue),
+    "overdue": Comparison("Flushes that keep up", 1, 180, alone=measure_overdue),
 }
 
 

@@ -173,14 +173,21 @@ def feed_script(folder: Path, users: Sequence[int]) -> Path:
     return script
 
 
-def drive(service: Service, path: str, script: Path, seconds: int, core: int | None = None) -> Load:
-    """One run of wrk with 32 connections from one thread."""
+def drive(
+    service: Service,
+    path: str,
+    script: Path,
+    seconds: int,
+    core: int | None = None,
+    connections: int = CONNECTIONS,
+) -> Load:
+    """One run of wrk, from one thread."""
     wrk = shutil.which("wrk")
     if wrk is None:
         raise RuntimeError("wrk is not installed: `make bench` installs it")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output = subprocess.run(
-        [*only_on(core), wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script, f"{service.address}{path}"],
+        [*only_on(core), wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script, f"{service.address}{path}"],
         check=True,
         capture_output=True,
         text=True,
