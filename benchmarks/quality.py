@@ -2,6 +2,7 @@
 
 make quality                       MovieLens-100K and the three examples, in some minutes
 make quality ARGS='--data jobs --people 500'
+make quality ARGS='--made-up'                 made-up logs of many shapes (made_up_logs.py) instead, in a minute or two
 make quality ARGS='--begin 0.6 --end 0.8'     another part, for who changes the ranking: never the last fifth
 
 tests/integration/test_mapped_quality.py is the same in seconds.
@@ -18,6 +19,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import made_up_logs
 from examples.world import run
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
@@ -43,7 +45,9 @@ PEOPLE, NOW = 1_500, "2026-11-01T12:00:00+00:00"
 def main() -> None:
     """Entry of ``python -m benchmarks.quality``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=DATA, action="append")
+    parser.add_argument("--data", choices=(*DATA, *made_up_logs.SHAPES), action="append", metavar="NAME")
+    parser.add_argument("--made-up", action="store_true", help="all made-up logs")
+    parser.add_argument("--seed", type=int, default=0, help="of made-up logs (0)")
     parser.add_argument("--people", type=int, default=PEOPLE, help="of the examples (1500)")
     parser.add_argument("--begin", type=float, default=0.8)
     parser.add_argument("--end", type=float, default=1.0)
@@ -52,7 +56,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.chart is not None:
         make_folder(options.chart)
-    found = [(name, replayed(name, options.people, options.begin, options.end)) for name in options.data or DATA]
+    names = options.data or (made_up_logs.SHAPES if options.made_up else DATA)
+    found = [(name, replayed(name, options.people, options.begin, options.end, options.seed)) for name in names]
     if options.json:
         print(json.dumps({name: one.as_json() for name, one in found}))
     else:
@@ -61,18 +66,18 @@ def main() -> None:
         draw(found, options.chart)
 
 
-def replayed(name: str, people: int, begin: float, end: float) -> Replayed:
+def replayed(name: str, people: int, begin: float, end: float, seed: int = 0) -> Replayed:
     """On a database of its own, which is removed again."""
-    module, mapping = (
-        importlib.import_module(f"examples.{name}.__main__"),
-        load_mapping(EXAMPLES / name / "mapping.toml"),
-    )
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{folder}/{name}.sqlite"
-        with contextlib.redirect_stdout(io.StringIO()):
-            if run(name, module.METADATA, module.make, [url, "--people", str(people), "--now", NOW]):
-                sys.exit(1)
-        settings = load_settings(database_url=url, mysql_host=None)
+        if name in made_up_logs.SHAPES:
+            path, url = made_up_logs.write(made_up_logs.SHAPES[name], Path(folder), seed)
+        else:
+            path, url = EXAMPLES / name / "mapping.toml", f"sqlite:///{folder}/{name}.sqlite"
+            module = importlib.import_module(f"examples.{name}.__main__")
+            with contextlib.redirect_stdout(io.StringIO()):
+                if run(name, module.METADATA, module.make, [url, "--people", str(people), "--now", NOW]):
+                    sys.exit(1)
+        mapping, settings = load_mapping(path), load_settings(database_url=url, mysql_host=None)
         engine = make_engine(settings)
         try:
             source = MappedSource(mapping, engine, settings)

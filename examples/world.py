@@ -59,11 +59,12 @@ class World:
         return [str(name) for name in self.rng.choice(names, count, replace=False, p=weights / weights.sum())]
 
     def choices(
-        self, tastes: Any, topics: Any, born_days_ago: Any, each: float, *, fading_days: float = 30.0
+        self, tastes: Any, topics: Any, born_days_ago: Any, each: float, *, fading_days: float = 30.0, fits: Any = None
     ) -> list[tuple[int, int, float]]:
         """(person, item, days ago), the earliest first: what fits a taste, what many take, what is new then.
 
-        ``tastes``: (people, t); ``topics``: (items, t); ``each``: how many a person chooses, in the middle.
+        ``tastes``: (people, t); ``topics``: (items, t); ``each``: how many a person chooses, in the middle; ``fits``:
+        (people, items) whether the person can use it at all, as by its language.
         """
         items = len(topics)
         popularity = 1.0 / (1.0 + self.rng.permutation(items)) ** 0.8
@@ -75,6 +76,8 @@ class World:
             for when in np.sort(self.rng.uniform(0.02, joined, many))[::-1]:
                 age = born_days_ago - when
                 weights = np.where(age > 0, popularity * affinity[person] * (0.15 + np.exp(-age / fading_days)), 0.0)
+                if fits is not None:
+                    weights = weights * fits[person]
                 if weights.sum() > 0:
                     item = int(self.rng.choice(items, p=weights / weights.sum()))
                     found.append((person, item, float(when)))

@@ -109,7 +109,11 @@ def make(world: World) -> Rows:
     pages = [slug(headline, place) for place, headline in enumerate(headlines)]
     goods = [slug(name, place) for place, name in enumerate(names)]
     born, added = rng.uniform(0.05, 200, articles), rng.uniform(1, 500, products)
-    reads = world.choices(tastes, np.eye(len(topics))[of_article], born, each=15, fading_days=10)
+    speaks = np.where(rng.random(world.people) < 0.7, "en", "es")
+    written = np.where(rng.random(articles) < 0.8, "en", "es")
+    reads = world.choices(
+        tastes, np.eye(len(topics))[of_article], born, each=15, fading_days=10, fits=speaks[:, None] == written
+    )
     orders = world.choices(tastes, np.eye(len(topics))[of_product], added, each=3, fading_days=300)
 
     def tags(slugs: list[str], of: list[int], key: str) -> list[dict[str, str]]:
@@ -125,7 +129,7 @@ def make(world: World) -> Rows:
             {
                 "id": one + 1,
                 "email": f"reader{one + 1}@example.org",
-                "language": "en" if rng.random() < 0.7 else "es",
+                "language": str(speaks[one]),
                 "created_at": world.ago(float(rng.uniform(151, 900))),
             }
             for one in range(world.people)
@@ -135,7 +139,7 @@ def make(world: World) -> Rows:
                 "slug": pages[one],
                 "author_id": int(rng.integers(1, authors + 1)),
                 "headline": headlines[one],
-                "language": "en" if rng.random() < 0.8 else "es",
+                "language": str(written[one]),
                 "published_at": world.ago(float(born[one])) if rng.random() > 0.04 else None,
             }
             for one in range(articles)

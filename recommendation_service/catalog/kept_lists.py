@@ -19,7 +19,15 @@ from recommendation_service.catalog.collaborative import (
     sequences_of,
     taken_lately,
 )
-from recommendation_service.catalog.measuring import POPULARITY_SCALE, Popularity, Traits, liked, logarithmic, measure
+from recommendation_service.catalog.measuring import (
+    POPULARITY_SCALE,
+    Popularity,
+    Traits,
+    last,
+    liked,
+    logarithmic,
+    measure,
+)
 from recommendation_service.catalog.people import Interactions, places
 from recommendation_service.catalog.report import CollaborativeReport, Measured
 from recommendation_service.model.columns import Float32, Float64, Int64
@@ -115,12 +123,12 @@ class KeptLists:
             started = time.perf_counter()
 
             def lists_of(until: Interactions, moment: float) -> NeighbourLists:
-                return _compute(until, items, moment, settings)[0] if wanted else no_lists(items)
+                return _compute(until, items, last(until, moment), settings)[0] if wanted else no_lists(items)
 
             measured, measured_at = self._known(traits, now) or (measure(interactions, traits, lists_of), now)
             lists, report = no_lists(items), CollaborativeReport(NOTHING, "COLLABORATIVE is false")
             if wanted:
-                lists, report = _compute(interactions, items, now, settings)
+                lists, report = _compute(interactions, items, last(interactions, now), settings)
             report = replace(
                 report,
                 half_life_days=measured.half_life_days,

@@ -16,7 +16,7 @@ from recommendation_service.catalog.filter_columns import FilterColumn, listed, 
 from recommendation_service.catalog.item_features import ItemStatistics, item_features
 from recommendation_service.catalog.item_forms import TIME_FORM
 from recommendation_service.catalog.kept_lists import KeptLists
-from recommendation_service.catalog.people import Interactions, People, each_once, places
+from recommendation_service.catalog.people import UNTIMED, Interactions, People, each_once, places
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.texts import Texts
 from recommendation_service.catalog.vocabulary import Lists, Vocabulary
@@ -54,7 +54,7 @@ def build_mapped(
     by = TermsBy((cuts.skills, cuts.knowledges, cuts.tools, cuts.languages), _edges_of_all(mapping, tables))
     terms = Terms(mapping, tables, by)
     tokens = vocabulary.rows([terms.of_item(name, row) for name, row in zip(items.types, items.rows, strict=True)])
-    interactions = _interactions(mapping, tables, items, seconds, report)
+    interactions = _interactions(mapping, tables, items, report)
     people, user_texts = _people(mapping, tables, items, interactions, vocabulary, terms)
     tokens = vocabulary.fill_absent(tokens)
     contents = Contents(
@@ -270,7 +270,7 @@ def _ranges(values: Float64, edges: Float64) -> Iterable[int | None]:
         yield None if math.isnan(value) else place
 
 
-def _interactions(mapping: Mapping, tables: Tables, items: _Items, now: float, report: BuildReport) -> Interactions:
+def _interactions(mapping: Mapping, tables: Tables, items: _Items, report: BuildReport) -> Interactions:
     names = list(mapping.content.items)
     users, rows, weights, times = [], [], [], []
     for event, table in tables.events.items():
@@ -288,9 +288,7 @@ def _interactions(mapping: Mapping, tables: Tables, items: _Items, now: float, r
         users.append(user[usable])
         rows.append(row[usable])
         weights.append(table.weights[usable])
-        # Of what has no time nothing is known but that it counts: it is as old as the middle of what does.
-        unknown = now - mapping.content.events[event].days * DAY_SECONDS / 2
-        times.append(np.nan_to_num(table.times[usable], nan=unknown))
+        times.append(np.nan_to_num(table.times[usable], nan=UNTIMED))
     read = sum(map(len, tables.events.values()))
     nothing = np.zeros(0, np.int64)
     return each_once(

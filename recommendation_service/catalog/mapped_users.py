@@ -11,8 +11,8 @@ import numpy as np
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from recommendation_service.catalog.arrangement import DAY_SECONDS
 from recommendation_service.catalog.mapped import TOKEN_KINDS, Terms, TermsBy, creator_numbers, numbers_of
+from recommendation_service.catalog.people import UNTIMED
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.catalog.vocabulary import Lists
 from recommendation_service.core.config import Settings
@@ -117,12 +117,10 @@ class MappedUserReader:
 
     def _history(self, tables: Tables, user: User) -> Int64:
         """(h, 2) the item's key, when; latest first, each item once."""
-        now, latest = self._clock(), dict[int, int]()
-        for event, table in tables.events.items():
+        latest = dict[int, int]()
+        for table in tables.events.values():
             own = table.users == user
-            # Of what has no time nothing is known but that it counts, as in a build.
-            unknown = now - self._mapping.content.events[event].days * DAY_SECONDS / 2
-            when = np.nan_to_num(table.times, nan=unknown).astype(np.int64)
+            when = np.nan_to_num(table.times, nan=UNTIMED).astype(np.int64)
             for place, item_type in enumerate(self._types):
                 rows = np.flatnonzero(own & (table.types == place))
                 numbers = numbers_of(table.items[rows], ITEM_BITS)

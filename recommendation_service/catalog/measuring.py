@@ -8,12 +8,13 @@ all values that are nearly as good as the best, the one closest to the middle of
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from recommendation_service.catalog.collaborative import NeighbourLists
-from recommendation_service.catalog.people import Interactions, places
+from recommendation_service.catalog.people import UNTIMED, Interactions, places
 from recommendation_service.catalog.report import Measured
 from recommendation_service.model.columns import SKILL_PLACES, Bytes, Float64, Int32, Int64
 from recommendation_service.policies.format import Measuring
@@ -22,7 +23,7 @@ DAY_SECONDS = 86400.0
 PLACES, FIRST_PLACES = 24, 10
 DEPTH = 8.0  # natural logarithms from the most liked item down to where nothing counts
 POPULARITY_SCALE = 10.0  # the feature is so many of them
-PEOPLE = 300  # of whom is looked at what tells of each
+PEOPLE = 500  # of whom is looked at what tells of each
 PEOPLE_OF_ORDERS = 2_000  # and at what is the same for all
 CANDIDATES = 5_000
 LEAST_EXPOSURE = 0.3  # what was there for no time counts as if for this share: else one taking is a rate without end
@@ -77,7 +78,7 @@ def measure(
     settings = traits.settings
     form, people = measure_popularity(interactions, traits.created, settings)
     held = hold_back(interactions, traits.created, settings.weights_cut, PEOPLE, with_past=True)
-    together, closeness = 1.0, 1.0
+    together, closeness = settings.untold_weights
     if held.people >= settings.least_people:
         taken = liked(held.before, traits.created, held.moment, form)
         together, closeness = measure_weights(held, lists_of(held.before, held.moment), taken, traits)
@@ -86,15 +87,20 @@ def measure(
     return Measured(*form, together, closeness, round(creators, 1), window, people, held.people)
 
 
-def hold_back(interactions: Interactions, created: Float64, share: float, most: int, *, with_past: bool) -> Held:
-    """The latest of the interactions after ``share`` of them, by up to ``most`` people; ``with_past``: of those alone
-    who did something before. Items that were not there then are nobody's to find."""
+def hold_back(
+    interactions: Interactions, created: Float64, share: float, most: int, *, with_past: bool, until: float = 1.0
+) -> Held:
+    """The interactions after ``share`` of them and up to ``until``, by up to ``most`` people; ``with_past``: of those
+    alone who did something before. Nobody is asked for items that were not there then, or for what has no time."""
     when = interactions.when
-    ordered = np.sort(when)
-    moment = float(ordered[min(int(len(when) * share), len(when) - 1)]) if len(when) else 0.0
+    has_time = when != UNTIMED
+    ordered = np.sort(when[has_time])
+    moment = float(ordered[min(int(len(ordered) * share), len(ordered) - 1)]) if len(ordered) else 0.0
     is_before = when < moment
     item = interactions.item.astype(np.int64)
-    is_after = ~is_before & (created[item] < moment)
+    is_after = ~is_before & has_time & (created[item] < moment)
+    if until < 1.0 and len(ordered):
+        is_after &= when < ordered[int(len(ordered) * until)]
     chosen = np.unique(interactions.user[is_after])
     if with_past:
         chosen = np.intersect1d(chosen, interactions.user[is_before])
@@ -111,17 +117,38 @@ def hold_back(interactions: Interactions, created: Float64, share: float, most: 
 
 def liked(interactions: Interactions, created: Float64, now: float, form: Popularity) -> Float64:
     """(M,) how often each item was taken, what is a half-life ago counting half."""
-    days = np.maximum(0.0, now - interactions.when) / DAY_SECONDS
-    taken: Float64 = np.bincount(interactions.item, 0.5 ** (days / form.half_life_days), len(created)).astype(float)
-    if form.by_exposure:
-        age = np.where(created > 0, np.maximum(0.0, now - created) / DAY_SECONDS, np.inf)
-        there = 1.0 - 0.5 ** (age / form.half_life_days)
-        taken = taken / (LEAST_EXPOSURE + (1.0 - LEAST_EXPOSURE) * there)
-    if form.evergreen:
-        ever = np.bincount(interactions.item, minlength=len(created))
-        shares = (1.0 - form.evergreen) * taken / max(float(taken.sum()), 1e-300)
-        taken = shares + form.evergreen * ever / max(int(ever.sum()), 1)
-    return np.asarray(taken)
+    return _Taken(interactions, created, now).by(form)
+
+
+def last(interactions: Interactions, now: float) -> float:
+    """When something was done last. Ages are as of then: so a copy of tables that nobody writes any more ranks as on
+    its last day, and no weight becomes 0."""
+    return min(now, float(interactions.when.max(initial=UNTIMED)))
+
+
+class _Taken:
+    """What people did until a moment, counted in several ways."""
+
+    def __init__(self, interactions: Interactions, created: Float64, now: float) -> None:
+        now = last(interactions, now)
+        self._item, self._days = interactions.item, np.maximum(0.0, now - interactions.when) / DAY_SECONDS
+        self._age = np.where(created > 0, np.maximum(0.0, now - created) / DAY_SECONDS, np.inf)
+        self._ever = np.bincount(self._item, minlength=len(created))
+        self._lately: dict[float, Float64] = {}
+
+    def by(self, form: Popularity) -> Float64:
+        """(M,)"""
+        life = form.half_life_days
+        if life not in self._lately:
+            self._lately[life] = np.bincount(self._item, 0.5 ** (self._days / life), len(self._ever)).astype(float)
+        taken = self._lately[life]
+        if form.by_exposure:
+            there = 1.0 - 0.5 ** (self._age / life)
+            taken = taken / (LEAST_EXPOSURE + (1.0 - LEAST_EXPOSURE) * there)
+        if form.evergreen:
+            shares = (1.0 - form.evergreen) * taken / max(float(taken.sum()), 1e-300)
+            taken = shares + form.evergreen * self._ever / max(int(self._ever.sum()), 1)
+        return np.asarray(taken)
 
 
 def logarithmic(taken: Float64) -> Float64:
@@ -132,35 +159,50 @@ def logarithmic(taken: Float64) -> Float64:
 
 
 def measure_popularity(interactions: Interactions, created: Float64, settings: Measuring) -> tuple[Popularity, int]:
-    """What foretells best what is taken, and by how many people it was told. Anything but a half-life alone has to be
-    better by so much as its setting says."""
-    lives = settings.half_lives_days
-    forms = [
-        [Popularity(life, by_exposure, evergreen) for life in lives]
-        for by_exposure, evergreen in ((False, 0.0), (True, 0.0), (False, settings.evergreen))
-    ]
-    gains, people = np.zeros((len(forms), len(lives))), 0
-    for share in settings.cuts:
-        held = hold_back(interactions, created, share, PEOPLE_OF_ORDERS, with_past=False)
-        people = max(people, held.people)
-        there = created < held.moment
-        for row, of_lives in enumerate(forms):
-            for column, form in enumerate(of_lives):
-                score = liked(held.before, created, held.moment, form)
-                gains[row, column] += _gain_of_order(np.where(there, score, -1.0), held)
+    """What foretells best what is taken, and by how many people it was told.
+
+    It is the better of the plain half-lives, unless another form is better by more than chance may make it: of each
+    form counts the mean advantage over that, over people and windows, less its standard error."""
+    forms = _forms(settings)
+    plain = [place for place, form in enumerate(forms) if form in _plain(settings)]
+    means, advantages, people = np.zeros(len(forms)), [], 0
+    for share in settings.windows:
+        until = min(share + settings.window, 1.0)
+        held = hold_back(interactions, created, share, PEOPLE_OF_ORDERS, with_past=False, until=until)
+        if held.people:
+            people = max(people, held.people)
+            taken, there = _Taken(held.before, created, held.moment), created < held.moment
+            gains = np.array([_gains_of_order(np.where(there, taken.by(form), -1.0), held) for form in forms])
+            means += gains.mean(axis=1)
+            advantages.append(gains)
     if people < settings.least_people:
-        return Popularity(settings.middle_half_life_days, False, 0.0), people
-    least = 1.0 + np.array([0.0, settings.least_gain, settings.evergreen_gain])
-    best = int(np.argmax(gains.max(axis=1) / least))
-    distance = np.abs(np.log(np.array(lives) / settings.middle_half_life_days))
-    good = gains[best] >= gains[best].max() * (1.0 - settings.tolerance)
-    return forms[best][int(np.argmin(np.where(good, distance, np.inf)))], people
+        return Popularity(settings.untold_half_life_days, False, 0.0), people
+    best = max(plain, key=lambda place: means[place])
+    apart = [gains - gains[best] for gains in advantages]
+    of_windows = np.array([each.mean(axis=1) for each in apart])
+    of_people = np.mean([each.var(axis=1) / each.shape[1] for each in apart], axis=0)
+    # Of windows each has half in common with the next: so they tell half as much as so many apart.
+    error = np.sqrt((of_people + of_windows.var(axis=0)) * 2.0 / len(apart))
+    advantage = of_windows.mean(axis=0) - error
+    advantage[best] = 0.0
+    return forms[int(np.argmax(advantage))], people
 
 
-def _gain_of_order(score: Float64, held: Held) -> float:
-    """Of one order for all: the place of each item taken, less the items before it that the person had."""
-    if not held.people:
-        return 0.0
+def _plain(settings: Measuring) -> list[Popularity]:
+    return [Popularity(life, False, 0.0) for life in settings.plain_half_lives_days]
+
+
+def _forms(settings: Measuring) -> list[Popularity]:
+    """Plain ones first, so that of equal ones the plainer counts."""
+    lives = settings.half_lives_days
+    forms = [*_plain(settings), *(Popularity(life, False, 0.0) for life in lives)]
+    forms += [Popularity(life, True, 0.0) for life in lives]
+    forms += [Popularity(life, False, share) for share in settings.evergreen for life in lives]
+    return list(dict.fromkeys(forms))
+
+
+def _gains_of_order(score: Float64, held: Held) -> Float64:
+    """(p,) of one order for all: the place of each item taken, less the items before it that the person had."""
     items = len(score)
     place = np.empty(items, np.int64)
     place[np.argsort(-score, kind="stable")] = np.arange(items)
@@ -168,10 +210,10 @@ def _gain_of_order(score: Float64, held: Held) -> float:
     starts = np.searchsorted(had, held.taken_person * items)
     ahead = np.searchsorted(had, held.taken_person * items + place[held.taken_item]) - starts
     rank = place[held.taken_item] - ahead
-    hits = np.unique(held.taken_person[rank < PLACES])
+    hits = np.bincount(held.taken_person, rank < PLACES, held.people) > 0
     first = rank < FIRST_PLACES
     gains = np.bincount(held.taken_person[first], _GAINS[rank[first]], held.people)
-    return len(hits) / held.people + 2.0 * float((gains / _ideal(held)).mean())
+    return np.asarray(hits + 2.0 * gains / _ideal(held))
 
 
 def _ideal(held: Held) -> Float64:
@@ -180,33 +222,31 @@ def _ideal(held: Held) -> Float64:
 
 
 def measure_weights(held: Held, lists: NeighbourLists, taken: Float64, traits: Traits) -> tuple[float, float]:
-    """How much lists, and closeness, should count. ``lists``, ``taken``: of what was before the cut."""
+    """How much lists, and closeness, should count: as where nobody tells, unless other weights are better by more than
+    a standard error. ``lists``, ``taken``: of what was before the cut."""
     settings = traits.settings
     candidates = np.sort(np.argsort(-np.where(traits.created < held.moment, taken, -1.0), kind="stable")[:CANDIDATES])
     expected, close, wanted, hidden = _signals(held, lists, traits, candidates)
     popular = logarithmic(taken)[candidates].astype(np.float32)
     ideal = _ideal(held)
-    best, found = -1.0, []
-    for together in settings.together:
-        for closeness in settings.closeness:
-            scores = popular + np.float32(together) * expected + np.float32(closeness) * close
-            scores[hidden] = -np.inf
-            gain = _gain_of_scores(scores, wanted, ideal)
-            best = max(best, gain)
-            found.append((gain, together, closeness))
-    good = [one for one in found if one[0] >= best * (1.0 - settings.tolerance)]
-    _, together, closeness = min(good, key=lambda one: abs(np.log(one[1])) + abs(np.log(one[2])))
-    return together, closeness
+    found, gains = [settings.untold_weights], []
+    found += [one for one in product(settings.together, settings.closeness) if one not in found]
+    for together, closeness in found:
+        scores = popular + np.float32(together) * expected + np.float32(closeness) * close
+        scores[hidden] = -np.inf
+        gains.append(_gains_of_scores(scores, wanted, ideal))
+    apart = np.array(gains) - gains[0]
+    return found[int(np.argmax(apart.mean(axis=1) - apart.std(axis=1) / np.sqrt(held.people)))]
 
 
-def _gain_of_scores(scores: Any, wanted: Any, ideal: Float64) -> float:
-    """``scores``, ``wanted``: (p, candidates)."""
+def _gains_of_scores(scores: Any, wanted: Any, ideal: Float64) -> Float64:
+    """(p,). ``scores``, ``wanted``: (p, candidates)."""
     count = min(PLACES, scores.shape[1])
     top = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     top = np.take_along_axis(top, np.argsort(-np.take_along_axis(scores, top, 1), axis=1, kind="stable"), 1)
     is_wanted = np.take_along_axis(wanted, top, 1)
     gains = is_wanted[:, :FIRST_PLACES] @ _GAINS[: min(count, FIRST_PLACES)]
-    return float(is_wanted.any(axis=1).mean() + 2.0 * (gains / ideal).mean())
+    return np.asarray(is_wanted.any(axis=1) + 2.0 * gains / ideal)
 
 
 def _signals(held: Held, lists: NeighbourLists, traits: Traits, candidates: Int64) -> tuple[Any, Any, Any, Any]:

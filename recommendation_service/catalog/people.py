@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from recommendation_service.model.columns import Float32, Float64, Int32, Int64
 
+UNTIMED = 0  # the time of what has none: it counts, and is older than all else
+
 
 @dataclass
 class Interactions:

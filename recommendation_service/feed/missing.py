@@ -187,7 +187,8 @@ def _of_withheld(why: int, when: int, lifetimes: Lifetimes, language: str) -> tu
     if why == HIDDEN:
         return "hidden", [say(language, "hidden", since=since)]
     if why == TAKEN:
-        return "seen", [say(language, "seen_taken", since=since)]
+        told = say(language, "seen_taken", since=since) if when else say(language, "seen_taken_some_time")
+        return "seen", [told]
     code, lifetime = {
         SERVED: ("seen_served", lifetimes.served),
         IMPRESSED: ("seen_impressed", lifetimes.impressed),

@@ -133,16 +133,20 @@ class Measuring(_Section):
     """What a build measures of the data, where nobody tuned a policy to them (catalog/measuring.py). Without the
     section nothing is."""
 
-    cuts: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=10)]
+    windows: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=10)]
+    window: Annotated[
+        float, Field(gt=0, le=1)
+    ]  # shares of what people did: from each of those on, so much is looked for
     half_lives_days: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
-    middle_half_life_days: Positive
-    least_gain: NotNegative  # by which counting over the time that an item was there has to be better
-    evergreen: Annotated[float, Field(ge=0, le=1)] = 0.6  # share of what was ever taken, where that is better ...
-    evergreen_gain: NotNegative = 0.03  # ... by so much
+    plain_half_lives_days: Annotated[
+        tuple[Positive, ...], Field(min_length=1, max_length=20)
+    ]  # what others have to beat
+    untold_half_life_days: Positive  # where too few people tell
+    evergreen: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(max_length=10)]
     together: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
     closeness: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
+    untold_weights: tuple[Positive, Positive]  # of the two, where nobody tells; what others have to beat
     weights_cut: Annotated[float, Field(gt=0, lt=1)]
-    tolerance: Annotated[float, Field(ge=0, lt=1)]  # so much worse than the best is as good
     least_people: Count
     creators_each: Positive | None = (
         None  # for each place of the limit's window so many, or it is shorter; None: it stays

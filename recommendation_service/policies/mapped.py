@@ -29,14 +29,16 @@ POOL, ALPHA, TEMPERATURE, FLOOR = 120, 0.0, 0.02, 0.01
 LEAST_INTERACTIONS = 20  # from so many on it is looked at what people take together
 NO_LIMIT = 2**31 - 1
 MEASURING = {
-    "cuts": [0.7, 0.8, 0.9],
-    "half_lives_days": [0.5, 1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 90.0, 36500.0],
-    "middle_half_life_days": 10.0,
-    "least_gain": 0.005,
-    "together": [0.1, 0.3, 1.0, 3.0, 10.0],
-    "closeness": [0.25, 0.5, 1.0, 2.0],
+    "windows": [0.4, 0.5, 0.6, 0.7, 0.8],
+    "window": 0.2,
+    "half_lives_days": [0.5, 1.0, 2.0, 4.0, 7.0, 14.0, 30.0, 60.0, 90.0, 180.0, 365.0, 36500.0],
+    "plain_half_lives_days": [14.0, 36500.0],
+    "untold_half_life_days": 60.0,
+    "evergreen": [0.3, 0.6],
+    "together": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+    "closeness": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0],
+    "untold_weights": [0.3, 0.5],
     "weights_cut": 0.85,
-    "tolerance": 0.02,
     "least_people": 30,
 }
 CREATOR_WINDOW, CREATORS_EACH = 4, 12.0  # where no feed asks for a window

@@ -34,6 +34,7 @@ from recommendation_service.evaluation.mapped_replay import (
 )
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.pipeline import FeedPipeline
+from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.mapped import starting_policy
 from recommendation_service.sources.mapping.mapping import load_mapping
@@ -174,6 +175,20 @@ def test_what_was_measured_is_kept_for_longer_than_lists_and_told(settings: Sett
     assert pipeline.catalog.creator_window == 1
     assert policy.arrays.creator_window == 4
     assert pipeline._frame.policy.creator_window == 1
+
+
+def test_a_copy_of_a_database_that_nobody_writes_any_more_gives_what_was_liked_on_its_last_day(
+    settings: Settings,
+) -> None:
+    """Events without `days` count for ever, and no weight of a half-life becomes 0."""
+    source, policy = source_of(settings), starting_policy(source_of(settings).mapping)
+
+    old = build_catalog(source, settings, policy, NOW + timedelta(days=3650))
+
+    assert old.report.counts["interactions"] == 15  # plays and likes
+    popularity = old.arrays.features[:, FEATURE_NAMES.index("popularity")]
+    assert int(np.argmax(popularity)) == old.arrays.item_id.tolist().index(HIT)
+    assert popularity[old.arrays.item_id.tolist().index(SECOND)] > 0
 
 
 def test_a_window_that_a_feed_asks_for_stays(settings: Settings) -> None:

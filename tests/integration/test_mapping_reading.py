@@ -79,6 +79,7 @@ item = "track"
 time = "at"
 weight = 2
 value = "stars"
+days = 365
 [links.friend]
 query = "SELECT a, b FROM follows"
 user = "a"
@@ -215,7 +216,7 @@ def test_every_missing_column_and_table_of_all_queries_is_told_with_line_and_nea
         "line 11 [items.track]: there is no column t.yaer; columns of tracks are slug, title, artist, genres, seconds, "
         "out_at",
         "line 30 [events.play]: there is no table playz; did you mean plays?",
-        "line 37 [links.friend]: g is none of its tables; there are follows, f",
+        "line 38 [links.friend]: g is none of its tables; there are follows, f",
     ]
 
 
@@ -234,7 +235,7 @@ def test_a_column_that_the_query_does_not_give_is_told_with_those_that_it_gives(
         "it gives slug, title, artist, genres, seconds, out_at",
         "line 21 [vocabularies.word.items.track]: column names the column tittle, which the query of items.track does "
         "not give; did you mean title?",
-        "line 45 [filters.language]: user names the column speeks, which the query of users does not give; "
+        "line 46 [filters.language]: user names the column speeks, which the query of users does not give; "
         "did you mean speaks?",
     ]
 
@@ -286,12 +287,12 @@ def test_two_items_of_one_id_are_a_fault_and_the_first_counts(engine: Engine, tm
 
 def test_two_columns_of_one_name_are_told(engine: Engine, tmp_path: Path) -> None:
     (found,) = told(engine, tmp_path, ("SELECT a, b FROM follows", "SELECT a, b, c AS b FROM follows"))
-    assert found == "line 33 [links.friend]: 2 columns of the result are called b; give each a name of its own, with AS"
+    assert found == "line 34 [links.friend]: 2 columns of the result are called b; give each a name of its own, with AS"
 
 
 def test_a_query_that_is_no_sql_says_near_what(engine: Engine, tmp_path: Path) -> None:
     (found,) = told(engine, tmp_path, ("SELECT a, b FROM follows", "SELECT a, b FORM follows"))
-    assert found.startswith("line 33 [links.friend]: the database cannot read the query near 'follows")
+    assert found.startswith("line 34 [links.friend]: the database cannot read the query near 'follows")
 
 
 def test_a_query_may_ask_for_now_and_since(engine: Engine, tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ class Event(Queried):
     value: Column | None = Field(
         default=None, description="column of a number that the weight is multiplied by, as of stars"
     )
-    days: Days = Field(default=365.0, description="how long it counts")
+    days: Days | None = Field(
+        default=None, description="how long it counts, and how far back :since is; unset: for ever, and a year"
+    )
     means: EventMeaning | None = Field(
         default=None, description="which of the service's own events it is; unset: that of its name, else like"
     )

@@ -30,6 +30,7 @@ KINDS = {
 _FIVE = ("for_you",) * 5
 # What nobody knows yet is on the last place of 24: there it costs least, and somebody has to see it first.
 FEEDS = {"home": Feed(pattern=(*((*_FIVE, "popular") * 3), *_FIVE, "new"))}
+EVENTS_SINCE_DAYS = 365.0  # where an event does not say
 
 
 class MappingError(ConfigurationError):
@@ -86,9 +87,10 @@ class Mapping:
         return found
 
     def days_of(self, section: str) -> float | None:
-        """The window of a section with a query, in days."""
+        """How far back ``:since`` is in a section's query, in days."""
         found = self.section(section)
-        return getattr(found, "lives_days", None) or getattr(found, "days", None)
+        days: float | None = getattr(found, "lives_days", None) or getattr(found, "days", None)
+        return EVENTS_SINCE_DAYS if days is None and isinstance(found, Event) else days
 
     def look_at(self, section: str) -> "Look":
         """What a change of the section's rows is seen by."""

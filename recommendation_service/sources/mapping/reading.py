@@ -260,9 +260,10 @@ class _Reading:
         kept = _given(users) & _given(items) & (types >= 0)
         if event.value is not None:
             kept &= weights > 0
-        old = times < self._now.timestamp() - event.days * _DAY_SECONDS
-        self._findings.set_aside(result.section, str(event.time), "older than days", int((old & kept).sum()))
-        kept &= ~old
+        if event.days is not None:
+            old = times < self._now.timestamp() - event.days * _DAY_SECONDS
+            self._findings.set_aside(result.section, str(event.time), "older than days", int((old & kept).sum()))
+            kept &= ~old
         return EventTable(users[kept], items[kept], types[kept], times[kept], weights[kept])
 
     def _types(self, name: str, event: Event, result: Result) -> Any:

@@ -83,7 +83,7 @@ class MappedMoment:
         SourceError."""
         section, statement = self._mapping.content.events[event], self._mapping.statements[f"events.{event}"]
         queries = Queries(self._mapping, self._connection, self._now, self._zone, is_whole=False)
-        given = parameters(statement, section.days, self._now, self._zone)
+        given = parameters(statement, self._mapping.days_of(f"events.{event}"), self._now, self._zone)
         time = f"q.{self._quoted(event, statement.text, given, section.time or '')}"
         query = f"FROM (\n{statement.text}\n) q"
         latest = self._run(event, f"SELECT MAX({time}) AS latest {query}", given).columns["latest"][0]
