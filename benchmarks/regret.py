@@ -2,7 +2,8 @@
 
 make regret                        20 runs of 100,000 feeds for each kind; minutes
 make regret ARGS='--runs 3 --feeds 20000 --kind AU'
-make regret ARGS='--gate --runs 2 --kind VMP'    what the gate serves, beside the prior; a minute a run
+make regret ARGS='--gate --feeds 400000'   what the gate serves, beside the prior; some ten seconds a run, and with
+                                   --json a line as each is done
 
 docs/learning.md has its last results; tests/unit/learning/test_simulation.py is the same in seconds.
 """
@@ -10,6 +11,7 @@ docs/learning.md has its last results; tests/unit/learning/test_simulation.py is
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
@@ -35,6 +37,7 @@ from tests.support.tastes import (
 
 KINDS = ("VMP", "AU", "NU", "FW")
 TASTES = {"drift": Tastes(), "as the prior": PRIOR_IS_RIGHT}
+EARLY = 100_000
 FROM = 1_000  # of the first feeds nothing is promised
 WHOLE = "whole feeds"  # a slot of the mixed feed, on average: the kinds in the shares that its pattern gives them
 
@@ -47,9 +50,10 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--gate", action="store_true", help="of what the gate serves, in drift")
+    parser.add_argument("--processes", type=int, help="so many runs at once, and not one a processor")
     options = parser.parse_args()
     kinds = options.kind or KINDS
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor() as processes:
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.processes) as processes:
         pools = {kind: real_pools(Path(folder) / kind, kind) for kind in kinds}
         if options.gate:
             _tell_gated(pools, options.runs, options.feeds, processes, as_json=options.json)
@@ -100,24 +104,44 @@ def _row(kind: str, tastes: str, learned: Floats, prior: Floats) -> dict[str, st
 
 
 def _tell_gated(pools: dict[str, Pools], runs: int, feeds: int, processes: Executor, *, as_json: bool) -> None:
-    jobs = [(kind, run) for kind in pools for run in range(runs)]
+    jobs = [(kind, run) for run in range(runs) for kind in pools]
     done = processes.map(_run_gated, [(pools[kind], run, Course(feeds=feeds)) for kind, run in jobs])
-    found = list(track(done, "Simulating", total=len(jobs), transient=True))
-    rows: list[dict[str, str | float]] = []
-    for kind in pools:
-        own = [one for (name, _), one in zip(jobs, found, strict=True) if name == kind]
-        gated, prior = (float(np.mean([getattr(one, name)[-1] for one in own])) for name in ("gated", "prior"))
-        did = [what for one in own for _, what in one.did]
-        counts = {what: did.count(what) / runs for what in ("promoted", "returned")}
-        rows.append({"kind": kind, "prior_regret": prior / feeds, "share_at_end": gated / prior, **counts})
+    early = min(EARLY, feeds)
+    found: dict[str, list[Gated]] = {kind: [] for kind in pools}
+    shown = done if as_json else track(done, "Simulating", total=len(jobs), transient=True)
+    for (kind, run), one in zip(jobs, shown, strict=True):
+        found[kind].append(one)
+        if as_json:
+            print(json.dumps({"kind": kind, "run": run} | _gated_row([one], early)), flush=True)
+    rows = [{"kind": kind} | _gated_row(some, early) for kind, some in found.items()]
     if as_json:
         print(json.dumps({"gated": rows}))
         return
+    names = ("kind", "prior's a feed", f"share after {early:,}", f"after {feeds:,}", "least", "largest")
+    deeds = ("promoted a run", "returned", "of all promoted, worse", "by 1 % of reward")
     print_rows(
-        ("kind", "prior's a feed", "share at the end", "promoted a run", "returned a run"),
+        (*names, *deeds),
         [(str(row["kind"]), *(f"{value:.4g}" for value in list(row.values())[1:])) for row in rows],
-        right={1, 2, 3, 4},
+        right=set(range(1, 10)),
     )
+
+
+def _gated_row(runs: Sequence[Gated], early: int) -> dict[str, float]:
+    """The shares are of sums over the runs; the least and the largest are one run's, at its end."""
+    gated, prior = (np.array([getattr(one, name) for one in runs]) for name in ("gated", "prior"))
+    ends = gated[:, -1] / prior[:, -1]
+    gains = np.array([deed.gain for one in runs for deed in one.did if deed.what == "promoted"])
+    return {
+        "prior_regret": float(prior[:, -1].mean() / prior.shape[1]),
+        "share_early": float(gated[:, early - 1].sum() / prior[:, early - 1].sum()),
+        "share_at_end": float(gated[:, -1].sum() / prior[:, -1].sum()),
+        "least": float(ends.min()),
+        "largest": float(ends.max()),
+        "promoted": len(gains) / len(runs),
+        "returned": sum(deed.what == "returned" for one in runs for deed in one.did) / len(runs),
+        "worse": int((gains < 0).sum()),
+        "worse_by_a_hundredth": int((gains < -0.01).sum()),
+    }
 
 
 def _run_gated(given: tuple[Pools, int, Course]) -> Gated:

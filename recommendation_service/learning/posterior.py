@@ -70,7 +70,7 @@ def mean_precisions(sums: Floats, model: Model) -> Floats:
         if not squares.any() or model.factor == 1.0:
             continue
         q = products - squares @ mean
-        priors = np.array([_prior(mean, model.precision * factor) for factor in factors])
+        priors = _prior(mean, model.precision * factors[:, np.newaxis, np.newaxis])
         explained = np.linalg.solve(priors + squares, np.broadcast_to(q[:, None], (_TRIED, len(q), 1)))[..., 0] @ q
         wider = np.linalg.slogdet(priors + squares)[1] - np.linalg.slogdet(priors)[1]
         likely = (explained - wider - (np.log(factors) / _EXPECTED) ** 2) / 2
@@ -78,9 +78,10 @@ def mean_precisions(sums: Floats, model: Model) -> Floats:
     return found
 
 
-def _prior(mean: Floats, precision: float) -> Floats:
-    """(d, d) the inverse of I/λ + μμᵀ: besides being as uncertain in all directions, the prior's mean is uncertain in
-    its length by as much as that is. How many points a reward is worth is a guess, and no order follows from it."""
+def _prior(mean: Floats, precision: float | Floats) -> Floats:
+    """(d, d), or of precisions (n, 1, 1) one each: the inverse of I/λ + μμᵀ. Besides being as uncertain in all
+    directions, the prior's mean is uncertain in its length by as much as that is. How many points a reward is worth is
+    a guess, and no order follows from it."""
     shrunk = precision**2 / (1 + precision * float(mean @ mean))
     return np.asarray(precision * np.eye(len(mean)) - shrunk * np.outer(mean, mean))
 

@@ -11,7 +11,7 @@ from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.ledger import Ledger
 from recommendation_service.learning.posterior import Model, believed_matrices, posterior
-from recommendation_service.learning.steps import MUCH_BETTER, Step, expected_gain, next_step
+from recommendation_service.learning.steps import BETTER_BY, Offered, Step, expected_gain, next_step
 from recommendation_service.learning.sums import BESIDE, Floats
 from recommendation_service.learning.trials import Trials
 from recommendation_service.learning.variety import recorded_feeds, shares, slots_by_kind, temperatures
@@ -96,18 +96,18 @@ class Publisher:
     def _candidate(
         self, trials: Trials, serves: Policy, learned: Learned, feeds: list[list[tuple[int, Floats]]]
     ) -> Step | None:
-        """What is to be tried from now on, if anything. One that is being tried stays until something is known of it,
-        and then gives way to what much more is expected of: little was known when it was made, or tastes turned."""
-        points = self._file.points_of(serves.file.kind_names)
-        step = next_step(serves, learned, feeds, self._settings.learn_step_support, points, self._live_share)
+        """What is to be tried from now on, if anything. One that is being tried gives way to what is learned
+        meanwhile, where more is expected of that; what was gathered of it counts on."""
+        points, offered = self._file.points_of(serves.file.kind_names), Offered(feeds)
+        step = next_step(serves, learned, offered, self._settings.learn_step_support, points, self._live_share)
         tried = trials.candidate()
         if tried is None:
             return step if step.support < SAME or not feeds else None
-        older = self._opened(tried) if feeds and trials.is_looked_at(tried) else None
+        older = self._opened(tried) if feeds else None
         if older is None:
             return None
-        before = expected_gain(serves, older, feeds, learned.theta, points)
-        return step if step.gain > MUCH_BETTER * max(before, 0.0) else None
+        before = expected_gain(serves, older, offered, learned.theta, points)
+        return step if step.gain > BETTER_BY * max(before, 0.0) else None
 
     def _recorded_feeds(self, prior: Policy) -> list[list[tuple[int, Floats]]]:
         try:

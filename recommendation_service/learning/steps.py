@@ -16,15 +16,51 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.learning.variety import scores_of
+from recommendation_service.learning.variety import Slots, scores_of
 from recommendation_service.policies.policy import Learned, Policy
 
 Floats = npt.NDArray[np.float64]
 Feed = Sequence[tuple[int, Floats]]  # of each slot that was drawn from a pool: whose, and (m, d) what it could hold
 
-# A candidate that has no verdict yet gives way to one from which so many times as much is expected.
-MUCH_BETTER = 1.5
+# A candidate that has no verdict yet gives way to one from which so many times as much is expected: each has to be
+# loaded by all workers.
+BETTER_BY = 1.05
 HALVINGS = 12  # of the search for a step's size
+
+
+class Offered:
+    """What the slots of so many feeds could hold: of each kind all of its slots at once."""
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self.feeds = len(feeds)
+        self._longest = max(map(len, feeds), default=0)
+        slots = [(pool, row, place, X) for row, feed in enumerate(feeds) for place, (pool, X) in enumerate(feed)]
+        self._of_kind = []  # kind, where its slots are, how large, and what they could hold
+        for kind in sorted({pool for pool, *_ in slots}):
+            own = [each for each in slots if each[0] == kind]
+            rows, places = (np.array([each[part] for each in own]) for part in (1, 2))
+            sizes, X = Slots([len(each[3]) for each in own]), np.concatenate([each[3] for each in own])
+            self._of_kind.append((kind, (rows, places), sizes, X))
+
+    def probabilities(self, policy: Policy) -> list[Floats]:
+        """By kind, of all that its slots could hold."""
+        arrays, found = policy.arrays, []
+        for kind, _, slots, X in self._of_kind:
+            drawn = slots.drawn(scores_of(policy, kind, X), float(arrays.temperature[kind]))
+            found.append((1.0 - arrays.floor) * drawn + np.repeat(arrays.floor / slots.sizes, slots.sizes))
+        return found
+
+    def by_slot(self, values: Sequence[Floats]) -> Floats:
+        """(feeds, slots of the longest) sums of ``values``, by kind as ``probabilities`` has them; NaN: there is no
+        such slot."""
+        found = np.full((self.feeds, self._longest), np.nan)
+        for (_, where, slots, _), of in zip(self._of_kind, values, strict=True):
+            found[where] = slots.sums(of)
+        return found
+
+    def worths(self, theta: Floats, points: Floats) -> list[Floats]:
+        """As ``probabilities``, in rewards, if ``theta`` (K, d) is right."""
+        return [X @ theta[kind] / points[kind] for kind, _, _, X in self._of_kind]
 
 
 class Step(NamedTuple):
@@ -42,7 +78,7 @@ class Step(NamedTuple):
 def next_step(
     serves: Policy,
     learned: Learned,
-    feeds: Sequence[Feed],
+    offered: Offered,
     least_support: float,
     points: Floats,
     live_share: float = 0.0,
@@ -51,15 +87,14 @@ def next_step(
     feeds itself and they tell more of that. Where no decisions were recorded, all of the way: the evidence will tell,
     or refuse to. ``points`` (K,): of the score, that a reward of 1 is worth."""
 
-    served = probabilities(serves, feeds)
+    served, way = offered.probabilities(serves), Way(serves, learned)
 
     def at(share: float) -> Step:
-        one = learned if share == 1.0 else towards(serves, learned, share)
-        return Step(one, share, expected_support(served, Policy(serves.file, *one), feeds), 0.0)
+        return Step(way.at(share), share, expected_support(served, way.policy(share), offered), 0.0)
 
     def told(step: Step) -> Step:
         """Far away a feed counts for nothing or 1/live_share, and near by all count alike."""
-        gain = expected_gain(serves, Policy(serves.file, *step.learned), feeds, learned.theta, points)
+        gain = expected_gain(serves, way.policy(step.share), offered, learned.theta, points)
         return step._replace(support=live_share + (1.0 - live_share) * step.support, gain=gain)
 
     whole = at(1.0)
@@ -77,54 +112,47 @@ def next_step(
     return max(part, told(whole), key=lambda step: step.power) if live_share > 0.0 else part
 
 
-def towards(serves: Policy, learned: Learned, share: float) -> Learned:
-    """A policy on the way: the mean and its precision go straight, the temperature by equal factors."""
-    arrays = serves.arrays
-    A = np.linalg.inv(arrays.precision_root @ arrays.precision_root.transpose(0, 2, 1))
-    A = (A + A.transpose(0, 2, 1)) / 2
-    wanted = Policy(serves.file, *learned).arrays.temperature
-    return Learned(
-        arrays.theta + share * (learned.theta - arrays.theta),
-        A + share * (learned.A - A),
-        arrays.temperature * (wanted / arrays.temperature) ** share,
-    )
+class Way:
+    """From what serves to what was learned: the mean and its precision go straight, the temperature by equal
+    factors."""
+
+    def __init__(self, serves: Policy, learned: Learned) -> None:
+        root = serves.arrays.precision_root
+        A = np.linalg.inv(root @ root.transpose(0, 2, 1))
+        self._serves, self._learned = serves, learned
+        self._A = (A + A.transpose(0, 2, 1)) / 2
+        self._end = Policy(serves.file, *learned)
+
+    def at(self, share: float) -> Learned:
+        """``share``: of the way; at 1 what was learned itself."""
+        if share == 1.0:
+            return self._learned
+        begins, ends, learned = self._serves.arrays, self._end.arrays, self._learned
+        return Learned(
+            begins.theta + share * (learned.theta - begins.theta),
+            self._A + share * (learned.A - self._A),
+            begins.temperature * (ends.temperature / begins.temperature) ** share,
+        )
+
+    def policy(self, share: float) -> Policy:
+        return self._end if share == 1.0 else self._serves.relearned(self.at(share))
 
 
-def expected_support(served: Sequence[Sequence[Floats]], other: Policy, feeds: Sequence[Feed]) -> float:
+def expected_support(served: Sequence[Floats], other: Policy, offered: Offered) -> float:
     """Share of the feeds that their effective sample size will be, of the slot where it is least. Slots that feeds
-    are seldom long enough for have no say, as in the estimates. ``served``: ``probabilities`` of what serves."""
-    longest = max(map(len, feeds), default=0)
-    squares = np.full((len(feeds), longest), np.nan)
-    for row, feed in enumerate(feeds):
-        product = 1.0
-        for place, (pool, X) in enumerate(feed):
-            weighed = _probabilities(other, pool, X)
-            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                squared = np.where(weighed > 0, weighed**2 / served[row][place], 0.0)
-                product = min(product * float(np.sum(squared)), 1e100)
-            squares[row, place] = product
-    has = [column[~np.isnan(column)] for column in squares.T]
-    means = [float(column.mean()) for column in has if len(column) >= 0.1 * len(feeds)]
+    are seldom long enough for have no say, as in the estimates. ``served``: the probabilities of what serves."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        pairs = zip(offered.probabilities(other), served, strict=True)
+        squared = offered.by_slot([np.where(weighed > 0, weighed**2 / of, 0.0) for weighed, of in pairs])
+        products = np.minimum(np.cumprod(squared, axis=1), 1e100)
+    has = [column[~np.isnan(column)] for column in products.T]
+    means = [float(column.mean()) for column in has if len(column) >= 0.1 * offered.feeds]
     return 1.0 / max(means, default=1.0)
 
 
-def expected_gain(serves: Policy, other: Policy, feeds: Sequence[Feed], theta: Floats, points: Floats) -> float:
+def expected_gain(serves: Policy, other: Policy, offered: Offered, theta: Floats, points: Floats) -> float:
     """What a feed of another policy brings more than one of what serves, in rewards, if ``theta`` (K, d) is right;
     ``points`` (K,): of the score, that a reward of 1 is worth."""
-    total = 0.0
-    for feed in feeds:
-        for pool, X in feed:
-            more = _probabilities(other, pool, X) - _probabilities(serves, pool, X)
-            total += float(more @ (X @ theta[pool])) / points[pool]
-    return total / max(1, len(feeds))
-
-
-def probabilities(policy: Policy, feeds: Sequence[Feed]) -> list[list[Floats]]:
-    """Of each feed and slot, (m,) of what it could hold."""
-    return [[_probabilities(policy, pool, X) for pool, X in feed] for feed in feeds]
-
-
-def _probabilities(policy: Policy, pool: int, X: Floats) -> Floats:
-    arrays, scores = policy.arrays, scores_of(policy, pool, X)
-    weights = np.exp((scores - scores.max()) / arrays.temperature[pool])
-    return np.asarray((1.0 - arrays.floor) * weights / weights.sum() + arrays.floor / len(X))
+    both = (offered.probabilities(policy) for policy in (other, serves))
+    gains = zip(*both, offered.worths(theta, points), strict=True)
+    return float(sum((more - less) @ worth for more, less, worth in gains)) / max(1, offered.feeds)

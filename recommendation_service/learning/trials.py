@@ -2,8 +2,10 @@
 
 What serves is weighed against its shadows on its own feeds. Of these shadows
 
-- the candidate is the learner's own: one at a time. It is promoted where it is found to be better. Where it is found to
-  be worse, or nothing can be told after all feeds of a trial, it gives way, and what was learned since is the next one;
+- the candidate is the learner's own: one at a time. What is learned meanwhile takes its place, and what was gathered
+  counts on, as of one policy that learns while it is weighed. Where that is found to be better, the newest is promoted.
+  Where it is found to be worse, or nothing can be told after all feeds of a trial, it gives way, and what was learned
+  since begins anew;
 - the way back is what was served before. Where it is found to be better than what took its place, it is served again;
 - those that people have named are weighed, and what becomes of them is for people to say.
 
@@ -52,10 +54,10 @@ class Trials:
         serves = self._store.current()
         if serves is None:
             return did
-        counts = self._ledger.weighed.counts(serves)
         for version in self._store.shadows():
             looked = self._last_look(version, serves)
-            at = due(counts.get(version, 0), looked.feeds if looked else 0, self._rules.most_feeds)
+            feeds = self._ledger.weighed.count(serves, version)
+            at = due(feeds, looked.feeds if looked else 0, self._rules.most_feeds)
             if at is not None:
                 looked = self._judge(version, serves, at, now)
                 did[looked.verdict] = did.get(looked.verdict, 0) + 1
@@ -67,14 +69,13 @@ class Trials:
         self._tidy(now)
         return did
 
-    def is_looked_at(self, version: str) -> bool:
-        """Whether anything was found yet of a version beside what serves."""
-        serves = self._store.current()
-        return serves is not None and self._last_look(version, serves) is not None
-
     def try_out(self, version: str, now: float) -> None:
-        """Have a version weighed, as the learner's candidate. Raises PolicyError."""
+        """Have a version weighed, as the learner's candidate, in the place of the one that was. Raises PolicyError."""
+        before = self.candidate()
         self._show(version, now, "it is weighed beside what is served")
+        if before is not None:
+            with self._ledger.step():
+                self._ledger.weighed.take_place(version, before)
 
     def status(self) -> str | None:
         """What is being weighed, in words."""
@@ -82,9 +83,13 @@ class Trials:
         if serves is None or version is None:
             return None
         looked = self._last_look(version, serves)
-        feeds = self._ledger.weighed.counts(serves).get(version, 0)
+        feeds = self._ledger.weighed.count(serves, version)
         said = f"; at {looked.feeds:,}: {looked.words}" if looked else ""
-        return f"{version} is weighed on {feeds:,} feeds of {serves}{said}"
+        return f"{version}{self._with_those_before(version)} is weighed on {feeds:,} feeds of {serves}{said}"
+
+    def _with_those_before(self, version: str) -> str:
+        before = len(self._ledger.weighed.series(version)) - 1
+        return f" with {before} before it" if before else ""
 
     def _judge(self, version: str, serves: str, at: int, now: float) -> Look:
         feeds: WeighedFeeds | UnusableLog
@@ -102,7 +107,8 @@ class Trials:
         is_back = version == self._way_back()
         if not is_back and version != self.candidate():
             return None
-        deed = Deed(datetime.fromtimestamp(now, UTC), BY_GATE, f"{look.words} Of {look.feeds:,} feeds of {serves}.")
+        why = f"{look.words} Of {look.feeds:,} feeds of {serves}{self._with_those_before(version)}."
+        deed = Deed(datetime.fromtimestamp(now, UTC), BY_GATE, why)
         try:
             if is_back:
                 self._store.rollback(deed, serves)
@@ -172,5 +178,8 @@ class Trials:
 
     def _last_look(self, version: str, serves: str) -> Look | None:
         """Of the gate's own: how far it looked, and with what confidence, is no matter of others' looks."""
-        looks = reversed(self._files.of(version))
-        return next((look for look in looks if look.against == serves and look.who == BY_GATE), None)
+        for one in reversed(self._ledger.weighed.series(version)):
+            for look in reversed(self._files.of(one)):
+                if look.against == serves and look.who == BY_GATE:
+                    return look
+        return None

@@ -25,14 +25,33 @@ STEPS = 30  # of the search; each halves what is uncertain
 LEAST_SHARE = 1e-3  # of the temperature that a policy file gives
 
 
+class Slots:
+    """What each of so many slots could hold, one after the other: so many slots are one column."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        """``sizes``: of each, 1 at least."""
+        self.sizes = np.asarray(sizes, np.int64)
+        self._begins = np.cumsum(self.sizes) - self.sizes
+
+    def sums(self, values: Floats) -> Floats:
+        """(slots,) of ``values`` (n,)."""
+        return np.asarray(np.add.reduceat(values, self._begins))
+
+    def drawn(self, scores: Floats, temperature: float) -> Floats:
+        """(n,) with what probability the slot would hold each."""
+        largest = np.maximum.reduceat(scores, self._begins)
+        weights = np.exp((scores - np.repeat(largest, self.sizes)) / temperature)
+        return np.asarray(weights / np.repeat(self.sums(weights), self.sizes))
+
+
 def evenness(scores: Sequence[Floats], temperature: float) -> float:
     """Mean entropy of the draws for so many slots, in nats."""
-    entropies = []
-    for pool in scores:
-        weights = np.exp((pool - pool.max()) / temperature)
-        shares = weights / weights.sum()
-        entropies.append(-float(np.sum(shares * np.log(np.maximum(shares, 1e-300)))))
-    return float(np.mean(entropies))
+    return _evenness(Slots(list(map(len, scores))), np.concatenate(scores), temperature)
+
+
+def _evenness(slots: Slots, scores: Floats, temperature: float) -> float:
+    shares = slots.drawn(scores, temperature)
+    return -float(shares @ np.log(np.maximum(shares, 1e-300))) / len(slots.sizes)
 
 
 def unknown(slots: Sequence[Floats], A: Floats, precision: float) -> float:
@@ -50,12 +69,13 @@ def as_varied(before: Sequence[Floats], after: Sequence[Floats], temperature: fl
     if not before:
         return temperature
     wanted = share * evenness(before, temperature)
-    if evenness(after, temperature) <= wanted:
+    slots, scores = Slots(list(map(len, after))), np.concatenate(after)
+    if _evenness(slots, scores, temperature) <= wanted:
         return temperature
     low, high = np.log(LEAST_SHARE * temperature), np.log(temperature)
     for _ in range(STEPS):
         middle = (low + high) / 2
-        if evenness(after, float(np.exp(middle))) > wanted:
+        if _evenness(slots, scores, float(np.exp(middle))) > wanted:
             high = middle
         else:
             low = middle

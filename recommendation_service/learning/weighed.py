@@ -7,6 +7,10 @@ other with Q, that of the mixture is (1 − s) P + s Q, s being the share of the
 1/s, however far apart the two are. That takes feeds of which each could have been made by either: those of an
 experiment's arms are none, and what was made before the version made any is dropped when it makes its first.
 
+The learner's candidate is a series: what is learned while one version is weighed takes its place in the shadow, and the
+feeds of all of them are weighed as one policy's that learns meanwhile. What each was likely to make was told before
+the feed was made, so that the mean of their differences is estimated as that of one version is.
+
 In the ledger's file, so that they change in one step with the rewards that they have. A feed is here from when it was
 read until nobody weighs its shadow any more, which is longer than it is waited for.
 """
@@ -35,6 +39,8 @@ _TABLES = (
     "target BLOB NOT NULL, rewards BLOB, live INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (request, version)) "
     "WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS weighed_pair ON weighed (serves, version, happened) WHERE rewards IS NOT NULL",
+    # Of a version that took another's place: under whose name the feeds of all of them are weighed.
+    "CREATE TABLE IF NOT EXISTS series (version TEXT PRIMARY KEY, first TEXT NOT NULL) WITHOUT ROWID",
 )
 
 
@@ -63,6 +69,7 @@ class Weighed:
             if len(pair[0][1]) != len(pair[1][1]):
                 continue
             (serves, logged), (version, target) = reversed(pair) if is_live else pair
+            version = self._first_of(version)
             if is_live and not self._has_live(serves, version):
                 self._database.execute("DELETE FROM weighed WHERE serves = ? AND version = ?", (serves, version))
             self._database.execute(
@@ -83,8 +90,26 @@ class Weighed:
             ((np.nan_to_num(values).astype("<f4").tobytes(), request) for request, values in rewards),
         )
 
+    def count(self, serves: str, version: str) -> int:
+        """Feeds of a version, and of those whose place it took, that are settled."""
+        return self.counts(serves).get(self._first_of(version), 0)
+
+    def take_place(self, version: str, before: str) -> None:
+        """What was gathered of the one before is of both from now on."""
+        self._database.execute("INSERT OR REPLACE INTO series VALUES (?, ?)", (version, self._first_of(before)))
+
+    def series(self, version: str) -> list[str]:
+        """The version and those whose place it took, oldest first."""
+        first = self._first_of(version)
+        rows = self._database.execute("SELECT version FROM series WHERE first = ? AND version < ?", (first, version))
+        return sorted({first, version, *(name for (name,) in rows)})
+
+    def _first_of(self, version: str) -> str:
+        row = self._database.execute("SELECT first FROM series WHERE version = ?", (version,)).fetchone()
+        return version if row is None else str(row[0])
+
     def counts(self, serves: str) -> dict[str, int]:
-        """Of each version beside one that serves: feeds that are settled."""
+        """Of each series' first version beside one that serves: feeds that are settled."""
         rows = self._database.execute(
             "SELECT version, count(*) FROM weighed WHERE serves = ? AND rewards IS NOT NULL GROUP BY version", (serves,)
         )
@@ -95,7 +120,7 @@ class Weighed:
         rows = self._database.execute(
             "SELECT person, logged, target, rewards, live FROM weighed WHERE serves = ? AND version = ? "
             "AND rewards IS NOT NULL ORDER BY happened LIMIT ?",
-            (serves, version, most),
+            (serves, self._first_of(version), most),
         ).fetchall()
         slots = max((len(row[1]) // 4 for row in rows), default=0)
         logged, target, rewards = (np.full((len(rows), slots), np.nan) for _ in range(3))
@@ -112,9 +137,11 @@ class Weighed:
 
     def keep(self, serves: str, versions: Collection[str], most: int) -> None:
         """Drop what nobody weighs any more, and of the others what is beyond the first so many."""
-        marks = ", ".join("?" * len(versions))
+        firsts = {self._first_of(version) for version in versions}
+        marks = ", ".join("?" * len(firsts))
         run = self._database.execute
-        run(f"DELETE FROM weighed WHERE serves != ? OR version NOT IN ({marks})", (serves, *versions))
+        run(f"DELETE FROM weighed WHERE serves != ? OR version NOT IN ({marks})", (serves, *firsts))
+        run(f"DELETE FROM series WHERE first NOT IN ({marks})", tuple(firsts))
         for version, count in self.counts(serves).items():
             if count > most:
                 run(

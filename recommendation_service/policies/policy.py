@@ -2,6 +2,7 @@
 
 import hashlib
 import tomllib
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,14 @@ class Policy:
         """Raises PolicyError where it has no such feed."""
         if name not in self.file.feeds:
             raise PolicyError(f"policy {self.version} has no feed {name}; its feeds are {', '.join(self.file.feeds)}")
+
+    def relearned(self, learned: Learned) -> "Policy":
+        """The same file, and something else learned, with its temperatures."""
+        other = copy(self)
+        theta, temperature = (np.array(one, np.float64, order="C") for one in (learned.theta, learned.temperature))
+        root = _precision_root(learned.A)
+        other.arrays = self.arrays._replace(theta=theta, precision_root=root, temperature=temperature)
+        return other
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -154,6 +163,11 @@ def learned_problems(learned: Learned, file: PolicyFile) -> list[str]:
     return problems
 
 
+def _precision_root(A: Float64) -> Float64:
+    inverse = np.linalg.inv(np.linalg.cholesky(np.asarray(A, np.float64)))
+    return np.ascontiguousarray(inverse.transpose(0, 2, 1))
+
+
 def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> PolicyArrays:
     """Every policy's are of the same types and layouts, and writable: to Numba anything else is another type, and a
     policy that is taken up would be compiled for."""
@@ -169,7 +183,6 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         theta[:, HAND_SET] = prior.hand_feature_mean
     if A is None:
         A = np.broadcast_to(np.eye(d) * prior.precision, (len(kinds), d, d))
-    root_inverse = np.linalg.inv(np.linalg.cholesky(np.asarray(A, np.float64)))
     patterns = [[names.index(kind) for kind in pattern] for pattern in file.feeds.values()]
     longest = max(map(len, patterns))
     weights = (features.match_skill, features.match_knowledge, features.match_tool, features.match_language)
@@ -179,7 +192,7 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
 
     return PolicyArrays(
         theta=np.array(theta, np.float64, order="C"),
-        precision_root=np.ascontiguousarray(root_inverse.transpose(0, 2, 1)),
+        precision_root=_precision_root(A),
         alpha=np.array([kind.alpha if kind else 0.0 for kind in kinds]),
         temperature=np.array([kind.temperature if kind else 1.0 for kind in kinds]),
         pool=np.array([kind.pool if kind else 0 for kind in kinds]),

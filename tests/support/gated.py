@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.gate import Rules, due, judge
 from recommendation_service.learning.posterior import Model, believed_matrices, posterior
 from recommendation_service.learning.publishing import model_of
-from recommendation_service.learning.steps import MUCH_BETTER, expected_gain, next_step
+from recommendation_service.learning.steps import BETTER_BY, Offered, expected_gain, next_step
 from recommendation_service.learning.sums import Sums
 from recommendation_service.learning.variety import as_varied, shares
 from recommendation_service.learning.weighed import WeighedFeeds, mixed
@@ -29,24 +30,53 @@ DECIDED = 40  # feeds whose decisions are looked at
 
 @dataclass
 class Shadow:
-    """A version beside the one that serves."""
+    """A version beside the one that serves, or several, one after the other."""
 
     policy: Policy
     scores: Floats  # (people, candidates)
-    begins: int  # place in the log at which it came into the shadow
-    target: list[Floats] = field(default_factory=list)
-    live: list[Flags] = field(default_factory=list)  # feeds that it made itself
-    counts: list[Flags] = field(default_factory=list)  # and with those that what serves made: no other shadow
+    feeds: list[tuple[Places, Floats, Floats, Floats, Flags]] = field(default_factory=list)  # by it or what serves:
+    # persons, rewards, propensities of what serves and its own, and which it made itself
+    count: int = 0
     looked: int = 0
+
+    def add(self, *columns: npt.NDArray[np.generic]) -> None:
+        self.feeds.append(columns)  # type: ignore[arg-type]
+        self.count += len(columns[0])
+
+    def weighed(self, look: int) -> WeighedFeeds:
+        persons, rewards, logged, target, live = (np.concatenate(column)[:look] for column in zip(*self.feeds))  # noqa: B905
+        columns = (column[:, None].astype(float) for column in (rewards, logged, target))
+        return mixed(*columns, persons.astype(np.int64), live)
+
+
+class People(NamedTuple):
+    """Who come until the next version, what is on offer to each, and the chances of the draw."""
+
+    person: Places  # (feeds,)
+    offer: Places  # (feeds, offered)
+    noise: Floats  # likewise
+    even: Flags  # (feeds,) drawn evenly: ...
+    anything: Places  # ... this one
+
+    def shown(self, temperature: float, scores: Floats) -> Places:
+        """(feeds,) which of the offer; ``scores``: (people, candidates)."""
+        drawn = (scores[self.person[:, None], self.offer] + temperature * self.noise).argmax(axis=1)
+        return np.where(self.even, self.anything, drawn)
+
+
+class Deed(NamedTuple):
+    feed: int
+    what: str  # "promoted" or "returned"
+    gain: float  # what a feed of it truly brings more than one of what served, at that moment, as a share of that
 
 
 @dataclass
 class Gated:
-    """What happened: cumulative regrets, and what the gate did at which feed."""
+    """What happened: cumulative regrets, and what the gate did."""
 
     gated: Floats
     prior: Floats
-    did: list[tuple[int, str]]
+    did: list[Deed]
 
 
 def gated_regrets(
@@ -74,76 +104,71 @@ def gated_regrets(
     serves, scores = prior, scores_prior
     candidate: Shadow | None = None
     back: Shadow | None = None
-    log: list[list[Floats]] = [[], [], []]  # persons, rewards, logged propensities, since what serves was served
-    did: list[tuple[int, str]] = []
+    did: list[Deed] = []
     at = 0
     while at < course.feeds:
-        block = min(course.block, course.feeds - at)
-        feeds = np.arange(at, at + block)
+        block = course.block_at(at)
+        feeds, rows = np.arange(at, at + block), np.arange(block)
         person = draw.integers(len(pools.X), size=block)
         offer = draw.random((block, pools.X.shape[1])).argpartition(offered, axis=1)[:, :offered]
         noise, even = draw.gumbel(size=offer.shape), draw.random(block) < floor
-        anything = draw.integers(offered, size=block)
+        people = People(person, offer, noise, even, draw.integers(offered, size=block))
         X = pools.X[person[:, None], offer]
         worth = np.clip(course.level + np.einsum("fcd,fd->fc", X - middle[person], worths[feeds]), 0.0, 1.0)
-        rows, best = np.arange(block), worth.max(axis=1)
-        mine, priors = (
-            np.where(even, anything, (one[person[:, None], offer] + heat * noise).argmax(axis=1))
-            for one, heat in ((scores, _heat(serves, kind)), (scores_prior, _heat(prior, kind)))
-        )
-        # What each of the shadows makes itself.
+        best = worth.max(axis=1)
+        mine, priors = people.shown(_heat(serves, kind), scores), people.shown(_heat(prior, kind), scores_prior)
         made = draw.random(block)
-        by: dict[int, Flags] = {}
-        for place, shadow in enumerate(filter(None, (candidate, back))):
-            is_live = (place * live_share <= made) & (made < (place + 1) * live_share)
-            own = np.where(
-                even,
-                anything,
-                (shadow.scores[person[:, None], offer] + _heat(shadow.policy, kind) * noise).argmax(axis=1),
-            )
-            mine, by[id(shadow)] = np.where(is_live, own, mine), is_live
-        by_serves = made >= live_share * len(by)
+        tried = [shadow for shadow in (candidate, back) if shadow is not None]
+        lives = [(place * live_share <= made) & (made < (place + 1) * live_share) for place in range(len(tried))]
+        by_serves = made >= live_share * len(tried)
+        for shadow, live in zip(tried, lives, strict=True):
+            mine = np.where(live, people.shown(_heat(shadow.policy, kind), shadow.scores), mine)
         gated[feeds], lost[feeds] = best - worth[rows, mine], best - worth[rows, priors]
         rewards = (draw.random(block) < worth[rows, mine]).astype(float)
         at += block
-        sums.add(np.full(block, kind), X[rows, mine], rewards, BEGAN + feeds / course.feeds_a_day * DAY, np.ones(block))
-        for column, values in zip(
-            log, (person, rewards, _share(scores, serves, kind, person, offer, mine)), strict=True
-        ):
-            column.append(values)
-        for shadow in filter(None, (candidate, back)):
-            shadow.target.append(_share(shadow.scores, shadow.policy, kind, person, offer, mine))
-            shadow.live.append(by[id(shadow)])
-            shadow.counts.append(by_serves | by[id(shadow)])
+        now = BEGAN + feeds[-1] / course.feeds_a_day * DAY
+        times = BEGAN + feeds / course.feeds_a_day * DAY
+        sums.add(np.full(block, kind), X[rows, mine], rewards, times, np.ones(block))
+        logged = _shares(scores, serves, kind, person, offer)[rows, mine]
+        for shadow, live in zip(tried, lives, strict=True):
+            target = _shares(shadow.scores, shadow.policy, kind, person, offer)[rows, mine]
+            own = by_serves | live
+            shadow.add(*(column[own] for column in (person, rewards, logged, target, live)))
         served = None
-        for shadow in filter(None, (candidate, back)):
-            count = int(sum(each.sum() for each in shadow.counts))
-            look = due(count, shadow.looked, rules.most_feeds)
+        for shadow in tried:
+            look = due(shadow.count, shadow.looked, rules.most_feeds)
             if look is None:
                 continue
             shadow.looked = look
-            verdict = judge(_logged(log, shadow, look), look, rules, "", NOW, "").verdict
+            verdict = judge(shadow.weighed(look), look, rules, "", NOW, "").verdict
             if verdict == BETTER:
                 served = shadow
                 break
             if verdict == WORSE or look >= rules.most_feeds:
                 candidate, back = (None if one is shadow else one for one in (candidate, back))
         if served is not None:
-            did.append((at, "returned" if served is back else "promoted"))
-            back, candidate = (None, candidate) if served is back else (Shadow(serves, scores, 0), None)
+            is_back = served is back
+            brings, brought = (
+                float((_shares(of, policy, kind, person, offer) * worth).sum(axis=1).mean())
+                for of, policy in ((served.scores, served.policy), (scores, serves))
+            )
+            did.append(Deed(at, "returned" if is_back else "promoted", brings / brought - 1.0))
+            if is_back:
+                back, candidate = None, Shadow(candidate.policy, candidate.scores) if candidate is not None else None
+            else:
+                back, candidate = Shadow(serves, scores), None
             serves, scores = served.policy, served.scores
-            log = [[], [], []]
-            if candidate is not None:
-                candidate = Shadow(candidate.policy, candidate.scores, 0)
-        if candidate is None or candidate.looked:
-            decided = [[(kind, pools.X[person[place], offer[place]])] for place in range(min(block, DECIDED))]
-            learned = _as_varied(prior, sums.at(BEGAN + feeds[-1] / course.feeds_a_day * DAY), model, file, decided)
-            step = next_step(serves, learned, decided, support, model.points, live_share)
-            policy, older = Policy(prior.file, *step.learned), 0.0
-            if candidate is not None:
-                older = expected_gain(serves, candidate.policy, decided, learned.theta, model.points)
-            if step.gain > MUCH_BETTER * max(older, 0.0):
-                candidate = Shadow(policy, scores_of(policy, pools), sum(map(len, log[0])))
+        decided = [[(kind, pools.X[person[place], offer[place]])] for place in range(min(block, DECIDED))]
+        learned = _as_varied(prior, sums.at(now), model, file, decided)
+        offers = Offered(decided)
+        step, older = next_step(serves, learned, offers, support, model.points, live_share), 0.0
+        if candidate is not None:
+            older = expected_gain(serves, candidate.policy, offers, learned.theta, model.points)
+        if step.gain > BETTER_BY * max(older, 0.0):
+            policy = Policy(prior.file, *step.learned)
+            if candidate is None:
+                candidate = Shadow(policy, scores_of(policy, pools))
+            candidate.policy, candidate.scores = policy, scores_of(policy, pools)
     return Gated(np.cumsum(gated), np.cumsum(lost), did)
 
 
@@ -151,21 +176,12 @@ def _heat(policy: Policy, kind: int) -> float:
     return float(policy.arrays.temperature[kind])
 
 
-def _share(scores: Floats, policy: Policy, kind: int, person: Places, offer: Places, chosen: Places) -> Floats:
-    """Propensity of what was chosen."""
+def _shares(scores: Floats, policy: Policy, kind: int, person: Places, offer: Places) -> Floats:
+    """(feeds, offered) propensities."""
     of = scores[person[:, None], offer] / _heat(policy, kind)
     weights = np.exp(of - of.max(axis=1, keepdims=True))
     floor = float(policy.arrays.floor)
-    share = weights[np.arange(len(of)), chosen] / weights.sum(axis=1)
-    return np.asarray((1 - floor) * share + floor / of.shape[1])
-
-
-def _logged(log: list[list[Floats]], shadow: Shadow, look: int) -> WeighedFeeds:
-    counts, live, target = (np.concatenate(column) for column in (shadow.counts, shadow.live, shadow.target))
-    places = np.flatnonzero(counts)[:look]
-    persons, rewards, logged = (np.concatenate(column)[shadow.begins :][places] for column in log)
-    columns = (column[:, None].astype(float) for column in (rewards, logged, target[places]))
-    return mixed(*columns, persons.astype(np.int64), live[places])
+    return np.asarray((1 - floor) * weights / weights.sum(axis=1, keepdims=True) + floor / of.shape[1])
 
 
 def _as_varied(

@@ -96,6 +96,10 @@ class Course:
     offered: int = 40  # of the pool, what the person may be shown at that moment
     level: float = 0.3  # reward of the average item
 
+    def block_at(self, at: int) -> int:
+        """How many feeds there are until the next version, after so many: more, once versions change little."""
+        return min(max(self.block, at // 20), 2_000, self.feeds - at)
+
 
 def regrets(
     pools: Pools, tastes: Tastes, file: LearningFile, seed: int, course: Course | None = None
@@ -115,9 +119,9 @@ def regrets(
     scores_prior = scores_learner = scores_of(policy, pools)
     temperature = given = float(policy.arrays.temperature[pools.kind])
     offered = min(course.offered, pools.X.shape[1] // 2)
-    at, block = 0, course.block
+    at = 0
     while at < course.feeds:
-        block = min(max(course.block, at // 20), 1_000, course.feeds - at)
+        block = course.block_at(at)
         feeds = np.arange(at, at + block)
         person = draw.integers(len(pools.X), size=block)
         offer = draw.random((block, pools.X.shape[1])).argpartition(offered, axis=1)[:, :offered]

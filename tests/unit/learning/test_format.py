@@ -52,7 +52,7 @@ def test_an_event_is_worth_what_its_row_says(
 def test_all_problems_are_named_at_once(tmp_path: Path) -> None:
     wrong = (
         SHIPPED.read_text()
-        .replace("half_life_days = 30.0", "half_life_days = 0")
+        .replace("half_life_days = 14.0", "half_life_days = 0")
         .replace("[events.like]", "[events.wink]")
     )
     told = problems_of(tmp_path, wrong)

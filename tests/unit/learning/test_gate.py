@@ -10,7 +10,7 @@ import pytest
 
 from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.learning.gate import Rules, due, error_of, judge, looks
-from recommendation_service.learning.steps import expected_support, next_step, probabilities, towards
+from recommendation_service.learning.steps import Offered, Way, expected_support, next_step
 from recommendation_service.learning.weighed import WeighedFeeds, mixed
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.policies.evidence import Look
@@ -156,7 +156,8 @@ SERVES = Policy(policy_file())
 
 
 def support_of(other: Policy, feeds: list[list[tuple[int, np.ndarray]]]) -> float:  # type: ignore[type-arg]
-    return expected_support(probabilities(SERVES, feeds), other, feeds)
+    offered = Offered(feeds)
+    return expected_support(offered.probabilities(SERVES), other, offered)
 
 
 def far_away() -> Learned:
@@ -168,7 +169,7 @@ def far_away() -> Learned:
 def test_a_step_is_as_long_as_its_support_allows_and_shorter_where_feeds_are_longer() -> None:
     shares = []
     for slots in (2, 8, 24):
-        step = next_step(SERVES, far_away(), feeds_of(slots), 0.3, POINTS)
+        step = next_step(SERVES, far_away(), Offered(feeds_of(slots)), 0.3, POINTS)
         assert 0 < step.share < 1
         assert step.support == pytest.approx(0.3, abs=0.02)
         found = support_of(Policy(SERVES.file, *step.learned), feeds_of(slots))
@@ -178,7 +179,7 @@ def test_a_step_is_as_long_as_its_support_allows_and_shorter_where_feeds_are_lon
 
 
 def test_what_is_near_is_reached_in_one_step_and_several_reach_what_is_far() -> None:
-    learned, feeds = far_away(), feeds_of(4)
+    learned, feeds = far_away(), Offered(feeds_of(4))
     serves, steps = SERVES, 0
     while (step := next_step(serves, learned, feeds, 0.3, POINTS)).share < 1:
         assert step.support >= 0.3
@@ -186,12 +187,12 @@ def test_what_is_near_is_reached_in_one_step_and_several_reach_what_is_far() -> 
         assert steps < 50
     assert step.learned is learned
     assert steps > 1
-    assert next_step(serves, learned, [], 0.3, POINTS).learned is learned
+    assert next_step(serves, learned, Offered([]), 0.3, POINTS).learned is learned
 
 
 def test_what_makes_feeds_itself_goes_all_of_the_way_where_these_tell_more() -> None:
     """Far more is gained there, and a tenth of the feeds is enough to see it."""
-    learned, feeds = far_away(), feeds_of(24)
+    learned, feeds = far_away(), Offered(feeds_of(24))
     whole = next_step(SERVES, learned, feeds, 0.3, POINTS, 0.1)
     assert (whole.share, whole.learned) == (1.0, learned)
     assert whole.support == pytest.approx(0.1, abs=0.02)
@@ -203,17 +204,22 @@ def test_what_makes_feeds_itself_goes_all_of_the_way_where_these_tell_more() -> 
 
 def test_the_way_goes_from_what_serves_to_what_was_learned() -> None:
     learned = far_away()
-    begin, end = (Policy(SERVES.file, *towards(SERVES, learned, share)) for share in (0.0, 1.0))
+    way = Way(SERVES, learned)
+    begin, end = way.policy(0.0), way.policy(1.0)
     for one, other in ((begin, SERVES), (end, Policy(SERVES.file, *learned))):
         for name in ("theta", "precision_root", "temperature"):
             assert getattr(one.arrays, name) == pytest.approx(getattr(other.arrays, name), abs=1e-9)
     without = Learned(learned.theta, learned.A)
-    assert towards(SERVES, without, 1.0).temperature == pytest.approx(load_policy().arrays.temperature)
+    assert Way(SERVES, without).policy(1.0).arrays.temperature == pytest.approx(load_policy().arrays.temperature)
+    half = Way(SERVES, learned)
+    for name in ("theta", "precision_root", "temperature"):
+        one, other = half.policy(0.5).arrays, Policy(SERVES.file, *half.at(0.5)).arrays
+        assert getattr(one, name) == pytest.approx(getattr(other, name)), name
 
 
 def test_the_support_that_is_expected_is_what_feeds_have() -> None:
     """Of draws from what serves, with slots that do not depend on each other."""
-    other, draw = Policy(SERVES.file, *towards(SERVES, far_away(), 0.05)), np.random.default_rng(3)
+    other, draw = Way(SERVES, far_away()).policy(0.05), np.random.default_rng(3)
     feeds = feeds_of(3)
     weights = []
     for _ in range(200):

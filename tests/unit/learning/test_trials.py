@@ -318,7 +318,8 @@ def publish(world: World) -> str:
     return learner.totals.version
 
 
-def test_one_candidate_is_tried_at_a_time_and_what_is_learned_meanwhile_is_kept_aside(world: World) -> None:
+def test_one_candidate_is_tried_at_a_time_and_stays_where_nothing_says_what_to_expect_of_another(world: World) -> None:
+    """Without decisions."""
     world.serve(300)
     first = publish(world)
     assert world.store.shadows() == (first,)
@@ -329,20 +330,71 @@ def test_one_candidate_is_tried_at_a_time_and_what_is_learned_meanwhile_is_kept_
     assert world.store.current() == world.base
 
 
-def test_a_candidate_of_which_nothing_can_be_told_gives_way_to_what_more_is_expected_of(tmp_path: Path) -> None:
-    """Not before it was looked at: one that is replaced with each version would never have the feeds for a verdict."""
+def test_what_is_learned_meanwhile_takes_the_candidates_place_and_its_evidence_counts_on(tmp_path: Path) -> None:
+    """As of one policy that learns: no look is made twice, and none of its feeds is lost, also of those made late."""
     world = World(tmp_path, learn_trial_feeds=16 * 500)
     old = world.publish(-0.2)
     world.shadow(old)
-    world.serve(400, decisions=True)
+    world.serve(600, decisions=True)
     world.learn()
-    publish(world)
-    assert world.store.shadows() == (old,)
-    world.serve(200, decisions=True)
-    world.learn()
-    assert [look.verdict for look in world.evidence(old)] == ["open"]
+    assert [look.feeds for look in world.evidence(old)] == [500]
     new = publish(world)
+    assert new != old
     assert world.store.shadows() == (new,)
+    world.serve(100)
+    world.shadow(old)  # a worker that has not taken up the new one yet
+    world.serve(100)
+    world.shadow(new)
+    world.serve(300)
+    learner = world.learn()
+    assert [look.feeds for look in world.evidence(new)] == [1_000]
+    assert learner.status.trial is not None
+    assert f"{new} with 1 before it is weighed on 1,100 feeds of {world.base}" in learner.status.trial
+
+
+def take_its_place(world: World, version: str) -> None:
+    learner = Learner(world.settings, FILE, lambda: world.now_ms / 1000)
+    Trials(world.settings, learner.ledger, world.store).try_out(version, world.now_ms / 1000)
+    learner.close()
+
+
+def test_of_a_series_that_is_better_the_newest_is_promoted_and_the_next_begins_anew(world: World) -> None:
+    old = world.publish(BETTER)
+    world.shadow(old)
+    world.serve(FEEDS // 2 - 50)
+    world.learn()
+    new = world.publish(1.1 * BETTER)
+    take_its_place(world, new)
+    world.serve(FEEDS // 2 + 50)
+    world.learn()
+    assert world.evidence(old) == []
+    assert [look.feeds for look in world.evidence(new)] == [FEEDS]
+    assert world.store.current() == new
+    [entry] = [entry for entry in world.store.journal.entries() if entry.who == BY_GATE]
+    assert f"Of {FEEDS:,} feeds of {world.base} with 1 before it." in entry.why
+    learner = Learner(world.settings, FILE, lambda: world.now_ms / 1000)
+    series = learner.ledger.weighed.series(new)
+    learner.close()
+    assert series == [new], "what is not weighed any more is nobody's series"
+
+
+def test_a_series_that_is_worse_gives_way_and_what_comes_next_has_no_part_in_its_evidence(world: World) -> None:
+    old = world.publish(WORSE)
+    world.shadow(old)
+    world.serve(FEEDS // 2 - 100)
+    world.learn()
+    new = world.publish(WORSE)
+    take_its_place(world, new)
+    world.serve(FEEDS // 2 + 100)
+    world.learn()
+    assert [look.verdict for look in world.evidence(new)] == ["worse"]
+    assert world.store.shadows() == ()
+    next_one = publish(world)
+    assert world.store.shadows() == (next_one,)
+    world.serve(100)
+    learner = world.learn()
+    assert learner.status.trial is not None
+    assert f"{next_one} is weighed on 100 feeds" in learner.status.trial
 
 
 def test_there_is_a_version_to_go_back_to_before_one_is_promoted(world: World) -> None:
