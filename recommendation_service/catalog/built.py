@@ -29,3 +29,4 @@ class BuiltCatalog:
     user_texts: Texts | None = None  # ids of the users
     filters: tuple[FilterColumn, ...] = ()
     people_terms: dict[str, Any] | None = None  # by what the terms of a mapping's people are made, see mapped.py
+    mapping: str | None = None  # Mapping.digest of the mapping by which it was built

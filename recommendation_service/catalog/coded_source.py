@@ -19,6 +19,7 @@ class Standing(NamedTuple):
     eligible: Mapping[int, Int64]  # that might be shown at any age
     present: Mapping[int, Int64]  # that are there with their creator, whether they may be shown or not
     is_withdrawn: Callable[[int, bytes], bool]  # by a list beside the tables: an item of this type with this JSON
+    reasons: Mapping[int, tuple[str, str]]  # what is said of items that are gone by the clock, and that are not present
 
 
 class CodedSource(Protocol):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from recommendation_service.model.columns import Float64, Int32, Int64
 from recommendation_service.model.text_ids import number_of_text
@@ -51,6 +52,20 @@ def listed(values: Iterable[Sequence[str]]) -> Listed:
     numbers = [[value_number(text) for text in own] for own in values]
     flat = [number for own in numbers for number in own]
     return Listed(np.cumsum([0, *map(len, numbers)], dtype=np.int64), np.array(flat, np.int64))
+
+
+def kept_rows(column: FilterColumn, kept: npt.NDArray[np.bool_]) -> FilterColumn:
+    """Of the items of ``kept`` (M,) alone."""
+    values, before = column.items, np.concatenate([[0], np.cumsum(kept)])
+    if isinstance(values, Listed):
+        sizes = np.diff(values.offsets)
+        values = Listed(
+            np.concatenate([[0], np.cumsum(sizes[kept])]).astype(np.int64), values.values[np.repeat(kept, sizes)]
+        )
+    else:
+        values = values[kept]
+    applies = [(int(before[start]), int(before[end])) for start, end in column.applies]
+    return column._replace(applies=applies, items=values, ordered=ordered(values))
 
 
 def ordered(column: Listed | Float64) -> Ordered:

@@ -16,10 +16,13 @@ import structlog
 from recommendation_service.catalog.built import BuiltCatalog
 from recommendation_service.catalog.coded_source import CodedSource
 from recommendation_service.catalog.collaborative import NeighbourLists
+from recommendation_service.catalog.filter_columns import kept_rows
 from recommendation_service.catalog.kept_lists import moved
+from recommendation_service.catalog.mapped_standing import standing_by_mapping, words_of
 from recommendation_service.catalog.orderings import hash_table
 from recommendation_service.catalog.report import BuildReport
 from recommendation_service.catalog.store import Catalog, CatalogStore
+from recommendation_service.catalog.texts import Texts
 from recommendation_service.core.clock import Clock
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError
@@ -84,9 +87,10 @@ class Holder:
             return current.version
         names, zone = self._store.names(current.version), self._settings.item_time_zone
         kept_back = without(current, kept, built.report, names, zone)
-        if not isinstance(self._source, MappedSource):
-            counts = {word: len(_numbers(kept_back.arrays, number)) for number, word in self._source.words.items()}
-            built.report.counts = current.counts | counts
+        counts = {word: len(_numbers(kept_back.arrays, number)) for number, word in words_of(self._source).items()}
+        if isinstance(self._source, MappedSource):
+            counts["items"] = len(kept_back.item_bodies)
+        built.report.counts = current.counts | counts
         # Who asked for feeds that are not personal waits for no table to be put right.
         return self._store.publish(replace(kept_back, not_personal=built.not_personal), fingerprint)
 
@@ -98,8 +102,6 @@ class Holder:
     def _held(self, built: BuiltCatalog, policy: Policy) -> tuple[str, Catalog, Mask] | None:
         """Why what was built is not to be published, the current catalog, and what of its items may be shown."""
         version, source = self._store.current(), self._source
-        if isinstance(source, MappedSource):
-            return None  # a build of nothing fails; what else is gone, its queries say
         may_wait = self._settings.catalog_hold_seconds > 0 and not self.is_over()
         if version is None or (built.item_bodies and not may_wait):
             return None
@@ -107,24 +109,28 @@ class Holder:
             current = self._store.open(version, verify=False)
         except CatalogError:
             return None  # nothing to be served instead
-        words = source.words
+        if isinstance(source, MappedSource) and current.manifest.get("mapping") != source.mapping.digest:
+            return None  # what is meant by items is another
+        words = words_of(source)
         ours = {number: _numbers(current.arrays, number) for number in words}
         theirs = {number: _numbers(built.arrays, number) for number in words}
         lost = {number: mine[~np.isin(mine, theirs[number])] for number, mine in ours.items()}
         if built.item_bodies and not any(self._is_much(gone, ours[number]) for number, gone in lost.items()):
             return None
-        standing = source.standing(self._settings, policy, built.built_at)
+        standing = (
+            standing_by_mapping(source, current, built.built_at)
+            if isinstance(source, MappedSource)
+            else source.standing(self._settings, policy, built.built_at)
+        )
         much: list[tuple[Int64, str]] = []
         few: list[tuple[Int64, str]] = []
         for number, word in words.items():
             mine, new, gone = ours[number], theirs[number], lost[number]
-            window = f"are not within {word.upper()}_WINDOW_DAYS by the clock"
-            for items, why in (
-                (gone[np.isin(gone, standing.eligible[number])], window),
-                (
-                    gone[~np.isin(gone, standing.present[number])],
-                    "are no longer in the tables, or their creators are not",
-                ),
+            is_over = np.isin(gone, standing.eligible[number])
+            for items, why in zip(
+                (gone[is_over], gone[~is_over & ~np.isin(gone, standing.present[number])]),
+                standing.reasons[number],
+                strict=True,
             ):
                 reason = f"it would have {len(new):,} {word} and not {len(mine):,}: {len(items):,} {why}"
                 if len(items):
@@ -242,6 +248,11 @@ def without(
         added_features=current.added_features,
         item_time_zone=item_time_zone,
         not_personal=current.not_personal,
+        item_texts=None if current.item_texts is None else Texts.of(current.item_texts.of_rows(np.flatnonzero(kept))),
+        user_texts=current.user_texts,
+        filters=tuple(kept_rows(column, kept) for column in current.filters),
+        people_terms=current.manifest.get("people_terms"),
+        mapping=current.manifest.get("mapping"),
     )
 
 

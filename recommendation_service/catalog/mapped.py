@@ -102,6 +102,7 @@ def build_mapped(
         user_texts=user_texts,
         filters=tuple(_filters(mapping, tables, items, people)),
         people_terms=by._asdict(),
+        mapping=mapping.digest,
     )
 
 

@@ -195,6 +195,7 @@ class CatalogStore(VersionStore):
                 "item_types": built.item_types,
                 "filters": [_filter_said(column) for column in built.filters],
                 "people_terms": built.people_terms,
+                "mapping": built.mapping,
                 "sizes": {name: getattr(built.arrays, name) for name in SIZES},
                 "rejection_rules": RULES,
                 "report": built.report.as_json(),

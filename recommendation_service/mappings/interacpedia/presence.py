@@ -24,6 +24,7 @@ NOTHING = (
     "the tables have no video and no challenge that is published, whole, and within VIDEOS_WINDOW_DAYS or "
     "CHALLENGES_WINDOW_DAYS"
 )
+_GONE = "are no longer in the tables, or their creators are not"
 _ADDRESS = {RESUME: "video", CHALLENGE: "video_url"}
 # Dates of rows are seen from so far ahead: one that seems to be in the future is no reason to withdraw an item.
 _LATER = timedelta(days=36500)
@@ -46,4 +47,5 @@ def standing_of(source: "Source", settings: Settings, policy: Policy, now: datet
         },
         {RESUME: ids[~is_challenge], CHALLENGE: ids[is_challenge]},
         lambda item_type, body: str(json.loads(body)[_ADDRESS[item_type]]) in rules.blacklist,
+        {number: (f"are not within {word.upper()}_WINDOW_DAYS by the clock", _GONE) for number, word in WORDS.items()},
     )

@@ -2,18 +2,31 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import numpy as np
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.format import Event, Filter, IdForm, Items, Link, Number, Terms
 from recommendation_service.sources.mapping.mapping import Mapping
+from recommendation_service.sources.mapping.names import quoting, server_words
 from recommendation_service.sources.mapping.problems import in_order
-from recommendation_service.sources.mapping.results import By, Observer, OfUsers, Queries, Quote, Result, name_in
+from recommendation_service.sources.mapping.results import (
+    By,
+    Observer,
+    OfUsers,
+    Queries,
+    Quote,
+    Result,
+    name_in,
+    parameters,
+)
+from recommendation_service.sources.mapping.statements import without_conditions
 from recommendation_service.sources.mapping.tables import (
     EventTable,
     FilterColumns,
@@ -77,6 +90,44 @@ def read_users(
     return _Reading(mapping, queries, now).tables()
 
 
+def read_items(
+    mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo, latest: datetime
+) -> dict[str, Ids]:
+    """Ids of the items of each type that there would be at a moment. ``latest``: what is later is no time.
+
+    Raises TablesError, SourceError.
+    """
+    queries = Queries(mapping, connection, now, zone, latest=latest, is_whole=False)
+    found = _Reading(mapping, queries, now).items()
+    if queries.findings.fatal:
+        raise TablesError(queries.findings)
+    return {name: table.ids for name, table in found.items()}
+
+
+def present_items(mapping: Mapping, connection: Connection, now: datetime, zone: tzinfo) -> dict[str, Ids]:
+    """The same of all that the queries' tables have, whether it may be shown or not.
+
+    Raises TablesError, SourceError.
+    """
+    found, statements = {}, dict(mapping.statements)
+    for name, section in mapping.content.items.items():
+        statement = statements[f"items.{name}"]
+        whole = replace(statement, text=without_conditions(statement.text))
+        given = parameters(whole, section.lives_days, now, zone)
+        try:
+            quote = quoting(connection, whole.text, given)
+        except SQLAlchemyError as error:
+            raise SourceError(f"{statement.section}: {server_words(error)}") from error
+        only_ids = replace(whole, text=f"SELECT q.{quote(section.id)} FROM (\n{whole.text}\n) q")
+        statements[statement.section] = only_ids
+        queries = Queries(replace(mapping, statements=statements), connection, now, zone, is_whole=False)
+        result = queries.run(statement.section, section.lives_days)
+        if result is None or queries.findings.fatal:
+            raise TablesError(queries.findings)
+        found[name] = queries.ids(result, "id", section.id, mapping.content.item_ids(name))
+    return found
+
+
 def events_of(mapping: Mapping, queries: Queries, name: str, result: Result, now: datetime) -> EventTable:
     """Of a result of the event's query, or of some of its rows. What is wrong is noted in the queries' findings."""
     return _Reading(mapping, queries, now).events_of(name, mapping.content.events[name], result)
@@ -103,9 +154,7 @@ class _Reading:
     def tables(self) -> Tables:
         content = self._content
         users, user_columns = self._users()
-        items: dict[str, ItemTable] = {}
-        for name, section in content.items.items():
-            items[name] = self._items(name, section)
+        items = self.items()
         vocabularies = {
             name: VocabularyTables(
                 {
@@ -138,6 +187,9 @@ class _Reading:
         if self._findings.fatal:
             raise TablesError(self._findings)
         return tables
+
+    def items(self) -> dict[str, ItemTable]:
+        return {name: self._items(name, section) for name, section in self._content.items.items()}
 
     def _run(self, section: str) -> Result | None:
         return self._queries.run(section, self._mapping.days_of(section), by_user(self._mapping, section))

@@ -13,9 +13,9 @@ from recommendation_service.core.postgresql_address import POSTGRESQL, is_postgr
 from recommendation_service.sources.mapping.changes import fingerprint
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import tables_of
-from recommendation_service.sources.mapping.reading import read
+from recommendation_service.sources.mapping.reading import present_items, read, read_items
 from recommendation_service.sources.mapping.results import Result, parameters
-from recommendation_service.sources.mapping.tables import Tables
+from recommendation_service.sources.mapping.tables import Ids, Tables
 from recommendation_service.sources.reader import one_moment
 
 
@@ -54,6 +54,16 @@ class MappedSource:
         if empty and self.engine.dialect.name == POSTGRESQL:
             self._demand_empty(empty, now)
         return tables
+
+    def standing(self, then: datetime, now: datetime) -> tuple[dict[str, Ids], dict[str, Ids]]:
+        """Ids of the items of each type that there would be if it were ``then``, and of all that the tables have,
+        whether it may be shown or not. Raises SourceError."""
+        zone = self._settings.database_zone
+        with one_moment(self.engine, self._connect) as connection:
+            return (
+                read_items(self.mapping, connection, then, zone, max(then, now)),
+                present_items(self.mapping, connection, now, zone),
+            )
 
     def _demand_empty(self, sections: Sequence[str], now: datetime) -> None:
         """PostgreSQL keeps a TRUNCATE of another out of no view: a table that is emptied and filled anew in one

@@ -24,6 +24,10 @@ _PARTS = r"""
 _WITH_ESCAPES = re.compile(_PARTS.format(escape=r"\\", pair=r"\\."), re.S | re.X)
 _WITHOUT = re.compile(_PARTS.format(escape="", pair=r"(?!)"), re.S | re.X)
 _WORD = re.compile(r"[A-Za-z]+")
+_END = r"\b(?:GROUP|HAVING|WINDOW|ORDER|LIMIT|OFFSET|FETCH|FOR|UNION|EXCEPT|INTERSECT)\b"
+_SELECTED = re.compile(
+    rf"\bFROM\b(?P<tables>(?:(?!\bWHERE\b|{_END}).)*)(?P<condition>\bWHERE\b(?:(?!{_END}).)*)", re.I | re.S
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,30 @@ def without_texts(sql: str) -> str:
     for part in parts(sql):
         if part["comment"] or part[0].startswith("'"):
             found[part.start() : part.end()] = [" " if c != "\n" else c for c in part[0]]
+    return "".join(found)
+
+
+def without_conditions(sql: str) -> str:
+    """The query without its WHERE: whatever its tables have. Where FROM lists several tables, which WHERE joins, and in
+    what stands in parentheses, conditions stay."""
+    bare = _outside(sql)
+    kept, at = [], 0
+    for found in _SELECTED.finditer(bare):
+        if "," not in found["tables"]:
+            kept.append(sql[at : found.start("condition")])
+            at = found.end("condition")
+    return "".join([*kept, sql[at:]])
+
+
+def _outside(sql: str) -> str:
+    """As long as before, with blanks for texts, quoted names, comments and what stands in parentheses."""
+    found, depth = list(sql), 0
+    for part in parts(sql):
+        found[part.start() : part.end()] = " " * len(part[0])
+    for place, character in enumerate(found):
+        depth += (character == "(") - (character == ")")
+        if depth > 0 or character == ")":
+            found[place] = " "
     return "".join(found)
 
 
