@@ -202,9 +202,13 @@ class _Service:
         done, why = 0, ""
         try:
             for line in self._asked(b"\n".join(lines)):
-                content: dict[str, Any] = json.loads(line)
-                content["line"] = numbers[content["line"] - 1]
-                tally.take(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+                try:
+                    content = json.loads(line)
+                    content["line"] = numbers[content["line"] - 1]
+                    written = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+                except (ValueError, LookupError, TypeError):
+                    raise SourceError(f"{self._url} answers 200, and no feeds: is it this service?") from None
+                tally.take(written + b"\n")
                 done += 1
         except _BrokenOff as error:
             why = f": {error}"
@@ -236,7 +240,8 @@ class _Service:
 
 
 def _said(answer: Any) -> str:
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(error, dict):
+    try:
+        error = answer["error"]
+        return "; ".join([error["message"], *(f"{one['field']} {one['problem']}" for one in error["details"])])
+    except (LookupError, TypeError):
         return "that is no error of this service"
-    return "; ".join([str(error.get("message")), *(f"{one['field']} {one['problem']}" for one in error["details"])])

@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
-from recommendation_service.core.errors import PolicyError
+from recommendation_service.core.errors import PolicyError, SourceError
 from recommendation_service.feed.sentences import say
 from recommendation_service.log.records import FeedRecord, decode
 from recommendation_service.log.segments import SUFFIX, scan
@@ -203,6 +205,42 @@ def test_the_command_says_what_does_not_go_together(run: Run, monkeypatch: pytes
     broken = run("--users", "-", "--record", "--url", "http://127.0.0.1:9", text="a")
     assert "broke off at line 1" in str(broken.exception)
     assert "http://h:abc is no address" in run("--users", "-", "--record", "--url", "http://h:abc", text="a").stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, "<html>\n", "answers 200, and no feeds"),
+        (200, '{"line": 9}\n', "answers 200, and no feeds"),
+        (200, "[1]\n", "answers 200, and no feeds"),
+        (404, '{"error": {"message": "no"}}', "answered 404: that is no error of this service"),
+        (404, '{"error": "no"}', "answered 404: that is no error of this service"),
+        (502, "<html>", "broke off at line 1"),
+    ],
+)
+def test_what_is_another_service_is_told(run: Run, status: int, body: str, said: str) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_arguments: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{other.server_port}"
+            refused = run("--users", "-", "--record", "--url", url, text=handle_of(1))
+        finally:
+            other.shutdown()
+            thread.join()
+    assert isinstance(refused.exception, SourceError), refused.exception
+    assert said in str(refused.exception)
 
 
 def test_a_feed_that_the_served_policy_has_not_is_told(
