@@ -425,7 +425,8 @@ def _body(table: ItemTable, item_type: str, row: int) -> bytes:
 
 
 def _field(value: Any) -> Any:
-    """As JSON has it: a time in ISO 8601, a number as a number, bytes as text."""
+    """As JSON has it: a time in ISO 8601, a number as a number, bytes as text, what a database has as JSON or an array
+    as that."""
     match value:
         case datetime():
             found: Any = value.strftime(TIME_FORM)
@@ -433,14 +434,20 @@ def _field(value: Any) -> Any:
             found = value.isoformat()
         case timedelta():
             found = value.total_seconds()
-        case Decimal():
+        case Decimal() if value.is_finite() and math.isfinite(float(value)):
             found = int(value) if value == value.to_integral_value() else float(value)
+        case Decimal():
+            found = None
         case bytes():
             found = value.decode("utf-8", "replace")
         case float():
             found = value if math.isfinite(value) else None
         case None | bool() | int():
             found = value
+        case list():
+            found = [_field(one) for one in value]
+        case dict():
+            found = {str(name): _field(one) for name, one in value.items()}
         case _:
             found = str(value).encode("utf-8", "replace").decode("utf-8")
     return found

@@ -1,6 +1,7 @@
 """A mapping's queries: how the database reads for each, of everybody and of one user, and how long that takes."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
@@ -14,6 +15,7 @@ from recommendation_service.core.database import attempt, begin_reading
 from recommendation_service.doctor.findings import Finding, error, info, warning
 from recommendation_service.doctor.plans import hides_rows, plan_of
 from recommendation_service.doctor.queries import Examined, PlanStep
+from recommendation_service.sources.mapping import values
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import quoting, server_words
 from recommendation_service.sources.mapping.reading import by_user
@@ -112,7 +114,6 @@ def _some_user(mapping: Mapping, connection: Connection) -> int | str:
     given = parameters(statement, None, datetime.now(UTC), UTC)
     quote = quoting(connection, statement.text, given)
     sql = f"SELECT q.{quote(content.users.id)} FROM (\n{statement.text}\n) q LIMIT 1"
-    found = connection.execute(text(sql), given).scalar()
-    if found is None:
-        return "nobody" if content.user_ids == "text" else 1
-    return str(found) if content.user_ids == "text" else int(found)
+    [found] = values.ids([connection.execute(text(sql), given).scalar()], content.user_ids, Counter()).tolist()
+    one: int | str = found or ("nobody" if content.user_ids == "text" else 1)
+    return one

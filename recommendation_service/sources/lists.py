@@ -99,6 +99,8 @@ def read_file(path: Path) -> tuple[bytes, float]:
             status = os.fstat(descriptor)  # a change while it was read is a late one
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # a zero byte in its name
+        raise Unreadable(f"{str(path)!r}: {error}") from error
     if b"\0" in content:
         raise Unreadable(f"{path}: no text in UTF-8, as it has zero bytes")
     return content, status.st_mtime

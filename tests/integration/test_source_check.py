@@ -219,3 +219,16 @@ def test_the_setting_names_the_mapping(filled: Callable[[str, str], URL], monkey
 def test_the_schema_is_printed_for_editors() -> None:
     done = CliRunner().invoke(cli.app, ["source", "schema"])
     assert json.loads(done.stdout)["properties"]["items"]
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "mariadb", "postgresql"])
+def test_ids_of_another_form_are_told_with_what_to_write(
+    filled: Callable[[str, str], URL], tmp_path: Path, backend: str
+) -> None:
+    """UUIDs, where the mapping says nothing of ids: the first that one forgets."""
+    url, mapping = filled("music", backend), tmp_path / "mapping.toml"
+    text = (EXAMPLES / "music" / "mapping.toml").read_text()
+    assert 'ids = "text"\n' in text
+    mapping.write_text(text.replace('ids = "text"\n', ""))
+    said = [problem["said"] + problem["instead"] for problem in check(mapping, url, status=1)["problems"]]
+    assert any("holds no ids of the form integer" in one and 'write ids = "text"' in one for one in said)

@@ -299,7 +299,7 @@ def _statements(
             key = (*keys, "query")
             statement = Statement(name, section.query, path, places.text_line(key), not places.is_literal(key))
         elif section.file is not None:
-            read = _sql_file(path.parent / section.file, name, path, places.line((*keys, "file")))
+            read = _sql_file(section.file, name, path, places.line((*keys, "file")))
             if isinstance(read, Problem):
                 problems.append(read)
                 continue
@@ -311,13 +311,15 @@ def _statements(
         yield name, statement
 
 
-def _sql_file(path: Path, section: str, mapping: Path, line: int) -> Statement | Problem:
+def _sql_file(named: str, section: str, mapping: Path, line: int) -> Statement | Problem:
+    path = mapping.parent / named
     try:
         raw, _ = read_file(path)
         return Statement(section, raw.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n"), path, 1)
     except Unreadable as error:
-        beside = sorted(str(found.relative_to(mapping.parent)) for found in mapping.parent.glob("**/*.sql"))
-        instead = did_you_mean(str(path.relative_to(mapping.parent)), beside, what="SQL files beside the mapping are")
+        found = (path for depth in ("*.sql", "*/*.sql") for path in mapping.parent.glob(depth))
+        beside = sorted(str(path.relative_to(mapping.parent)) for path in found)
+        instead = did_you_mean(named, beside, what="SQL files beside the mapping are")
         return Problem(mapping, line, section, f"the file cannot be read: {error}", instead)
     except UnicodeDecodeError as error:
         return Problem(path, raw.count(b"\n", 0, error.start) + 1, section, "the file is not UTF-8", "save it as UTF-8")

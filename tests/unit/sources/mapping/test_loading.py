@@ -154,6 +154,18 @@ def test_a_query_stands_in_a_file_beside_the_mapping_and_its_lines_are_that_file
     assert problem.endswith("poeple.sql: No such file or directory; did you mean people.sql?")
 
 
+@pytest.mark.parametrize("named", ["/nowhere.sql", "/etc", "/dev/null", "../x.sql", "a\0b.sql", "x" * 300, ""])
+def test_a_query_in_a_file_that_cannot_be_read_is_told_wherever_it_should_be(tmp_path: Path, named: str) -> None:
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "people.sql").write_text("SELECT 1 AS id")
+    text = SMALLEST.replace('query = "SELECT id FROM users"', f"file = {json.dumps(named)}")
+    (problem,) = problems(tmp_path, text)
+    assert problem.startswith("mapping.toml, line 3 [users]: the file cannot be read: ")
+    assert problem.endswith("; SQL files beside the mapping are sql/people.sql")
+    (problem,) = problems(tmp_path, text.replace(json.dumps(named), '"/sql/poeple.sql"'))
+    assert problem.endswith("did you mean sql/people.sql?")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
