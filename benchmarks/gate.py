@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from rich.progress import track
 
 from recommendation_service.learning.gate import Rules, judge, looks
@@ -107,10 +108,10 @@ def _once(given: tuple[Case, int]) -> Ended:
 
 def rows(runs: int, slots: Sequence[int], processes: Executor) -> list[dict[str, str | int | float]]:
     """For each case how its runs ended."""
-    found = []
+    found, to_people = [], Console(stderr=True)
     for case in (case for case in CASES if case.slots in slots):
         jobs = [(case, run) for run in range(runs)]
-        ended = list(track(processes.map(_once, jobs, chunksize=5), case.name, total=runs, transient=True))
+        ended = list(track(processes.map(_once, jobs, chunksize=5), case.name, runs, transient=True, console=to_people))
         verdicts = Counter(one.verdict for one in ended)
         took = [one.feeds for one in ended if one.verdict == BETTER]
         found.append(

@@ -9,6 +9,7 @@ Then these rows are copied within the database, with other numbers of people and
 import argparse
 import json
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +35,7 @@ PEOPLE, ROUNDS, SLOTS = 125, 8, 24
 MADE = PEOPLE * ROUNDS
 EVENTS = ("view", "save", "impression")  # of three items of each feed
 EVERY_SECONDS = 0.2
+READERS = 2  # processes, beside which there are others that read: the command and what multiprocessing keeps
 OF_ONE_PERSON = 3  # copies
 _NAMES = ("happened_at", "received_at")
 
@@ -51,7 +54,7 @@ def main() -> None:
             made = make_feeds(folder)
             copy_feeds(folder / "data", options.feeds // MADE)
             version.write_text(made)
-        _tell(*weigh(folder, version.read_text()))
+        _tell(weigh(folder, version.read_text()))
 
 
 def make_feeds(folder: Path) -> str:
@@ -113,13 +116,18 @@ def copy_feeds(data_dir: Path, times: int) -> None:
             run(sql)
 
 
-def weigh(folder: Path, version: str) -> tuple[dict[str, object], float, list[tuple[float, float, int]]]:
-    """What it said, how long it took, and every so often the tree's memory in MB, proportional and resident, and how
-    many processes there were."""
+class Weighed(NamedTuple):
+    said: dict[str, Any]
+    seconds: float
+    processor: float  # seconds, of all processes
+    memory: list[tuple[float, float, int]]  # every so often: MB, proportional and resident, and of how many processes
+
+
+def weigh(folder: Path, version: str) -> Weighed:
     command = (sys.executable, "-m", "recommendation_service", "evaluate", "off-policy", "--json", "--policy", version)
     until = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     environment = os.environ | {"DATA_DIR": str(folder / "data")}
-    begins = time.monotonic()
+    begins, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     running = subprocess.Popen((*command, "--until", until), env=environment, stdout=subprocess.PIPE)
     seen: list[tuple[float, float, int]] = []
     over = threading.Event()
@@ -137,7 +145,9 @@ def weigh(folder: Path, version: str) -> tuple[dict[str, object], float, list[tu
     watcher.join()
     if running.returncode != 0:
         raise SystemExit(f"it ended with {running.returncode}")
-    return json.loads(said), took, seen
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Weighed(json.loads(said), took, processor, seen)
 
 
 def _tree(pid: int) -> list[int]:
@@ -153,29 +163,25 @@ def _memory(pid: int) -> tuple[float, float] | None:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return None
-    found = {line.split(":")[0]: float(line.split()[1]) / 1024 for line in lines[1:]}
+    found = {line.split(":")[0]: float(line.split()[1]) * 1024 / 1e6 for line in lines[1:]}
     return found["Pss"], found["Rss"]
 
 
-def _tell(said: dict[str, object], took: float, seen: list[tuple[float, float, int]]) -> None:
+def _tell(weighed: Weighed) -> None:
+    seen = weighed.memory
     at, peak = max(enumerate(seen), key=lambda one: one[1][0])
-    own = max(one[0] for one in seen if one[2] == 1)
-    print_rows(
-        ("feeds", "people", "seconds", "peak MB, proportional", "resident", "processes then", "at second", "alone"),
-        [
-            (
-                f"{said['feeds']:,}",
-                f"{said['users']:,}",
-                f"{took:.1f}",
-                f"{peak[0]:,.0f}",
-                f"{max(one[1] for one in seen):,.0f}",
-                str(peak[2]),
-                f"{at * EVERY_SECONDS:.0f}",
-                f"{own:,.0f}",
-            )
-        ],
-        right=set(range(8)),
-    )
+    row = {
+        "feeds": f"{weighed.said['feeds']:,}",
+        "people": f"{weighed.said['users']:,}",
+        "seconds": f"{weighed.seconds:.1f}",
+        "of processors": f"{weighed.processor:.1f}",
+        "most MB, proportional": f"{peak[0]:,.0f}",
+        "then processes": str(peak[2]),
+        "and seconds": f"{at * EVERY_SECONDS:.0f}",
+        "most while others read": f"{max((one[0] for one in seen if one[2] > READERS), default=0.0):,.0f}",
+        "most MB, resident": f"{max(one[1] for one in seen):,.0f}",
+    }
+    print_rows(list(row), [list(row.values())], right=set(range(len(row))))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Feeds:
         self._version = shadow
         self._requests, self._users, self._happened = bytearray(), array("q"), array("q")
         self._name, self._policy, self._lengths = array("H"), array("H"), array("H")
-        self._items, self._propensities, self._shadow = array("q"), array("f"), array("f")
+        self._items, self._propensities, self._shadow = _few_bytes([]), array("f"), array("f")
         self._pinned = array("q")  # places in the columns of slots
         self._policies: dict[str, int] = {}
         self._names: dict[str, int] = {}
@@ -86,7 +86,7 @@ class Feeds:
             self._lengths.append(len(feed.items))
             if pinned.any():
                 self._pinned.extend((len(self._items) + np.flatnonzero(pinned)).tolist())
-            self._items.extend(feed.items)
+            self._items = _extended(self._items, feed.items)
             self._propensities.frombytes(propensities.tobytes())
             self._shadow.frombytes(self._shadow_of(feed, len(propensities)).tobytes())
         return unread
@@ -102,7 +102,7 @@ class Feeds:
         self._happened.extend(later._happened)
         self._lengths.extend(later._lengths)
         self._pinned.extend([len(self._items) + place for place in later._pinned])
-        self._items.extend(later._items)
+        self._items = _extended(self._items, later._items)
         self._propensities.extend(later._propensities)
         self._shadow.extend(later._shadow)
 
@@ -123,7 +123,7 @@ class Feeds:
         told.bring(requests, users, happened, _Shown(self._items, begins, lengths[order]), rewards, file)
         self._leave_out_pinned(rewards, lengths, order)
         # A column is let go once it is a table, or not wanted any more: of a million feeds it is up to 0.2 GB.
-        self._items = array("q")
+        self._items = _few_bytes([])
         propensities, self._propensities = _table(self._propensities, np.float32, begins, has, np.nan), array("f")
         shadow, self._shadow = _table(self._shadow, np.float32, begins, has, np.nan), array("f")
         return Recorded(
@@ -145,6 +145,22 @@ class Feeds:
         places, starts = np.array(self._pinned, np.int64), np.cumsum(lengths) - lengths
         feeds = np.searchsorted(starts, places, "right") - 1
         rewards[np.argsort(order)[feeds], places - starts[feeds]] = 0.0
+
+
+def _few_bytes(keys: "Sequence[int] | array[int]") -> "array[int]":
+    """Of items, which a million feeds have 24 million of: 4 bytes a key, but where one does not fit."""
+    try:
+        return array("I", keys)
+    except OverflowError:
+        return array("q", keys)
+
+
+def _extended(keys: "array[int]", more: "Sequence[int] | array[int]") -> "array[int]":
+    others = _few_bytes(more)
+    if others.typecode != keys.typecode:
+        keys, others = (one if one.typecode == "q" else array("q", one) for one in (keys, others))
+    keys.extend(others)
+    return keys
 
 
 class _Shown(NamedTuple):
@@ -224,10 +240,13 @@ class Told:
         places = _places(requests, own)
         happened, worth = np.frombuffer(self._happened, np.int64), np.frombuffer(self._rewards, np.float64)
         nameless = np.flatnonzero(~own.any(axis=1))
+        del own  # as of feeds, what is not wanted any more is let go
+        self._requests = bytearray()
         if len(nameless):
             latest = _Latest(users, happened_ms, shown)
             for at in nameless.tolist():
                 places[at] = latest.showed(self._users[at], self._items[at], self._happened[at])
+        self._users = array("q")
         order = np.lexsort((worth, happened, places))
         names = list(self._names)
         feed, told = -1, dict[tuple[int, str], Happening]()

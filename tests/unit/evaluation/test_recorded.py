@@ -26,6 +26,7 @@ from recommendation_service.learning.format import load_learning
 from recommendation_service.learning.row_notes import ToldByRow, ToldByRows
 from recommendation_service.log.records import ShadowRecord
 from recommendation_service.model.item_keys import item_key
+from recommendation_service.ranking.packed_slots import pack_as_they_are
 from tests.support.events import HAPPENED_MS, feed, feedback
 from tests.support.flushed import prepared
 
@@ -80,6 +81,22 @@ def test_an_event_that_names_none_is_of_the_users_latest_feed_before_it_that_sho
         save(request_id=None, user_id=8, happened_ms=HAPPENED_MS + 5_000),
     )
     assert found.happened_ms[found.rewards[:, 1] > 0].tolist() == [later]
+
+
+def test_items_of_any_number_are_told_apart(engine: Engine) -> None:
+    """Keys are kept in 4 bytes, and the few that do not fit in 8."""
+    large = 2**40 + 101
+    slots = feed().slots()
+    packed = pack_as_they_are(slots._replace(items=np.array([large << 1, 101 << 1, 7 << 1])))
+    found = recorded(
+        engine,
+        feed(request_id=REQUEST),
+        feed(request_id=REQUEST[::-1], packed=packed),
+        feed(request_id=bytes(16 * [9])),
+        save(request_id=REQUEST[::-1].hex(), item_id=large),
+        save(request_id=bytes(16 * [9]).hex(), event="like"),
+    )
+    assert np.array(sorted(found.rewards.tolist())) == pytest.approx(np.array([[0, 0, 0], [0, 0.5, 0], [0.6, 0, 0]]))
 
 
 def test_of_anonymous_people_the_session_tells(engine: Engine) -> None:
