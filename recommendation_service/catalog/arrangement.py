@@ -148,6 +148,7 @@ def _traits(contents: Contents, policy: Policy) -> Traits | None:
         similarity_of=arrays.similarity[:2],
         together=float(arrays.weight_collaborative[kind]),
         latest_weight=arrays.latest_weight,
+        people=contents.people,
     )
 
 

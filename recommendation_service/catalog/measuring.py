@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recommendation_service.catalog.collaborative import NeighbourLists
-from recommendation_service.catalog.people import UNTIMED, Interactions, places
+from recommendation_service.catalog.people import UNTIMED, Interactions, People, places
 from recommendation_service.catalog.report import Measured
 from recommendation_service.model.columns import SKILL_PLACES, Bytes, Float64, Int32, Int64
 from recommendation_service.policies.format import Measuring
@@ -27,6 +27,7 @@ PEOPLE = 500  # of whom is looked at what tells of each
 PEOPLE_OF_ORDERS = 2_000  # and at what is the same for all
 CANDIDATES = 5_000
 LEAST_EXPOSURE = 0.3  # what was there for no time counts as if for this share: else one taking is a rate without end
+ALL, WITH_PAST, WITHOUT_PAST = "all", "with a past", "without a past"
 _SEED = 0
 _GAINS = 1.0 / np.log2(np.arange(2, FIRST_PLACES + 2))
 _IDEAL = np.concatenate([[0.0], np.cumsum(_GAINS)])
@@ -47,6 +48,7 @@ class Traits(NamedTuple):
     similarity_of: Float64  # of cosine and share
     together: float
     latest_weight: Float64  # (L,)
+    people: People  # of whom some say what they are about
 
 
 class Popularity(NamedTuple):
@@ -64,6 +66,7 @@ class Held(NamedTuple):
 
     moment: float
     before: Interactions
+    person: Int64  # (p,) who they are
     had_person: Int64
     had_item: Int64
     taken_person: Int64
@@ -77,21 +80,25 @@ def measure(
     """``lists_of``: what people take together, of what they did until a moment."""
     settings = traits.settings
     form, people = measure_popularity(interactions, traits.created, settings)
-    held = hold_back(interactions, traits.created, settings.weights_cut, PEOPLE, with_past=True)
+    held = hold_back(interactions, traits.created, settings.weights_cut, PEOPLE, WITH_PAST)
     together, closeness = settings.untold_weights
     if held.people >= settings.least_people:
         taken = liked(held.before, traits.created, held.moment, form)
         together, closeness = measure_weights(held, lists_of(held.before, held.moment), taken, traits)
+    profile, newcomers = measure_profile(interactions, traits, form)
     creators = creators_taken(interactions, traits.creator)
     window = max(1, int(creators / settings.creators_each)) if settings.creators_each is not None else None
-    return Measured(*form, together, closeness, round(creators, 1), window, people, held.people)
+    return Measured(
+        *form, together, closeness, profile / closeness, round(creators, 1), window, people, held.people, newcomers
+    )
 
 
 def hold_back(
-    interactions: Interactions, created: Float64, share: float, most: int, *, with_past: bool, until: float = 1.0
+    interactions: Interactions, created: Float64, share: float, most: int, who: str = ALL, *, until: float = 1.0
 ) -> Held:
-    """The interactions after ``share`` of them and up to ``until``, by up to ``most`` people; ``with_past``: of those
-    alone who did something before. Nobody is asked for items that were not there then, or for what has no time."""
+    """The interactions after ``share`` of them and up to ``until``, by up to ``most`` people: all, or those alone who
+    did something before, or who did not. Nobody is asked for items that were not there then, or for what has no
+    time."""
     when = interactions.when
     has_time = when != UNTIMED
     ordered = np.sort(when[has_time])
@@ -102,8 +109,8 @@ def hold_back(
     if until < 1.0 and len(ordered):
         is_after &= when < ordered[int(len(ordered) * until)]
     chosen = np.unique(interactions.user[is_after])
-    if with_past:
-        chosen = np.intersect1d(chosen, interactions.user[is_before])
+    if who != ALL:
+        chosen = chosen[np.isin(chosen, interactions.user[is_before], invert=who == WITHOUT_PAST)]
     if len(chosen) > most:
         chosen = np.sort(np.random.default_rng(_SEED).choice(chosen, most, replace=False))
     place = places(chosen, interactions.user)
@@ -112,7 +119,7 @@ def hold_back(
     before = Interactions(
         interactions.user[is_before], interactions.item[is_before], interactions.weight[is_before], when[is_before], 0
     )
-    return Held(moment, before, place[had], item[had], place[taken], item[taken], len(chosen))
+    return Held(moment, before, chosen, place[had], item[had], place[taken], item[taken], len(chosen))
 
 
 def liked(interactions: Interactions, created: Float64, now: float, form: Popularity) -> Float64:
@@ -168,7 +175,7 @@ def measure_popularity(interactions: Interactions, created: Float64, settings: M
     means, advantages, people = np.zeros(len(forms)), [], 0
     for share in settings.windows:
         until = min(share + settings.window, 1.0)
-        held = hold_back(interactions, created, share, PEOPLE_OF_ORDERS, with_past=False, until=until)
+        held = hold_back(interactions, created, share, PEOPLE_OF_ORDERS, until=until)
         if held.people:
             people = max(people, held.people)
             taken, there = _Taken(held.before, created, held.moment), created < held.moment
@@ -225,7 +232,7 @@ def measure_weights(held: Held, lists: NeighbourLists, taken: Float64, traits: T
     """How much lists, and closeness, should count: as where nobody tells, unless other weights are better by more than
     a standard error. ``lists``, ``taken``: of what was before the cut."""
     settings = traits.settings
-    candidates = np.sort(np.argsort(-np.where(traits.created < held.moment, taken, -1.0), kind="stable")[:CANDIDATES])
+    candidates = _candidates(held, taken, traits)
     expected, close, wanted, hidden = _signals(held, lists, traits, candidates)
     popular = logarithmic(taken)[candidates].astype(np.float32)
     ideal = _ideal(held)
@@ -235,8 +242,41 @@ def measure_weights(held: Held, lists: NeighbourLists, taken: Float64, traits: T
         scores = popular + np.float32(together) * expected + np.float32(closeness) * close
         scores[hidden] = -np.inf
         gains.append(_gains_of_scores(scores, wanted, ideal))
-    apart = np.array(gains) - gains[0]
-    return found[int(np.argmax(apart.mean(axis=1) - apart.std(axis=1) / np.sqrt(held.people)))]
+    return found[_better_than_the_first(np.array(gains))]
+
+
+def measure_profile(interactions: Interactions, traits: Traits, form: Popularity) -> tuple[float, int]:
+    """How much closeness counts by what people say of themselves who did nothing yet, beside popularity, and by how
+    many newcomers it was told: nothing, unless some weight is better by more than two standard errors."""
+    settings, people = traits.settings, traits.people
+    held = hold_back(interactions, traits.created, settings.profile_cut, PEOPLE_OF_ORDERS, WITHOUT_PAST)
+    rows = places(people.user_id, held.person)
+    says = np.flatnonzero(np.diff(people.profile_offsets)[rows] > 0)[:PEOPLE]
+    if len(says) < settings.least_people:
+        return settings.untold_profile, len(says)
+    taken = liked(held.before, traits.created, held.moment, form)
+    candidates = _candidates(held, taken, traits)
+    wanted = _marked(held.people, len(traits.created), candidates, held.taken_person, held.taken_item)[says]
+    tokens = traits.tokens[candidates]
+    skills = (tokens[:, :SKILL_PLACES] != len(traits.token_kind) - 1).sum(axis=1)
+    offsets = people.profile_offsets
+    close = np.stack(
+        [
+            _closeness(traits, tokens, skills, people.profile_tokens[offsets[row] : offsets[row + 1]])
+            for row in rows[says].tolist()
+        ]
+    ).astype(np.float32)
+    popular, ideal = logarithmic(taken)[candidates].astype(np.float32), _ideal(held)[says]
+    weights = (0.0, *settings.profile)
+    gains = np.array([_gains_of_scores(popular + np.float32(weight) * close, wanted, ideal) for weight in weights])
+    best = _better_than_the_first(gains)
+    return weights[best] if _better_than_the_first(gains, errors=2.0) else 0.0, len(says)
+
+
+def _better_than_the_first(gains: Float64, errors: float = 1.0) -> int:
+    """Of (n, p) gains the row that is the best by its advantage over the first, less so many standard errors."""
+    apart = gains - gains[0]
+    return int(np.argmax(apart.mean(axis=1) - errors * apart.std(axis=1) / np.sqrt(apart.shape[1])))
 
 
 def _gains_of_scores(scores: Any, wanted: Any, ideal: Float64) -> Float64:
@@ -249,6 +289,21 @@ def _gains_of_scores(scores: Any, wanted: Any, ideal: Float64) -> Float64:
     return np.asarray(is_wanted.any(axis=1) + 2.0 * gains / ideal)
 
 
+def _candidates(held: Held, taken: Float64, traits: Traits) -> Int64:
+    """Those that were there and are liked most, ascending."""
+    there = np.where(traits.created < held.moment, taken, -1.0)
+    return np.sort(np.argsort(-there, kind="stable")[:CANDIDATES])
+
+
+def _marked(people: int, items: int, candidates: Int64, person: Int64, item: Int64) -> Any:
+    """(p, candidates) whether each is of the pairs."""
+    place = np.full(items, -1, np.int64)
+    place[candidates] = np.arange(len(candidates))
+    known, marked = place[item] >= 0, np.zeros((people, len(candidates)), bool)
+    marked[person[known], place[item[known]]] = True
+    return marked
+
+
 def _signals(held: Held, lists: NeighbourLists, traits: Traits, candidates: Int64) -> tuple[Any, Any, Any, Any]:
     """(p, candidates) each, of p people: the sums of lists and of closeness with their weights, what is looked for, and
     what the person had; as the kernels compute the two (ranking/collaborative.py, ranking/features.py)."""
@@ -256,13 +311,8 @@ def _signals(held: Held, lists: NeighbourLists, traits: Traits, candidates: Int6
     place = np.full(items, -1, np.int64)
     place[candidates] = np.arange(count)
     expected, close = np.zeros((held.people, count), np.float32), np.zeros((held.people, count), np.float32)
-    wanted, hidden = np.zeros((held.people, count), bool), np.zeros((held.people, count), bool)
-    for matrix, who, taken in (
-        (wanted, held.taken_person, held.taken_item),
-        (hidden, held.had_person, held.had_item),
-    ):
-        known = place[taken] >= 0
-        matrix[who[known], place[taken[known]]] = True
+    wanted = _marked(held.people, items, candidates, held.taken_person, held.taken_item)
+    hidden = _marked(held.people, items, candidates, held.had_person, held.had_item)
     # Interactions are by person, the latest first.
     starts = np.searchsorted(held.had_person, np.arange(held.people + 1))
     absent = len(traits.token_kind) - 1
@@ -275,12 +325,14 @@ def _signals(held: Held, lists: NeighbourLists, traits: Traits, candidates: Int6
             own = slice(lists.offsets[item], lists.offsets[item + 1])
             at = place[lists.items[own]]
             expected[person, at[at >= 0]] += weight * lists.weight[own][at >= 0]
-        close[person] = _closeness(traits, tokens, skills, had, absent)
+        close[person] = _closeness(traits, tokens, skills, traits.tokens[had])
     return expected, close, wanted, hidden
 
 
-def _closeness(traits: Traits, tokens: Int32, skills: Int64, had: Int64, absent: int) -> Float64:
-    counts = np.bincount(traits.tokens[had].ravel(), minlength=absent + 1).astype(np.float64)
+def _closeness(traits: Traits, tokens: Int32, skills: Int64, own: Int32) -> Float64:
+    """(candidates,). ``tokens``, ``skills``: of those; ``own``: tokens of what a person had, or says."""
+    absent = len(traits.token_kind) - 1
+    counts = np.bincount(own.ravel(), minlength=absent + 1).astype(np.float64)
     counts[absent] = 0.0
     kind = np.minimum(traits.token_kind, 3)
     shared = np.where(counts > 0, traits.match_weight[kind], 0.0)

@@ -35,7 +35,7 @@ class CollaborativeReport:
 @dataclass(frozen=True)
 class Measured:
     """What a build measured of the data (measuring.py). ``together``, ``closeness``: how much each counts, times what
-    the policy says.
+    the policy says; ``profile``: how much closeness does by what people say of themselves, times that.
 
     Of fewer people than the policy asks for nothing is measured, and the middle of all values is taken."""
 
@@ -44,10 +44,12 @@ class Measured:
     evergreen: float
     together: float
     closeness: float
+    profile: float
     creators: float  # among how many what people take is spread
     creator_window: int | None  # the longest that they allow; None: the policy's stays
     people: int  # by whom the half-life was told
     people_with_past: int  # by whom the two weights were
+    newcomers: int  # by whom the profile's was
 
 
 @dataclass

@@ -114,11 +114,10 @@ class Catalog:
         return dict(zip(self.item_types, pairwise(offsets), strict=True))
 
     @property
-    def creator_window(self) -> int | None:
-        """The longest that its creators allow, where the policy of its build had that measured."""
-        measured = self.manifest["report"].get("measured")
-        window: int | None = measured["creator_window"] if measured else None
-        return window
+    def measured(self) -> dict[str, Any] | None:
+        """What its build measured, as ``report.Measured``; None: the policy of its build had nothing measured."""
+        found: dict[str, Any] | None = self.manifest["report"].get("measured")
+        return found
 
     def type_of(self, item: int) -> str:
         """Name of the type of the item in a row."""

@@ -424,10 +424,14 @@ class FeedPipeline:
 
 
 def fitted(policy: Policy, catalog: Catalog) -> PolicyArrays:
-    """The policy's arrays, with a window of creators that is no longer than the catalog has creators for, where the
-    policy lets that be measured."""
-    arrays, measuring, window = policy.arrays, policy.file.measuring, catalog.creator_window
-    if measuring is None or measuring.creators_each is None or window is None:
+    """The policy's arrays, with what the catalog's build measured where the policy lets it: how much a profile counts,
+    and a window of creators that is no longer than the catalog has creators for."""
+    arrays, measuring, measured = policy.arrays, policy.file.measuring, catalog.measured
+    if measuring is None or measured is None:
+        return arrays
+    arrays = arrays._replace(profile_weight=float(measured.get("profile", 1.0)))
+    window = measured["creator_window"]
+    if measuring.creators_each is None or window is None:
         return arrays
     return arrays._replace(creator_window=min(arrays.creator_window, window))
 

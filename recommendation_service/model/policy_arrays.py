@@ -29,6 +29,7 @@ class PolicyArrays(NamedTuple):
     pattern_length: Int64  # (feeds,)
     first_added: int  # place of the first added feature: 18, or 20 after the collaborative ones
     match_cap: float  # on the same scale as match_weight
+    profile_weight: float  # of closeness to what users say of themselves, beside that to what they did
     reach_scale: float
     hand_scale: float
     history_items: int

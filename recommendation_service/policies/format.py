@@ -147,6 +147,9 @@ class Measuring(_Section):
     closeness: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
     untold_weights: tuple[Positive, Positive]  # of the two, where nobody tells; what others have to beat
     weights_cut: Annotated[float, Field(gt=0, lt=1)]
+    profile: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]  # closeness by what people say
+    untold_profile: NotNegative
+    profile_cut: Annotated[float, Field(gt=0, lt=1)]
     least_people: Count
     creators_each: Positive | None = (
         None  # for each place of the limit's window so many, or it is shorter; None: it stays

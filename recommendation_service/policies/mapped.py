@@ -39,6 +39,9 @@ MEASURING = {
     "closeness": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0],
     "untold_weights": [0.3, 0.5],
     "weights_cut": 0.85,
+    "profile": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0],
+    "untold_profile": 0.25,
+    "profile_cut": 0.7,
     "least_people": 30,
 }
 CREATOR_WINDOW, CREATORS_EACH = 4, 12.0  # where no feed asks for a window

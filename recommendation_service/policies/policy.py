@@ -217,6 +217,7 @@ def _arrays(file: PolicyFile, theta: Float64 | None, A: Float64 | None) -> Polic
         pattern_length=np.array([len(pattern) for pattern in patterns]),
         first_added=d - len(file.added_features),
         match_cap=features.match_cap / 100.0,
+        profile_weight=1.0,
         reach_scale=features.reach_scale,
         hand_scale=features.hand_scale,
         history_items=file.user.history_items,

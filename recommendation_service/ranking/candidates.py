@@ -98,7 +98,7 @@ def _largest_match(catalog: CatalogArrays, policy: PolicyArrays, memory: Working
     total = policy.match_weight[0] * min(held[0], SKILL_PLACES)
     for kind in range(1, 4):
         total += policy.match_weight[kind] * min(held[kind], ATTRIBUTE_PLACES)
-    memory.largest_match[0] = min(policy.match_cap, total)
+    memory.largest_match[0] = memory.closeness_scale[0] * min(policy.match_cap, total)
     return memory.largest_match[0]
 
 
@@ -210,7 +210,8 @@ def _offer(
     has_tokens = counts[HAS_TOKENS] > 0
     without_history, without_skills = policy.similarity[2], policy.similarity[3]
     weight_similarity, weight_match = policy.weight_similarity[kind], policy.weight_match[kind]
-    weight_network, cap, limit = policy.weight_network[kind], policy.match_cap, policy.pool[kind]
+    weight_network, limit = policy.weight_network[kind], policy.pool[kind]
+    cap = policy.match_cap * memory.closeness_scale[0]
     largest_match = memory.largest_match[0]
     worded, bit, group = catalog.worded, np.uint16(1 << kind), memory.kind_group[kind]
     first_row, last_row = memory.group_rows[group, 0], memory.group_rows[group, 1]

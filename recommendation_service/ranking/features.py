@@ -68,7 +68,8 @@ def write_features(
     user_skills, match_weight, scale = memory.skill_count, memory.match_weight, memory.similarity_scale
     user_city, in_network = memory.user_city, memory.in_network
     weight_similarity, weight_match = policy.weight_similarity, policy.weight_match
-    weight_network, hand_scale, cap = policy.weight_network, policy.hand_scale, policy.match_cap
+    weight_network, hand_scale = policy.weight_network, policy.hand_scale
+    cap = policy.match_cap * memory.closeness_scale[0]
     has_tokens = memory.counts[HAS_TOKENS] > 0
     without_history, without_skills = policy.similarity[2], policy.similarity[3]
     reach, added_term, first_added = memory.reach[0], policy.added_term, policy.first_added

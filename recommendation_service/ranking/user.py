@@ -53,18 +53,8 @@ def load_user(frame: Frame, request: RankingRequest) -> None:
         _load_outsider(catalog, policy, request, memory)
     else:
         _load_history(catalog, policy, row, memory)
-        if memory.counts[TOUCHED_TOKENS] == 0:
-            for i in range(catalog.profile_offsets[row], catalog.profile_offsets[row + 1]):
-                _add_token(
-                    catalog.profile_tokens[i],
-                    catalog.token_kind,
-                    memory.has_token,
-                    memory.skill_count,
-                    memory.match_weight,
-                    memory.touched_tokens,
-                    policy.match_weight,
-                    memory.counts,
-                )
+        start, end = catalog.profile_offsets[row], catalog.profile_offsets[row + 1]
+        _load_profile(catalog, policy, catalog.profile_tokens, start, end, memory)
         for i in range(catalog.network_offsets[row], catalog.network_offsets[row + 1]):
             _add_creator(memory, catalog.network_creators[i])
         memory.reach[0] = log1p(catalog.connections[row]) / policy.reach_scale
@@ -99,22 +89,34 @@ def _load_outsider(
         if item < catalog.worded and counted < most:
             counted += 1
             _learn_from(catalog, policy, memory, item)
-    if memory.counts[TOUCHED_TOKENS] == 0:
-        for i in range(request.tokens):
-            _add_token(
-                memory.own_tokens[i],
-                catalog.token_kind,
-                memory.has_token,
-                memory.skill_count,
-                memory.match_weight,
-                memory.touched_tokens,
-                policy.match_weight,
-                memory.counts,
-            )
+    _load_profile(catalog, policy, memory.own_tokens, 0, request.tokens, memory)
     for i in range(request.network):
         creator = find(catalog.creator_id, memory.own_network[i], 0, len(catalog.creator_id))
         if creator >= 0:
             _add_creator(memory, creator)
+
+
+@inlined
+def _load_profile(
+    catalog: CatalogArrays, policy: PolicyArrays, tokens: Int32, start: int, end: int, memory: WorkingMemory
+) -> None:
+    """What a user says, of whom nothing is known that the user did, by the policy's weight of that."""
+    weight = policy.profile_weight
+    if memory.counts[TOUCHED_TOKENS] > 0 or weight == 0.0:
+        return
+    memory.closeness_scale[0] = weight
+    for i in range(start, end):
+        _add_token(
+            tokens[i],
+            catalog.token_kind,
+            memory.has_token,
+            memory.skill_count,
+            memory.match_weight,
+            memory.touched_tokens,
+            policy.match_weight,
+            weight,
+            memory.counts,
+        )
 
 
 @inlined
@@ -130,6 +132,7 @@ def _learn_from(catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMem
             memory.match_weight,
             memory.touched_tokens,
             policy.match_weight,
+            1.0,
             counts,
         )
     city = catalog.city[item]
@@ -156,6 +159,7 @@ def _add_token(
     match_weight: Float64,
     touched: Int32,
     weights: Float64,
+    scale: float,
     counts: Int64,
 ) -> None:
     kind = token_kind[token]
@@ -165,7 +169,7 @@ def _add_token(
         has_token[token] = 1
         touched[counts[TOUCHED_TOKENS]] = token
         counts[TOUCHED_TOKENS] += 1
-    match_weight[token] = weights[kind]
+    match_weight[token] = scale * weights[kind]
     if kind == 0:
         skill_count[token] += 1.0
 
@@ -173,8 +177,8 @@ def _add_token(
 @inlined
 def _scale_similarity(policy: PolicyArrays, memory: WorkingMemory) -> None:
     """With D = Σ of u's counts over a video's n skills, feature 5 is D · scale[n]:
-    .6 · D/(‖counts‖ √n) + .4 · D/Σ counts."""
-    total, squares = 0.0, 0.0
+    .6 · D/(‖counts‖ √n) + .4 · D/Σ counts, times the weight of a profile."""
+    total, squares, scale = 0.0, 0.0, memory.closeness_scale[0]
     skill_count, touched = memory.skill_count, memory.touched_tokens
     for i in range(memory.counts[TOUCHED_TOKENS]):
         count = skill_count[touched[i]]
@@ -183,6 +187,7 @@ def _scale_similarity(policy: PolicyArrays, memory: WorkingMemory) -> None:
     memory.similarity_scale[0] = 0.0
     for n in range(1, SKILL_PLACES + 1):
         if total > 0.0:
-            memory.similarity_scale[n] = policy.similarity[0] / (sqrt(squares) * sqrt(n)) + policy.similarity[1] / total
+            of_one = policy.similarity[0] / (sqrt(squares) * sqrt(n)) + policy.similarity[1] / total
+            memory.similarity_scale[n] = scale * of_one
         else:
             memory.similarity_scale[n] = 0.0

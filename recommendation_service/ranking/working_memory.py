@@ -83,6 +83,7 @@ class WorkingMemory(NamedTuple):
     match_weight: npt.NDArray[np.float64]  # (T + 1,) feature 6's weight of each token that u has
     has_token: Bytes  # (T + 1,) 1 for each token of the user
     touched_tokens: npt.NDArray[np.int32]  # (T + 1,)
+    closeness_scale: npt.NDArray[np.float64]  # (1,) what features 5 and 6 are times: 1, or of a profile its weight
     similarity_scale: npt.NDArray[np.float64]  # (6,) turns Σ counts of a video's n skills into feature 5
     user_city: npt.NDArray[np.uint8]  # (cities,)
     touched_cities: npt.NDArray[np.int32]
@@ -172,6 +173,7 @@ def make_working_memory(
         match_weight=np.zeros(tokens),
         has_token=np.zeros(tokens, np.uint8),
         touched_tokens=np.zeros(tokens, np.int32),
+        closeness_scale=np.ones(1),
         similarity_scale=np.zeros(6),
         user_city=np.zeros(cities, np.uint8),
         touched_cities=np.zeros(cities, np.int32),
@@ -268,6 +270,7 @@ def clear(memory: WorkingMemory) -> None:
     memory.spent[:] = 0
     memory.pool_offsets[:] = 0
     memory.largest_match[0] = 0.0
+    memory.closeness_scale[0] = 1.0
 
 
 @inlined

@@ -172,7 +172,8 @@ def test_what_was_measured_is_kept_for_longer_than_lists_and_told(settings: Sett
     assert first.report.as_json()["measured"]["creators"] > 1.0
     store = CatalogStore(tmp_path / "catalogs", 1)
     pipeline = FeedPipeline(Generation(store.open(store.publish(first)), policy))
-    assert pipeline.catalog.creator_window == 1
+    assert pipeline.catalog.measured is not None
+    assert pipeline.catalog.measured["creator_window"] == 1
     assert policy.arrays.creator_window == 4
     assert pipeline._frame.policy.creator_window == 1
 

@@ -11,6 +11,7 @@ from recommendation_service.catalog.collaborative import no_lists
 from recommendation_service.catalog.measuring import (
     DAY_SECONDS,
     DEPTH,
+    WITH_PAST,
     Held,
     Popularity,
     Traits,
@@ -21,7 +22,7 @@ from recommendation_service.catalog.measuring import (
     logarithmic,
     measure,
 )
-from recommendation_service.catalog.people import UNTIMED, Interactions, each_once
+from recommendation_service.catalog.people import UNTIMED, Interactions, People, each_once
 from recommendation_service.model.columns import TOKEN_PLACES
 from recommendation_service.policies.format import Measuring
 from recommendation_service.policies.mapped import MEASURING
@@ -35,6 +36,23 @@ def interactions(rows: list[tuple[int, int, float]]) -> Interactions:
     """Of (user, item, days ago)."""
     user, item, ago = (np.array(column) for column in zip(*rows, strict=True))
     return each_once(user, item, np.ones(len(rows)), NOW - ago * DAY_SECONDS, len(rows))
+
+
+def who_say(topics: dict[int, int]) -> People:
+    """People, some of whom say what they are about: one topic each."""
+    user_id, nobody = np.arange(1, 2001), np.zeros(2001, np.int64)
+    says = np.isin(user_id, list(topics))
+    return People(
+        user_id=user_id,
+        history_offsets=nobody,
+        network_offsets=nobody,
+        network_creators=np.zeros(0, np.int32),
+        connections=np.zeros(2000, np.int32),
+        profile_offsets=np.concatenate([[0], np.cumsum(says)]),
+        profile_tokens=np.array([topics[user] for user in user_id[says].tolist()], np.int32),
+        recent=0,
+        connected=0,
+    )
 
 
 def traits(created_days_ago: Any = None, topics: Any = None) -> Traits:
@@ -54,6 +72,7 @@ def traits(created_days_ago: Any = None, topics: Any = None) -> Traits:
         similarity_of=np.array([0.6, 0.4]),
         together=30.0,
         latest_weight=np.exp(-np.arange(20) / 8.0),
+        people=who_say({}),
     )
 
 
@@ -132,9 +151,9 @@ def test_what_has_no_time_counts_and_is_never_what_was_taken_after_a_moment() ->
         88,
     )
 
-    held = hold_back(untimed, np.zeros(ITEMS), 0.5, 100, with_past=False)
+    held = hold_back(untimed, np.zeros(ITEMS), 0.5, 100)
 
-    assert held.people == hold_back(timed, np.zeros(ITEMS), 0.5, 100, with_past=False).people > 0
+    assert held.people == hold_back(timed, np.zeros(ITEMS), 0.5, 100).people > 0
     assert set(held.taken_item.tolist()) == {0}
     assert liked(untimed, np.zeros(ITEMS), NOW, Popularity(36500.0, False, 0.0))[1] > 30
 
@@ -149,6 +168,25 @@ def test_closeness_counts_more_where_people_keep_to_a_topic_than_where_they_do_n
             roaming.append((user, int(rng.choice(ITEMS, p=popular / popular.sum())), ago))
 
     assert measured(interactions(keeping)).closeness >= 1.0 > measured(interactions(roaming)).closeness
+
+
+def test_what_newcomers_say_of_themselves_counts_where_it_tells_what_they_take() -> None:
+    rng, popular = np.random.default_rng(8), 1.0 / (1.0 + np.arange(ITEMS)) ** 0.5
+    rows, topic_of = [], {}
+    for user in range(1, 901):
+        topic_of[user] = user % 4
+        own = popular * np.where(np.arange(ITEMS) % 4 == user % 4, 20.0, 1.0)
+        rows.append((user, int(rng.choice(ITEMS, p=own / own.sum())), float(rng.uniform(0, 60))))
+    strangers = {user: int(rng.integers(4)) for user in topic_of}
+
+    telling = measured(interactions(rows), traits()._replace(people=who_say(topic_of)))
+    not_telling = measured(interactions(rows), traits()._replace(people=who_say(strangers)))
+    silent = measured(interactions(rows), traits())
+
+    assert telling.profile * telling.closeness >= 1.0
+    assert telling.newcomers > 200
+    assert not_telling.profile == 0.0
+    assert (silent.profile * silent.closeness, silent.newcomers) == (SETTINGS.untold_profile, 0)
 
 
 def test_of_a_few_people_nothing_is_measured() -> None:
@@ -192,8 +230,8 @@ def test_what_is_held_back_is_what_people_took_anew_of_what_was_there() -> None:
     done = interactions([(1, 0, 9.0), (1, 1, 1.0), (2, 0, 8.0), (3, 1, 0.5), (3, 2, 0.4), (4, 0, 7.0)])
     created = NOW - np.array([50.0, 50.0, 0.45] + [0.0] * 3) * DAY_SECONDS
 
-    held = hold_back(done, created, 0.5, 10, with_past=False)
-    with_past = hold_back(done, created, 0.5, 10, with_past=True)
+    held = hold_back(done, created, 0.5, 10)
+    with_past = hold_back(done, created, 0.5, 10, WITH_PAST)
 
     assert (held.people, held.taken_person.tolist(), held.taken_item.tolist()) == (2, [0, 1], [1, 1])
     assert held.had_item.tolist() == [0]
@@ -203,7 +241,7 @@ def test_what_is_held_back_is_what_people_took_anew_of_what_was_there() -> None:
 def test_the_gain_of_an_order_is_that_of_each_persons_list() -> None:
     rng = np.random.default_rng(5)
     rows = [(user, int(item), float(rng.uniform(0, 9))) for user in range(1, 60) for item in rng.integers(0, 90, 8)]
-    held, score = hold_back(interactions(rows), np.zeros(ITEMS), 0.6, 100, with_past=False), rng.random(ITEMS)
+    held, score = hold_back(interactions(rows), np.zeros(ITEMS), 0.6, 100), rng.random(ITEMS)
 
     assert _gains_of_order(score, held).tolist() == pytest.approx(slow_gains(score, held))
 

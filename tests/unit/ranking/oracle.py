@@ -61,6 +61,7 @@ class Reader:
     tokens: dict[str, Counter[str]]
     cities: set[str]
     connections: set[int]
+    closeness: float  # how much tokens count: 1, or of a profile its weight
 
 
 class Oracle:
@@ -78,6 +79,7 @@ class Oracle:
         self.videos: dict[Key, Video] = {video.key: video for video in world.videos}
         self.users = {user.id: user for user in world.users}
         self.known = {item.key for item in world.items}
+        self.profile_weight = 1.0
         self._readers: dict[int, Reader] = {}
         self.theta = {kind: self._prior_mean() if theta is None else theta[i] for i, kind in enumerate(KINDS)}
         self.A = {kind: np.eye(FEATURES) if A is None else A[i] for i, kind in enumerate(KINDS)}
@@ -97,11 +99,13 @@ class Oracle:
         if user_id not in self._readers:
             history = self.history(user_id)
             engaged = [self.videos[key] for key in history if key in self.videos][:80]
+            own, profile = self._history_tokens(engaged), self._profile_tokens(user_id)
             self._readers[user_id] = Reader(
                 history=history,
-                tokens=self._user_tokens(user_id, engaged),
+                tokens=own if any(own.values()) else profile,
                 cities={city for video in engaged if (city := city_of(video))},
                 connections=self._connections(user_id),
+                closeness=1.0 if any(own.values()) else self.profile_weight,
             )
         return self._readers[user_id]
 
@@ -115,12 +119,14 @@ class Oracle:
                 latest[interaction.key] = max(moment, latest.get(interaction.key, moment))
         return sorted(latest, key=lambda key: latest[key], reverse=True)
 
-    def _user_tokens(self, user_id: int, engaged: Sequence[Video]) -> dict[str, Counter[str]]:
-        counts = {name: Counter(t for video in engaged for t in tokens(video, name)) for name in CUTS}
+    def _history_tokens(self, engaged: Sequence[Video]) -> dict[str, Counter[str]]:
+        return {name: Counter(t for video in engaged for t in tokens(video, name)) for name in CUTS}
+
+    def _profile_tokens(self, user_id: int) -> dict[str, Counter[str]]:
         user = self.users.get(user_id)
-        if not any(counts.values()) and user and user.recent:
-            counts = {name: Counter(tokens(user, name)) for name in CUTS}
-        return counts
+        if user is None or not user.recent or self.profile_weight == 0.0:
+            return {name: Counter() for name in CUTS}
+        return {name: Counter(tokens(user, name)) for name in CUTS}
 
     def _connections(self, user_id: int) -> set[int]:
         pairs = self.world.connections
@@ -175,12 +181,13 @@ class Oracle:
             return 0.0
         shared = sum(counts[skill] for skill in skills)
         length = math.sqrt(sum(count * count for count in counts.values()))
-        return 0.6 * shared / (length * math.sqrt(len(skills))) + 0.4 * shared / total
+        similar = 0.6 * shared / (length * math.sqrt(len(skills))) + 0.4 * shared / total
+        return self.reader(user_id).closeness * similar
 
     def match(self, video: Video, user_id: int) -> float:
         user = self.reader(user_id).tokens
         points = sum(TOKEN_POINTS[name] * sum(token in user[name] for token in tokens(video, name)) for name in CUTS)
-        return min(100, points) / 100
+        return self.reader(user_id).closeness * min(100, points) / 100
 
     def same_city(self, video: Video, user_id: int) -> float:
         return float(city_of(video) in self.reader(user_id).cities)

@@ -174,6 +174,20 @@ def test_the_profile_counts_only_where_the_history_gives_no_tokens(
     assert_agrees(setting(World(videos, [], [user], [(1, 77)])), 1, "discover")
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25, 4.0])
+def test_a_profile_counts_as_much_as_its_weight_says_and_a_history_as_ever(weight: float) -> None:
+    users = [User(1, (), skills=("skill 3", "skill 4"), languages=("es",), recent=True), User(2, (Interaction(7),))]
+    world = World(videos_of_many_skills(400), [], users)
+    policy = Policy(policy_file())
+    policy.arrays = policy.arrays._replace(profile_weight=weight)
+    oracle = Oracle(world, policy.file)
+    oracle.profile_weight = weight
+    case = Setting(world, FeedPipeline(Generation(make_catalog(world), policy)), oracle)
+
+    for user in users:
+        assert_agrees(case, user.id, "discover")
+
+
 def test_a_user_with_tokens_but_no_skills_is_similar_to_nothing_and_still_matches() -> None:
     videos = [
         Video(1, creator=1, tools=("git",)),
