@@ -127,9 +127,12 @@ class Condition:
 
     def _editors_facts(self) -> Iterator[tuple[str, str, dict[str, str], float]]:
         """What editors ruled, as the worker that answers has it."""
-        held: Counter[str] = Counter(one.action for one in self._editors.state.in_force(self._clock.now()))
+        rulings, catalog = self._editors.state.in_force(self._clock.now()), self._serving.catalog
+        held: Counter[str] = Counter(one.action for one in rulings)
         for action in (PIN, BURY, TAKEDOWN):
             yield "recs_editors_rulings", "What editors ruled that holds", {"action": action}, float(held[action])
+        absent = sum(one.action == PIN and catalog is not None and catalog.row_of(one.key) < 0 for one in rulings)
+        yield "recs_editors_pins_absent", "Pins that hold, of items that the catalog has not", {}, float(absent)
         unreadable = float(self._editors.problem is not None)
         yield "recs_editors_unreadable", "Whether what editors ruled is not what its file says", {}, unreadable
         cut_off = float(self._editors_cut_off() is not None)

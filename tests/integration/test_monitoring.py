@@ -312,6 +312,8 @@ def test_the_alerts_are_those_of_the_operators_guide_and_of_events() -> None:
         "ReaderCutOff": (">", 0),
         "DecisionsUnrecorded": (">", 0),
         "PolicyFellBack": (">", 0),
+        "EditorsNotFollowed": (">", 0),
+        "PinsAbsent": (">", 0),
         "DeadLetters": (">", 0),
         "Problems": (">", 0),
     }

@@ -94,6 +94,7 @@ def test_a_pin_is_at_its_place_at_once_and_gone_once_it_is_released(client: http
     assert one["until"] == datetime.fromisoformat(LATER).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     metrics = client.get("/metrics").text
     assert 'recs_editors_rulings{action="pin"} 1.0' in metrics
+    assert "recs_editors_pins_absent 0.0" in metrics
     assert "recs_pinned_slots_total 0.0" not in metrics
     named = client.post("/api/feeds/total", json={"size": 5}).json()
     assert named["ids"][1] == video
@@ -286,6 +287,7 @@ def test_two_who_want_one_place_are_told(client: httpx.Client, video: int) -> No
     assert rule(client, "bury", 2, expect=number)["number"] == number + 1
     replaced = rule(client, "pin", 999_999, feed="total", place=1, until=LATER, replace=True)
     assert replaced["in_catalog"] is False
+    assert "recs_editors_pins_absent 1.0" in client.get("/metrics").text
     assert shown(client)[0] != f"resume:{video}" or len(listed(client)["rulings"]) == 2
 
 
