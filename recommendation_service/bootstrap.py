@@ -65,6 +65,7 @@ from recommendation_service.server.protocol import DIRECT_KEY
 from recommendation_service.server.protocol import STATE_KEY as DOOR_KEY
 from recommendation_service.serving.condition import Condition
 from recommendation_service.serving.decisions import Decisions
+from recommendation_service.serving.editing import known
 from recommendation_service.serving.editors_watch import EditorsWatch, watch_fleet_editors
 from recommendation_service.serving.feedback import Feedback
 from recommendation_service.serving.feeds import Feeds
@@ -181,7 +182,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     threads = Threads("administration", ADMINISTRATION_THREADS)
     add_administration(app, prefix, settings, serving, access, threads, words, named)
     add_people(app, prefix, settings, serving, access, threads, words)
-    add_editors(app, prefix, settings, serving, access, threads)
+    add_editors(app, prefix, settings, serving, access, threads, lambda: known(mapping, serving.policy))
     add_explanations(app, prefix, settings, serving, store, access, threads, named)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_lists(app, prefix, serving, admission, named)

@@ -1,5 +1,6 @@
 """What editors rule of items: asked for, listed, and who ruled what when. Administrators only."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +23,6 @@ from recommendation_service.serving.editing import (
     LONGEST_WHO,
     LONGEST_WHY,
     Known,
-    known,
     largest_id,
     opened,
     ruling_of,
@@ -88,10 +88,17 @@ def _of(action: str, name: str, there: Known) -> dict[str, Any]:
 
 
 def add_editors(
-    app: FastAPI, prefix: str, settings: Settings, serving: Serving, access: Access, threads: Threads
+    app: FastAPI,
+    prefix: str,
+    settings: Settings,
+    serving: Serving,
+    access: Access,
+    threads: Threads,
+    there: Callable[[], Known],
 ) -> None:
-    """Declare the routes. ``threads``: those that may wait for Redis and the disk."""
-    schema = _schema(known(settings, serving.policy))
+    """Declare the routes. ``threads``: those that may wait for Redis and the disk; ``there``: by what is served,
+    whatever a mapping's file says by now."""
+    schema = _schema(there())
 
     @app.post(
         f"{prefix}/editors",
@@ -109,7 +116,7 @@ def add_editors(
         serving.check_place()
         body = decoded(await read_body(request.receive), check_head(request.scope["headers"]))
         asked, options = _read(body)
-        ruling = ruling_of(asked, known(settings, serving.policy), serving.clock.now())
+        ruling = ruling_of(asked, there(), serving.clock.now())
 
         def keep() -> tuple[Rulings, bool]:
             with opened(settings) as store:

@@ -60,13 +60,14 @@ def gorse(
         raise SourceError(f"{output} is there: name another by --output, or write over it by --replace.")
     address = database or f"sqlite:///{Path('gorse.sqlite').absolute()}"
     url = load_settings(database_url=address, mysql_host=None, mysql_user=None).source_url
+    types = FeedbackTypes.of_folder(folder)
     engine = create_engine(url)
     try:
         with _progress() as tell:
             found = import_gorse(folder, engine, replace=replace, tell=tell)
     finally:
         engine.dispose()
-    write_whole(output, mapping_text(found, FeedbackTypes.of_folder(folder)))
+    write_whole(output, mapping_text(found, types))
     load_mapping(output)
     for line in found.named:
         typer.secho(line, fg=typer.colors.YELLOW, err=True)

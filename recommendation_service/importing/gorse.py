@@ -256,13 +256,31 @@ class FeedbackTypes:
 
     @classmethod
     def of_folder(cls, folder: Path) -> "FeedbackTypes":
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            source = tomllib.loads((folder / "config.toml").read_text("utf-8"))["recommend"]["data_source"]
-            return cls(source.get("positive_feedback_types", []), source.get("read_feedback_types", []))
-        return cls([], [])
+        """Raises SourceError for a configuration that says of it what cannot be read."""
+        file = folder / "config.toml"
+        try:
+            content: Any = tomllib.loads(file.read_text("utf-8"))
+        except FileNotFoundError:
+            return cls([], [])
+        except (OSError, ValueError) as error:
+            raise SourceError(f"{file} cannot be read: {error}. Mend it, or take it out of the folder.") from None
+        for part in ("recommend", "data_source"):
+            content = content.get(part, {}) if isinstance(content, dict) else content
+        told = {} if not isinstance(content, dict) else content
+        found = [told.get(name, []) for name in ("positive_feedback_types", "read_feedback_types")]
+        if not isinstance(content, dict) or not all(_are_texts(one) for one in found):
+            raise SourceError(
+                f"{file}: positive_feedback_types and read_feedback_types of [recommend.data_source] must be lists of "
+                "texts. Mend it, or take it out of the folder."
+            )
+        return cls(*found)
 
     def weight(self, name: str) -> float:
         return READ_WEIGHT if name in self.read else 1.0
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def mapping_text(found: Imported, types: FeedbackTypes) -> str:

@@ -14,6 +14,7 @@ CONCLUSIVE = 5  # different texts that are all keys of one table are no accident
 
 _SUFFIX = re.compile(r"_?(id|uuid|guid|slug|key|ref|sku)$", re.I)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_IN_IE = re.compile(r"(^|_)(movie|cookie|calorie|smoothie|hoodie|selfie|brownie|rookie|zombie|genie)s$")
 # What a person is called in a table about two of them, or about what they made.
 PEOPLE = {
     *(
@@ -82,6 +83,10 @@ def singular(word: str) -> str:
     word = _CAMEL.sub("_", word).lower()
     if word.endswith("people"):
         return word.removesuffix("people") + "person"
+    if _IN_IE.search(word):
+        return word[:-1]
+    if word.endswith(("series", "species")):
+        return word
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if re.search(r"(ss|ch|sh|x|z)es$", word):

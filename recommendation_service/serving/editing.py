@@ -16,7 +16,7 @@ from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES, LARGEST_
 from recommendation_service.model.text_ids import ITEM_BITS, number_of_text
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.working_memory import LARGEST_FEED
-from recommendation_service.sources.mapping.mapping import load_mapping
+from recommendation_service.sources.mapping.mapping import Mapping as OperatorMapping
 from recommendation_service.sources.mapping.words import type_numbers
 
 ACTIONS: tuple[str, ...] = get_args(Action)
@@ -32,11 +32,10 @@ class Known(NamedTuple):
     feeds: Mapping[str, frozenset[str] | None]  # types of each feed's items; None: all
 
 
-def known(settings: Settings, policy: Policy) -> Known:
-    """``policy``: the one that serves."""
+def known(mapping: OperatorMapping | None, policy: Policy) -> Known:
+    """``mapping``: None for the first operator; ``policy``: the one that serves."""
     types: dict[str, tuple[int, bool]] = {ITEM_TYPES[number]: (number, False) for number in range(CREATOR)}
-    if settings.mapping_file is not None:
-        mapping = load_mapping(settings.mapping_file)
+    if mapping is not None:
         types = {name: (n, mapping.content.item_ids(name) == "text") for name, n in type_numbers(mapping).items()}
     feeds: dict[str, frozenset[str] | None] = {}
     for feed, pattern in policy.file.feeds.items():

@@ -187,9 +187,11 @@ def _rule(
 ) -> None:
     from recommendation_service.policies.choice import PolicyChoice
     from recommendation_service.serving.editing import known, opened, ruling_of, told
+    from recommendation_service.sources.mapping.mapping import load_mapping
 
     settings = load_settings()
-    there = known(settings, PolicyChoice(settings).take_up().policy)
+    mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
+    there = known(mapping, PolicyChoice(settings).take_up().policy)
     deed = deed_of(asked["why"], by)
     try:
         ruling = ruling_of({**asked, **_item(item, there), "who": deed.who}, there, time.time())

@@ -224,6 +224,32 @@ def test_an_address_that_is_none_is_told(
     assert said in done.exception.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("broken =", "cannot be read"),
+        ("[recommend]\ndata_source = 3", "must be lists of texts"),
+        ('[recommend.data_source]\npositive_feedback_types = "star"', "must be lists of texts"),
+        ("[recommend.data_source]\nread_feedback_types = [1]", "must be lists of texts"),
+        ("[server]\nport = 8086", None),
+        ("", None),
+    ],
+)
+def test_a_configuration_is_read_before_anything_is_written(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (export / "config.toml").write_text(content)
+    done = CliRunner().invoke(cli.app, ["import", "gorse", str(export)])
+    if said is None:
+        assert done.exit_code == 0, done.output
+    else:
+        assert isinstance(done.exception, SourceError)
+        assert said in str(done.exception)
+        assert "config.toml" in str(done.exception)
+        assert not list(tmp_path.glob("gorse.*"))
+
+
 def test_types_are_events_under_names_that_a_mapping_takes() -> None:
     assert event_name("star", set()) == "star"
     assert event_name("5 sterne", {"e_5_sterne"}) == "e_5_sterne_"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,7 +15,7 @@ from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.end_to_end.service import ADMIN_TOKEN, PATIENCE_SECONDS
 from tests.servers import wait_until
 from tests.support.http_contract import body_of, error_of
-from tests.support.job_board import handle_of
+from tests.support.job_board import handle_of, slug_of
 
 ADMINISTRATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 
@@ -66,3 +67,17 @@ def test_a_preview_is_of_a_feed_of_the_mapping(client: httpx.Client) -> None:
     parameters = client.get("/openapi.json").json()["paths"]["/api/users/{user_id}/preview"]["get"]["parameters"]
     [endpoint] = [one["schema"] for one in parameters if one["name"] == "endpoint"]
     assert (endpoint["enum"], endpoint["default"]) == (["home"], "home")
+
+
+def test_rulings_are_of_what_is_served_while_the_mappings_file_is_being_edited(
+    client: httpx.Client, board: Settings
+) -> None:
+    assert isinstance(board.mapping_file, Path)
+    before = board.mapping_file.read_text()
+    ruling = {"type": "job", "id": slug_of(1), "who": "ana", "why": "a reason"}
+    try:
+        board.mapping_file.write_text("[users\n")
+        body_of(client.post("/api/editors", json={"action": "bury", **ruling}), 200)
+        body_of(client.post("/api/editors", json={"action": "release", **ruling}), 200)
+    finally:
+        board.mapping_file.write_text(before)
