@@ -7,6 +7,8 @@ SHELL := /bin/bash
 HOST = 127.0.0.1
 PORT = 5005
 ARGS =
+# Containers set it: each of a run's processes would compile all modules and rewrite all tests anew, a twentieth of the run.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@echo "Usage: make TARGET [ARGS='more arguments for the command']"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -11,19 +12,24 @@ from tests.support.catalogs import Item, Key, Video
 ORDER = ("skill_novelty", "creator_window", "slot_kind", "seen")
 CREATOR_WINDOW = 12
 NOVELTY_AFTER_SKILLS = 3
+_WEIGHTS = {rule: 1 << place for place, rule in enumerate(ORDER)}
 VIDEO_KINDS = ("VMP", "AU", "NU")
 
 
 def weight_of(rules: Collection[str]) -> int:
     """A set of rules as a binary number, for comparison."""
-    return sum(1 << ORDER.index(rule) for rule in rules)
+    return sum(_WEIGHTS[rule] for rule in rules)
 
 
-def skills_of(item: Item) -> list[str]:
+def skills_of(item: Item) -> frozenset[str]:
     """The skills that count: one spelling, no repetitions, the first five."""
-    if not isinstance(item, Video):
-        return []
-    return list(dict.fromkeys(" ".join(skill.split()).casefold() for skill in item.skills if skill.strip()))[:5]
+    return _first_skills(item.skills) if isinstance(item, Video) else frozenset()
+
+
+@functools.cache  # millions of times the same few
+def _first_skills(names: tuple[str, ...]) -> frozenset[str]:
+    spelled = dict.fromkeys(" ".join(name.split()).casefold() for name in names if name.strip())
+    return frozenset(list(spelled)[:5])
 
 
 @dataclass(frozen=True)
@@ -52,18 +58,20 @@ class FeedSoFar:
         self.items: list[Item] = []
         self.keys: set[Key] = set()
         self.skills: set[str] = set()
+        self.recent: set[int] = set()  # creators
 
     def place(self, item: Item) -> None:
         self.items.append(item)
         self.keys.add(item.key)
         self.skills.update(skills_of(item))
+        self.recent = {earlier.creator for earlier in self.items[-(CREATOR_WINDOW - 1) :]}
 
     def broken_by(self, item: Item, kind: str) -> frozenset[str]:
         """The rules that ``item`` would break in the next slot, which asks for ``kind``."""
         broken = set()
         if self._brings_nothing_new(item):
             broken.add("skill_novelty")
-        if item.creator in [earlier.creator for earlier in self.items[-(CREATOR_WINDOW - 1) :]]:
+        if item.creator in self.recent:
             broken.add("creator_window")
         if self.pools.breaks_slot_kind(item, kind):
             broken.add("slot_kind")
@@ -78,4 +86,4 @@ class FeedSoFar:
     def _brings_nothing_new(self, item: Item) -> bool:
         if not isinstance(item, Video) or len(self.skills) < NOVELTY_AFTER_SKILLS:
             return False
-        return not set(skills_of(item)) - self.skills
+        return skills_of(item) <= self.skills

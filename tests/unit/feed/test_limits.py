@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from datetime import datetime
@@ -96,10 +97,13 @@ class Feed:
             so_far.place(slot.item)
 
 
+# Strategies are made once: examples are many, and checking one takes longer than drawing from it.
+@functools.cache
 def _names(letters: str) -> st.SearchStrategy[tuple[str, ...]]:
     return st.lists(st.sampled_from(letters), max_size=6).map(tuple)
 
 
+@functools.cache
 def _videos(number: int) -> st.SearchStrategy[Video]:
     return st.builds(
         Video,
@@ -114,6 +118,7 @@ def _videos(number: int) -> st.SearchStrategy[Video]:
     )
 
 
+@functools.cache
 def _challenges(number: int) -> st.SearchStrategy[Challenge]:
     return st.builds(Challenge, id=st.just(number), creator=st.integers(7, 14), age_days=st.integers(0, 80))
 
@@ -130,19 +135,27 @@ _interactions = st.one_of(
 )
 
 
+_few, _many = st.lists(_interactions, max_size=20), st.lists(_interactions, min_size=40, max_size=90)
+_histories = st.one_of(_few, _few, _many)
+_networks = st.sets(st.integers(1, 14), max_size=4)
+_policies = st.sampled_from(list(POLICIES))
+_users = st.sampled_from((USER, USER, USER, STRANGER, 0))
+_sizes = st.one_of(st.sampled_from((1, 24, 100)), st.integers(1, 100))
+_exclusions = st.lists(st.integers(0, MOST_ITEMS + 5), max_size=20)
+
+
 @st.composite
 def feeds(draw: st.DrawFn) -> list[Feed]:
     """All endpoints' feeds of one user; videos and challenges are both numbered from 1, so that numbers meet."""
     videos = [draw(_videos(n)) for n in range(1, draw(st.integers(0, MOST_ITEMS)) + 1)]
     challenges = [draw(_challenges(n)) for n in range(1, draw(st.integers(0, 15)) + 1)]
-    few, many = st.lists(_interactions, max_size=20), st.lists(_interactions, min_size=40, max_size=90)
-    user = User(USER, tuple(draw(st.one_of(few, few, many))), skills=draw(_names("abc")))
-    world = World(videos, challenges, [user], [(USER, n) for n in draw(st.sets(st.integers(1, 14), max_size=4))])
-    policy = POLICIES[draw(st.sampled_from(list(POLICIES)))]
-    user_id = draw(st.sampled_from((USER, USER, USER, STRANGER, 0)))
-    size = draw(st.one_of(st.sampled_from((1, 24, 100)), st.integers(1, 100)))
+    user = User(USER, tuple(draw(_histories)), skills=draw(_names("abc")))
+    world = World(videos, challenges, [user], [(USER, n) for n in draw(_networks)])
+    policy = POLICIES[draw(_policies)]
+    user_id = draw(_users)
+    size = draw(_sizes)
     request_id = f"request-{draw(st.integers(0, 1000))}"
-    excluded = np.array(draw(st.lists(st.integers(0, MOST_ITEMS + 5), max_size=20)), np.int64)
+    excluded = np.array(draw(_exclusions), np.int64)
     pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
     return [Feed(world, pipeline, FeedRequest(endpoint, user_id, size, request_id, excluded)) for endpoint in PATTERNS]
 
