@@ -156,7 +156,8 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     cors = bool(settings.cors_allow_origins)
 
     def direct(worker: Worker) -> DirectCalls:
-        return DirectCalls(endpoints, admission, accounts, worker, cors=cors)
+        in_tasks = settings.has_redis
+        return DirectCalls(endpoints, admission, accounts, worker, cors=cors, in_tasks=in_tasks)
 
     app = Application(
         _layers(settings, accounts),

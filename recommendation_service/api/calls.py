@@ -4,6 +4,7 @@ is replied. How it came and how it leaves, `hot.py` knows."""
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
 from starlette.types import Send
 
 from recommendation_service.serving.worker import Worker
@@ -13,7 +14,7 @@ Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 JSON = ((b"content-type", b"application/json"),)
 
 
-class Call(NamedTuple):
+class Call(msgspec.Struct, frozen=True, gc=False):
     headers: Headers
     body: bytes  # out of its codings
     key: str  # the API key, or nothing where none is needed

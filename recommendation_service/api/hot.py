@@ -65,9 +65,18 @@ class DirectCalls:
     """One worker's endpoints, for a protocol that has requests whole."""
 
     def __init__(
-        self, endpoints: Mapping[str, Endpoint], admission: Admission, accounts: Accounts, worker: Worker, cors: bool
+        self,
+        endpoints: Mapping[str, Endpoint],
+        admission: Admission,
+        accounts: Accounts,
+        worker: Worker,
+        *,
+        cors: bool,
+        in_tasks: bool,
     ) -> None:
-        """``endpoints``: by path. ``cors``: whether scripts of other origins may call, whom a layer answers."""
+        """``endpoints``: by path. ``cors``: whether scripts of other origins may call, whom a layer answers.
+        ``in_tasks``: whether what is awaited may ask which task it is in, as Redis' client does."""
+        self.in_tasks = in_tasks
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._admission = admission
         self._accounts = accounts

@@ -11,8 +11,8 @@ import numpy as np
 
 from recommendation_service.model.columns import ATTRIBUTE_PLACES, SKILL_PLACES, CatalogArrays, Float64, Int32
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, inlined, part
-from recommendation_service.ranking.features import match_of, similarity_of
+from recommendation_service.ranking.compiled import Place, compiled, inlined, part
+from recommendation_service.ranking.features import match_of, write_similarity
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
@@ -24,9 +24,9 @@ from recommendation_service.ranking.working_memory import (
     POOLED,
     SCANNED,
     SEEN,
+    TOUCHED_ITEMS,
     TOUCHED_TOKENS,
     WorkingMemory,
-    flag,
     touch,
 )
 
@@ -51,8 +51,20 @@ def candidate_pools(frame: Frame, request: RankingRequest) -> None:
             else:
                 place = _search(catalog, policy, memory, kind, neighbours, bound, place)
     memory.pool_offsets[len(policy.pool)] = place
-    for c in range(place):
-        flag(memory, memory.pool_items[c], POOLED)
+    _flag_pooled(memory, place)
+
+
+@inlined
+def _flag_pooled(memory: WorkingMemory, candidates: int) -> None:
+    """As working_memory.flag does of one item, without a branch."""
+    pool, flags, scored, touched = memory.pool_items, memory.flags, memory.scored, memory.touched_items
+    count = Place(memory.counts[TOUCHED_ITEMS])
+    for c in range(candidates):
+        item = Place(pool[c])
+        touched[count] = pool[c]
+        count += Place(flags[item] == 0) & Place(scored[item] == 0)
+        flags[item] |= POOLED
+    memory.counts[TOUCHED_ITEMS] = np.int64(count)
 
 
 @inlined
@@ -113,7 +125,7 @@ def _head_of_ordering(
             break
         # Without a branch, which nobody could foretell: what is hidden is overwritten by the next.
         pool[place] = order[i]
-        place += int(flags[order[i]] & HIDDEN == 0)
+        place += int(flags[Place(order[i])] & HIDDEN == 0)
     return place
 
 
@@ -197,61 +209,78 @@ def _offer(
     """Score offered[start:end] and keep what is among the best so far.
 
     ``bound``: the most that the user's terms can add, but for the collaborative one; what does not reach the worst item
-    kept with it is passed over. ``ordered``: best static sum first, so that nothing after such an item can either; else
-    there may be items of other types. ``once``: an item may stand in several lists, and only its first time counts.
-    Gives the number of items kept. The arrays are taken out of their tuples first: inside a loop each use
-    would count references.
+    kept with it is passed over. ``ordered``: best static sum first, so that nothing after such an item can either, and
+    each item once; else there may be items of other types. ``once``: an item may stand in several lists, and only its
+    first time counts.
+    Gives the number of items kept.
+
+    Block by block: which items can still be among the best is asked of all of a block, without a branch, as nobody
+    could foretell the answers; then what is left of it is scored, and then kept or not. The arrays are taken out of
+    their tuples first: inside a loop each use would count references.
     """
-    hand, tokens, skill_count, creator = catalog.hand, catalog.tokens, catalog.skill_count, catalog.creator
-    flags, scored, touched, counts = memory.flags, memory.scored, memory.touched_items, memory.counts
-    user_skills, match_weight, scale = memory.skill_count, memory.match_weight, memory.similarity_scale
+    hand, creator, tokens = catalog.hand, catalog.creator, catalog.tokens
+    flags, scored, match_weight = memory.flags, memory.scored, memory.match_weight
     in_network, scores, items = memory.in_network, memory.heap_scores, memory.heap_items
+    block_items, block_scores, block_close = memory.block_items, memory.block_scores, memory.block_close
     collaborative, weight_collaborative = memory.collaborative, policy.weight_collaborative[kind]
-    has_tokens = counts[HAS_TOKENS] > 0
-    without_history, without_skills = policy.similarity[2], policy.similarity[3]
     weight_similarity, weight_match = policy.weight_similarity[kind], policy.weight_match[kind]
     weight_network, limit = policy.weight_network[kind], policy.pool[kind]
     cap = policy.match_cap * memory.closeness_scale[0]
-    largest_match = memory.largest_match[0]
-    worded, bit, group = catalog.worded, np.uint16(1 << kind), memory.kind_group[kind]
+    most_more = weight_match * memory.largest_match[0] + weight_network  # beside what is closest
+    worded, group = catalog.worded, memory.kind_group[kind]
+    bit = np.uint16(1 << kind) if once else np.uint16(0)
     first_row, last_row = memory.group_rows[group, 0], memory.group_rows[group, 1]
-    scanned = 0
-    for i in range(start, end):
-        item = offered[i]
-        if flags[item] & HIDDEN != 0:
-            continue
-        score = float(hand[item, kind]) + weight_collaborative * collaborative[item]
-        if size == limit and score + bound <= scores[0]:
-            if ordered:
-                break
-            continue
-        if not ordered and not first_row <= item < last_row:
-            continue
-        if once:
-            if scored[item] & bit != 0:
-                continue
-            touch(item, flags, scored, touched, counts)
-            scored[item] |= bit
-        scanned += 1
-        if item < worded:
-            score += weight_similarity * similarity_of(
-                item, tokens, skill_count, user_skills, scale, has_tokens, without_history, without_skills
+    has_tokens = memory.counts[HAS_TOKENS] > 0
+    for begin in range(start, end, len(block_items)):
+        block = offered[begin : min(begin + len(block_items), end)]
+        worst = scores[0] if size == limit else -np.inf
+        if ordered and float(hand[Place(block[0]), Place(kind)]) + bound <= worst:
+            break
+        write_similarity(catalog, memory, block, block_close)
+        left = Place(0)
+        for i in range(len(block)):
+            item = Place(block[i])
+            static = float(hand[item, Place(kind)]) + weight_collaborative * collaborative[item]
+            score = static + weight_similarity * block_close[i]
+            block_items[left], block_scores[left] = block[i], score
+            left += (
+                Place(flags[item] & HIDDEN == 0)
+                & Place(scored[item] & bit == 0)
+                & Place(static + bound > worst)
+                & Place(score + most_more > worst)
+                & Place(ordered or first_row <= block[i] < last_row)
             )
-            # Where even the user's best match would not be enough, the match need not be read.
-            if size < limit or score + weight_match * largest_match + weight_network > scores[0]:
-                score += weight_match * match_of(item, tokens, match_weight, cap)
-        score += weight_network * in_network[creator[item]]
-        if size < limit:
-            scores[size] = score
-            items[size] = item
-            size += 1
-            _sift_up(scores, items, size - 1)
-        elif score > scores[0]:
-            scores[0] = score
-            items[0] = item
-            _sift_down(scores, items, size)
-    counts[SCANNED] += scanned
+        memory.counts[SCANNED] += np.int64(left)
+        if once:
+            left = _mark_scored(memory, left, bit)
+        for i in range(left):
+            item = Place(block_items[i])
+            if has_tokens and block_items[i] < worded:
+                block_scores[i] += weight_match * match_of(item, tokens, match_weight, cap)
+            block_scores[i] += weight_network * in_network[Place(creator[item])]
+        for i in range(left):
+            if size < limit:
+                scores[size], items[size] = block_scores[i], block_items[i]
+                size += 1
+                _sift_up(scores, items, size - 1)
+            elif block_scores[i] > scores[0]:
+                scores[0], items[0] = block_scores[i], block_items[i]
+                _sift_down(scores, items, size)
     return size
+
+
+@inlined
+def _mark_scored(memory: WorkingMemory, count: Place, bit: np.uint16) -> Place:
+    """Note the block's items as scored, and leave out those that stand in it twice; how many are left."""
+    items, block_scores, scored, left = memory.block_items, memory.block_scores, memory.scored, Place(0)
+    for i in range(count):
+        item = items[i]
+        if scored[item] & bit == 0:
+            touch(item, memory.flags, scored, memory.touched_items, memory.counts)
+            scored[item] |= bit
+            items[left], block_scores[left] = item, block_scores[i]
+            left += Place(1)
+    return left
 
 
 @inlined

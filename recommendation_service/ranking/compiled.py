@@ -17,7 +17,12 @@ from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import numba
+import numpy as np
 from numba.core.registry import CPUDispatcher
+
+# Where an array is asked at a place that comes from memory: a signed number might be negative, which Python counts from
+# the end, so kernels would look at its sign each time.
+Place = np.uint64
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,6 +136,21 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
     loop would cost more than what it computes.
     """
     return _not_for_python(_jit(forceinline=True, no_cpython_wrapper=True, **_MACHINE_CODE)(function))
+
+
+def fused(function: Callable[P, R]) -> Callable[P, R]:
+    """Inlined, with multiplications and the additions after them as one instruction, where the machine has such a one:
+    half as many, each rounded once and not twice. For scores, of which a last bit decides nothing."""
+    return _not_for_python(
+        _jit(forceinline=True, no_cpython_wrapper=True, fastmath={"contract"}, **_MACHINE_CODE)(function)
+    )
+
+
+def summed(function: Callable[P, R]) -> Callable[P, R]:
+    """Inlined, with sums added up in any order: the machine then adds several numbers at once. Where an order decides
+    nothing."""
+    loosely = {"contract", "reassoc", "nsz"}
+    return _not_for_python(_jit(forceinline=True, no_cpython_wrapper=True, fastmath=loosely, **_MACHINE_CODE)(function))
 
 
 class _Part(CPUDispatcher):

@@ -10,7 +10,7 @@ from math import isfinite, sqrt
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, Float64
-from recommendation_service.ranking.compiled import compiled, inlined, part
+from recommendation_service.ranking.compiled import compiled, fused, inlined, part
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import Scoring
@@ -22,7 +22,7 @@ SQUARE = 4  # entries of a root that are taken together
 ROUNDING = 1.5 * 2.0**52  # what is added to it is rounded to a whole number
 
 
-@inlined
+@fused
 def predict(X: Float64, start: int, end: int, theta: Float64, precision_root: Float64, scoring: Scoring) -> None:
     """For columns x of ``X`` (d, P) from start to end: mean = θᵀx and width = xᵀA⁻¹x = ‖R⁻¹x‖² with A = RRᵀ.
 
@@ -122,7 +122,7 @@ def _column(root: Float64, i: int, j: int) -> tuple[float, float, float, float]:
     )
 
 
-@inlined
+@fused
 def exp_of_negative(x: float) -> float:
     """eˣ for x ≤ 0 within two units in the last place; 0 below -700. Without a branch or a call, so that the machine
     does several at a time: 2ⁿ eʳ with |r| ≤ ln 2 / 2, and the Taylor series of eʳ to its 13th power."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from recommendation_service.model.columns import Bytes, Float32, Float64, Int64
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.compiled import compiled, inlined, summed
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.linucb import (
     VANISHING,
@@ -31,9 +31,6 @@ from recommendation_service.ranking.working_memory import (
     make_scoring,
 )
 
-# So many slots of one pool are gone through side by side: a sum alone would wait for each of its additions.
-TOGETHER = 4
-
 
 class ShadowArrays(NamedTuple):
     """N policies of K kinds and d features; as PolicyArrays has them."""
@@ -47,8 +44,7 @@ class ShadowArrays(NamedTuple):
 
 class ShadowMemory(NamedTuple):
     scoring: Scoring
-    slots: Int64  # (LARGEST_FEED + TOGETHER,) of one pool
-    totals: Float64  # (LARGEST_FEED + TOGETHER,) of their eligible candidates' weights
+    slots: Int64  # (LARGEST_FEED,) of one pool
     propensity: Float32  # (N, LARGEST_FEED)
 
 
@@ -60,8 +56,7 @@ def stack_shadows(policies: Sequence[PolicyArrays]) -> ShadowArrays:
 def make_shadow_memory(shadows: ShadowArrays, candidates: int) -> ShadowMemory:
     return ShadowMemory(
         scoring=make_scoring(candidates),
-        slots=np.zeros(LARGEST_FEED + TOGETHER, np.int64),
-        totals=np.zeros(LARGEST_FEED + TOGETHER),
+        slots=np.zeros(LARGEST_FEED, np.int64),
         propensity=np.zeros((len(shadows.alpha), LARGEST_FEED), np.float32),
     )
 
@@ -96,50 +91,25 @@ def weigh_shadows(frame: Frame, shadows: ShadowArrays, shadow: ShadowMemory) -> 
                 temperature,
                 shadow.scoring,
             )
-            _add_up(memory.eligible, shadow, start, end, count)
             for i in range(count):
                 slot = shadow.slots[i]
-                share = _share(
-                    shadow.scoring,
-                    memory.eligible[slot],
-                    start,
-                    end,
-                    memory.slot_candidate[slot],
-                    shadow.totals[i],
-                    temperature,
-                )
+                eligible, chosen = memory.eligible[slot], memory.slot_candidate[slot]
+                share = _share(shadow.scoring, eligible, start, end, chosen, temperature)
                 shadow.propensity[n, slot] = over_floor(share, shadows.floor[n], memory.slot_eligible[slot])
 
 
-@inlined
-def _add_up(eligible: Bytes, shadow: ShadowMemory, start: int, end: int, count: int) -> None:
-    """``shadow.totals`` of the first ``count`` of ``shadow.slots``, added in the order in which the slate adds: so that
-    a shadow with the weights of the policy that serves has its propensities."""
-    slots, totals, weights = shadow.slots, shadow.totals, shadow.scoring.weight
-    for i in range(count, count + TOGETHER):
-        slots[i] = slots[0]
-    for i in range(0, count, TOGETHER):
-        may0, may1, may2, may3 = (
-            eligible[slots[i]],
-            eligible[slots[i + 1]],
-            eligible[slots[i + 2]],
-            eligible[slots[i + 3]],
-        )
-        total0, total1, total2, total3 = 0.0, 0.0, 0.0, 0.0
-        for c in range(start, end):
-            weight = weights[c]
-            total0 += weight if may0[c] else 0.0
-            total1 += weight if may1[c] else 0.0
-            total2 += weight if may2[c] else 0.0
-            total3 += weight if may3[c] else 0.0
-        totals[i], totals[i + 1], totals[i + 2], totals[i + 3] = total0, total1, total2, total3
+@summed
+def _sum_of_eligible(weights: Float64, eligible: Bytes) -> float:
+    total = 0.0
+    for c in range(len(weights)):
+        total += weights[c] if eligible[c] else 0.0
+    return total
 
 
 @inlined
-def _share(
-    scoring: Scoring, eligible: Bytes, start: int, end: int, chosen: int, total: float, temperature: float
-) -> float:
+def _share(scoring: Scoring, eligible: Bytes, start: int, end: int, chosen: int, temperature: float) -> float:
     """The softmax's share of the chosen candidate, as the slate takes it."""
+    total = _sum_of_eligible(scoring.weight[start:end], eligible[start:end])
     if total > VANISHING:
         return scoring.weight[chosen] / total
     best, total = best_of_eligible(scoring.score, eligible, start, end), 0.0

@@ -15,10 +15,10 @@ What editors pinned is placed before anything is drawn, so that the limits count
 
 import numpy as np
 
-from recommendation_service.model.columns import Bytes, CatalogArrays, Float64, Int32
+from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays, Float64, Int32
 from recommendation_service.model.kinds import PINNED
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.ranking.compiled import Place, compiled, inlined
 from recommendation_service.ranking.features import write_features
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.linucb import VANISHING, best_of_eligible, over_floor, weight_against
@@ -64,22 +64,25 @@ def assemble(frame: Frame, request: RankingRequest) -> None:
     """Fill the slots; fewer than asked for only where no item is left that was not excluded."""
     catalog, policy, memory = frame.catalog, frame.policy, frame.memory
     candidates, items, tokens = memory.pool_offsets[len(policy.pool)], memory.pool_items, catalog.tokens
-    candidate_creator, creator, skill_count = memory.candidate_creator, catalog.creator, catalog.skill_count
+    candidate_creator, creator = memory.candidate_creator, catalog.creator
     # The absent token counts as being in the feed: an item without skills brings nothing new.
     absent = len(catalog.token_kind) - 1
     memory.feed_skill[absent] = 1
-    memory.feed_marks[:] = 0
-    lower, upper = memory.skill_marks[0], memory.skill_marks[1]
+    memory.feed_marks[0], memory.feed_marks[1] = _mark(absent)
+    lower, upper, worded = memory.skill_marks[0], memory.skill_marks[1], catalog.worded
     for c in range(candidates):
-        item = items[c]
-        candidate_creator[c] = creator[item]
-        lower[c], upper[c] = ALL_MARKS, ALL_MARKS
-        if item < catalog.worded:
-            lower[c], upper[c] = np.uint64(0), np.uint64(0)
-            for place in range(skill_count[item]):
-                of_lower, of_upper = _mark(tokens[item, place])
-                lower[c] |= of_lower
-                upper[c] |= of_upper
+        candidate_creator[c] = creator[Place(items[c])]
+    lower[:candidates] = ALL_MARKS
+    upper[:candidates] = ALL_MARKS
+    for c in range(candidates if worded > 0 else 0):
+        has_skills = items[c] < worded
+        row, of_lower, of_upper = Place(items[c]) if has_skills else Place(0), Place(0), Place(0)
+        for place in range(SKILL_PLACES):
+            one_of_lower, one_of_upper = _mark(tokens[row, place])
+            of_lower |= one_of_lower
+            of_upper |= one_of_upper
+        lower[c] = of_lower if has_skills else ALL_MARKS
+        upper[c] = of_upper if has_skills else ALL_MARKS
     memory.creators_slot[:candidates] = NEVER
     memory.is_old[:candidates] = 0
     length = policy.pattern_length[request.endpoint]

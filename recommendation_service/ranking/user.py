@@ -177,17 +177,20 @@ def _add_token(
 @inlined
 def _scale_similarity(policy: PolicyArrays, memory: WorkingMemory) -> None:
     """With D = Σ of u's counts over a video's n skills, feature 5 is D · scale[n]:
-    .6 · D/(‖counts‖ √n) + .4 · D/Σ counts, times the weight of a profile."""
+    .6 · D/(‖counts‖ √n) + .4 · D/Σ counts, times the weight of a profile. Without skills, of the user or the video, it
+    is what the policy says."""
     total, squares, scale = 0.0, 0.0, memory.closeness_scale[0]
     skill_count, touched = memory.skill_count, memory.touched_tokens
     for i in range(memory.counts[TOUCHED_TOKENS]):
         count = skill_count[touched[i]]
         total += count
         squares += count * count
-    memory.similarity_scale[0] = 0.0
-    for n in range(1, SKILL_PLACES + 1):
-        if total > 0.0:
+    has_tokens = memory.counts[TOUCHED_TOKENS] > 0
+    for n in range(SKILL_PLACES + 1):
+        memory.similarity_scale[n] = 0.0
+        memory.similarity_least[n] = 0.0 if has_tokens else policy.similarity[2]
+        if n > 0 and total > 0.0:
             of_one = policy.similarity[0] / (sqrt(squares) * sqrt(n)) + policy.similarity[1] / total
             memory.similarity_scale[n] = scale * of_one
-        else:
-            memory.similarity_scale[n] = 0.0
+    if has_tokens:
+        memory.similarity_least[0] = policy.similarity[3]

@@ -24,6 +24,7 @@ LIVE_SESSIONS = 8  # of one user at once; what an older one was served is kept f
 OWN_HISTORY = 1024  # of a user who is not in the catalog: interactions, ...
 OWN_NETWORK = 4096  # ... connections, ...
 OWN_TOKENS = 64  # ... tokens of the profile
+OFFERED = 64  # items that retrieval scores side by side
 NEVER = -1_000_000
 NOTHING = -1  # in place of an item
 
@@ -76,7 +77,7 @@ class WorkingMemory(NamedTuple):
     random: State  # (1,)
     flags: npt.NDArray[np.uint8]  # (M,)
     scored: npt.NDArray[np.uint16]  # (M,) bits of the kinds whose retrieval has looked at the item
-    touched_items: npt.NDArray[np.int32]  # (M,)
+    touched_items: npt.NDArray[np.int32]  # (M + 1,) the last is for what is written before it is known to count
     allowed: npt.NDArray[np.int32]  # (n,) the items that a feed may hold, ascending, where they are few; (0,): all
     # The user.
     skill_count: npt.NDArray[np.float64]  # (T + 1,) u's skill counts
@@ -84,7 +85,8 @@ class WorkingMemory(NamedTuple):
     has_token: Bytes  # (T + 1,) 1 for each token of the user
     touched_tokens: npt.NDArray[np.int32]  # (T + 1,)
     closeness_scale: npt.NDArray[np.float64]  # (1,) what features 5 and 6 are times: 1, or of a profile its weight
-    similarity_scale: npt.NDArray[np.float64]  # (6,) turns Σ counts of a video's n skills into feature 5
+    similarity_scale: npt.NDArray[np.float64]  # (6,) turns Σ counts of a video's n skills into feature 5, ...
+    similarity_least: npt.NDArray[np.float64]  # (6,) ... to which this is added
     user_city: npt.NDArray[np.uint8]  # (cities,)
     touched_cities: npt.NDArray[np.int32]
     in_network: npt.NDArray[np.uint8]  # (creators,)
@@ -116,6 +118,9 @@ class WorkingMemory(NamedTuple):
     pool_kinds: Bytes  # (P,)
     heap_scores: npt.NDArray[np.float64]  # (largest pool,)
     heap_items: npt.NDArray[np.int32]
+    block_items: npt.NDArray[np.int32]  # (OFFERED,) what may be among the best of a block that is offered
+    block_scores: npt.NDArray[np.float64]  # (OFFERED,)
+    block_close: npt.NDArray[np.float64]  # (OFFERED,) feature 5 of all of the block
     X: npt.NDArray[np.float64]  # (d, P) features of the candidates: what goes through all of them adds up side by side
     scoring: Scoring
     # The slate.
@@ -167,14 +172,15 @@ def make_working_memory(
         random=np.zeros(1, np.uint64),
         flags=np.zeros(items, np.uint8),
         scored=np.zeros(items, np.uint16),
-        touched_items=np.zeros(items, np.int32),
+        touched_items=np.zeros(items + 1, np.int32),
         allowed=np.zeros(0, np.int32),
         skill_count=np.zeros(tokens),
         match_weight=np.zeros(tokens),
         has_token=np.zeros(tokens, np.uint8),
         touched_tokens=np.zeros(tokens, np.int32),
         closeness_scale=np.ones(1),
-        similarity_scale=np.zeros(6),
+        similarity_scale=np.zeros(SKILL_PLACES + 1),
+        similarity_least=np.zeros(SKILL_PLACES + 1),
         user_city=np.zeros(cities, np.uint8),
         touched_cities=np.zeros(cities, np.int32),
         in_network=np.zeros(creators, np.uint8),
@@ -203,6 +209,9 @@ def make_working_memory(
         pool_kinds=np.zeros(candidates, np.uint8),
         heap_scores=np.zeros(largest),
         heap_items=np.zeros(largest, np.int32),
+        block_items=np.zeros(OFFERED, np.int32),
+        block_scores=np.zeros(OFFERED),
+        block_close=np.zeros(OFFERED),
         X=np.zeros((features, candidates)),
         scoring=make_scoring(candidates),
         pinned=np.full(LARGEST_FEED, NOTHING, np.int32),

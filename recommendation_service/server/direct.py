@@ -1,5 +1,7 @@
-"""What the protocol keeps of a request that it answers itself (docs/decisions/0039)."""
+"""What the protocol keeps of a request that it answers itself (docs/decisions/0039), and how it is run."""
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from recommendation_service.api.calls import Headers
@@ -22,6 +24,48 @@ class _Unheard:
 
     def set(self) -> None:
         pass
+
+
+class Stepped:
+    """A coroutine that goes at once as far as it comes, and on when what it waits for is there.
+
+    A task does the same, a turn of the event loop later, and is entered in lists of all tasks: a twentieth of a feed.
+    What is awaited must not ask which task it is in, as asyncio.timeout does; a task of its own may.
+    """
+
+    __slots__ = ("_coroutine", "_loop", "_under_way", "_waits_for")
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, None], under_way: set[Any], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """``under_way``: holds it until it has ended, as it holds tasks."""
+        self._coroutine = coroutine
+        self._under_way = under_way
+        self._loop = loop
+        self._waits_for: asyncio.Future[Any] | None = None
+        under_way.add(self)
+        self._step()
+
+    def cancel(self, msg: str | None = None) -> bool:
+        """As a task is: False where it has ended."""
+        return self._waits_for is not None and self._waits_for.cancel(msg)
+
+    def _step(self, _ready: "asyncio.Future[Any] | None" = None) -> None:
+        self._waits_for = None
+        try:
+            waits_for = self._coroutine.send(None)
+        except (StopIteration, asyncio.CancelledError):
+            self._under_way.discard(self)
+        except Exception as error:  # noqa: BLE001 - nobody awaits it: the loop tells of it, as of a task's
+            self._under_way.discard(self)
+            self._loop.call_exception_handler({"message": "a request failed", "exception": error})
+        else:
+            if waits_for is None:  # asyncio.sleep(0)
+                self._loop.call_soon(self._step)
+            else:
+                waits_for._asyncio_future_blocking = False
+                self._waits_for = waits_for
+                waits_for.add_done_callback(self._step)
 
 
 class DirectCycle:

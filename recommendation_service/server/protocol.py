@@ -23,7 +23,7 @@ from recommendation_service.api.calls import Headers
 from recommendation_service.api.errors import error_body
 from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.server.direct import DirectCycle, client_address
+from recommendation_service.server.direct import DirectCycle, Stepped, client_address
 from recommendation_service.server.door import Door, Reason, Stage
 from recommendation_service.server.refusals import (
     BadRequest,
@@ -203,9 +203,14 @@ class DoorProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif cycle.more_body:
             cycle.more_body = False
-            task = self.loop.create_task(self._answer_directly(cycle, self.url, self.headers))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+            assert self._direct is not None  # noqa: S101
+            answer = self._answer_directly(cycle, self.url, self.headers)
+            if self._direct.in_tasks:
+                task = self.loop.create_task(answer)
+                task.add_done_callback(self.tasks.discard)
+                self.tasks.add(task)
+            else:
+                Stepped(answer, self.tasks, self.loop)
 
     def _miss_body(self) -> None:
         """The rest of a body does not come any more."""

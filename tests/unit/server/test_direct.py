@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
@@ -18,7 +19,7 @@ from recommendation_service.api.hot import Admission, DirectCalls
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest
-from recommendation_service.server.direct import DirectCycle, client_address
+from recommendation_service.server.direct import DirectCycle, Stepped, client_address
 from recommendation_service.server.door import Stage
 from recommendation_service.server.protocol import DIRECT_KEY
 from recommendation_service.serving.worker import Worker
@@ -46,6 +47,16 @@ class Echo:
         return Reply(200, call.body)
 
 
+in_tasks: ContextVar[bool] = ContextVar("in_tasks")
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["stepped", "in tasks"])
+def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    token = in_tasks.set(request.param)
+    yield
+    in_tasks.reset(token)
+
+
 class Direct(Scene):
     echo: Echo
     metrics: Metrics
@@ -62,7 +73,9 @@ async def direct(*, cors: bool = False, **bounds: int) -> AsyncIterator[Direct]:
         found.echo, found.metrics = Echo(), Metrics()
         accounts = Accounts(found.metrics, {PATH: "total"}, access_log=False)
         admission = Admission(Access(Settings()), RateLimiter(0))
-        calls = DirectCalls({PATH: found.echo}, admission, accounts, cast(Worker, None), cors=cors)
+        calls = DirectCalls(
+            {PATH: found.echo}, admission, accounts, cast(Worker, None), cors=cors, in_tasks=in_tasks.get()
+        )
         found.server.lifespan.state[DIRECT_KEY] = calls
         try:
             yield found
@@ -205,6 +218,49 @@ def test_a_client_that_leaves_before_its_answer_disturbs_nobody() -> None:
             async with scene.connected() as (reader, writer, _):
                 writer.write(post(b"two"))
                 assert await body_of(reader) == b"two"
+
+    asyncio.run(run())
+
+
+def test_what_is_under_way_is_waited_for_at_a_stop_and_cancelled_when_that_takes_too_long() -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (_, writer, _):
+            scene.echo.may_answer.clear()
+            writer.write(post(b"one"))
+            await until(lambda: scene.echo.calls)
+            under_way = scene.server.server_state.tasks
+            assert len(under_way) == 1
+            for each in list(under_way):
+                assert each.cancel(msg="the stop takes too long")
+            await until(lambda: not under_way)
+
+    asyncio.run(run())
+
+
+def test_a_coroutine_is_stepped_at_once_and_through_all_that_it_waits_for() -> None:
+    async def run() -> None:
+        loop, under_way, told = asyncio.get_running_loop(), set[Any](), list[Any]()
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        steps: list[str] = []
+        ready: asyncio.Future[str] = loop.create_future()
+
+        async def goes() -> None:
+            steps.append("begun")
+            steps.append(await ready)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            async with asyncio.Lock():
+                steps.append(await asyncio.create_task(asyncio.sleep(0.001, "of a task")))
+            raise ZeroDivisionError
+
+        stepped = Stepped(goes(), under_way, loop)
+        assert steps == ["begun"]
+        assert under_way == {stepped}
+        ready.set_result("ready")
+        await until(lambda: not under_way)
+        assert steps == ["begun", "ready", "of a task"]
+        assert [type(error) for error in told] == [ZeroDivisionError]
+        assert not stepped.cancel()
 
     asyncio.run(run())
 
