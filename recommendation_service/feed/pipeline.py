@@ -161,6 +161,7 @@ class FeedPipeline:
         self.editorial: Editorial | None = None
         self._weigh_shadows = self._weigher(shadows) if shadows else None
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
+        self._looked_up = (0, ANONYMOUS_ROW)  # a user, and the user's row
         self.rule(generation.rulings)
 
     def rule(self, rulings: tuple[Ruling, ...]) -> None:
@@ -348,8 +349,10 @@ class FeedPipeline:
         """The user's row in the catalog; -1 for anonymous and unknown ones."""
         if user_id == 0:
             return ANONYMOUS_ROW
-        ids = self.catalog.arrays.user_id
-        return self._find(ids, user_id, 0, len(ids))
+        if user_id != self._looked_up[0]:  # each feed asks twice
+            ids = self.catalog.arrays.user_id
+            self._looked_up = user_id, self._find(ids, user_id, 0, len(ids))
+        return self._looked_up[1]
 
     def is_listed(self, user_id: int) -> bool:
         """Whether a user's feeds are not personal, whatever the request says."""

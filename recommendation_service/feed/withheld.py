@@ -15,6 +15,7 @@ from recommendation_service.ranking.slate_withheld import WithheldMemory
 
 _FORM = b"\x01"
 _COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<i8"), np.dtype("<i8"), np.dtype("u1"))
+_WIDTH = sum(form.itemsize for form in _COLUMNS)  # bytes of an item
 # Of zlib: the least work, as a worker does it while feeds wait.
 _LEVEL = 1
 _NOTHING = _FORM + zlib.compress(b"", _LEVEL)
@@ -42,9 +43,15 @@ def withheld_of(memory: WithheldMemory, count: int) -> Withheld:
 def pack_withheld(withheld: Withheld) -> bytes:
     if not len(withheld.keys):
         return _NOTHING
-    columns: tuple[npt.NDArray[Any], ...] = (np.diff(withheld.keys, prepend=0), withheld.when, withheld.why)
-    parts = [_bytes_side_by_side(column, form) for column, form in zip(columns, _COLUMNS, strict=True)]
-    return _FORM + zlib.compress(b"".join(parts), _LEVEL)
+    differences = withheld.keys.copy()
+    differences[1:] -= withheld.keys[:-1]
+    side_by_side, place = np.empty((_WIDTH, len(differences)), np.uint8), 0
+    columns: tuple[npt.NDArray[Any], ...] = (differences, withheld.when, withheld.why)
+    for column, form in zip(columns, _COLUMNS, strict=True):
+        of_item = column.astype(form, copy=False).view(np.uint8).reshape(-1, form.itemsize)
+        side_by_side[place : place + form.itemsize] = of_item.T
+        place += form.itemsize
+    return _FORM + zlib.compress(side_by_side.tobytes(), _LEVEL)
 
 
 def unpack_withheld(packed: bytes) -> Withheld:
@@ -55,8 +62,7 @@ def unpack_withheld(packed: bytes) -> Withheld:
         content = zlib.decompress(packed[1:])
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    width = sum(form.itemsize for form in _COLUMNS)
-    count, rest = divmod(len(content), width)
+    count, rest = divmod(len(content), _WIDTH)
     if rest:
         raise ValueError("its columns are not of one length")
     columns, place = [], 0
@@ -66,7 +72,3 @@ def unpack_withheld(packed: bytes) -> Withheld:
         place += count * form.itemsize
     differences, when, why = columns
     return Withheld(np.cumsum(differences, dtype=np.int64), when, why)
-
-
-def _bytes_side_by_side(column: npt.NDArray[Any], form: np.dtype[Any]) -> bytes:
-    return column.astype(form).view(np.uint8).reshape(-1, form.itemsize).T.tobytes()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 from recommendation_service.api.calls import Headers
 
@@ -24,6 +24,40 @@ class _Unheard:
 
     def set(self) -> None:
         pass
+
+
+class Head(NamedTuple):
+    target: bytes
+    headers: Headers
+    body_bytes: int
+
+
+class KnownHeads:
+    """Heads of calls that were read lately, one worker's: a client that stays sends the same bytes each time, and what
+    they say was read from them before. Those of clients that send something new with each call, as an id for tracing,
+    are not met again, and make room.
+    """
+
+    END = b"\r\n\r\n"
+    MOST = 256
+    MOST_BYTES = 1024  # of a head
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+
+    def find(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The head of the one request that ``data`` is, and its body; None: it is another one, or more, or less."""
+        end = data.find(self.END) + len(self.END)
+        head = self._heads.get(data[:end])
+        return (head, data[end:]) if head is not None and len(data) - end == head.body_bytes else None
+
+    def note(self, data: bytes, target: bytes, headers: Headers, body: bytes) -> None:
+        """``data``: what the parser was given, of which it read one call with this body."""
+        end = data.find(self.END) + len(self.END)
+        if end <= self.MOST_BYTES and data[end:] == body:
+            if len(self._heads) == self.MOST:
+                self._heads.clear()
+            self._heads[data[:end]] = Head(target, headers, len(body))
 
 
 class Stepped:

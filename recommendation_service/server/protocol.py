@@ -11,8 +11,9 @@ import asyncio
 import os
 import select
 import sys
+from functools import lru_cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.config import Config
@@ -23,7 +24,7 @@ from recommendation_service.api.calls import Headers
 from recommendation_service.api.errors import error_body
 from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.server.direct import DirectCycle, Stepped, client_address
+from recommendation_service.server.direct import DirectCycle, KnownHeads, Stepped, client_address
 from recommendation_service.server.door import Door, Reason, Stage
 from recommendation_service.server.refusals import (
     BadRequest,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 STATE_KEY = "door"
 DIRECT_KEY = "direct"
+HEADS_KEY = "heads"
 # What is handed to the parser at once: the parser cannot be stopped within, and 200 requests fit into it.
 SLICE_BYTES = 4096
 # A head of fewer bytes than MAX_HEADER_BYTES may hold thousands of headers, each of which takes 30 times its bytes.
@@ -53,6 +55,12 @@ def has_arrivals(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+@lru_cache(64)
+def _head_lines(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """They change with the second."""
+    return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)))
 
 
 class _Flow(FlowControl):
@@ -92,7 +100,7 @@ class DoorProtocol(HttpToolsProtocol):
     """A connection, as the door sees it."""
 
     # Uvicorn's own 28 attributes leave room for two: with more than 30, CPython finds each of them more slowly.
-    __slots__ = ("_direct", "_farewell", "_head_bytes", "_held", "_is_ending", "_write", "door")
+    __slots__ = ("_direct", "_farewell", "_head_bytes", "_heads", "_held", "_is_ending", "_write", "door")
 
     def __init__(
         self,
@@ -107,6 +115,8 @@ class DoorProtocol(HttpToolsProtocol):
         # Below a root path, and where concurrency is bounded, Uvicorn's own way knows what to do.
         is_plain = not config.root_path and config.limit_concurrency is None
         self._direct: DirectCalls | None = app_state.get(DIRECT_KEY) if is_plain else None
+        # What the parser need not read again; None where each head has to be looked at.
+        self._heads: KnownHeads | None = app_state.setdefault(HEADS_KEY, KnownHeads()) if self._direct else None
         self._head_bytes = 0  # of a head that is not yet whole
         self._held = b""  # read, and not yet parsed
         self._is_ending = False
@@ -116,7 +126,7 @@ class DoorProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._write = getattr(transport, "write_whole", transport.write)
+        self._write = getattr(transport, "write_whole", transport.writelines)
         self.flow = _Flow(self)
         if self.door.admit(self, self.client[0] if self.client else None, self._trusted()) is None:
             return
@@ -147,6 +157,9 @@ class DoorProtocol(HttpToolsProtocol):
             self._held += data
             self.read_on()
             return
+        is_between = self._heads is not None and self._is_between_requests()
+        if is_between and self._answers_known(data):
+            return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as pause:
@@ -159,11 +172,34 @@ class DoorProtocol(HttpToolsProtocol):
                 self._head_grows(len(data))
             else:
                 self._head_bytes = 0
+                read: object = cycle
+                if is_between and isinstance(read, DirectCycle) and not read.more_body and self._heads is not None:
+                    self._heads.note(data, self.url, self.headers, read.body)
                 # Answered directly, a request has its whole body.
                 if cycle.more_body and not cycle.keep_alive and isinstance(cycle, RequestResponseCycle):
                     cycle.transport = _LateClose(self, cycle)  # type: ignore[assignment]
                 if self.expect_100_continue:
                     self._ask_newer_clients_only()
+
+    def _is_between_requests(self) -> bool:
+        """Whether the parser has nothing of a request that is not whole, and all that were are answered."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return self._head_bytes == 0 and (cycle is None or (cycle.response_complete and not cycle.more_body))
+
+    def _answers_known(self, data: bytes) -> bool:
+        """Answer a call whose head is known, past the parser, which is between two requests and stays there."""
+        assert self._heads is not None  # noqa: S101
+        found = self._heads.find(data)
+        if found is None:
+            return False
+        head, body = found
+        scope = object()  # by which the door tells it from the request before
+        cycle = DirectCycle(scope)
+        cycle.body, cycle.more_body = body, False
+        self.scope, self.cycle = cast(Any, scope), cast(Any, cycle)
+        self.expect_100_continue = False
+        self._begin(cycle, head.target, head.headers)
+        return True
 
     def read_on(self) -> None:
         """Parse what was read already, as far as it can be used, then read more."""
@@ -203,14 +239,17 @@ class DoorProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif cycle.more_body:
             cycle.more_body = False
-            assert self._direct is not None  # noqa: S101
-            answer = self._answer_directly(cycle, self.url, self.headers)
-            if self._direct.in_tasks:
-                task = self.loop.create_task(answer)
-                task.add_done_callback(self.tasks.discard)
-                self.tasks.add(task)
-            else:
-                Stepped(answer, self.tasks, self.loop)
+            self._begin(cycle, self.url, self.headers)
+
+    def _begin(self, cycle: DirectCycle, target: bytes, headers: Headers) -> None:
+        assert self._direct is not None  # noqa: S101
+        answer = self._answer_directly(cycle, target, headers)
+        if self._direct.in_tasks:
+            task = self.loop.create_task(answer)
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+        else:
+            Stepped(answer, self.tasks, self.loop)
 
     def _miss_body(self) -> None:
         """The rest of a body does not come any more."""
@@ -242,12 +281,11 @@ class DoorProtocol(HttpToolsProtocol):
             await self.flow.drain()
         if cycle.disconnected or self.transport.is_closing():
             return
-        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *reply.headers)]
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"content-length: %d\r\nx-request-id: %b\r\n\r\n" % (len(reply.body), request_id.encode()))
+        last = b"" if cycle.keep_alive else b"connection: close\r\n"
+        lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (last, len(reply.body), request_id.encode())
         cycle.response_started = cycle.response_complete = True
-        self._write(b"".join((STATUS_LINE[reply.status], *lines, reply.body)))
+        head = _head_lines(reply.status, (*self.server_state.default_headers, *reply.headers))
+        self._write((head + lines, reply.body))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -85,6 +85,7 @@ class StoppableProtocol(DoorProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.server_state.is_stopping:
+            self._heads = None
             self._close_once_quiet()
 
     def on_headers_complete(self) -> None:
@@ -102,6 +103,7 @@ class StoppableProtocol(DoorProtocol):
         """Called by the server when it begins to stop, and once more when it stops listening."""
         if self.timeout_keep_alive == QUIET_SECONDS:
             return
+        self._heads = None  # from now on each answer says `Connection: close`
         if self.cycle is None or self.cycle.response_complete:
             self._close_once_quiet()
         elif not self.cycle.response_started:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 from gunicorn.arbiter import Arbiter
@@ -43,10 +44,10 @@ class JoinedWrites:
             self._held = data
             self._loop.call_soon(self._flush)
 
-    def write_whole(self, data: bytes) -> None:
+    def write_whole(self, parts: Iterable[bytes]) -> None:
         """Send an answer that is whole."""
         self._flush()
-        self._transport.write(data)
+        self._transport.writelines(parts)
 
     def write_eof(self) -> None:
         self._flush()

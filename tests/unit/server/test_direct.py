@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from uvicorn.config import Config
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.server import Server
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.accounts import Accounts
@@ -21,7 +22,8 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest
 from recommendation_service.server.direct import DirectCycle, Stepped, client_address
 from recommendation_service.server.door import Stage
-from recommendation_service.server.protocol import DIRECT_KEY
+from recommendation_service.server.protocol import DIRECT_KEY, DoorProtocol
+from recommendation_service.server.stopping import StoppableProtocol, StoppableServer
 from recommendation_service.serving.worker import Worker
 from recommendation_service.telemetry.metrics import Metrics
 from tests.unit.server.test_protocol import GET, Scene, answer, rest, serving, until
@@ -66,8 +68,9 @@ class Direct(Scene):
 
 
 @asynccontextmanager
-async def direct(*, cors: bool = False, **bounds: int) -> AsyncIterator[Direct]:
-    async with serving(**bounds) as scene:
+async def direct(*, cors: bool = False, can_stop: bool = False, **bounds: int) -> AsyncIterator[Direct]:
+    kinds = (StoppableProtocol, StoppableServer) if can_stop else (DoorProtocol, Server)
+    async with serving(*kinds, **bounds) as scene:
         scene.__class__ = Direct
         found = cast(Direct, scene)
         found.echo, found.metrics = Echo(), Metrics()
@@ -218,6 +221,77 @@ def test_a_client_that_leaves_before_its_answer_disturbs_nobody() -> None:
             async with scene.connected() as (reader, writer, _):
                 writer.write(post(b"two"))
                 assert await body_of(reader) == b"two"
+
+    asyncio.run(run())
+
+
+def test_a_head_that_was_read_before_is_not_read_again_and_another_one_is() -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, protocol):
+            given: list[bytes] = []
+            parser: Any = protocol.parser
+
+            class Counting:
+                def feed_data(self, data: bytes) -> None:
+                    given.append(data)
+                    parser.feed_data(data)
+
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(parser, name)
+
+            protocol.parser = Counting()  # type: ignore[assignment]
+            known, other = post(b"first", b"X-Key: a\r\n"), post(b"other", b"X-Key: b\r\n")
+            for sent in (known, known.replace(b"first", b"again"), other, known, other):
+                writer.write(sent)
+                assert await body_of(reader) == sent[-5:]
+            assert given == [known, other]
+            assert [dict(call.headers)[b"x-key"] for call in scene.echo.calls] == [b"a", b"a", b"b", b"a", b"b"]
+            stages = set()
+            scene.echo.may_answer.clear()
+            for number in range(3):  # the door is not to take requests with one head for one that takes long
+                writer.write(known)
+                await until(lambda number=number: len(scene.echo.calls) == 6 + number)  # type: ignore[misc]
+                stages.add(protocol.stage())
+                scene.echo.may_answer.set()
+                assert await body_of(reader) == b"first"
+                scene.echo.may_answer.clear()
+            assert len(stages) == 3
+            assert {stage for stage, _ in stages} == {Stage.ANSWER}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("cut", [3, 40, 65])
+def test_after_a_part_of_a_request_the_parser_reads_on(cut: int) -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, _):
+            known = post(b"12345")
+            for sent in (known, known):
+                writer.write(sent)
+                assert await body_of(reader) == b"12345"
+            for number in range(3):
+                writer.write(known[:cut])
+                await asyncio.sleep(0.02)
+                writer.write(known[cut:-1] + b"%d" % number)
+                assert await body_of(reader) == b"1234%d" % number
+                writer.write(known)
+                assert await body_of(reader) == b"12345"
+
+    asyncio.run(run())
+
+
+def test_a_stop_is_told_also_to_who_sends_a_head_that_is_known() -> None:
+    async def run() -> None:
+        async with direct(can_stop=True) as scene, scene.connected() as (reader, writer, protocol):
+            for _ in range(2):
+                writer.write(post(b"12345"))
+                assert await body_of(reader) == b"12345"
+            scene.server.server_state.is_stopping = True  # type: ignore[attr-defined]
+            protocol.shutdown()
+            writer.write(post(b"12345"))
+            last = await rest(reader)
+            assert b"connection: close" in last
+            assert last.endswith(b"12345")
 
     asyncio.run(run())
 

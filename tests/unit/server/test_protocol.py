@@ -71,12 +71,14 @@ class Scene:
 
 
 @asynccontextmanager
-async def serving(**bounds: int) -> AsyncIterator[Scene]:
+async def serving(
+    http: type[DoorProtocol] = DoorProtocol, server_class: type[Server] = Server, **bounds: int
+) -> AsyncIterator[Scene]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         application = Application()
-        config = Config(application, http=DoorProtocol, lifespan="off", log_config=None)  # type: ignore[arg-type]
+        config = Config(application, http=http, lifespan="off", log_config=None)  # type: ignore[arg-type]
         config.load()
-        server = Server(config)
+        server = server_class(config)
         server.lifespan = config.lifespan_class(config)
         scene = Scene(Bounds(**bounds), listener.getsockname(), server, application)
         server.lifespan.state[STATE_KEY] = scene.door
