@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -241,6 +243,51 @@ def test_a_fault_of_the_server_reaches_no_user_and_is_over_by_itself(
     assert comes_to_be_shown(service, new_job(own)), service.log
     assert wait_until(lambda: failures() == 0, PATIENCE_SECONDS)
     assert "app:app" not in service.log, "nor is its password told"
+
+
+def connections_of(service: Service, server: PrivatePostgreSQL) -> dict[str, set[int]]:
+    """Processes that hold each connection to the server, by the socket's number."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    to_server = f"0100007F:{server.port:04X}"
+    held: dict[str, set[int]] = {line[9]: set() for line in lines if (line[2], line[3]) == (to_server, "01")}
+    for pid in service.pids:
+        with contextlib.suppress(OSError):  # the process has gone
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    inode = descriptor.readlink().name.removeprefix("socket:[").removesuffix("]")
+                    if inode in held:
+                        held[inode].add(pid)
+    return {inode: pids for inode, pids in held.items() if pids}
+
+
+def test_no_connection_is_of_two_processes(own: PrivatePostgreSQL, tmp_path: Path) -> None:
+    """What a fork leaves in a child is the parent's too: one that closes it ends the other's session."""
+    with Service.gunicorn(tmp_path, 2, service_settings(own)) as service:
+        service.wait_until_ready()
+
+        def each_worker_reads() -> bool:
+            """Of people outside the catalog, each of whom is read from the server."""
+            address = str(service.client.base_url)
+            for number in range(10_000_000, 10_000_020):
+                with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:  # to whichever worker
+                    feed(client, user=next(people) + number)
+            owners = [pid for pids in connections_of(service, own).values() for pid in pids]
+            return len(service.workers) == 2 and service.workers <= set(owners)
+
+        people = iter(range(0, 10**9, 100))
+        service.wait_until(each_worker_reads)
+        first = connections_of(service, own)
+        killed = min(service.workers)
+        os.kill(killed, signal.SIGKILL)
+        service.wait_until(lambda: killed not in service.workers)
+        service.wait_until(each_worker_reads)
+        after = connections_of(service, own)
+        for found in (first, after):
+            assert all(len(pids) == 1 for pids in found.values()), found
+            assert {service.process.pid} not in found.values(), "the master has none to leave to others"
+        [other] = service.workers & {pid for pids in first.values() for pid in pids}
+        kept = {inode for inode, pids in first.items() if pids == {other}}
+        assert kept & set(after), "and the other worker's go on"
 
 
 def test_a_service_that_starts_without_its_server_is_ready_once_it_is_there(

@@ -15,8 +15,9 @@ from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.names import quoting, server_words
 from recommendation_service.sources.mapping.results import parameters
 
-# Of a value, 32 bits; where it is not MySQL's function, which SQLite gets from core/database.py.
-_HASHES = {"postgresql": "(CAST(hashtext(CAST({} AS text)) AS bigint) + 2147483648)"}
+# Of a value, 32 bits; where it is not MySQL's function, which SQLite gets from core/database.py. Of its very letters:
+# by a collation that holds "A" and "a" for equal, their hash is one.
+_HASHES = {"postgresql": '(CAST(hashtext(CAST({} AS text) COLLATE "C") AS bigint) + 2147483648)'}
 
 
 def fingerprint(mapping: Mapping, connection: Connection, now: datetime | None = None, zone: tzinfo = UTC) -> str:

@@ -221,8 +221,10 @@ def _json_terms(value: Any, reasons: Reasons) -> Iterable[tuple[Any, float]]:
         weighted = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeError, TypeError, RecursionError):
         weighted = None
-    if isinstance(weighted, dict) and all(isinstance(weight, int | float) for weight in weighted.values()):
-        return [(term, float(weight)) for term, weight in weighted.items() if 0 < weight < math.inf]
+    if isinstance(weighted, dict):
+        weights = {term: _number(weight) for term, weight in weighted.items()}  # texts, too: hstore has nothing else
+        if not any(map(math.isnan, weights.values())):
+            return [(term, weight) for term, weight in weights.items() if weight > 0]
     reasons[reason] += 1
     return []
 

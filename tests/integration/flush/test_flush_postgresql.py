@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import URL, Engine
+from sqlalchemy.exc import OperationalError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
+from recommendation_service.flush.arrays import insert_arrays
 from recommendation_service.flush.dead_letters import DeadLetters
 from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.export import Selection, event_of_record, read_events
@@ -22,7 +24,7 @@ from recommendation_service.flush.forgetting import forget_user
 from recommendation_service.flush.lookup import find_feed
 from recommendation_service.flush.migrations import MIGRATIONS, migrate, pending_migrations
 from recommendation_service.flush.person import Page, Person, events_of
-from recommendation_service.flush.rows import Event, event_id_of
+from recommendation_service.flush.rows import FEEDBACK_COLUMNS, Event, event_id_of, feedback_row
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.segments import SUFFIX
 from recommendation_service.model.words import FIRST_WORDS
@@ -101,6 +103,20 @@ def test_events_come_back_as_they_were(settings: Settings, engine: Engine) -> No
     assert (page, following) == ([], None)
     page, following = events_of(engine, Person(7), Page(1), FIRST_WORDS)
     assert ([event["event_id"] for event in page], following) == ([shown.event_id.hex()], None)
+
+
+def test_a_statement_has_more_values_than_the_server_takes_parameters(engine: Engine) -> None:
+    """Of 65,536 and more a statement is refused, and without a code that says so."""
+    events = [feedback(event_id=f"e-{i}") for i in range(65_535 // len(FEEDBACK_COLUMNS) + 1)]
+    new = [feedback_row(event, 0) for event in events]
+    with engine.begin() as connection:
+        names = ", ".join(FEEDBACK_COLUMNS)
+        marks = ", ".join(f"({', '.join(['%s'] * len(FEEDBACK_COLUMNS))})" for _ in new)
+        values = tuple(value for row in new for value in row)
+        with pytest.raises(OperationalError, match="65535"), connection.begin_nested():
+            connection.exec_driver_sql(f"INSERT INTO recs_events ({names}) VALUES {marks}", values)
+        assert len(insert_arrays(connection, FEEDBACK_COLUMNS, new)) == len(new)
+    assert_each_is_there_once(engine, list(events))
 
 
 def test_an_event_counts_once_within_its_user_and_by_its_very_letters(engine: Engine) -> None:
