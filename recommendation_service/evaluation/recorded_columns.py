@@ -3,15 +3,15 @@ for each would take gigabytes."""
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from recommendation_service.evaluation.attribution import Deeds, Shown, attribute, latest_that_showed
 from recommendation_service.flush.rows import WeighedRow, milliseconds_of
 from recommendation_service.learning.format import LearningFile
-from recommendation_service.learning.rewards import Happening, rewards_of
 from recommendation_service.learning.row_notes import ToldByRow
 from recommendation_service.model.item_keys import item_key, type_of_name
 from recommendation_service.ranking.packed_slots import pinned_of_each, unpack_propensities_of_each
@@ -19,10 +19,7 @@ from recommendation_service.ranking.packed_slots import pinned_of_each, unpack_p
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-# Of a user's feeds, how many are looked through for an item whose event names none.
-LATEST_FEEDS = 20
 _REQUEST_BYTES = 16
-_AT_ONCE = 10_000
 
 
 class Recorded(NamedTuple):
@@ -120,7 +117,7 @@ class Feeds:
         has = np.arange(lengths.max(initial=0)) < lengths[order, np.newaxis]
         begins = (np.cumsum(lengths) - lengths)[order]
         rewards = np.where(has, np.float32(0), np.float32(np.nan))
-        told.bring(requests, users, happened, _Shown(self._items, begins, lengths[order]), rewards, file)
+        told.bring(requests, users, happened, Shown(self._items, begins, lengths[order]), rewards, file)
         self._leave_out_pinned(rewards, lengths, order)
         # A column is let go once it is a table, or not wanted any more: of a million feeds it is up to 0.2 GB.
         self._items = _few_bytes([])
@@ -161,18 +158,6 @@ def _extended(keys: "array[int]", more: "Sequence[int] | array[int]") -> "array[
         keys, others = (one if one.typecode == "q" else array("q", one) for one in (keys, others))
     keys.extend(others)
     return keys
-
-
-class _Shown(NamedTuple):
-    """What feeds showed."""
-
-    items: "array[int]"  # keys, of one feed after the other
-    begins: Int64  # of each feed
-    lengths: Int64
-
-    def of(self, feed: int) -> list[int]:
-        begin = int(self.begins[feed])
-        return self.items[begin : begin + int(self.lengths[feed])].tolist()
 
 
 def _table(column: "array[Any]", kind: Any, begins: Int64, has: npt.NDArray[np.bool_], absent: float) -> Any:
@@ -231,70 +216,22 @@ class Told:
         requests: npt.NDArray[np.uint64],
         users: Int64,
         happened_ms: Int64,
-        shown: _Shown,
+        shown: Shown,
         rewards: Float32,
         file: LearningFile,
     ) -> None:
-        """Each event of an item of a feed counts once, the first of several, within its hours."""
+        """To their feeds, whose ``rewards`` (n, s) have 0 in each slot before."""
         own = np.frombuffer(self._requests, np.uint64).reshape(-1, 2)
-        places = _places(requests, own)
-        happened, worth = np.frombuffer(self._happened, np.int64), np.frombuffer(self._rewards, np.float64)
+        feeds = _places(requests, own)
         nameless = np.flatnonzero(~own.any(axis=1))
         del own  # as of feeds, what is not wanted any more is let go
         self._requests = bytearray()
-        if len(nameless):
-            latest = _Latest(users, happened_ms, shown)
-            for at in nameless.tolist():
-                places[at] = latest.showed(self._users[at], self._items[at], self._happened[at])
-        self._users = array("q")
-        order = np.lexsort((worth, happened, places))
-        names = list(self._names)
-        feed, told = -1, dict[tuple[int, str], Happening]()
-        for at in _each(order[places[order] >= 0]):
-            place, name = int(places[at]), names[self._name[at]]
-            rule = file.rules[name]
-            if place != feed:
-                _fill(rewards, feed, shown, told, file)
-                feed, told = place, {}
-            if happened[at] - happened_ms[place] <= rule.hours_ms:
-                told.setdefault((self._items[at], name), Happening(self._items[at], self._rewards[at], rule.shows))
-        _fill(rewards, feed, shown, told, file)
-
-
-def _each(places: Int64) -> Iterator[int]:
-    """As numbers of Python, of which a list of millions takes 40 bytes each."""
-    for begin in range(0, len(places), _AT_ONCE):
-        yield from places[begin : begin + _AT_ONCE].tolist()
-
-
-def _fill(
-    rewards: Float32, feed: int, shown: _Shown, told: Mapping[tuple[int, str], Happening], file: LearningFile
-) -> None:
-    """What nobody has seen brought 0."""
-    if told:
-        items = shown.of(feed)
-        found = rewards_of(items, list(told.values()), file)
-        rewards[feed, : len(items)] = np.where(np.isnan(found), 0.0, found)
-
-
-class _Latest:
-    """Users' latest feeds."""
-
-    def __init__(self, users: Int64, happened_ms: Int64, shown: _Shown) -> None:
-        self._order = np.argsort(users, kind="stable")  # within a user by time, as feeds are
-        self._users, self._happened_ms = users[self._order], happened_ms[self._order]
-        self._shown = shown
-
-    def showed(self, user: int, item: int, until_ms: int) -> int:
-        """Place of the latest by then that showed the item; -1: none did."""
-        if user == 0:
-            return -1
-        begin, end = np.searchsorted(self._users, [user, user + 1])
-        end = begin + np.searchsorted(self._happened_ms[begin:end], until_ms, side="right")
-        for place in self._order[max(begin, end - LATEST_FEEDS) : end][::-1].tolist():
-            if item in self._shown.of(place):
-                return int(place)
-        return -1
+        whose, items = np.frombuffer(self._users, np.int64), np.frombuffer(self._items, np.int64)
+        happened, worth = np.frombuffer(self._happened, np.int64), np.frombuffer(self._rewards, np.float64)
+        told = whose[nameless], items[nameless], happened[nameless]
+        feeds[nameless] = latest_that_showed(users, happened_ms, shown, *told)
+        name = np.frombuffer(self._name, np.uint16)
+        attribute(rewards, shown, happened_ms, Deeds(feeds, items, happened, worth, name), list(self._names), file)
 
 
 def _places(requests: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Int64:
