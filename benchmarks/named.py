@@ -91,7 +91,7 @@ def measure_filters(videos: int, folder: Path, policy: Policy) -> FilterFigures:
     asked = (("town", (int(towns[7]), int(towns[9]))),)
     people = rng.permutation(catalog.arrays.user_id).tolist()
     requests = [FeedRequest("total", user, SIZE, f"bench-{place}") for place, user in enumerate(people)]
-    wanted = [request._replace(filters=asked) for request in requests]
+    wanted = [request.but(filters=asked) for request in requests]
     one, kept = _pairs(lambda place: _made(plain, requests[place]), lambda place: _made(filtered, wanted[place]))
     own = _each(lambda place: _made(filtered, requests[place]), range(FEEDS, len(people)))
     median = statistics.median

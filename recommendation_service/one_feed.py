@@ -49,7 +49,7 @@ def feed_of_one(
         request = _of_the_contract(user, endpoint, size, exclude)
     else:
         request = _by_name(user, endpoint, size, exclude, settings.mapping_file)
-    request = request._replace(request_id=request_id, explain=True, language=language, now=int(time.time()))
+    request = request.but(request_id=request_id, explain=True, language=language, now=int(time.time()))
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
     load_kernels()

@@ -104,7 +104,7 @@ def read_lines(
         if not is_empty(line):
             user, body = _as_body(line.strip().removeprefix(_MARK), forms)
             try:
-                asked: FeedFields | ServiceError = read_named_body(body, feed, forms)._replace(language=language)
+                asked: FeedFields | ServiceError = read_named_body(body, feed, forms).but(language=language)
             except ServiceError as error:
                 asked = error
             if user is None and not isinstance(asked, ServiceError):

@@ -27,7 +27,7 @@ class FeedEndpoint:
     async def answer(self, call: Call) -> Reply:
         fields = read_feed_body(call.body, self._name)
         if fields.explain:
-            fields = fields._replace(language=accepted_language(call.headers))
+            fields = fields.but(language=accepted_language(call.headers))
         if self._per_user.is_on:
             self._per_user.check(str(fields.user_id) if fields.user_id else f"address {call.address()}")
         return await answered(call, self._name, fields, self._name)

@@ -29,10 +29,11 @@ class Admission:
         self._access = access
         self._per_key = per_key
 
-    def check(self, headers: Headers) -> tuple[str, Sequence[bytes]]:
-        """The API key, and the codings of the body. Raises ServiceError."""
+    def check(self, headers: Headers, codings: Sequence[bytes] | None = None) -> tuple[str, Sequence[bytes]]:
+        """The API key, and the codings of the body. ``codings``: where it was looked for them. Raises ServiceError."""
         key = self._access.check_api_key(headers)
-        codings = check_head(headers)
+        if codings is None:
+            codings = check_head(headers)
         self._per_key.check(key)
         return key, codings
 
@@ -95,19 +96,31 @@ class DirectCalls:
                 return False
         return length.isdigit() and len(length) <= _DIGITS
 
+    def codings_of(self, headers: Headers) -> Sequence[bytes] | None:
+        """Of the body; None where such a head is refused."""
+        try:
+            return check_head(headers)
+        except ServiceError:
+            return None
+
     def miss(self, target: bytes) -> None:
         """A request whose client left within its body has asked for nothing, and is counted."""
         request_id, started = self._accounts.open()
         self._accounts.close(request_id, started, "POST", target.decode(), BodyIncomplete.status, BodyIncomplete.code)
 
     async def answer(
-        self, target: bytes, headers: Headers, body: bytes, address: Callable[[], str]
+        self,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        address: Callable[[], str],
+        codings: Sequence[bytes] | None = None,
     ) -> tuple[str, Reply]:
-        """The request's id, and what is replied, whatever happens."""
+        """The request's id, and what is replied, whatever happens. ``codings``: where the head was looked at."""
         request_id, started = self._accounts.open()
         reply = NOTHING
         try:
-            key, codings = self._admission.check(headers)
+            key, codings = self._admission.check(headers, codings)
             call = Call(headers, decoded(body, codings), key, request_id, self._worker, address)
             reply = await self._endpoints[target].answer(call)
         except ServiceError as error:

@@ -121,7 +121,7 @@ class ServiceReplay:
             operator.now = question.when
             facts = operator.users.read(number)
             if facts is not None:
-                request = request._replace(outsider=self._pipeline.outsider(*facts))
+                request = request.but(outsider=self._pipeline.outsider(*facts))
         slate = self._pipeline.rank(request, self._remembered(question))
         return np.array(slate.numbers, np.int64) - 1
 

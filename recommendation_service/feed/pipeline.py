@@ -138,6 +138,7 @@ class FeedPipeline:
         self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
         self._seen = self.memory.seen_entries.data.cast("B")
         self._remembered = self.memory.remembered.data.cast("B")
+        self._views: dict[int, tuple[Int32, Int64, Int64]] = {}  # by number of slots, what a slate has of the memory
         self._packed = self.memory.packing.packed.data.cast("B")
         self._decision = make_decision_memory(catalog.arrays, policy.arrays)
         self._decided_bytes = self._decision.packing.packed.data.cast("B")
@@ -264,14 +265,15 @@ class FeedPipeline:
         """``withheld``: empty where no decision is wanted."""
         memory, counts = self.memory, self.memory.counts
         slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
+        views = self._views.get(slots)
+        if views is None:
+            views = self._views[slots] = memory.slot_item[:slots], memory.slot_key[:slots], memory.slot_number[:slots]
         return Slate(
             request,
             self.catalog.version,
             self.policy.version,
             seed,
-            memory.slot_item[:slots],
-            memory.slot_key[:slots],
-            memory.slot_number[:slots],
+            *views,
             bytes(self._packed[: int(counts[PACKED])]),
             [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
             bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),

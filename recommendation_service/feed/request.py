@@ -1,7 +1,8 @@
 """A request for a feed, as it goes down: what its caller asks, and that with what is known of the user."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -12,7 +13,7 @@ NO_IDS: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 AskedFilters = tuple[tuple[str, float | tuple[int, ...]], ...]
 
 
-class FeedFields(NamedTuple):
+class FeedFields(msgspec.Struct, frozen=True, gc=False):
     """What the body of a request says, and is valid."""
 
     user_id: int
@@ -26,6 +27,9 @@ class FeedFields(NamedTuple):
     by_name: bool = False  # answered as feeds by name are, and not as the contract's three endpoints
     user_text: str = ""  # the user's id where that is text, of which ``user_id`` is a hash
 
+    def but(self, **changes: Any) -> "FeedFields":
+        return msgspec.structs.replace(self, **changes)
+
 
 class Outsider(NamedTuple):
     """What the operator's tables say of a user who is not in the catalog."""
@@ -37,7 +41,7 @@ class Outsider(NamedTuple):
     filters: AskedFilters = ()  # what the user's own row asks for
 
 
-class FeedRequest(NamedTuple):
+class FeedRequest(msgspec.Struct, frozen=True, gc=False):
     """A valid request. ``request_id`` and ``user_id`` fix all randomness of the feed."""
 
     endpoint: str
@@ -56,3 +60,6 @@ class FeedRequest(NamedTuple):
     filters: AskedFilters = ()
     by_name: bool = False
     user_text: str = ""  # for the record
+
+    def but(self, **changes: Any) -> "FeedRequest":
+        return msgspec.structs.replace(self, **changes)

@@ -1,7 +1,7 @@
 """What the protocol keeps of a request that it answers itself (docs/decisions/0039), and how it is run."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from recommendation_service.api.calls import Headers
@@ -29,6 +29,7 @@ class _Unheard:
 class Head(NamedTuple):
     target: bytes
     headers: Headers
+    codings: Sequence[bytes]  # of the body
     body_bytes: int
 
 
@@ -51,13 +52,13 @@ class KnownHeads:
         head = self._heads.get(data[:end])
         return (head, data[end:]) if head is not None and len(data) - end == head.body_bytes else None
 
-    def note(self, data: bytes, target: bytes, headers: Headers, body: bytes) -> None:
+    def note(self, data: bytes, target: bytes, headers: Headers, codings: Sequence[bytes], body: bytes) -> None:
         """``data``: what the parser was given, of which it read one call with this body."""
         end = data.find(self.END) + len(self.END)
         if end <= self.MOST_BYTES and data[end:] == body:
             if len(self._heads) == self.MOST:
                 self._heads.clear()
-            self._heads[data[:end]] = Head(target, headers, len(body))
+            self._heads[data[:end]] = Head(target, headers, codings, len(body))
 
 
 class Stepped:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import select
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -173,8 +174,8 @@ class DoorProtocol(HttpToolsProtocol):
             else:
                 self._head_bytes = 0
                 read: object = cycle
-                if is_between and isinstance(read, DirectCycle) and not read.more_body and self._heads is not None:
-                    self._heads.note(data, self.url, self.headers, read.body)
+                if is_between and isinstance(read, DirectCycle) and not read.more_body:
+                    self._note_head(data, read.body)
                 # Answered directly, a request has its whole body.
                 if cycle.more_body and not cycle.keep_alive and isinstance(cycle, RequestResponseCycle):
                     cycle.transport = _LateClose(self, cycle)  # type: ignore[assignment]
@@ -198,8 +199,14 @@ class DoorProtocol(HttpToolsProtocol):
         cycle.body, cycle.more_body = body, False
         self.scope, self.cycle = cast(Any, scope), cast(Any, cycle)
         self.expect_100_continue = False
-        self._begin(cycle, head.target, head.headers)
+        self._begin(cycle, head.target, head.headers, head.codings)
         return True
+
+    def _note_head(self, data: bytes, body: bytes) -> None:
+        if self._heads is not None and self._direct is not None:
+            codings = self._direct.codings_of(self.headers)
+            if codings is not None:
+                self._heads.note(data, self.url, self.headers, codings, body)
 
     def read_on(self) -> None:
         """Parse what was read already, as far as it can be used, then read more."""
@@ -241,9 +248,12 @@ class DoorProtocol(HttpToolsProtocol):
             cycle.more_body = False
             self._begin(cycle, self.url, self.headers)
 
-    def _begin(self, cycle: DirectCycle, target: bytes, headers: Headers) -> None:
+    def _begin(
+        self, cycle: DirectCycle, target: bytes, headers: Headers, codings: Sequence[bytes] | None = None
+    ) -> None:
+        """``codings``: of the body, where the head was looked at before."""
         assert self._direct is not None  # noqa: S101
-        answer = self._answer_directly(cycle, target, headers)
+        answer = self._answer_directly(cycle, target, headers, codings)
         if self._direct.in_tasks:
             task = self.loop.create_task(answer)
             task.add_done_callback(self.tasks.discard)
@@ -270,13 +280,15 @@ class DoorProtocol(HttpToolsProtocol):
             and not parser.should_upgrade()
         )
 
-    async def _answer_directly(self, cycle: DirectCycle, target: bytes, headers: Headers) -> None:
+    async def _answer_directly(
+        self, cycle: DirectCycle, target: bytes, headers: Headers, codings: Sequence[bytes] | None
+    ) -> None:
         assert self._direct is not None  # noqa: S101
 
         def address() -> str:
             return client_address(self.client, headers, self._trusted())
 
-        request_id, reply = await self._direct.answer(target, headers, cycle.body, address)
+        request_id, reply = await self._direct.answer(target, headers, cycle.body, address, codings)
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
         if cycle.disconnected or self.transport.is_closing():

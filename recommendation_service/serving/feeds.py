@@ -71,7 +71,7 @@ async def with_facts(request: FeedRequest, pipeline: FeedPipeline, users: Users)
     known, facts = users.cached(user_id)
     if not known:
         facts = await users.facts(user_id, request.user_text)
-    return request if facts is None else request._replace(outsider=pipeline.outsider(*facts))
+    return request if facts is None else request.but(outsider=pipeline.outsider(*facts))
 
 
 class Feeds:

@@ -37,9 +37,9 @@ class Preview:
     def slate(self, request: FeedRequest, seen: bytes = b"", facts: UserFacts | None = None) -> Slate:
         """The same as a slate with its decision, whose views hold until the next."""
         if self.is_listed(request.user_id):
-            request = request._replace(personal=False)
+            request = request.but(personal=False)
         if facts is not None:
-            request = request._replace(outsider=self._pipeline.outsider(*facts))
+            request = request.but(outsider=self._pipeline.outsider(*facts))
         return self._pipeline.rank(request, seen, lambda *_: True)
 
     def render(self, slate: Slate) -> bytes:

@@ -5,9 +5,11 @@ Under Gunicorn each process counts in files of its own, and /metrics sums over a
 read from the kernel when it is asked for (processes.py).
 """
 
+import collections
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +43,14 @@ DOOR_REASONS = (
     "made_room",
 )  # fmt: skip
 EXPECTED_ERRORS = ("overloaded", "not_ready", "too_many_requests", "internal_error")
+
+
+def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
+    """``histogram.observe`` of each, with one write a bucket. The library has no call for it."""
+    histogram._sum.inc(sum(amounts))
+    buckets = collections.Counter(bisect_left(histogram._upper_bounds, amount) for amount in amounts)
+    for bucket, times in buckets.items():
+        histogram._buckets[bucket].inc(times)
 
 
 class Metrics:

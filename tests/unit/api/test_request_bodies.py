@@ -7,6 +7,7 @@ import json
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -422,7 +423,7 @@ def outcome(read_body: Any, body: bytes) -> object:
         answer: FeedFields = read_body(body)
     except ServiceError as error:
         return type(error), error.message, error.details
-    return (*answer._replace(excluded=answer.excluded.tolist()), answer.excluded.dtype)  # type: ignore[arg-type]
+    return msgspec.structs.astuple(answer.but(excluded=answer.excluded.tolist())), answer.excluded.dtype
 
 
 @settings(max_examples=1000, deadline=None)

@@ -112,7 +112,7 @@ def test_whoever_asks_for_a_feed_is_given_the_arm_that_makes_it() -> None:
         pipeline, arm, _ = asked_feed(live, "total", fields, name, 1_795_000_000.5)
         other = live.live.of(name)
         assert (pipeline, arm) == ((live, "") if other is None else (other, LIVE))
-        pipeline, arm, _ = asked_feed(experiment, "total", fields._replace(personal=False), name, 1_795_000_000.5)
+        pipeline, arm, _ = asked_feed(experiment, "total", fields.but(personal=False), name, 1_795_000_000.5)
         assert (pipeline, arm) == (experiment, "")
     with pytest.raises(NotReady, match="has no feed shop"):
         asked_feed(experiment, "shop", fields, name, 0.0)

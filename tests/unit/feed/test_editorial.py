@@ -92,13 +92,13 @@ def test_the_record_of_a_feed_says_which_slots_nothing_was_drawn_for() -> None:
 
 
 def test_a_pin_is_shown_to_a_person_once_and_never_what_was_excluded_taken_or_hidden() -> None:
-    feeds, request = pipeline(pin(5)), request_for(USER, "total", 10)._replace(now=NOW)
+    feeds, request = pipeline(pin(5)), request_for(USER, "total", 10).but(now=NOW)
     first = feeds.rank(request)
     remembered = first.remembered
 
     assert first.pinned == 1
-    assert resume(5) not in keys(feeds, request._replace(request_id="again"), remembered)
-    assert resume(5) not in keys(feeds, request._replace(excluded=np.array([5])))
+    assert resume(5) not in keys(feeds, request.but(request_id="again"), remembered)
+    assert resume(5) not in keys(feeds, request.but(excluded=np.array([5])))
     for state in (IMPRESSED, HIDDEN):
         assert resume(5) not in keys(feeds, request, entries((resume(5), state)))
     assert resume(5) not in keys(feeds, request, entries((-VIDEOS[4].creator, HIDDEN))), "its creator is hidden"
@@ -116,7 +116,7 @@ def test_a_pin_that_a_filter_bars_is_not_shown() -> None:
     request = request_for(USER, "total", 60)
 
     for asked in ("red", "blue", "red"):
-        filtered = request._replace(filters=(("colour", (value_number(asked),)),))
+        filtered = request.but(filters=(("colour", (value_number(asked),)),))
         rows = feeds.rank(filtered).items.tolist()
         assert all(colours[row] == asked for row in rows if row < len(VIDEOS))
         assert (CATALOG.row_of(resume(5)) in rows) == (own == asked)
@@ -171,8 +171,8 @@ def test_what_is_buried_or_taken_down_is_in_no_feed_that_it_holds_for() -> None:
             request = request_for(USER, "total", size, request_id)
             assert not {taken, buried} & set(keys(feeds, request))
             everything = np.array([n for n in range(1, 121) if resume(n) not in (taken, buried)])
-            assert not {taken, buried} & set(keys(feeds, request._replace(excluded=everything)))
-            assert taken not in keys(feeds, request._replace(endpoint="discover"))
+            assert not {taken, buried} & set(keys(feeds, request.but(excluded=everything)))
+            assert taken not in keys(feeds, request.but(endpoint="discover"))
     shown = {key for n in range(20) for key in keys(feeds, request_for(USER, "discover", 100, f"{n}"))}
     assert buried in shown or buried & 1 == CHALLENGE, "it is buried in one feed"
 
@@ -220,7 +220,7 @@ def test_arms_of_an_experiment_show_what_is_pinned_alike() -> None:
 def test_an_explanation_says_that_an_editor_pinned_it_and_gives_no_other_reason() -> None:
     feeds = pipeline(pin(5, 2))
     for language, text in (("en", "Pinned to this place by an editor."), ("es", "Fijado en este lugar por un editor.")):
-        request = request_for(USER, "total", 6, explain=True)._replace(language=language)
+        request = request_for(USER, "total", 6, explain=True).but(language=language)
         why = [item["why"] for item in json.loads(feeds.feed(request))["body"]["items"]]
         assert (why[1]["pool"], why[1]["propensity"]) == ("editor", None)
         assert [sentence["text"] for sentence in why[1]["sentences"]] == [text]

@@ -83,7 +83,7 @@ def test_a_feed_that_is_not_personal_is_that_of_somebody_of_whom_nothing_is_know
         for remembered in (b"", seen):
             request = request_for(user, endpoint, request_id=f"{user}")
             personal = one.rank(request, remembered).keys.tolist()
-            slate = one.rank(request._replace(personal=False), remembered)
+            slate = one.rank(request.but(personal=False), remembered)
             expected = other.rank(request, remembered)
             assert (slate.keys.tolist(), slate.packed) == (expected.keys.tolist(), expected.packed)
             assert not remembered or not set(slate.keys.tolist()) & set(np.frombuffer(seen, "<i8")[::2].tolist())
@@ -96,9 +96,9 @@ def test_what_the_tables_say_of_a_user_is_left_out_of_a_feed_that_is_not_persona
     creators = pipeline.catalog.arrays.creator_id[:5]
     history = np.array([[pipeline.catalog.arrays.item_id[0] << 1, 1]], np.int64)
     outsider = pipeline.outsider(history, np.asarray(creators), 5, (("skill 1",), (), (), ()))
-    known, unknown = request._replace(outsider=outsider), request
+    known, unknown = request.but(outsider=outsider), request
     assert pipeline.rank(known).packed != pipeline.rank(unknown).packed
-    assert pipeline.rank(known._replace(personal=False)).packed == pipeline.rank(unknown).packed
+    assert pipeline.rank(known.but(personal=False)).packed == pipeline.rank(unknown).packed
 
 
 def everything(world: World) -> tuple[Interaction, ...]:

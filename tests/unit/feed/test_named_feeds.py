@@ -34,7 +34,7 @@ def test_a_feed_by_its_name_holds_what_its_endpoint_does(endpoint: str) -> None:
     field = {"total": "mix_ids", "discover": "resume_ids", "flow": "challenge_ids"}[endpoint]
 
     contract = json.loads(feeds.feed(request))["body"]
-    named = json.loads(feeds.feed(request._replace(by_name=True)))
+    named = json.loads(feeds.feed(request.but(by_name=True)))
 
     assert [str(one) for one in named.pop("ids")] == contract.pop(field)
     assert named == contract
@@ -53,7 +53,7 @@ def test_a_filter_keeps_out_what_does_not_pass_and_leaves_nothing_behind() -> No
     )
     filtered, plain = pipeline(column), pipeline()
     request = request_for(7, "total", 30)
-    asked = request._replace(filters=(("colour", (value_number("RED "),)),))
+    asked = request.but(filters=(("colour", (value_number("RED "),)),))
 
     for _ in range(2):
         rows = filtered.rank(asked).items.tolist()
@@ -65,7 +65,7 @@ def test_a_filter_keeps_out_what_does_not_pass_and_leaves_nothing_behind() -> No
 def test_numbers_are_at_most_what_is_asked_and_what_has_none_goes_by_the_rule() -> None:
     prices = np.array([np.nan if number % 4 == 0 else float(number) for number in range(len(WORLD.items))])
     everything = [(0, len(prices))]
-    request = request_for(0, "discover", 60)._replace(filters=(("price", 20.0),))
+    request = request_for(0, "discover", 60).but(filters=(("price", 20.0),))
 
     def found(*, passes_missing: bool) -> Any:
         column = FilterColumn("price", "at_most", passes_missing, everything, prices, None, ordered(prices))
@@ -105,7 +105,7 @@ def test_what_filters_leave_is_all_that_a_feed_may_hold_whether_few_or_many_pass
         for number in range(4):
             asked = {"town": tuple(map(value_number, rng.choice(["a", "b", "x"], 2))), "price": float(number)}
             some = dict(list(asked.items())[: int(rng.integers(3))])
-            request = request_for(0, "total", 100, f"r{number}")._replace(filters=tuple(some.items()))
+            request = request_for(0, "total", 100, f"r{number}").but(filters=tuple(some.items()))
             slate = feeds.rank(request)
 
             wanted = [
@@ -121,7 +121,7 @@ def test_what_passes_is_found_anew_where_little_of_it_may_be_kept(monkeypatch: p
     feeds = pipeline(FilterColumn("price", "at_most", False, [(0, len(prices))], prices, None, ordered(prices)))
 
     for most in (3.0, 5.0, 3.0):
-        request = request_for(0, "total", 100)._replace(filters=(("price", most),))
+        request = request_for(0, "total", 100).but(filters=(("price", most),))
         assert sorted(feeds.rank(request).items.tolist()) == list(range(int(most) + 1))
 
 

@@ -152,7 +152,7 @@ def test_nothing_is_estimated_from_a_feed_that_is_not_personal() -> None:
     pipeline = pipeline_of(SERVED, learned(SERVED, 1))
     request = requests()[0]
     assert pipeline.rank(request).shadows
-    assert pipeline.rank(request._replace(personal=False)).shadows == ()
+    assert pipeline.rank(request.but(personal=False)).shadows == ()
 
 
 def test_shadows_change_no_feed_and_without_them_nothing_is_recorded() -> None:

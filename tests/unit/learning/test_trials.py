@@ -88,7 +88,7 @@ class World:
             request = request_for(1 + self.made % PEOPLE, "discover", SLOTS, f"{self.made:032x}")
             other = serves.live.of(request.request_id) if serves.live is not None and not arm else None
             pipeline, made_as = (serves, arm) if other is None else (other, LIVE)
-            slate = pipeline.rank(request._replace(happened_ms=self.now_ms), b"", lambda *_: decisions)
+            slate = pipeline.rank(request.but(happened_ms=self.now_ms), b"", lambda *_: decisions)
             if decisions:
                 names, seed = (slate.catalog_version, slate.policy_version), slate.seed
                 writer.append(

@@ -123,7 +123,7 @@ def test_a_feeds_record_has_just_what_the_feed_was_made_of(
     recorded: Recorded, user: int, endpoint: str, size: int, session_id: str | None
 ) -> None:
     request = request_for(user, endpoint, size, REQUEST_ID)
-    record = recorded.record(request._replace(session_id=session_id, happened_ms=1_795_000_000_123))
+    record = recorded.record(request.but(session_id=session_id, happened_ms=1_795_000_000_123))
     slots = slots_of(recorded.pipeline, WORLD)
     columns = record.slots()._asdict()
     features = columns.pop("features")
@@ -167,8 +167,8 @@ class FeedOfTheReleaseBefore(msgspec.Struct, array_like=True, tag="feed2"):
 def test_a_record_says_that_a_feed_was_not_personal(recorded: Recorded, has_shadow: bool) -> None:
     request = request_for(FIRST_USER, request_id=REQUEST_ID)
     assert recorded.record(request).personal is True
-    assert recorded.record(request._replace(personal=False)).personal is False
-    unwritten = record_of(recorded.pipeline.rank(request._replace(personal=False)))
+    assert recorded.record(request.but(personal=False)).personal is False
+    unwritten = record_of(recorded.pipeline.rank(request.but(personal=False)))
     shadows = (("p", b"abcd"),) if has_shadow else ()
     [written] = encode_feeds([msgspec.structs.replace(unwritten, shadows=shadows)])
     read = decode(written)
@@ -218,7 +218,7 @@ def test_no_two_records_have_one_id(recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 def test_a_feed_of_24_takes_few_bytes(recorded: Recorded, endpoint: str) -> None:
-    request = request_for(2**63 - 1, endpoint, 24, REQUEST_ID)._replace(session_id=SESSION_ID)
+    request = request_for(2**63 - 1, endpoint, 24, REQUEST_ID).but(session_id=SESSION_ID)
     feed = record_of(recorded.pipelines[0].rank(request))
     written = [msgspec.structs.replace(feed, catalog_version=VERSION, policy_version=VERSION)]
     shadowed = msgspec.structs.replace(written[0], shadows=[(VERSION, bytes(4 * 24))])

@@ -57,7 +57,7 @@ def remembered(*entries: tuple[int, int]) -> bytes:
 
 
 def request_of(user: int, **changes: Any) -> FeedRequest:
-    return request_for(user)._replace(now=MOMENT, **changes)
+    return request_for(user).but(now=MOMENT, **changes)
 
 
 def latest_of(user: int) -> list[int]:

@@ -191,7 +191,7 @@ def ranked_after(
 ) -> list[Slot]:
     """The slots of a feed for a user of whom these entries are remembered."""
     seen = entries if isinstance(entries, np.ndarray) else as_array(entries)
-    request = request_for(user, endpoint, size, request_id)._replace(session=session, now=now)
+    request = request_for(user, endpoint, size, request_id).but(session=session, now=now)
     return ranked(pipeline, world, request, seen.tobytes())
 
 
@@ -530,10 +530,10 @@ def test_a_user_outside_the_catalog_gets_the_feed_that_they_would_get_in_it(
 ) -> None:
     """Those with nothing, with a profile only and with a history of untagged videos are among them."""
     user = FIRST_USER + place
-    request = request_for(user, endpoint, 40, "the same")._replace(now=NOW)
+    request = request_for(user, endpoint, 40, "the same").but(now=NOW)
     expected = ranked(inside, PEOPLED, request)
     assert outside.user_row(user) < 0
-    as_told = request._replace(outsider=told_of(inside, user))
+    as_told = request.but(outsider=told_of(inside, user))
     outside.rank(as_told)
     assert facts(slots_of(outside, PEOPLED)) == facts(expected)
     if place not in (0, 2):  # these two have nothing that a feed could follow
@@ -570,11 +570,11 @@ def test_the_catalog_is_right_about_a_user_whatever_else_is_told(inside: FeedPip
     user = FIRST_USER + 5
     request = request_for(user, size=40, request_id="the same")
     expected = facts(ranked(inside, PEOPLED, request))
-    assert facts(ranked(inside, PEOPLED, request._replace(outsider=told_of(inside, FIRST_USER + 6)))) == expected
+    assert facts(ranked(inside, PEOPLED, request.but(outsider=told_of(inside, FIRST_USER + 6)))) == expected
 
 
 def test_a_user_with_more_than_there_is_room_for_gets_a_feed_too(outside: FeedPipeline) -> None:
     many = np.arange(1, 20_000, dtype=np.int64)
     outsider = Outsider(np.stack([many << 1, many], axis=1), many, 20_000, np.zeros(500, np.int32))
-    slots = ranked(outside, PEOPLED, request_for(7, size=10)._replace(outsider=outsider, now=NOW))
+    slots = ranked(outside, PEOPLED, request_for(7, size=10).but(outsider=outsider, now=NOW))
     assert len(slots) == 10
