@@ -191,6 +191,12 @@ def _read_carefully(body: bytes, now_ms: int, words: Words = FIRST_WORDS) -> lis
             details.append({"field": where or "body", "problem": f"must be an object, but is {named(event)}"})
             continue
         problems: list[dict[str, str]] = []
+        if not several and "event" not in event:
+            problems += [
+                {"field": name, "problem": "is no field: several events are a list that is the body itself"}
+                for name, value in event.items()
+                if isinstance(value, list) and any(isinstance(one, dict) for one in value)
+            ]
         plain = _plain(event, f"{where}." if several else "", problems, words)
         details += problems
         if plain is not None and not details:

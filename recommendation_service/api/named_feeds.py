@@ -101,13 +101,13 @@ def add_unknown_feeds(app: FastAPI, prefix: str, names: Sequence[str], admission
 def read_named_body(body: bytes, feed: NamedFeed, forms: IdForms) -> FeedFields:
     """Raises NotJson, or InvalidRequest with every wrong field."""
     try:
+        problems: list[tuple[str, str]] = []
         try:
             plain = _decode_plain(body)
         except msgspec.ValidationError:
-            plain = _read_carefully(_decode_any(body))
+            plain = _read_carefully(_decode_any(body), problems)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise NotJson("The body is not JSON, or nested too deeply.") from None
-    problems: list[tuple[str, str]] = []
     user = 0 if plain.user is None else number_of_user(plain.user, forms.users_are_text, problems)
     size = feed.size if plain.size is None else plain.size
     if not 1 <= size <= MOST_ITEMS:
@@ -205,18 +205,23 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def _read_carefully(content: Any) -> _Plain:
-    """To JSON 22.0 is an integer. Raises InvalidRequest with every field that is not of its type, or not there."""
+def _read_carefully(content: Any, problems: list[tuple[str, str]]) -> _Plain:
+    """The fields that are of their type; ``problems`` is given those that are not, or not there. To JSON 22.0 is an
+    integer. Raises InvalidRequest where there is nothing to read."""
     if not isinstance(content, dict):
         raise invalid([("body", f"is {named(content)}, not an object")])
     for name in ("user", "size"):
         content[name] = _whole(content.get(name))
     if isinstance(content.get("exclude"), list):
         content["exclude"] = [_whole(one) for one in content["exclude"]]
+    problems += _wrong_fields(content)
+    wrong = {field.partition(".")[0] for field, _ in problems}
     try:
-        return msgspec.convert(content, _Plain)
+        return msgspec.convert(
+            {name: content[name] for name in _TYPES if name in content and name not in wrong}, _Plain
+        )
     except msgspec.ValidationError:
-        raise invalid(_wrong_fields(content) or [("body", "cannot be read")]) from None
+        raise invalid([*problems, ("body", "cannot be read")]) from None
 
 
 def _whole(value: Any) -> Any:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from recommendation_service.flush.dead_letters import DeadLetter
     from recommendation_service.flush.flusher_status import FlusherStatus
 
-app = typer.Typer(no_args_is_help=True, help="Events: what feeds showed, what people did, and its way into MySQL.")
+app = typer.Typer(
+    no_args_is_help=True, help="Events: what feeds showed, what people did, and its way into the database."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 WAIT_POLL_SECONDS = 0.05

@@ -209,6 +209,8 @@ def test_everything_wrong_is_told_at_once_with_field_value_and_rule(client: http
         "event": "is missing: one of apply, share, stars, impression, skip, hide",
         "item_id": "is missing: the item's id",
     }
+    found = problems(client, {"events": [{"event": "apply", "item_id": "a"}]})
+    assert found["events"] == "is no field: several events are a list that is the body itself"
 
 
 def test_the_document_shows_the_teams_own_words(client: httpx.Client) -> None:

@@ -153,10 +153,14 @@ def test_an_explained_item_says_its_slot_by_the_mappings_name(client: httpx.Clie
     assert {item["why"]["slot"] for item in content["items"]} <= {"for_you", "popular", "new"}
 
 
-def test_every_wrong_field_is_named_at_once(client: httpx.Client) -> None:
-    found = problems(client, {"user": 7, "size": 101, "exclude": ["a", 3], "filters": {"colour": "red", "town": 1.5}})
+@pytest.mark.parametrize("more", [{}, {"colour": 1}, {"session": 5}])
+def test_every_wrong_field_is_named_at_once(client: httpx.Client, more: dict[str, Any]) -> None:
+    """Whether it is of another type, or not there, or of a value that cannot be."""
+    found = problems(
+        client, {"user": 7, "size": 101, "exclude": ["a", 3], "filters": {"colour": "red", "town": 1.5}} | more
+    )
 
-    assert set(found) == {"user", "size", "exclude.1", "filters.colour"}
+    assert set(found) == {"user", "size", "exclude.1", "filters.colour", *more}
     assert "town, experience" in found["filters.colour"]
     assert set(problems(client, {"usr": "x", "size": "many", "exclude": [None]})) == {"usr", "size", "exclude.0"}
 
