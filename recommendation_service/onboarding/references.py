@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import bindparam, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DataError, ProgrammingError
 
+from recommendation_service.core.database import attempt
 from recommendation_service.onboarding.looking import Column, Table
 
 MOST_VALUES = 50
@@ -142,5 +144,9 @@ def _share(column: Column, other: Table, connection: Connection) -> float:
     values = list(dict.fromkeys(column.sample))[:MOST_VALUES]
     quote = connection.dialect.identifier_preparer.quote
     statement = text(f"SELECT COUNT(*) FROM {quote(other.name)} WHERE {quote(str(other.key))} IN :values")
-    found = connection.execute(statement.bindparams(bindparam("values", expanding=True)), {"values": values})
-    return int(found.scalar_one()) / len(values)
+    statement = statement.bindparams(bindparam("values", expanding=True))
+    try:
+        with attempt(connection):
+            return int(connection.execute(statement, {"values": values}).scalar_one()) / len(values)
+    except (DataError, ProgrammingError):  # to PostgreSQL these texts are no keys of that table, as they are no UUIDs
+        return 0.0

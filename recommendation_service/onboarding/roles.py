@@ -1,5 +1,6 @@
 """What the tables of a database are for: people, items, what people do, who made an item, links, terms."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ PERSONAL = {
 TAGS = {"tag", "skill", "category", "genre", "topic", "keyword", "interest", "label", "language", "section", "style"}
 MAKERS = MAKER | {"artist", "company", "channel", "publisher", "brand", "organization", "organisation", "store", "shop"}
 MOST_ITEM_TYPES = 8
+# What people write to each other is no term, however often they write the same.
+_PROSE = re.compile(r"body|text|message|comment|note|content|description|summary|reason|token|(^|_)ip($|_)", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +206,8 @@ def _own_tags(table: Table, tables: dict[str, Table], refers: dict[str, list[Ref
 
 
 def _is_term(table: Table, column: Column, owner: str) -> bool:
-    is_text = column.kind == "text" and column.name not in {owner, table.key}
-    return is_text and 0 < len(column.different) < max(2, len(column.sample)) and column.length <= 60
+    is_text = column.kind == "text" and column.name not in {owner, table.key} and not _PROSE.search(column.name)
+    return is_text and 1 < len(column.different) < max(2, len(column.sample)) and column.length <= 60
 
 
 def _word(name: str) -> str:

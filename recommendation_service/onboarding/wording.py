@@ -35,14 +35,24 @@ HIDDEN = {
     "rejected",
     "sold",
     "expired",
+    "removed",
+    "disabled",
+    "blocked",
+    "banned",
+    "suspended",
+    "spam",
+    "unlisted",
 }
 _ENDS = re.compile(r"^(clos|expir|end|valid_until|deadline)\w*", re.I)
-_STATE = re.compile(r"^(status|state|visibility|is_\w+|published|active|visible|enabled|public|available)$", re.I)
+_STATE = re.compile(r"^(status|state|visibility)$", re.I)
+_FLAG = re.compile(r"^(?:is_)?(\w+)$", re.I)
 _NUMBER = re.compile(
     r"price|cost|salary|pay|wage|seconds|minutes|duration|length|size|pages|year|calories|distance", re.I
 )
 _CATEGORY = re.compile(
-    r"category|genre|type|kind|section|topic|style|brand|department|city|country|language|level", re.I
+    r"category|genre|type|kind|section|topic|style|brand|department|city|country|language|level|condition|colou?r|"
+    r"material|cuisine|difficulty|mood|format|platform",
+    re.I,
 )
 _SECRET = re.compile(r"pass|token|secret|hash|email|mail|phone|address|salt|ssn|iban", re.I)
 _VALUE = re.compile(r"^(rating|stars|score|value|share\w*|percent\w*|progress)$", re.I)
@@ -79,19 +89,30 @@ def conditions(table: Table) -> list[tuple[str, str]]:
             found.append(("{} > 0", column.name))
         elif name in {"published_at", "released_at"} and table.nulls(column.name):
             found.append(("{} IS NOT NULL", column.name))
-        elif _STATE.match(name):
-            condition = _state(column)
-            if condition is not None:
-                found.append((condition, column.name))
+        elif (condition := _flag(column) or _state(column)) is not None:
+            found.append((condition, column.name))
     return found
+
+
+def _flag(column: Column) -> str | None:
+    """Of a column of yes and no that shows or hides; others, as is_featured, say nothing of that."""
+    word = _FLAG.match(column.name.lower())
+    values = set(map(str, column.sample))
+    is_boolean = values <= {"False", "True"}
+    if column.kind != "integer" or word is None or not values or not (is_boolean or values <= {"0", "1"}):
+        return None
+    # A boolean of PostgreSQL's is no number, and a number of its is no condition.
+    if word[1] in HIDDEN:
+        return "NOT {}" if is_boolean else "{} = 0"
+    if word[1] in SHOWN and values & {"1", "True"}:
+        return "{}" if is_boolean else "{} = 1"
+    return None
 
 
 def _state(column: Column) -> str | None:
     values = set(map(str, column.sample))
-    if column.kind == "integer":
-        # A boolean of PostgreSQL's is no number, and a number of its is no condition.
-        conditions = {frozenset(("False", "True")): "{}", frozenset(("0", "1")): "{} = 1"}
-        return conditions.get(frozenset(values))
+    if not _STATE.match(column.name) or column.kind == "integer":
+        return None
     shown = [value for value in values if value.lower() in SHOWN and "'" not in value]
     if len(shown) == 1 and len(values) > 1:
         return f"{{}} = '{shown[0]}'"

@@ -114,6 +114,7 @@ class Writer:
             said.name: f"users = {{ query = {_string(self._terms(said))} }}" for said in self._roles.terms[users.name]
         }
         of_users |= {name: f'users = {{ column = {_string(name)}, form = "json" }}' for name in lists_of(users)}
+        of_users |= {name: f"users = {{ column = {_string(name)} }}" for name in self._shared_categories()}
         found: dict[str, list[str]] = {}
         for item in self._roles.items:
             table, own = self._tables[item], self._names[item]
@@ -136,6 +137,19 @@ class Writer:
             yield _section(
                 f"vocabularies.{_name(name)}", [*dict.fromkeys(lines), *([users_line] if users_line else [])]
             )
+
+    def _shared_categories(self) -> list[str]:
+        """Columns of the users' table that have values of an item's column of that name."""
+        users = self._tables[self._roles.users]
+        return [
+            name
+            for name in categories_of(users, {str(users.key)})
+            if any(
+                name in categories_of(self._tables[item], {str(self._tables[item].key)})
+                and users.columns[name].different & self._tables[item].columns[name].different
+                for item in self._roles.items
+            )
+        ]
 
     def _terms(self, said: Said) -> str:
         """Joined with the table of tags where there is one."""

@@ -1,4 +1,4 @@
-"""`recs source init`: mappings written for databases that nobody described, on SQLite and MariaDB."""
+"""`recs source init`: mappings written for databases that nobody described, on SQLite, MariaDB and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from typer.testing import CliRunner
 
 from recommendation_service import cli
+from recommendation_service.core.postgresql_address import postgresql_address
 from recommendation_service.sources.mapping.mapping import load_mapping
 from tests.integration.test_source_check import BACKENDS, NAMES, check, fill
 
@@ -47,6 +48,62 @@ def rows_of_shop() -> list[str]:
         statements += [f"INSERT INTO order_items VALUES ({500 + n}, {101 + (n * step) % 24}, 1)" for step in (1, 5)]
         statements.append(f"INSERT INTO reviews VALUES ({n}, {1 + n % 20}, {101 + n % 24}, {1 + n % 5}, 'good {n}')")
     return [*statements, "INSERT INTO migrations VALUES (1, 'first')"]
+
+
+# Keys that are UUIDs beside numbers, what is hidden and what is only featured, an enum, dates, messages, and a view.
+MARKET = """
+CREATE TABLE accounts (id BIGINT PRIMARY KEY, email VARCHAR(50), country CHAR(2), is_admin BOOLEAN, created_at {time},
+  deleted_at {time});
+CREATE TABLE sellers (id BIGINT PRIMARY KEY, account_id BIGINT REFERENCES accounts (id), shop_name VARCHAR(50));
+CREATE TABLE listings (uuid {uuid} PRIMARY KEY, seller_id BIGINT REFERENCES sellers (id), title VARCHAR(50),
+  price NUMERIC(12, 2), item_condition {condition}, country CHAR(2), tags {json}, is_hidden BOOLEAN NOT NULL,
+  is_featured BOOLEAN NOT NULL, active BOOLEAN NOT NULL, available_from DATE);
+CREATE TABLE purchases (id BIGINT PRIMARY KEY, buyer_id BIGINT REFERENCES accounts (id),
+  listing_uuid {uuid} REFERENCES listings (uuid), purchased_at {time});
+CREATE TABLE wishes (account_id BIGINT, listing_uuid {uuid}, added_on DATE, PRIMARY KEY (account_id, listing_uuid));
+CREATE TABLE messages (id BIGINT PRIMARY KEY, from_account_id BIGINT, listing_uuid {uuid}, body VARCHAR(50));
+CREATE TABLE sessions (token VARCHAR(40) PRIMARY KEY, account_id BIGINT);
+CREATE VIEW listings_of_today AS SELECT * FROM listings WHERE available_from > '2026-11-23'
+"""
+TYPES = {
+    "mariadb": {
+        "time": "DATETIME",
+        "uuid": "CHAR(36)",
+        "json": "JSON",
+        "condition": "ENUM('new', 'used', 'refurbished')",
+    },
+    "postgresql": {"time": "TIMESTAMPTZ", "uuid": "UUID", "json": "JSONB", "condition": "condition"},
+}
+
+
+def rows_of_market() -> list[str]:
+    day, uuid = "'2026-11-{:02}'", "'00000000-0000-4000-8000-0000000000{:02}'"
+    truth = ("FALSE", "TRUE")
+    words = ("'new'", "'used'", "'refurbished'")
+    statements = []
+    for n in range(1, 25):
+        gone = day.format(20) if n == 5 else "NULL"
+        countries = ("'PE'", "'CO'", "'DE'")
+        statements.append(
+            f"INSERT INTO accounts VALUES ({10**12 + n}, 'a{n}@example.org', {countries[n % 3]}, {truth[n == 1]}, "
+            f"{day.format(n)}, {gone})"
+        )
+        statements.append(f"INSERT INTO sellers VALUES ({n}, {10**12 + n}, 'Shop {n}')")
+        statements.append(
+            f"INSERT INTO listings VALUES ({uuid.format(n)}, {n}, 'thing {n}', {n * 3.5}, {words[n % 3]}, "
+            f'{countries[n % 2]}, \'["red", "{n % 4}"]\', {truth[n % 8 == 0]}, {truth[n % 3 == 0]}, TRUE, '
+            f"{day.format(n)})"
+        )
+        statements.append(f"INSERT INTO wishes VALUES ({10**12 + n}, {uuid.format(25 - n)}, {day.format(n)})")
+        body = ("Hello", "Is it still there?")[n % 2]
+        statements.append(f"INSERT INTO messages VALUES ({n}, {10**12 + n}, {uuid.format(n)}, '{body}')")
+        statements.append(f"INSERT INTO sessions VALUES ('0123456789abcdef-{n:04}', {10**12 + n})")
+    statements += [
+        f"INSERT INTO purchases VALUES ({n}, {10**12 + 1 + n % 24}, {uuid.format(1 + n * 7 % 24)}, "
+        f"{day.format(1 + n % 24)})"
+        for n in range(1, 61)
+    ]
+    return statements
 
 
 @pytest.fixture
@@ -160,6 +217,35 @@ def test_a_shop_without_foreign_keys_is_found_out_by_names_and_values(
     }
     assert "migrations" in done.output
     assert "recs_events" not in done.output
+
+
+@pytest.mark.parametrize("backend", TYPES)
+def test_a_market_of_uuids_flags_enums_and_dates_is_found_out(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    made = ["CREATE TYPE condition AS ENUM ('new', 'used', 'refurbished')"] if backend == "postgresql" else []
+    made += MARKET.format(**TYPES[backend]).split(";\n")
+    with create_engine(postgresql_address(url) if backend == "postgresql" else url, poolclass=NullPool).begin() as to:
+        for statement in (*made, *rows_of_market()):
+            to.exec_driver_sql(statement)
+    done = init(url)
+    assert done.exit_code == 0, done.output
+    content = written(tmp_path)
+    assert list(content["items"]) == ["listing"]
+    assert (content["items"]["listing"]["ids"], content["items"]["listing"]["creator"]) == ("text", "seller_id")
+    assert {name: event["time"] for name, event in content["events"].items()} == {
+        "purchase": "purchased_at",
+        "wish": "added_on",
+    }
+    assert content["vocabularies"] == {
+        "item_condition": {"items": {"listing": {"column": "item_condition"}}},
+        "country": {"items": {"listing": {"column": "country"}}, "users": {"column": "country"}},
+        "tag": {"items": {"listing": {"column": "tags", "form": "json"}}},
+    }
+    report = check(tmp_path / "mapping.toml", url)
+    rows = {query["section"]: query["rows"] for query in report["queries"]}
+    assert rows == {"users": 23, "items.listing": 21, "events.purchase": 60, "events.wish": 24}
 
 
 @pytest.mark.parametrize(
