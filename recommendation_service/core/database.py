@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -244,7 +245,7 @@ def _open_sqlite(path: str) -> sqlite3.Connection:
             f"there is no database {path}: set MYSQL_HOST (or DATABASE_URL), or run `recs demo load`"
         )
     connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True)
-    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
     connection.create_function("CRC32", 1, _crc32, deterministic=True)
     return connection
 

@@ -5,6 +5,7 @@ As the learner does it for a feed at a time (``learning.rewards.rewards_of``), t
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,9 @@ Codes = npt.NDArray[np.uint16]
 
 # Of a user's feeds, how many are looked through for an item whose event names none.
 LATEST_FEEDS = 20
-# Events whose items are looked for together: what is computed of them stays in a processor's cache.
-_AT_ONCE = 1 << 17
+# What is computed of so many at once stays in a processor's cache, and is little beside the columns of a million feeds.
+_FEEDS_AT_ONCE = 1 << 15
+_DEEDS_AT_ONCE = 1 << 17
 
 
 class Shown:
@@ -34,7 +36,7 @@ class Shown:
     def slots_of(self, feeds: Int64, items: Int64) -> Int64:
         """(m,) the slot in which each feed showed the item, the last where there are several; -1: it did not."""
         found = np.full(len(feeds), -1, np.int64)
-        for some in _blocks(len(feeds)):
+        for some in blocks(len(feeds)):
             begins, lengths, wanted = self._begins[feeds[some]], self._lengths[feeds[some]], items[some]
             for slot in range(int(lengths.max(initial=0))):
                 rows = np.flatnonzero(lengths > slot)
@@ -51,6 +53,9 @@ class Deeds(NamedTuple):
     rewards: Floats  # (m,)
     name: Codes  # (m,) index into the names of events
 
+    def of(self, some: Int64) -> "Deeds":
+        return Deeds(self.feeds[some], self.items[some], self.happened_ms[some], self.rewards[some], self.name[some])
+
 
 def attribute(
     rewards: Float32, shown: Shown, made_ms: Int64, deeds: Deeds, names: Sequence[str], file: LearningFile
@@ -59,21 +64,27 @@ def attribute(
 
     Each event of an item of a feed counts once, the first of several, within its hours. ``made_ms``: (n,) of feeds.
     """
-    rules: list[EventReward] = [file.rules[name] for name in names]
+    order = np.argsort(deeds.feeds, kind="stable")
+    ends = np.searchsorted(deeds.feeds, np.arange(0, len(rewards) + _FEEDS_AT_ONCE, _FEEDS_AT_ONCE), sorter=order)
+    rules = [file.rules[name] for name in names]
+    for begin, end in pairwise(ends.tolist()):
+        _attribute(rewards, shown, made_ms, deeds.of(order[begin:end]), rules, file)
+
+
+def _attribute(
+    rewards: Float32, shown: Shown, made_ms: Int64, deeds: Deeds, rules: Sequence[EventReward], file: LearningFile
+) -> None:
     hours = np.array([rule.hours_ms for rule in rules], np.int64)
     shows = np.array([rule.shows for rule in rules], np.bool_)
-    kept = np.flatnonzero(deeds.feeds >= 0)
-    kept = kept[deeds.happened_ms[kept] - made_ms[deeds.feeds[kept]] <= hours[deeds.name[kept]]]
-    slots = shown.slots_of(deeds.feeds[kept], deeds.items[kept])
-    kept, slots = kept[slots >= 0], slots[slots >= 0]
-    order = np.lexsort((deeds.rewards[kept], deeds.happened_ms[kept], deeds.feeds[kept]))
-    kept, slots = kept[order], slots[order]
-    cells = deeds.feeds[kept] * rewards.shape[1] + slots
+    slots = shown.slots_of(deeds.feeds, deeds.items)
+    kept = np.flatnonzero((slots >= 0) & (deeds.happened_ms - made_ms[deeds.feeds] <= hours[deeds.name]))
+    kept = kept[np.lexsort((deeds.rewards[kept], deeds.happened_ms[kept], deeds.feeds[kept]))]
+    cells = deeds.feeds[kept] * rewards.shape[1] + slots[kept]
     _, first = np.unique(cells * max(len(rules), 1) + deeds.name[kept], return_index=True)
     first.sort()  # sums are of their order
-    kept, slots, cells = kept[first], slots[first], cells[first]
+    kept, cells = kept[first], cells[first]
     only_seen = shows[deeds.name[kept]]
-    _mark_seen(rewards, deeds.feeds[kept], slots, only_seen, file.default)
+    _mark_seen(rewards, deeds.feeds[kept], slots[kept], only_seen, file.default)
     acted, number = np.unique(cells[~only_seen], return_inverse=True)
     brought = np.bincount(number, deeds.rewards[kept[~only_seen]], len(acted))
     rewards.reshape(-1)[acted] = np.clip(brought, file.least, file.most)
@@ -118,6 +129,7 @@ def latest_that_showed(
     return found
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    for begin in range(0, count, _AT_ONCE):
-        yield slice(begin, begin + _AT_ONCE)
+def blocks(count: int) -> Iterator[slice]:
+    """Of so many deeds, those that are looked at together."""
+    for begin in range(0, count, _DEEDS_AT_ONCE):
+        yield slice(begin, begin + _DEEDS_AT_ONCE)

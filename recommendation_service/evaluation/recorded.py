@@ -5,10 +5,11 @@ An event finds its feed as it does for the learner: by the request that it names
 that showed the item.
 """
 
+import gc
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
@@ -19,20 +20,20 @@ from sqlalchemy.engine import Engine
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine, time_as_text
 from recommendation_service.core.errors import SourceError
-from recommendation_service.evaluation.recorded_columns import Feeds, Recorded, Told
-from recommendation_service.flush.rows import FEED, text_of, weighed_row
+from recommendation_service.evaluation.recorded_columns import DeedRow, FeedRow, Feeds, Recorded, Told
+from recommendation_service.flush.rows import FEED, text_of
 from recommendation_service.flush.tables import transaction
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.row_notes import ToldByRow
 from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
 
 Advance = Callable[[str, float], None]
-Row = Mapping[Any, Any]
 
 ROWS_AT_ONCE = 5_000
 # Rows by their keys that are read together: so that what waits to be joined takes some megabytes.
 ROWS_OF_A_PART = 50_000
 PROCESSES = 2  # beside this one, where there are as many processors
+_CREATOR = ITEM_TYPES[CREATOR]
 _COLUMNS = (
     *("id", "event", "user_id", "item_type", "item_id", "request_id", "session_id", "endpoint", "value"),
     *("watch_seconds", "properties", "slots"),
@@ -99,7 +100,8 @@ def _parts(
         yield from (read_part(engine, span, asked) for span in spans)
         return
     # Not forked: threads and connections of this process would be in the others, too.
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    # Rows make no cycles; to look for some among the thousands that are there at once was a third of all time.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=gc.disable) as pool:
         try:
             parts = deque(pool.submit(read_part_alone, settings, span, asked) for span in spans)
             advance("Reading events", 0.0)
@@ -127,20 +129,18 @@ def read_part(engine: Engine, span: tuple[int, int], asked: Asked) -> Part:
     """``span``: keys behind the first, up to the last. Raises SourceError."""
     feeds, told, unread, rules = Feeds(asked.shadow), Told(), 0, asked.file.rules
     for rows in _rows(engine, span, asked):
-        of_feeds = []
+        of_feeds, deeds = [], []
         for row in rows:
-            try:
-                if row["event"] == FEED:
-                    of_feeds.append((row, weighed_row(row["properties"], row["slots"])))
-                elif row["event"] in rules and row["item_type"] != ITEM_TYPES[CREATOR]:
-                    told.add(row, asked.file)
-            except (ValueError, TypeError):
-                unread += 1
-        unread += feeds.add(of_feeds)
+            _, event, user, item_type, item, request, session, endpoint, value, seconds, properties, slots, moment = row
+            if event == FEED:
+                of_feeds.append(FeedRow(user, request, session, endpoint, properties, slots, moment))
+            elif event in rules and item_type != _CREATOR:
+                deeds.append(DeedRow(event, user, item_type, item, request, session, value, seconds, moment))
+        unread += feeds.add(of_feeds) + told.add(deeds, asked.file)
     return Part(feeds, told, unread)
 
 
-def _rows(engine: Engine, span: tuple[int, int], asked: Asked) -> Iterator[Sequence[Row]]:
+def _rows(engine: Engine, span: tuple[int, int], asked: Asked) -> Iterator[Sequence[Sequence[Any]]]:
     """By key and not by cursor: nothing stays open on the server however long the reader takes."""
     happened = time_as_text(engine.dialect.name, "happened_at")
     statement = text(
@@ -157,8 +157,8 @@ def _rows(engine: Engine, span: tuple[int, int], asked: Asked) -> Iterator[Seque
     after, last = span
     while True:
         with transaction(engine) as connection:
-            rows = connection.execute(statement, moments | {"after": after, "last": last}).mappings().all()
+            rows = connection.execute(statement, moments | {"after": after, "last": last}).all()
         yield rows
         if len(rows) < ROWS_AT_ONCE:
             return
-        after = rows[-1]["id"]
+        after = rows[-1][0]

@@ -3,23 +3,25 @@ for each would take gigabytes."""
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.evaluation.attribution import Deeds, Shown, attribute, latest_that_showed
-from recommendation_service.flush.rows import WeighedRow, milliseconds_of
+from recommendation_service.evaluation.attribution import Deeds, Shown, attribute, blocks, latest_that_showed
+from recommendation_service.flush.rows import WeighedRow, weighed_row
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.row_notes import ToldByRow
-from recommendation_service.model.item_keys import item_key, type_of_name
+from recommendation_service.model.item_keys import item_keys, type_of_name
 from recommendation_service.ranking.packed_slots import pinned_of_each, unpack_propensities_of_each
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+Row = TypeVar("Row")
 
 _REQUEST_BYTES = 16
+_NO_NUMBER = np.float32(np.nan).tobytes()
 
 
 class Recorded(NamedTuple):
@@ -42,6 +44,36 @@ class Recorded(NamedTuple):
         return _places(self.requests, requests)
 
 
+class FeedRow(NamedTuple):
+    """Of a row of ``recs_events`` that is a feed, what is read here."""
+
+    user_id: int
+    request_id: str
+    session_id: str | None
+    endpoint: str
+    properties: str
+    slots: bytes
+    happened: str
+
+
+class DeedRow(NamedTuple):
+    """Of one that says what somebody did."""
+
+    event: str
+    user_id: int | None
+    item_type: str
+    item_id: int
+    request_id: str | None
+    session_id: str | None
+    value: float | None
+    watch_seconds: float | None
+    happened: str
+
+
+# What a row raises that no release of this service has written so.
+_UNREAD = (ValueError, TypeError, OverflowError, AttributeError)
+
+
 class Feeds:
     """Columns that grow."""
 
@@ -54,39 +86,36 @@ class Feeds:
         self._policies: dict[str, int] = {}
         self._names: dict[str, int] = {}
 
-    def add(self, rows: Sequence[tuple[Mapping[Any, Any], WeighedRow]]) -> int:
+    def add(self, rows: Sequence[FeedRow]) -> int:
         """But for those without any fact of the user, of which nothing is learned; how many cannot be read."""
-        unread = 0
-        personal = [(row, feed) for row, feed in rows if feed.is_personal and feed.items]
-        try:
-            found = unpack_propensities_of_each(
-                [feed.others for _, feed in personal], [len(f.items) for _, f in personal]
-            )
-        except ValueError:
-            found, some = [], personal
-            personal = []
-            for row, feed in some:
-                try:
-                    found += unpack_propensities_of_each([feed.others], [len(feed.items)])
-                    personal.append((row, feed))
-                except ValueError:
-                    unread += 1
-        are_pinned = pinned_of_each([feed.others for _, feed in personal], [len(feed.items) for _, feed in personal])
-        for (row, feed), propensities, pinned in zip(personal, found, are_pinned, strict=True):
-            request = bytes.fromhex(row["request_id"])
-            user = row["user_id"] or _number_of((row["session_id"] or row["request_id"]).encode())
-            self._requests += request
-            self._users.append(user)
-            self._happened.append(milliseconds_of(row["happened"]))
-            self._name.append(self._names.setdefault(row["endpoint"], len(self._names)))
-            self._policy.append(self._policies.setdefault(feed.policy, len(self._policies)))
-            self._lengths.append(len(feed.items))
-            if pinned.any():
-                self._pinned.extend((len(self._items) + np.flatnonzero(pinned)).tolist())
-            self._items = _extended(self._items, feed.items)
-            self._propensities.frombytes(propensities.tobytes())
-            self._shadow.frombytes(self._shadow_of(feed, len(propensities)).tobytes())
-        return unread
+        return _in_halves(self._add, rows)
+
+    def _add(self, rows: Sequence[FeedRow]) -> None:
+        weighed = [weighed_row(row.properties, row.slots) for row in rows]
+        personal = [at for at, feed in enumerate(weighed) if feed.is_personal and feed.items]
+        if not personal:
+            return
+        feeds, some = [weighed[at] for at in personal], [rows[at] for at in personal]
+        lengths = [len(feed.items) for feed in feeds]
+        others = [feed.others for feed in feeds]
+        propensities = np.concatenate(unpack_propensities_of_each(others, lengths))
+        of, slots = np.nonzero(pinned_of_each(others, lengths))
+        pinned = (len(self._items) + np.cumsum(lengths) - lengths)[of] + slots
+        happened = _milliseconds([row.happened for row in some])
+        users = [row.user_id or _number_of((row.session_id or row.request_id).encode()) for row in some]
+        requests = b"".join([bytes.fromhex(row.request_id) for row in some])
+        if len(requests) != _REQUEST_BYTES * len(some):
+            raise ValueError("a feed's request is of another length")
+        self._requests += requests
+        self._users.extend(users)
+        self._happened.frombytes(happened)
+        self._name.extend([self._names.setdefault(row.endpoint, len(self._names)) for row in some])
+        self._policy.extend([self._policies.setdefault(feed.policy, len(self._policies)) for feed in feeds])
+        self._lengths.extend(lengths)
+        self._pinned.frombytes(pinned.astype(np.int64).tobytes())
+        self._items = _extended(self._items, [item for feed in feeds for item in feed.items])
+        self._propensities.frombytes(propensities.tobytes())
+        self._shadow.frombytes(b"".join(map(self._shadow_of, feeds)))
 
     def extend(self, later: "Feeds") -> None:
         """By those of a later part."""
@@ -103,11 +132,12 @@ class Feeds:
         self._propensities.extend(later._propensities)
         self._shadow.extend(later._shadow)
 
-    def _shadow_of(self, feed: WeighedRow, slots: int) -> Float32:
+    def _shadow_of(self, feed: WeighedRow) -> bytes:
+        size = 4 * len(feed.items)
         for shadow in feed.shadows:
-            if shadow.policy_version == self._version and len(shadow.propensities) == 4 * slots:
-                return shadow.values()
-        return np.full(slots, np.nan, np.float32)
+            if shadow.policy_version == self._version and len(shadow.propensities) == size:
+                return shadow.propensities
+        return _NO_NUMBER * len(feed.items)
 
     def with_rewards(self, told: "Told", file: LearningFile, unread: int) -> Recorded:
         happened, lengths = np.array(self._happened, np.int64), np.array(self._lengths, np.int64)
@@ -179,17 +209,36 @@ class Told:
         self._name = array("H")
         self._names: dict[str, int] = {}
 
-    def add(self, row: Mapping[Any, Any], file: LearningFile) -> None:
-        """Raises ValueError for what names no item."""
-        item, happened = item_key(type_of_name(row["item_type"]), row["item_id"]), milliseconds_of(row["happened"])
-        reward = file.rules[row["event"]].amount(row["value"], row["watch_seconds"])
-        session = row["session_id"]
-        self._requests += _request_of(row["request_id"])
-        self._users.append(row["user_id"] or (_number_of(session.encode()) if session else 0))
-        self._happened.append(happened)
-        self._items.append(item)
-        self._rewards.append(reward)
-        self._name.append(self._names.setdefault(row["event"], len(self._names)))
+    def add(self, rows: Sequence[DeedRow], file: LearningFile) -> int:
+        """How many cannot be read, or name no item."""
+        return _in_halves(lambda some: self._add(some, file), rows)
+
+    def _add(self, rows: Sequence[DeedRow], file: LearningFile) -> None:
+        if not rows:
+            return
+        columns: Iterator[tuple[Any, ...]] = zip(*rows, strict=True)
+        events, users, types, numbers, requests, sessions, values, watched, moments = columns
+        rules = file.rules
+        always = {name: rule.reward for name, rule in rules.items() if rule.by is None}
+        rewards = [
+            always[name] if name in always else rules[name].amount(value, seconds)
+            for name, value, seconds in zip(events, values, watched, strict=True)
+        ]
+        items = np.array(array("q", numbers))  # which, other than NumPy, takes integers alone
+        for name in set(types):
+            own = np.array([each == name for each in types])
+            items[own] = item_keys(type_of_name(name), items[own])
+        people = [
+            user or (_number_of(session.encode()) if session else 0)
+            for user, session in zip(users, sessions, strict=True)
+        ]
+        happened = _milliseconds(moments)
+        self._requests += _requests_of(requests)
+        self._users.extend(people)
+        self._happened.frombytes(happened)
+        self._items.frombytes(items.tobytes())
+        self._rewards.extend(rewards)
+        self._name.extend([self._names.setdefault(name, len(self._names)) for name in events])
 
     def add_rows(self, rows: Iterable[ToldByRow], file: LearningFile) -> None:
         """What the operator's rows told of feeds, as the learner noted it."""
@@ -236,12 +285,44 @@ class Told:
 
 def _places(requests: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> Int64:
     """(n, 2), (m, 2) to (m,): where each is among the first; -1: nowhere. Halves of ids are as good as random."""
+    places = np.full(len(wanted), -1, np.int64)
     if not len(requests):
-        return np.full(len(wanted), -1, np.int64)
+        return places
     order = np.argsort(requests[:, 0])
-    found = order[np.minimum(np.searchsorted(requests[order, 0], wanted[:, 0]), len(order) - 1)]
-    is_there = (requests[found, 0] == wanted[:, 0]) & (requests[found, 1] == wanted[:, 1])
-    return np.where(is_there, found, -1)
+    first = requests[order, 0]
+    for some in blocks(len(wanted)):
+        found = order[np.minimum(np.searchsorted(first, wanted[some, 0]), len(order) - 1)]
+        is_there = (requests[found] == wanted[some]).all(axis=1)
+        places[some] = np.where(is_there, found, -1)
+    return places
+
+
+def _in_halves(add: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> int:
+    """Rows are added together; where one cannot be read, all but that one. How many cannot."""
+    try:
+        add(rows)
+    except _UNREAD:
+        if len(rows) == 1:
+            return 1
+        middle = len(rows) // 2
+        return _in_halves(add, rows[:middle]) + _in_halves(add, rows[middle:])
+    return 0
+
+
+def _milliseconds(moments: Sequence[str]) -> bytes:
+    """Of each moment as ``flush.rows.text_of`` has it, 8 bytes."""
+    return np.array(moments, "datetime64[ms]").tobytes()
+
+
+def _requests_of(names: Sequence[str | None]) -> bytes:
+    """16 bytes each: 0 where no feed is named, -1 where what is named is none."""
+    try:
+        found = bytes.fromhex("".join(names))  # type: ignore[arg-type]  # TypeError where one is None
+        if len(found) == _REQUEST_BYTES * len(names) and all(len(name) == 2 * _REQUEST_BYTES for name in names if name):
+            return found
+    except (ValueError, TypeError):
+        pass
+    return b"".join(map(_request_of, names))
 
 
 def _request_of(request_id: str | None) -> bytes:

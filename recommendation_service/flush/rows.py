@@ -259,6 +259,10 @@ class _FeedProperties(msgspec.Struct):
         """Key of the item and kind of each slot. Raises ValueError."""
         return [_shown_of_text(item) for item in self.items.split(",")] if self.items else []
 
+    def shown_items(self) -> list[int]:
+        """The keys alone. Raises ValueError."""
+        return [shown[0] for shown in map(_shown_of_text, self.items.split(","))] if self.items else []
+
 
 @lru_cache(1 << 16)
 def _shown_of_text(item: str) -> tuple[int, int]:
@@ -334,7 +338,7 @@ def weighed_row(properties: str, slots: bytes) -> WeighedRow:
     try:
         _, shadows, others = _taken_apart(slots)
         found = _decode_properties(properties)
-        return WeighedRow(found.policy, found.personal, [item for item, _ in found.shown()], others, shadows)
+        return WeighedRow(found.policy, found.personal, found.shown_items(), others, shadows)
     except (msgspec.DecodeError, TypeError) as error:
         raise ValueError(str(error)) from None
 

@@ -83,7 +83,8 @@ def search(given: Scene, at: int) -> int:
 def test_all_feeds_at_once_have_the_learners_rewards_to_the_last_bit(
     seed: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attribution, "_AT_ONCE", 64)
+    monkeypatch.setattr(attribution, "_FEEDS_AT_ONCE", 64)
+    monkeypatch.setattr(attribution, "_DEEDS_AT_ONCE", 32)
     given = scene(seed, kind)
     nameless = np.flatnonzero(given.deeds.feeds < 0)
     told = given.whose[nameless], given.deeds.items[nameless], given.deeds.happened_ms[nameless]

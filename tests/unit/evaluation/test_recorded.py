@@ -165,6 +165,31 @@ def test_a_row_that_no_release_has_written_is_counted_and_the_others_are_read(en
     assert (len(found.users), found.unread) == (1, 1)
 
 
+def test_deeds_that_no_release_has_written_are_counted_and_those_beside_them_are_read(engine: Engine) -> None:
+    wrong = {
+        "item_id": (2**62, 1.5, "one", None),
+        "item_type": ("nothing", "type_2", None),
+        "happened_at": ("2026-09-21 at noon",),
+    }
+    requests = [number.to_bytes(16, "little") for number in range(1, 51)]
+    told = [save(request_id=request.hex()) for request in requests]
+    assert not EventWriter(engine).write([*told, *(feed(request_id=request) for request in requests)]).left
+    with engine.begin() as connection:
+        for place, (column, value) in enumerate((name, value) for name, values in wrong.items() for value in values):
+            changed = f"UPDATE recs_events SET {column} = ? WHERE request_id = ? AND event = 'save'"
+            connection.exec_driver_sql(changed, (value, requests[5 * place].hex()))
+    found = read_recorded(engine, ALL, load_learning(), None, lambda *_: None)
+    assert (len(found.users), found.unread) == (50, 8)
+    assert np.count_nonzero(found.rewards > 0) == 50 - 8
+
+
+def test_a_request_that_is_none_is_of_no_feed_and_harms_no_other(engine: Engine) -> None:
+    odd = ["", "nonsense", REQUEST.hex()[:-2], REQUEST.hex() + "00", " " + REQUEST.hex()[1:], REQUEST.hex()[:-1] + "g"]
+    found = recorded(engine, feed(request_id=REQUEST), *(save(request_id=each) for each in [*odd, REQUEST.hex(), *odd]))
+    assert found.rewards.tolist() == [pytest.approx([0.0, 0.6, 0.0])]
+    assert found.unread == 0
+
+
 @pytest.fixture
 def many(engine: Engine) -> Settings:
     """Feeds and what people did, of which some name no feed; and settings by which other processes find them."""
