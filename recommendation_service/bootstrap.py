@@ -156,8 +156,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     cors = bool(settings.cors_allow_origins)
 
     def direct(worker: Worker) -> DirectCalls:
-        in_tasks = settings.has_redis
-        return DirectCalls(endpoints, admission, accounts, worker, cors=cors, in_tasks=in_tasks)
+        return DirectCalls(endpoints, admission, accounts, worker, cors=cors)
 
     app = Application(
         _layers(settings, accounts),

@@ -73,11 +73,8 @@ class DirectCalls:
         worker: Worker,
         *,
         cors: bool,
-        in_tasks: bool,
     ) -> None:
-        """``endpoints``: by path. ``cors``: whether scripts of other origins may call, whom a layer answers.
-        ``in_tasks``: whether what is awaited may ask which task it is in, as Redis' client does."""
-        self.in_tasks = in_tasks
+        """``endpoints``: by path. ``cors``: whether scripts of other origins may call, whom a layer answers."""
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._admission = admission
         self._accounts = accounts

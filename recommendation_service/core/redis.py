@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar, cast
 
 import structlog
 from prometheus_client import Counter, Histogram
@@ -41,7 +41,6 @@ from recommendation_service.core.config import Settings
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Asked = TypeVar("Asked")
 Client = Redis | RedisCluster
 Call = Callable[[str, Callable[[Any], Awaitable[Any]]], Awaitable[Any]]  # RedisGuard.call, or an Allowance's
 
@@ -166,6 +165,8 @@ class RedisGuard:
             self._count(operation, "late")
             self._pause(f"no answer within {limit * 1000:.3g} ms")
             raise RedisUnavailable(f"no answer within {limit * 1000:.3g} ms")
+        if task.cancelled():
+            raise RedisUnavailable("it was closed meanwhile")
         error, result = task.result()
         if error is not None:
             is_refusal = _is_refusal(error)
@@ -264,14 +265,6 @@ class Allowance:
         finally:
             self._left -= time.perf_counter() - started
 
-    async def call_grouped(self, group: "Grouped[Asked, T]", asked: Sequence[Asked]) -> list[T] | None:
-        """A request's first operation: it has all of the time, as has everybody in the group."""
-        started = time.perf_counter()
-        try:
-            return await group.call(asked, len(asked))
-        finally:
-            self._left -= time.perf_counter() - started
-
 
 def key_in(space: str, name: str) -> str:
     return f"recs:{space}:{name}" if space else f"recs:{name}"
@@ -282,67 +275,6 @@ async def discard(call: Call, kind: str, name: str, found: bytes | None, guard: 
     guard.count_damaged(kind)
     sha = hashlib.sha1(found or b"", usedforsecurity=False).hexdigest()
     await call("discard", lambda redis: redis.eval(DISCARD, 1, name, sha))
-
-
-class Grouped(Generic[Asked, T]):
-    """One operation for all who ask while the one before is under way, as the log's group commit.
-
-    An operation costs the client far more than the server: a task, a timer, a connection, a write, a read. Where little
-    is asked a group is one, and goes at once. It waits for the one before for half of the time limit at most, and then
-    has what is left of the limit. A group is late, refused or skipped as a whole, and counts as one in the metrics.
-    """
-
-    def __init__(
-        self,
-        guard: RedisGuard,
-        operation: str,
-        command: Callable[[Any, list[Asked]], Awaitable[list[T]]],
-        most: int,
-    ) -> None:
-        """``command(client, asked)``: the results, in their order. ``most``: of the weight of a group."""
-        self._guard = guard
-        self._operation = operation
-        self._command = command
-        self._most = most
-        self._group: list[tuple[Sequence[Asked], asyncio.Future[list[T] | None]]] = []  # who may still be joined
-        self._weight = 0
-        self._last: asyncio.Task[None] | None = None
-
-    async def call(self, asked: Sequence[Asked], weight: int) -> list[T] | None:
-        """The results, which come from one operation; None where RedisGuard.call raises RedisUnavailable."""
-        if not self._group or self._weight + weight > self._most:
-            self._group, self._weight = [], 0
-            self._last = asyncio.create_task(self._send(self._group, self._last))  # begins in the loop's next turn
-        future: asyncio.Future[list[T] | None] = asyncio.get_running_loop().create_future()
-        self._group.append((asked, future))
-        self._weight += weight
-        return await future
-
-    async def _send(
-        self, group: list[tuple[Sequence[Asked], asyncio.Future[list[T] | None]]], before: asyncio.Task[None] | None
-    ) -> None:
-        limit = left = self._guard.timeout_seconds
-        results: list[T] = []
-        try:
-            if before is not None and not before.done():
-                started = time.perf_counter()
-                await asyncio.wait({before}, timeout=limit / 2)
-                left = max(limit / 2, limit - (time.perf_counter() - started))
-            if self._group is group:
-                self._group = []
-            results = await self._guard.call(
-                self._operation,
-                lambda client: self._command(client, [one for asked, _ in group for one in asked]),
-                left,
-            )
-        except RedisUnavailable:
-            pass
-        finally:  # also where this is cancelled: they wait for nothing else
-            start = 0
-            for asked, future in group:
-                if not future.done():
-                    future.set_result(results[start : start + len(asked)] if results else None)
-                start += len(asked)
 
 
 async def run_script(client: Any, script: Any, calls: list[tuple[str, list[Any]]]) -> list[Any]:

@@ -24,7 +24,7 @@ from redis.exceptions import ResponseError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.place import WrongPlace, owner_of, space_of
-from recommendation_service.core.redis import Grouped, RedisGuard, RedisUnavailable, key_in, open_redis
+from recommendation_service.core.redis import RedisGuard, RedisUnavailable, key_in, open_redis
 from recommendation_service.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -50,17 +50,15 @@ local function require_type(key, wanted)
   return redis.call('DEL', key)
 end
 """
-# Adds the calls of a group and keeps alive in one step, so that the key always has a time to live. Gives the ids, and
-# first whether something else was in the stream's place.
+# Adds an entry and keeps alive in one step, so that the key always has a time to live. Gives whether something else was
+# in the stream's place, and the entry's id.
 ADD = (
     LUA_REQUIRE
     + """
-local answer = {require_type(KEYS[1], 'stream')}
-for i = 3, #ARGV do
-  answer[#answer + 1] = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'r', ARGV[i])
-end
+local damaged = require_type(KEYS[1], 'stream')
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'r', ARGV[3])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
-return answer
+return {damaged, id}
 """
 )
 # The same for who is to be forgotten: a machine that was away for longer has no events of before.
@@ -86,22 +84,23 @@ class EventStream:
         self._redis = redis
         client: Any = redis.client
         self._add = client.register_script(ADD)
-        self._adds = Grouped(redis, "stream_add", self._add_all, MOST_TOGETHER)
         self._forget = client.register_script(FORGET)
         self._read_forgotten = client.register_script(READ_FORGOTTEN)
 
     async def add(self, payloads: list[bytes]) -> bytes | None:
         """Add records as one entry; its id, or None where Redis did not take it in time."""
-        entries = await self._adds.call([msgspec.msgpack.encode(payloads)], len(payloads))
-        return entries[0] if entries else None
-
-    async def _add_all(self, client: Any, calls: list[bytes]) -> list[bytes]:
-        arguments = [MOST_ENTRIES, STREAM_SECONDS, *calls]
+        arguments = [MOST_ENTRIES, STREAM_SECONDS, msgspec.msgpack.encode(payloads)]
         space = self._redis.space
-        damaged, *ids = await self._add(keys=[key_in(space, STREAM)], args=arguments, client=client)
+        keys = [key_in(space, STREAM)]
+        try:
+            damaged, entry = await self._redis.call(
+                "stream_add", lambda client: self._add(keys=keys, args=arguments, client=client)
+            )
+        except RedisUnavailable:
+            return None
         if damaged:
             self._redis.count_damaged("stream")
-        return [_qualified(space, entry) for entry in ids]
+        return _qualified(space, entry)
 
     async def forget(self, user_id: int) -> int | None:
         """Tell all machines to forget what they have of a user up to now; that moment, in milliseconds since 1970 by

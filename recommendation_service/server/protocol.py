@@ -253,13 +253,7 @@ class DoorProtocol(HttpToolsProtocol):
     ) -> None:
         """``codings``: of the body, where the head was looked at before."""
         assert self._direct is not None  # noqa: S101
-        answer = self._answer_directly(cycle, target, headers, codings)
-        if self._direct.in_tasks:
-            task = self.loop.create_task(answer)
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
-        else:
-            Stepped(answer, self.tasks, self.loop)
+        Stepped(self._answer_directly(cycle, target, headers, codings), self.tasks, self.loop)
 
     def _miss_body(self) -> None:
         """The rest of a body does not come any more."""

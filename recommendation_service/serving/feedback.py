@@ -1,14 +1,14 @@
 """What people did: away from their feeds from now on, and on the disk before anybody is told that it is accepted.
 
-Calls that come in one turn of a worker's event loop are taken together, and each is answered as if it had come alone:
-an operation of Redis, a transaction of the memory, a write and a sync cost far more than an event.
+Calls that come while others are being taken are taken together, and each is answered as if it had come alone: an
+operation of Redis, a transaction of the memory, a write and a sync cost far more than an event.
 """
 
 import asyncio
 import contextlib
 import functools
-from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections import Counter, deque
+from collections.abc import Coroutine, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -79,8 +79,9 @@ class Feedback:
         self._metrics = metrics
         self._seldom = Seldom(log)
         self._accepted: dict[str, Any] = {}  # labels are slow to look up
-        self._turn: list[_Call] = []  # which may still be joined
-        self._events = 0  # of it
+        self._turns: deque[list[_Call]] = deque()  # not yet begun, of which the last may still be joined
+        self._events = 0  # of the last
+        self._is_taking = False  # a turn
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def accept(self, read: list[FeedbackRecord], now_ms: int) -> Accepted:
@@ -97,17 +98,30 @@ class Feedback:
         return await call.outcome
 
     def _join(self, event_log: EventLog, call: _Call) -> None:
-        if not self._turn or self._events + len(call.records) > MOST_TOGETHER:
-            self._turn, self._events = [], 0
-            self._begin(self._take(event_log, self._turn), self._turn)
-        self._turn.append(call)
+        if not self._turns or self._events + len(call.records) > MOST_TOGETHER:
+            self._turns.append([])
+            self._events = 0
+        self._turns[-1].append(call)
         self._events += len(call.records)
+        if not self._is_taking:
+            self._go_on(event_log)
 
-    def _begin(self, work: Awaitable[None], calls: list[_Call]) -> None:
+    def _go_on(self, event_log: EventLog) -> None:
+        """One turn after the other: what comes meanwhile is the next one."""
+        self._is_taking = bool(self._turns)
+        if self._is_taking:
+            task = self._begin(self._take_turn(event_log), self._turns[0])
+            task.add_done_callback(lambda ended: None if ended.cancelled() else self._go_on(event_log))
+
+    async def _take_turn(self, event_log: EventLog) -> None:
+        await self._take(event_log, self._turns.popleft())
+
+    def _begin(self, work: Coroutine[Any, Any, None], calls: list[_Call]) -> "asyncio.Task[None]":
         """In the loop's next turn."""
-        task = asyncio.ensure_future(work)
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(functools.partial(self._end, calls))
+        return task
 
     def _end(self, calls: list[_Call], task: "asyncio.Future[None]") -> None:
         """Nobody goes on waiting where it was cancelled, or failed in a way that nobody thought of."""
@@ -120,8 +134,6 @@ class Feedback:
                 call.fail(error)
 
     async def _take(self, event_log: EventLog, calls: list[_Call]) -> None:
-        if self._turn is calls:
-            self._turn = []
         deeds = self._deeds(calls)
         entries = self._entries(list(deeds.users))
         if late := self._with_a_past(calls, deeds, entries):

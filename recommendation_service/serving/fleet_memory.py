@@ -13,7 +13,6 @@ from typing import Any, cast
 from recommendation_service.core.redis import (
     LUA_GET,
     Allowance,
-    Grouped,
     RedisGuard,
     RedisUnavailable,
     WrongType,
@@ -61,7 +60,6 @@ end
 return answers
 """
 )
-MOST_TOGETHER = 32  # users whose entries are exchanged in one operation
 
 
 class FleetMemory:
@@ -72,7 +70,6 @@ class FleetMemory:
         self._longest = longest_seconds  # after which every entry but a hidden one has expired
         self._replace = cast(Any, redis.client).register_script(REPLACE)
         self._exchange = cast(Any, redis.client).register_script(EXCHANGE)
-        self._exchanges = Grouped(redis, "seen_exchange", self._exchange_all, MOST_TOGETHER)
 
     def allowance(self) -> Allowance:
         """What Redis may cost one request, over all that is asked of it."""
@@ -120,31 +117,17 @@ class FleetMemory:
     async def exchange_all(
         self, wanted: Sequence[tuple[bytes, bytes, bytes]], allowance: Allowance
     ) -> list[bytes | None]:
-        """Of (key, old, new), at most MOST_TOGETHER, put ``new`` in the place of ``old``; of each ``new``, or the
-        entries that are there instead, and nothing was written.
-
-        A request's first operation: it goes with those of other requests.
-        """
-        asked = [self._asked(*one) for one in wanted]
-        results = await allowance.call_grouped(self._exchanges, asked)
-        if results is None:
+        """Of (key, old, new), some dozens at most, put ``new`` in the place of ``old``; of each ``new``, or the
+        entries that are there instead, and nothing was written."""
+        asked = [(self._name(key), [_sha(old), new, self._seconds(new)]) for key, old, new in wanted]
+        try:
+            results = await allowance.call("seen_exchange", lambda client: run_script(client, self._exchange, asked))
+        except RedisUnavailable:
             return [None] * len(asked)
         return [
             new if result == 1 else await self._exchanged(key, new, result, allowance)
             for (key, _, new), result in zip(wanted, results, strict=True)
         ]
-
-    async def exchange_again(self, key: bytes, old: bytes, new: bytes, allowance: Allowance) -> bytes | None:
-        """The same for one that has not all of its time any more."""
-        asked = self._asked(key, old, new)
-        try:
-            [result] = await allowance.call("seen_exchange", lambda client: self._exchange_all(client, [asked]))
-        except RedisUnavailable:
-            return None
-        return await self._exchanged(key, new, result, allowance)
-
-    def _asked(self, key: bytes, old: bytes, new: bytes) -> tuple[str, list[Any]]:
-        return self._name(key), [_sha(old), new, self._seconds(new)]
 
     async def _exchanged(self, key: bytes, new: bytes, result: Any, allowance: Allowance) -> bytes | None:
         if result == 2:
@@ -169,9 +152,6 @@ class FleetMemory:
 
     def _answer_name(self, key: bytes, answer_name: bytes) -> str:
         return self._redis.key(f"answer:{{{key.hex()}}}:{answer_name.hex()}")
-
-    async def _exchange_all(self, client: Any, asked: list[tuple[str, list[Any]]]) -> list[Any]:
-        return await run_script(client, self._exchange, asked)
 
     def _seconds(self, entries: bytes) -> int:
         """For which they are kept."""

@@ -88,7 +88,7 @@ class FleetStore:
         try:
             for _ in range(AGREEMENTS - 1):
                 new = note.after(merged(self.machine.group.read(note.key), theirs))
-                there = await self.fleet.exchange_again(note.key, theirs, new, allowance)
+                [there] = await self.fleet.exchange_all([(note.key, theirs, new)], allowance)
                 if there is None or there == new:
                     break
                 theirs = there

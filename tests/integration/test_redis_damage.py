@@ -76,7 +76,7 @@ def test_what_is_no_memory_of_a_user_is_replaced_by_the_next_feed_or_event(redis
             [there] = await fleet.exchange_all([(KEY, old, ENTRIES)], fleet.allowance())
             if there != ENTRIES:
                 assert there == b""
-                assert await fleet.exchange_again(KEY, b"", ENTRIES, fleet.allowance()) == ENTRIES
+                assert await fleet.exchange_all([(KEY, b"", ENTRIES)], fleet.allowance()) == [ENTRIES]
             assert await client.get(name) == ENTRIES
             assert await client.ttl(name) > 0
         assert damaged(worker, "seen") == 3

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from typing import Any, cast
 
 import pytest
@@ -49,16 +48,6 @@ class Echo:
         return Reply(200, call.body)
 
 
-in_tasks: ContextVar[bool] = ContextVar("in_tasks")
-
-
-@pytest.fixture(autouse=True, params=[False, True], ids=["stepped", "in tasks"])
-def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
-    token = in_tasks.set(request.param)
-    yield
-    in_tasks.reset(token)
-
-
 class Direct(Scene):
     echo: Echo
     metrics: Metrics
@@ -76,9 +65,7 @@ async def direct(*, cors: bool = False, can_stop: bool = False, **bounds: int) -
         found.echo, found.metrics = Echo(), Metrics()
         accounts = Accounts(found.metrics, {PATH: "total"}, access_log=False)
         admission = Admission(Access(Settings()), RateLimiter(0))
-        calls = DirectCalls(
-            {PATH: found.echo}, admission, accounts, cast(Worker, None), cors=cors, in_tasks=in_tasks.get()
-        )
+        calls = DirectCalls({PATH: found.echo}, admission, accounts, cast(Worker, None), cors=cors)
         found.server.lifespan.state[DIRECT_KEY] = calls
         try:
             yield found

@@ -1,4 +1,4 @@
-"""Calls of /feedback that come in one turn are taken together, and each as if it had come alone."""
+"""Calls of /feedback that come together are taken together, and each as if it had come alone."""
 
 from __future__ import annotations
 
@@ -103,6 +103,56 @@ def test_calls_of_one_turn_are_one_transaction_and_one_write(tmp_path: Path, mon
         assert worker.transactions == before + 1
         assert writes == [24]
         assert [worker.items(user) for user in range(1, 9)] == [[1, 2, 3]] * 8
+
+    run(tmp_path, scenario)
+
+
+def test_calls_that_come_while_others_are_taken_are_the_next_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        may_be_durable, writes = asyncio.Event(), list[int]()
+        append_all, durable = worker.event_log.append_all, worker.event_log.durable
+
+        async def slow() -> None:
+            await may_be_durable.wait()
+            await durable()
+
+        monkeypatch.setattr(
+            worker.event_log, "append_all", lambda payloads: (writes.append(len(payloads)), append_all(payloads))
+        )
+        monkeypatch.setattr(worker.event_log, "durable", slow)
+        first = asyncio.create_task(worker.accept(feedback(user_id=1)))
+        while not writes:
+            await asyncio.sleep(0)
+        others = []
+        for user in (2, 3, 4):
+            others.append(asyncio.create_task(worker.accept(feedback(user_id=user))))
+            await asyncio.sleep(0)
+        assert writes == [1]
+        others[1].cancel()
+        may_be_durable.set()
+        assert (await first).accepted == 1
+        outcomes = await asyncio.gather(*others, return_exceptions=True)
+        assert [outcomes[0], outcomes[2]] == [Accepted(1, [])] * 2
+        assert isinstance(outcomes[1], asyncio.CancelledError)
+        assert writes == [1, 3]
+        assert [record.user_id for record in worker.recorded()] == [1, 2, 3, 4]
+
+    run(tmp_path, scenario)
+
+
+def test_what_does_not_fit_into_a_turn_is_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(worker: Worker) -> None:
+        writes: list[int] = []
+        append_all = worker.event_log.append_all
+        monkeypatch.setattr(
+            worker.event_log, "append_all", lambda payloads: (writes.append(len(payloads)), append_all(payloads))
+        )
+        calls = [[feedback(event_id=f"{call}-{n}") for n in range(size)] for call, size in enumerate((600, 400, 1))]
+        accepted = await asyncio.gather(*(worker.accept(*call) for call in calls))
+        assert [one.accepted for one in accepted] == [600, 400, 1]
+        assert writes == [1000, 1]
 
     run(tmp_path, scenario)
 
