@@ -23,12 +23,12 @@ from recommendation_service.core.errors import InvalidRequest, SourceError
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.user_memory import MemoryFailed
+from recommendation_service.model.item_keys import NamedItem
 from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.explanation import (
     Explanation,
     Recorded,
-    WantedItem,
     find_recorded,
     versions_of,
 )
@@ -126,7 +126,7 @@ def _seen(worker: Worker, recorded: Recorded) -> bytes:
         raise FolderFailed(f"What the user has seen cannot be read: {error}.", retry_after_seconds=30) from error
 
 
-def _items(named: Sequence[str], catalog: Catalog) -> tuple[list[WantedItem], list[dict[str, str]]]:
+def _items(named: Sequence[str], catalog: Catalog) -> tuple[list[NamedItem], list[dict[str, str]]]:
     """The items that are named, and what is wrong with those that are none."""
     items, problems = [], []
     for place, text in enumerate(named):

@@ -70,7 +70,7 @@ def add_people(
         calls.check("")
         # Of text ids none is an anonymous person's, so that is told by the session.
         user_id = 0 if words.users_are_text and user.given == "0" and session_id is not None else user.number
-        asked = _person(user_id, session_id), page_after(page, most)
+        asked = _person(user_id, session_id, user.given), page_after(page, most)
         person, events_page = asked
         if events_page is None:
             problem = "is not what an answer had as `next`"
@@ -89,8 +89,7 @@ def add_people(
         def tell() -> Remembered:
             engine = make_writing_engine(settings)
             try:
-                found = remembered(settings, engine, catalog, person, events_page, seen, words, elsewhere, facts)
-                return msgspec.structs.replace(found, user_id=user.given if user_id else 0)
+                return remembered(settings, engine, catalog, person, events_page, seen, words, elsewhere, facts)
             finally:
                 engine.dispose()
 
@@ -104,7 +103,7 @@ def add_people(
         return Response(content, media_type="application/json", headers={"Cache-Control": "private, no-store"})
 
 
-def _person(user_id: int, session_id: str | None) -> Person:
+def _person(user_id: int, session_id: str | None, given: int | str) -> Person:
     """Raises InvalidRequest."""
     problem = ""
     if not user_id and session_id is None:
@@ -113,7 +112,7 @@ def _person(user_id: int, session_id: str | None) -> Person:
         problem = "must be absent where the user is not 0: a user is one person in all sessions"
     if problem:
         raise InvalidRequest("The request has invalid fields.", [{"field": "session_id", "problem": problem}])
-    return Person(user_id, session_id)
+    return Person(user_id, session_id, given if user_id else 0)
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class BuiltCatalog:
     not_personal: Int64 | None  # users whose feeds are not, ascending; None: no table names them, or it was never read
     item_texts: Texts | None = None  # ids of the items, where they are text
     user_texts: Texts | None = None  # ids of the users
+    creator_texts: Texts | None = None  # ids of the creators
+    text_types: tuple[str, ...] = ()  # names of the types whose items have ids that are text
     filters: tuple[FilterColumn, ...] = ()
     people_terms: dict[str, Any] | None = None  # by what the terms of a mapping's people are made, see mapped.py
     mapping: str | None = None  # Mapping.digest of the mapping by which it was built

@@ -153,7 +153,7 @@ def verify(version: Version = None, as_json: AsJson = False) -> None:
 def show(
     version: Version = None,
     item: Annotated[str | None, typer.Option(metavar="TYPE:ID", help="An item, by its type and id.")] = None,
-    user: Annotated[int | None, typer.Option(help="A user's number.")] = None,
+    user: Annotated[str | None, typer.Option(help="A user, by id.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """What is in a version: its report, or one item or user of it.
@@ -163,7 +163,7 @@ def show(
     $ recs catalog show --item TYPE:812      # of one that is not there, the rule that keeps it out
     $ recs catalog show --user 4711 --json
     """
-    from recommendation_service.catalog.inspection import describe_item, describe_user, read_item
+    from recommendation_service.catalog.inspection import describe_item, describe_user, read_item, read_user
 
     store = _store()
     version = store.named(version)
@@ -174,9 +174,13 @@ def show(
             wanted = read_item(item, catalog.item_types, catalog.text_types)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--item") from None
-        _print(describe_item(catalog, names, *wanted), as_json)
+        _print(describe_item(catalog, names, wanted), as_json)
     elif user is not None:
-        _print(describe_user(catalog, names, user), as_json)
+        try:
+            number = read_user(user, catalog)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--user") from None
+        _print(describe_user(catalog, names, number, user if catalog.user_texts is not None else number), as_json)
     elif as_json:
         typer.echo(json.dumps({"version": version, **catalog.manifest}, ensure_ascii=False))
     else:

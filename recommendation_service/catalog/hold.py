@@ -250,6 +250,8 @@ def without(
         not_personal=current.not_personal,
         item_texts=None if current.item_texts is None else Texts.of(current.item_texts.of_rows(np.flatnonzero(kept))),
         user_texts=current.user_texts,
+        creator_texts=current.creator_texts,
+        text_types=tuple(current.text_types),
         filters=tuple(kept_rows(column, kept) for column in current.filters),
         people_terms=current.manifest.get("people_terms"),
         mapping=current.manifest.get("mapping"),

@@ -11,14 +11,15 @@ from recommendation_service.catalog.store import Catalog
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, item_key, type_name
+from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, NamedItem, item_key, type_name
 from recommendation_service.model.kinds import kind_name
-from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, number_of_text
+from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, USER_BITS, number_of_text
 
 
-def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] = ()) -> tuple[int, int]:
-    """Type and number of an item that is named as ``TYPE:812``. ``types``: numbers by name, as a catalog has them;
-    ``text_types``: those whose ids are text.
+def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] = ()) -> NamedItem:
+    """An item that is named as ``TYPE:812``; an id that is text may have colons of its own.
+
+    ``types``: numbers by name, as a catalog has them; ``text_types``: those whose ids are text.
 
     Raises ValueError that says what is wrong.
     """
@@ -28,24 +29,36 @@ def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] =
     if name in text_types:
         if not 0 < len(digits) <= LONGEST_TEXT_ID:
             raise ValueError(f"must have an id of 1 to {LONGEST_TEXT_ID} characters, but is {text[:64]!r}")
-        return types[name], number_of_text(digits, ITEM_BITS)
+        return NamedItem(types[name], number_of_text(digits, ITEM_BITS), digits)
     if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(LARGEST_ITEM))):
         raise ValueError(f"must be TYPE:ID with an ID of digits alone, but is {text[:64]!r}")
     largest = LARGEST_ITEM if types[name] <= CREATOR else LARGEST_OTHER
     if not 0 < int(digits) <= largest:
         raise ValueError(f"must have an id from 1 to {largest}, but is {text[:64]!r}")
-    return types[name], int(digits)
+    return NamedItem(types[name], int(digits), int(digits))
 
 
-def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, number: int) -> dict[str, Any]:
+def read_user(text: str, catalog: Catalog) -> int:
+    """The number of a user by the operator's id. Raises ValueError that says what is wrong."""
+    if catalog.user_texts is not None:
+        if not 0 < len(text) <= LONGEST_TEXT_ID:
+            raise ValueError(f"must be an id of 1 to {LONGEST_TEXT_ID} characters, but is {text[:64]!r}")
+        return number_of_text(text, USER_BITS)
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) < 2**63):
+        raise ValueError(f"must be a number from 1 to {2**63 - 1}, but is {text[:64]!r}")
+    return int(text)
+
+
+def describe_item(catalog: Catalog, names: dict[str, Any], named: NamedItem) -> dict[str, Any]:
     """Raises CatalogError where the item is not in the catalog."""
     arrays = catalog.arrays
+    item_type, number, given = named
     start, end = rows_of(arrays, item_type)
     item = _place(arrays.item_id[start:end], number) + start
     if item < start:
         what = {number: name for name, number in catalog.item_types.items()}.get(item_type, type_name(item_type))
         raise CatalogError(
-            f"There is no {what} {number} in catalog {catalog.version}: {_absence(catalog, item_type, number)}."
+            f"There is no {what} {given} in catalog {catalog.version}: {_absence(catalog, item_type, number)}."
         )
     neighbours = slice(int(arrays.neighbour_offsets[item]), int(arrays.neighbour_offsets[item + 1]))
     feature_names = (*FEATURE_NAMES, *(added.split(" = ")[0] for added in catalog.added_features))
@@ -60,7 +73,7 @@ def describe_item(catalog: Catalog, names: dict[str, Any], item_type: int, numbe
         "taken_after_it": [
             {
                 "type": catalog.type_of(int(other)),
-                "id": int(arrays.item_id[other]),
+                "id": catalog.id_of(int(other)),
                 "weight": float(weight),
             }
             for other, weight in zip(
@@ -79,27 +92,32 @@ def _absence(catalog: Catalog, item_type: int, number: int) -> str:
     return f"its row broke the rule {rule}"
 
 
-def describe_user(catalog: Catalog, names: dict[str, Any], number: int) -> dict[str, Any]:
-    """Raises CatalogError where the user is not in the catalog (who still gets a feed)."""
+def describe_user(catalog: Catalog, names: dict[str, Any], number: int, given: int | str) -> dict[str, Any]:
+    """``given``: the id as the operator has it.
+
+    Raises CatalogError where the user is not in the catalog (who still gets a feed).
+    """
     arrays = catalog.arrays
     row = _place(arrays.user_id, number)
     if row < 0:
-        raise CatalogError(f"User {number} is not in catalog {catalog.version}, and gets the feed of an unknown user.")
+        raise CatalogError(f"User {given} is not in catalog {catalog.version}, and gets the feed of an unknown user.")
     history = slice(int(arrays.history_offsets[row]), int(arrays.history_offsets[row + 1]))
     network = slice(int(arrays.network_offsets[row]), int(arrays.network_offsets[row + 1]))
     profile = slice(int(arrays.profile_offsets[row]), int(arrays.profile_offsets[row + 1]))
     return {
-        "user_id": number,
+        "user_id": given,
         "history": [
             {
                 "type": catalog.type_of(int(item)),
-                "id": int(arrays.item_id[item]),
+                "id": catalog.id_of(int(item)),
                 "weight": float(weight),
             }
             for item, weight in zip(arrays.history_items[history], arrays.history_weight[history], strict=True)
         ],
         "connections": int(arrays.connections[row]),
-        "creators_in_network": [int(arrays.creator_id[creator]) for creator in arrays.network_creators[network]],
+        "creators_in_network": [
+            catalog.id_of_creator(int(arrays.creator_id[creator])) for creator in arrays.network_creators[network]
+        ],
         "profile": [names["tokens"][token] for token in arrays.profile_tokens[profile]],
     }
 

@@ -85,7 +85,7 @@ def build_mapped(
         "cities": arrays.cities,
     }
     report.build_milliseconds = round((time.perf_counter() - started) * 1000, 1)
-    has_text = any(mapping.content.item_ids(name) == "text" for name in items.order)
+    text_types = tuple(name for name in items.order if mapping.content.item_ids(name) == "text")
     return BuiltCatalog(
         arrays=arrays,
         item_types=contents.item_types,
@@ -98,8 +98,10 @@ def build_mapped(
         added_features=policy.added_features,
         item_time_zone=settings.item_time_zone,
         not_personal=None,
-        item_texts=Texts.of([one if isinstance(one, str) else "" for one in items.ids]) if has_text else None,
+        item_texts=Texts.of([one if isinstance(one, str) else "" for one in items.ids]) if text_types else None,
         user_texts=user_texts,
+        creator_texts=_creator_texts(mapping, tables, arrays.creator_id),
+        text_types=text_types,
         filters=tuple(_filters(mapping, tables, items, people)),
         people_terms=by._asdict(),
         mapping=mapping.digest,
@@ -184,7 +186,23 @@ def _creators(mapping: Mapping, tables: Tables, order: Sequence[str], rows: Sequ
 
 
 def creator_numbers(mapping: Mapping, ids: Ids) -> Int64:
-    return numbers_of(ids, USER_BITS if mapping.content.creators.are_users else CREATOR_BITS)
+    """As events name creators too: of text never more bits than a key has for them, also of those who are users."""
+    return numbers_of(ids, USER_BITS if mapping.content.creator_ids == "integer" else CREATOR_BITS)
+
+
+def _creator_texts(mapping: Mapping, tables: Tables, numbers: Int64) -> Texts | None:
+    """The dictionary of the items' creators, where their ids are text; "" of an item's own, that has none.
+
+    ``numbers``: (C,) of CatalogArrays.creator_id.
+    """
+    if mapping.content.creator_ids != "text":
+        return None
+    given = [table.creators for table in tables.items.values() if table.creators is not None]
+    every = dict.fromkeys(one for ids in given for one in ids.tolist() if isinstance(one, str) and one)
+    texts: dict[int, str] = {}
+    for one in every:
+        texts.setdefault(number_of_text(one, CREATOR_BITS), one)
+    return Texts.of([texts.get(number, "") for number in numbers.tolist()])
 
 
 class TermsBy(NamedTuple):
@@ -330,8 +348,11 @@ def _people(
         other = numbers_of(table.others, USER_BITS) if to_users else creator_numbers(mapping, table.others)
         pair = np.stack([user, other], 1)[(user > 0) & (other > 0)]
         pairs.append(pair)
-        if not to_users or content.creators.are_users:
+        if not to_users:
             network.append(pair)
+        elif content.creators.are_users:
+            of_creator = creator_numbers(mapping, table.others)
+            network.append(np.stack([user, of_creator], 1)[(user > 0) & (of_creator > 0)])
     linked, followed = (np.unique(np.concatenate(found), axis=0).reshape(-1, 2) for found in (pairs, network))
     for table_ids in (
         tables.users.ids,

@@ -140,7 +140,8 @@ class MappedUserReader:
             numbers = numbers_of(others, USER_BITS) if to_users else creator_numbers(self._mapping, others)
             linked.append(numbers[numbers > 0])
             if not to_users or content.creators.are_users:
-                network.append(numbers[numbers > 0])
+                creators = creator_numbers(self._mapping, others)
+                network.append(creators[creators > 0])
         return np.unique(np.concatenate(linked)), np.unique(np.concatenate(network))[:MOST_ROWS]
 
     def _terms_by(self) -> TermsBy:

@@ -43,7 +43,8 @@ ITEM_BYTES = "items.json"
 ITEM_OFFSETS = "item_offsets"  # (M + 1,) int64
 NAMES = "names.json"
 NOT_PERSONAL = "not_personal"  # (n,) int64, where there is such a list
-ITEM_TEXTS, USER_TEXTS = "item_texts", "user_texts"  # bytes, and beside them {name}_offsets, where ids are text
+# Bytes, and beside them {name}_offsets, where ids are text.
+ITEM_TEXTS, USER_TEXTS, CREATOR_TEXTS = "item_texts", "user_texts", "creator_texts"
 LIST_ORDERS = {"popular": "popular_items", "latest": "latest_items"}  # files of (M,) int32, see list_orders.py
 REJECTED_KEYS, REJECTED_RULES = "rejected_keys", "rejected_rules"  # (r,) int64 and uint8, see rejections.py
 
@@ -67,6 +68,7 @@ class Catalog:
     item_texts: Texts | None = None
     user_texts: Texts | None = None
     filters: tuple[FilterColumn, ...] = ()
+    creator_texts: Texts | None = None
 
     def item_json(self, item: int) -> bytes:
         return bytes(self.item_bytes[int(self.item_offsets[item]) : int(self.item_offsets[item + 1])])
@@ -82,6 +84,24 @@ class Catalog:
         """As it looks in the operator's tables; ids that are numbers have no text in the dictionary."""
         text = self.item_texts.at(item) if self.item_texts is not None else ""
         return text or int(self.arrays.item_id[item])
+
+    def id_of_key(self, key: int) -> int | str | None:
+        """The same of an item or a creator by its key, and below by the number of one; None: its id is text, and the
+        dictionary does not have it."""
+        item_type, number = unpack(key)
+        if item_type == CREATOR:
+            return self.id_of_creator(number)
+        row = self.row_of(key)
+        if row >= 0:
+            return self.id_of(row)
+        is_text = any(self.item_types[name] == item_type for name in self.text_types)
+        return None if is_text else number
+
+    def id_of_creator(self, number: int) -> int | str | None:
+        return _text_or_number(self.creator_texts, self.arrays.creator_id, number)
+
+    def id_of_user(self, number: int) -> int | str | None:
+        return _text_or_number(self.user_texts, self.arrays.user_id, number)
 
     @property
     def added_features(self) -> list[str]:
@@ -102,9 +122,10 @@ class Catalog:
     @property
     def text_types(self) -> set[str]:
         """Names of the types whose items have ids that are text."""
+        told: list[str] | None = self.manifest.get("text_types")
         texts = self.item_texts
-        if texts is None:
-            return set()
+        if told is not None or texts is None:
+            return set(told or ())
         return {name for name, (start, end) in self.rows_of_type.items() if start < end and texts.at(start)}
 
     @property
@@ -192,6 +213,7 @@ class CatalogStore(VersionStore):
                 "fingerprint": fingerprint,
                 "items": item_form(built.item_time_zone),
                 "item_types": built.item_types,
+                "text_types": list(built.text_types),
                 "filters": [_filter_said(column) for column in built.filters],
                 "people_terms": built.people_terms,
                 "mapping": built.mapping,
@@ -237,6 +259,7 @@ class CatalogStore(VersionStore):
                 _texts(folder, manifest, ITEM_TEXTS),
                 _texts(folder, manifest, USER_TEXTS),
                 tuple(_filter(folder, place, manifest) for place in range(len(manifest.get("filters", [])))),
+                _texts(folder, manifest, CREATOR_TEXTS),
             )
             if arrays.features.shape[1] != FEATURES + len(catalog.added_features):
                 raise ValueError(f"features has {arrays.features.shape[1]} columns")
@@ -258,7 +281,8 @@ def _write_files(new: NewVersion, built: "BuiltCatalog") -> None:
     sizes = np.array([len(body) for body in built.item_bodies], np.int64)
     new.save(ITEM_OFFSETS, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
     new.write(ITEM_BYTES, b"".join(built.item_bodies) or b" ")
-    for name, texts in ((ITEM_TEXTS, built.item_texts), (USER_TEXTS, built.user_texts)):
+    dictionaries = {ITEM_TEXTS: built.item_texts, USER_TEXTS: built.user_texts, CREATOR_TEXTS: built.creator_texts}
+    for name, texts in dictionaries.items():
         if texts is not None:
             new.save(name, texts.blob)
             new.save(f"{name}_offsets", texts.offsets)
@@ -302,6 +326,14 @@ def _filter(folder: Path, place: int, manifest: dict[str, Any]) -> FilterColumn:
     in_order = Ordered(load("ordered"), load("ordered_rows")) if has_order else ordered(items)
     applies = [(start, end) for start, end in said["applies"]]
     return FilterColumn(said["name"], said["rule"], said["passes_missing"], applies, items, users, in_order)
+
+
+def _text_or_number(texts: Texts | None, ids: Int64, number: int) -> int | str | None:
+    """``ids``: (n,) ascending, the numbers of ``texts``' rows."""
+    if texts is None:
+        return number
+    row = int(np.searchsorted(ids, number))
+    return (texts.at(row) or None) if row < len(ids) and ids[row] == number else None
 
 
 def _texts(folder: Path, manifest: dict[str, Any], name: str) -> Texts | None:

@@ -17,7 +17,7 @@ from recommendation_service.editors.rulings import BURY, TAKEDOWN, Ruling
 from recommendation_service.feed.sentences import Sentence, say
 from recommendation_service.feed.withheld import Withheld
 from recommendation_service.model.features import FEATURE_NAMES
-from recommendation_service.model.item_keys import pack, type_name, unpack
+from recommendation_service.model.item_keys import NamedItem, pack, type_name, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import DecidedSlot, Decision, Pool
 from recommendation_service.ranking.seen import ACTED, HIDDEN, IMPRESSED, SERVED, Lifetimes
@@ -51,7 +51,7 @@ class Missing(msgspec.Struct):
     """Why an item was not shown; ``origin``: of what that was told (serving/explanation.py)."""
 
     type: str
-    id: int
+    id: int | str
     stage: str
     origin: str
     odds: float | None  # that it would have been shown, given what was; of an item that was in a pool
@@ -62,7 +62,9 @@ class Missing(msgspec.Struct):
 class Scene(NamedTuple):
     """What is known of a feed that did not show an item."""
 
-    decision: Decision
+    shown: list[int]  # keys of its items, in order
+    shown_origin: str
+    decision: Decision  # where it was made again, of that
     withheld: Withheld | None  # None: that was not recorded
     catalog: Catalog
     policy: Policy
@@ -75,12 +77,12 @@ class Scene(NamedTuple):
     rulings: tuple[Ruling, ...] = ()  # of editors, that held then
 
 
-def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Missing:
-    key = pack(item_type, number)
+def missing_of(scene: Scene, item: NamedItem, language: str) -> Missing:
+    item_type, key = item.type, pack(item.type, item.number)
     stage, odds, pools, sentences, origin = "", None, [], [], scene.origin
-    shown = [place for place, slot in enumerate(scene.decision.slots) if slot.item == key]
-    if shown:
-        stage, sentences = "shown", [say(language, "shown", place=shown[0] + 1)]
+    if key in scene.shown:
+        origin = scene.shown_origin
+        stage, sentences = "shown", [say(language, "shown", place=scene.shown.index(key) + 1)]
     elif (ruling := _ruling_of(scene, key)) is not None:
         origin = "recorded"  # in the editors' history
         stage = "taken_down" if ruling.action == TAKEDOWN else "buried"
@@ -94,7 +96,7 @@ def missing_of(scene: Scene, item_type: int, number: int, language: str) -> Miss
     else:
         origin = scene.catalog_origin
         stage, sentences = _of_catalog(scene, key, item_type, language)
-    return Missing(name_of(scene.catalog, item_type), number, stage, origin, odds, pools, sentences)
+    return Missing(name_of(scene.catalog, item_type), item.id, stage, origin, odds, pools, sentences)
 
 
 def _ruling_of(scene: Scene, key: int) -> Ruling | None:

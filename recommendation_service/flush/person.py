@@ -28,6 +28,7 @@ _RECORDS, _BYTES = 5_000, 8 << 20
 class Person(NamedTuple):
     user_id: int  # 0: anonymous
     session_id: str | None = None  # of an anonymous person
+    given: int | str = 0  # the user's id as the operator has it
 
     def did(self, record: Event) -> bool:
         if self.user_id:

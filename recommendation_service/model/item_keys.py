@@ -11,7 +11,7 @@ The first two are how everything was stored before there were other types, and s
 a dictionary gives it, of a type of its own.
 """
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,14 @@ _OTHERS = -(2**63)
 _CREATORS = -(2**62)
 
 Int64 = npt.NDArray[np.int64]
+
+
+class NamedItem(NamedTuple):
+    """An item that somebody asks for."""
+
+    type: int
+    number: int
+    id: int | str  # as the operator has it
 
 
 def pack(item_type: int, number: int) -> int:

@@ -59,7 +59,16 @@ def user(
     elsewhere = asyncio.run(_in_redis(settings, key)) if key is not None else None
     engine = make_writing_engine(settings)
     try:
-        found = remembered(settings, engine, catalog, Person(number, session), Page(most), seen, words, elsewhere)
+        found = remembered(
+            settings,
+            engine,
+            catalog,
+            Person(number, session, user_id if words.users_are_text and number else number),
+            Page(most),
+            seen,
+            words,
+            elsewhere,
+        )
     finally:
         engine.dispose()
     if as_json:

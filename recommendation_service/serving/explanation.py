@@ -37,7 +37,7 @@ from recommendation_service.log.records import FeedRecord, endpoint_name
 from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import lifetimes_of
-from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.item_keys import NamedItem, unpack
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
 from recommendation_service.ranking.packed_slots import Slots, unpack_slots
@@ -47,8 +47,6 @@ from recommendation_service.sources.item_row import ItemRow
 from recommendation_service.sources.users import User, UserFacts
 
 RECORDED, RECOMPUTED, TODAY, UNKNOWN = "recorded", "recomputed", "today", "unknown"
-
-WantedItem = tuple[int, int]  # type, number
 
 
 class Recorded(NamedTuple):
@@ -63,11 +61,6 @@ class Recorded(NamedTuple):
         found = self.feed or self.decision
         assert found is not None  # noqa: S101
         return found
-
-    @property
-    def user(self) -> User:
-        """As the operator has it, where the feed is there; else its number."""
-        return (self.feed.user_text if self.feed is not None else "") or self.either.user_id
 
     @property
     def session_id(self) -> str | None:
@@ -118,6 +111,18 @@ class Versions(NamedTuple):
         """The feed's own, as far as it is kept."""
         return Generation(self.catalog or self.today.catalog, self.policy or self.today.policy)
 
+    def id_of_key(self, key: int) -> int | str | None:
+        """Of an item as the operator has it; None: its id is text, and none of the catalogs has it any more."""
+        found = self.made.catalog.id_of_key(key)
+        return self.today.catalog.id_of_key(key) if found is None else found
+
+    def id_of_user(self, number: int) -> int | str | None:
+        """The same of a user; of anonymous people 0."""
+        if not number:
+            return number
+        found = self.made.catalog.id_of_user(number)
+        return self.today.catalog.id_of_user(number) if found is None else found
+
 
 def versions_of(recorded: Recorded, today: Generation, catalogs: CatalogStore, policy: Policy | None) -> Versions:
     """``policy``: the feed's, where it is kept."""
@@ -150,7 +155,7 @@ class Explanation:
         policy = self._versions.policy
         return {
             "request_id": record.request_id.hex(),
-            "user_id": recorded.user,
+            "user_id": self._user(),
             "session_id": recorded.session_id,
             "endpoint": endpoint_name(record.endpoint),
             "happened_at": datetime.fromtimestamp(record.happened_ms / 1000, UTC).isoformat(timespec="milliseconds"),
@@ -171,6 +176,12 @@ class Explanation:
             "items": [self._item(place, key) for place, key in enumerate(self._keys())],
         }
 
+    def _user(self) -> User | None:
+        """As the operator has it, which the feed's record says of ids that are text."""
+        feed = self._recorded.feed
+        text = feed.user_text if feed is not None else ""
+        return text or self._versions.id_of_user(self._recorded.either.user_id)
+
     def _keys(self) -> list[int]:
         if self._decision is not None:
             return [slot.item for slot in self._decision.slots]
@@ -182,10 +193,9 @@ class Explanation:
             reason: Any = why(policy, choice, place, self._age_days(key), self._language)
         else:
             reason = unweighed_why(policy or self._versions.today.policy, choice, place, self._language)
-        item_type, number = unpack(key)
         return {
-            "type": name_of(self._versions.made.catalog, item_type),
-            "id": number,
+            "type": name_of(self._versions.made.catalog, unpack(key)[0]),
+            "id": self._versions.id_of_key(key),
             "why": msgspec.to_builtins(reason),
         }
 
@@ -223,7 +233,7 @@ class Explanation:
 
     def missing(
         self,
-        wanted: Sequence[WantedItem],
+        wanted: Sequence[NamedItem],
         settings: Settings,
         seen: bytes,
         facts_of: Callable[[User], UserFacts | None],
@@ -232,11 +242,11 @@ class Explanation:
         """Why items were not shown. ``seen``: what is remembered of the user now; ``facts_of``: of a user who is not
         in the catalog; ``row_in_tables``: of an item. Blocks. Raises SourceError."""
         scene = self._scene(settings, seen, facts_of)
-        found = [missing_of(scene, *item, self._language) for item in wanted]
+        found = [missing_of(scene, item, self._language) for item in wanted]
         if settings.mapping_file is not None:
             return found  # the query of one row is of the first operator's tables
         return [
-            by_tables(one, row_in_tables(*item), self._language) if one.stage == "not_read" else one
+            by_tables(one, row_in_tables(item.type, item.number), self._language) if one.stage == "not_read" else one
             for one, item in zip(found, wanted, strict=True)
         ]
 
@@ -254,6 +264,8 @@ class Explanation:
                 if is_own and self._is(unpack_slots(slate.packed)):
                     origin = withheld_origin = RECOMPUTED
         return Scene(
+            self._keys(),
+            RECORDED,
             decision,
             withheld,
             versions.made.catalog,
@@ -308,7 +320,8 @@ class Explanation:
         entries = as_entries(seen)
         before = np.ascontiguousarray(entries[(entries[:, 1] >> 32) + EPOCH < now]).tobytes()
         unknown = record.user_id and request.personal and not preview.knows(record.user_id)
-        return preview.slate(request, before, facts_of(self._recorded.user) if unknown else None), generation
+        user = self._user() if unknown else None
+        return preview.slate(request, before, facts_of(user) if user is not None else None), generation
 
 
 def by_tables(missing: Missing, row: ItemRow | None, language: str) -> Missing:
@@ -325,13 +338,16 @@ def by_tables(missing: Missing, row: ItemRow | None, language: str) -> Missing:
 
 
 def missing_now(
-    slate: Slate, generation: Generation, settings: Settings, wanted: Sequence[WantedItem], language: str
+    slate: Slate, generation: Generation, settings: Settings, wanted: Sequence[NamedItem], language: str
 ) -> list[Missing]:
     """Why items are not in a feed that was made just now, and recorded nowhere. Raises SourceError."""
     if not wanted:
         return []
+    decision = unpack_decision(slate.decision)
     scene = Scene(
-        unpack_decision(slate.decision),
+        [slot.item for slot in decision.slots],
+        TODAY,
+        decision,
         unpack_withheld(slate.withheld),
         generation.catalog,
         generation.policy,
@@ -343,10 +359,12 @@ def missing_now(
         None,
         generation.rulings,
     )
-    found = [missing_of(scene, *item, language) for item in wanted]
+    found = [missing_of(scene, item, language) for item in wanted]
     if settings.mapping_file is not None:
         return found
     return [
-        by_tables(one, row_in_tables(settings, datetime.now(UTC), *item), language) if one.stage == "not_read" else one
+        by_tables(one, row_in_tables(settings, datetime.now(UTC), item.type, item.number), language)
+        if one.stage == "not_read"
+        else one
         for one, item in zip(found, wanted, strict=True)
     ]

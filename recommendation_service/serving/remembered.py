@@ -16,8 +16,8 @@ from recommendation_service.flush.person import Page, Person, dead_letters_of, e
 from recommendation_service.learning.person import pending_of
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.memory.entries import as_entries
-from recommendation_service.model.item_keys import CREATOR, item_key, unpack
-from recommendation_service.model.words import FIRST_WORDS, Words
+from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.words import CREATOR_TYPE, FIRST_WORDS, Words
 from recommendation_service.ranking.seen import EPOCH
 from recommendation_service.sources.users import UserFacts
 
@@ -28,7 +28,7 @@ class SeenItem(msgspec.Struct, frozen=True):
     """An item, or a creator who is hidden, that stays away from the person's feeds."""
 
     type: str
-    id: int | str
+    id: int | str | None  # null: it is text, and the catalog does not know it any more
     state: str
     slot: str | None  # the kind of slot that it was served in, where that is known
     at: str
@@ -65,12 +65,12 @@ def seen_items(entries: bytes, catalog: Catalog | None = None, words: Words = FI
     """Of what ranking/seen.py says."""
     items = []
     for key, detail in as_entries(entries).tolist():
-        item_type, number = unpack(key)
+        item_type, _ = unpack(key)
         kind = detail >> 4 & 15
         items.append(
             SeenItem(
                 words.type_name(item_type),
-                _item_id(catalog, item_type, number),
+                _id_of(catalog, words, key),
                 STATES[(detail & 15) - 1],
                 words.kind_name(kind - 1) if kind else None,
                 utc_text((detail >> 32) + EPOCH),
@@ -79,12 +79,13 @@ def seen_items(entries: bytes, catalog: Catalog | None = None, words: Words = FI
     return items
 
 
-def _item_id(catalog: Catalog | None, item_type: int, number: int) -> int | str:
-    """As the operator has it; of an id that is text, and of an item that is in no catalog any more, its number."""
-    if catalog is None or catalog.item_texts is None or item_type == CREATOR:
+def _id_of(catalog: Catalog | None, words: Words, key: int) -> int | str | None:
+    """Of an item or a creator, as the operator has it; None: it is text, which no catalog tells."""
+    item_type, number = unpack(key)
+    if words.type_name(item_type) not in words.text_types:
         return number
-    place = catalog.row_of(item_key(item_type, number))
-    return (catalog.item_texts.of_rows([place])[0] or number) if place >= 0 else number
+    found = catalog.id_of_key(key) if catalog is not None else None
+    return found if isinstance(found, str) else None  # an older release's catalog has no creators' texts
 
 
 def facts_in_words(
@@ -94,11 +95,14 @@ def facts_in_words(
         return None
     names = ("skills", "knowledges", "tools", "languages")
     history = [
-        {"type": words.type_name(item_type), "id": _item_id(catalog, item_type, number), "at": utc_text(when)}
+        {"type": words.type_name(unpack(key)[0]), "id": _id_of(catalog, words, key), "at": utc_text(when)}
         for key, when in facts.history.tolist()
-        for item_type, number in (unpack(key),)
     ]
-    told = {"history": history, "connected": facts.network.tolist(), "connections": facts.connections} | {
+    connected = facts.network.tolist()
+    if CREATOR_TYPE in words.text_types:
+        found = [catalog.id_of_creator(number) if catalog is not None else None for number in connected]
+        connected = [one for one in found if isinstance(one, str)]
+    told = {"history": history, "connected": connected, "connections": facts.connections} | {
         name: list(texts) for name, texts in zip(names, facts.attributes, strict=True)
     }
     return told | {"filters": dict(facts.filters)} if words.is_mapped else told
@@ -129,7 +133,7 @@ def remembered(
                 count += 1
                 decisions.append(Kept(record.request_id.hex(), utc_text(record.happened_ms / 1000)))
     return Remembered(
-        user_id=person.user_id,
+        user_id=person.given or person.user_id,
         session_id=person.session_id,
         not_personal=_is_listed(settings, catalog, person),
         catalog=_in_catalog(settings, catalog, person),
@@ -160,7 +164,7 @@ def _in_catalog(settings: Settings, catalog: Catalog | None, person: Person) -> 
         return None
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     try:
-        described = describe_user(catalog, store.names(catalog.version), person.user_id)
+        described = describe_user(catalog, store.names(catalog.version), person.user_id, person.given)
     except CatalogError:
         return None
     described.pop("user_id")

@@ -12,7 +12,7 @@ from recommendation_service.catalog.rejections import RULES, rejected
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.errors import CatalogError
 from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
-from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
+from recommendation_service.model.item_keys import LARGEST_ITEM, NamedItem, item_key
 from tests.support.old_catalogs import published_without_rejections
 from tests.unit.sources.operator_database import OperatorDatabase, ago
 
@@ -55,11 +55,11 @@ def test_the_rule_that_each_row_broke_is_kept_and_said(database: OperatorDatabas
         assert catalog.rejected.rule_of(key) is None
     names = store.names(catalog.version)
     with pytest.raises(CatalogError, match="broke the rule superseded"):
-        describe_item(catalog, names, CHALLENGE, older)
+        describe_item(catalog, names, NamedItem(CHALLENGE, older, older))
     for nobody in (LARGEST_ITEM, LARGEST_ITEM + 1, 0, -3):
         with pytest.raises(CatalogError, match="read no such row"):
-            describe_item(catalog, names, RESUME, nobody)
-    assert describe_item(catalog, names, RESUME, shown)["item"]["id"] == shown
+            describe_item(catalog, names, NamedItem(RESUME, nobody, nobody))
+    assert describe_item(catalog, names, NamedItem(RESUME, shown, shown))["item"]["id"] == shown
 
 
 def test_rows_of_a_release_with_further_rules_have_their_names() -> None:
@@ -76,4 +76,4 @@ def test_a_catalog_of_an_earlier_release_is_read_and_knows_no_rule(database: Ope
     catalog = store.open(published_without_rejections(store, database.build().built))
     assert catalog.rejected is None
     with pytest.raises(CatalogError, match="see the rules of eligibility"):
-        describe_item(catalog, store.names(catalog.version), RESUME, 999_999)
+        describe_item(catalog, store.names(catalog.version), NamedItem(RESUME, 999_999, 999_999))
