@@ -243,6 +243,31 @@ def test_in_whatever_order_it_comes_and_however_often_the_learner_dies_the_sums_
     assert {of.feeds for of in arms.values()} <= set(range(1, 9))
 
 
+def test_an_event_costs_as_much_however_many_feeds_its_user_had(world: World) -> None:
+    """Steps of SQLite's machine: it fell behind the log by those who came often."""
+
+    def steps(feeds: int) -> int:
+        learner, done = world.learner(), []
+        database = learner.ledger._database
+        with closing(learner):
+            requests = [number.to_bytes(16) for number in range(feeds)]
+            database.executemany(
+                "INSERT OR IGNORE INTO feeds (request, happened, user, packed) VALUES (?, 0, 7, x'')",
+                [(request,) for request in requests],
+            )
+            database.executemany(
+                "INSERT OR IGNORE INTO happenings VALUES (?, 202, 'save', 0.6, 0, 0, 0, ?)",
+                [(request, "table:likes" if place == 3 else "request") for place, request in enumerate(requests)],
+            )
+            database.set_progress_handler(lambda: done.append(1), 1)
+            assert learner.ledger.rows.feeds_told_of(7, 202, "save") == [requests[3]]
+            assert learner.ledger.rows.feeds_told_of(8, 202, "save") == []
+            database.set_progress_handler(None, 1)
+        return len(done)
+
+    assert steps(1_000) == steps(10)
+
+
 def test_what_comes_late_replaces_the_default(world: World) -> None:
     served = feed(6)
     world.write([served, shown(served, 0)])
