@@ -44,7 +44,6 @@ def export(
     from recommendation_service.evaluation.recorded import Window, read_recorded
     from recommendation_service.flush.export import written_aside
     from recommendation_service.learning.mapped import learning_of
-    from recommendation_service.log.decisions import read_decisions
 
     settings = load_settings()
     learning = learning_of(settings)
@@ -55,13 +54,12 @@ def export(
     try:
         with bar(Console(stderr=True)) as advance:
             recorded = read_recorded(engine, window, learning, None, advance, settings)
-            records = read_decisions(folder)
             if output is None:
-                written = write_own(recorded, records, endpoint, sys.stdout.buffer)
+                written = write_own(recorded, folder, endpoint, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
             else:
                 with written_aside(output) as file:
-                    written = write_own(recorded, records, endpoint, file)
+                    written = write_own(recorded, folder, endpoint, file)
     except BrokenPipeError:  # whoever reads has had enough
         raise
     except OSError as error:

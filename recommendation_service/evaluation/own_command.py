@@ -24,7 +24,6 @@ from recommendation_service.learning.gate import told
 from recommendation_service.learning.ledger import FILE as LEDGER
 from recommendation_service.learning.mapped import learning_of
 from recommendation_service.learning.row_notes import told_by_rows
-from recommendation_service.log.decisions import read_decisions
 from recommendation_service.policies.changing import deed_of
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, EvidenceFiles
@@ -128,8 +127,7 @@ def _evidence(
     try:
         if asked.decisions is not None and not folder.is_dir():
             raise SourceError(f"{folder} is no folder.")
-        records = read_decisions(folder)
-        evidence = by_decisions(recorded, records, named.policy, _pools(choice), asked.endpoint, advance)
+        evidence = by_decisions(recorded, folder, named.policy, _pools(choice), asked.endpoint, advance)
     except OSError as error:
         raise SourceError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from None
     if evidence.feeds.feeds == 0:

@@ -1,7 +1,8 @@
 """What this service decided, with what each slot brought, as lines of dsjson."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from recommendation_service.dsjson.own import own_decision
 from recommendation_service.dsjson.writing import line_of
 from recommendation_service.evaluation.recorded_columns import Recorded
-from recommendation_service.log.decisions import DecisionRecord
+from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.ranking.decisions import unpack_decision
 
@@ -23,9 +24,11 @@ class Written(NamedTuple):
     unread: int  # of another release
 
 
-def write_own(recorded: Recorded, records: Iterable[DecisionRecord], endpoint: str | None, file: BinaryIO) -> Written:
-    """``endpoint``: of these feeds only. Raises OSError."""
+def write_own(recorded: Recorded, folder: Path, endpoint: str | None, file: BinaryIO) -> Written:
+    """``folder``: of decisions; ``endpoint``: of these feeds only. Raises OSError."""
     count, without_feed, unread = 0, 0, 0
+    strange: list[None] = []
+    records = read_decisions(folder, lambda: strange.append(None))
     for some in _batched((record for record in records if _is_wanted(record, endpoint)), _AT_ONCE):
         requests = np.frombuffer(b"".join(record.request_id for record in some), np.uint64).reshape(-1, 2)
         for record, place in zip(some, recorded.place_of(requests).tolist(), strict=True):
@@ -45,7 +48,7 @@ def write_own(recorded: Recorded, records: Iterable[DecisionRecord], endpoint: s
             own = own_decision(record.request_id.hex(), record.happened_ms, name, decision, rewards.tolist())
             file.write(line_of(own) + b"\n")
             count += 1
-    return Written(count, without_feed, unread)
+    return Written(count, without_feed, unread + len(strange))
 
 
 def _is_wanted(record: DecisionRecord, endpoint: str | None) -> bool:

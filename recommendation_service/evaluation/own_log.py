@@ -1,6 +1,7 @@
 """A policy weighed on what this service recorded: by its propensities as a shadow, or by decisions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from recommendation_service.estimates.cascade import Draws, model_rewards
 from recommendation_service.estimates.logged import LoggedFeeds
 from recommendation_service.evaluation.recorded import Advance
 from recommendation_service.evaluation.recorded_columns import Recorded
-from recommendation_service.log.decisions import DecisionRecord
+from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import Decision, draws_under, propensities_under, unpack_decision
@@ -38,16 +39,20 @@ def by_shadow(recorded: Recorded, endpoint: str | None) -> Evidence:
 
 def by_decisions(
     recorded: Recorded,
-    records: Iterator[DecisionRecord],
+    folder: Path,
     policy: Policy,
     pools_of: Callable[[str], str | None],
     endpoint: str | None,
     advance: Advance,
 ) -> Evidence:
-    """``pools_of``: a policy version's pools_digest, None: nobody knows it any more. Raises SourceError."""
+    """``folder``: of decisions; ``pools_of``: a policy version's pools_digest, None: nobody knows it any more.
+
+    Raises OSError.
+    """
     left_out: dict[str, int] = {}
     wanted: list[DecisionRecord] = []
-    for record in records:
+    unread: list[None] = []
+    for record in read_decisions(folder, lambda: unread.append(None)):
         reason = _problem(record, policy, pools_of)
         if reason is not None:
             left_out[reason] = left_out.get(reason, 0) + 1
@@ -74,7 +79,7 @@ def by_decisions(
             _note_draws(draws, row, decision, policy)
         except ValueError:
             is_read[row] = False
-    left_out["of another release"] = int(np.count_nonzero(~is_read))
+    left_out["of another release"] = int(np.count_nonzero(~is_read)) + len(unread)
     kept = places[order][is_read]
     rewards, users = recorded.rewards[kept].astype(np.float64), recorded.users[kept]
     modelled = model_rewards(rewards, users, draws.of(is_read)) if len(kept) else None

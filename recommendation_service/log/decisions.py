@@ -157,10 +157,10 @@ def _remove(path: Path) -> bool:
     return True
 
 
-def read_decisions(folder: Path) -> Iterator[DecisionRecord]:
-    """File by file, the oldest first. Raises OSError."""
+def read_decisions(folder: Path, unread: Callable[[], None] = lambda: None) -> Iterator[DecisionRecord]:
+    """File by file, the oldest first. ``unread``: told of each that another release wrote. Raises OSError."""
     for path in _files(folder):
-        yield from _in_file(path)
+        yield from _in_file(path, unread)
 
 
 def latest_drawn(folder: Path, most: int) -> list[DecisionRecord]:
@@ -169,11 +169,11 @@ def latest_drawn(folder: Path, most: int) -> list[DecisionRecord]:
     for path in reversed(_files(folder)):
         if len(found) == most:
             break
-        found += [record for record in _in_file(path) if record.drawn][len(found) - most :]
+        found += [record for record in _in_file(path, lambda: None) if record.drawn][len(found) - most :]
     return found
 
 
-def _in_file(path: Path) -> Iterator[DecisionRecord]:
+def _in_file(path: Path, unread: Callable[[], None]) -> Iterator[DecisionRecord]:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -182,8 +182,12 @@ def _in_file(path: Path) -> Iterator[DecisionRecord]:
         payload = content[start:end]
         if zlib.crc32(payload) != checksum:
             continue
-        with contextlib.suppress(msgspec.DecodeError):  # of another release
-            yield _decode(payload)
+        try:
+            record = _decode(payload)
+        except msgspec.DecodeError:
+            unread()
+            continue
+        yield record
 
 
 class UnknownDecision(Exception):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -20,6 +21,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.editors.rulings import Ruling
 from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.compilation import compile_apart
+from recommendation_service.log.decisions import DecisionRecord, DecisionWriter, read_decisions
 from recommendation_service.mappings.interacpedia.words import RESUME
 from recommendation_service.model.item_keys import item_key
 from recommendation_service.policies.evidence import OPEN, EvidenceFiles
@@ -143,6 +145,28 @@ def test_a_policy_file_is_weighed_by_decisions_and_each_look_is_kept(place: Plac
     assert look.feeds > 0
     weighed(place, "--policy", str(file), "--endpoint", ENDPOINT)
     assert len(evidence.of(version)) == 2
+
+
+def test_decisions_of_another_release_are_counted_and_weigh_nothing(place: Place, tmp_path: Path) -> None:
+    """Some whose form has another name, and some whose pools this release cannot take apart."""
+    records = [record for record in read_decisions(place.folder / "data" / "decisions") if record.drawn]
+    writer = DecisionWriter(tmp_path, 1 << 30, time.time)
+    for number, record in enumerate(records):
+        packed = record.packed[: len(record.packed) // 2] if number % 10 == 0 else record.packed
+        writer.append(msgspec.structs.replace(record, packed=packed))
+    for record in records[:7]:
+        writer.append(_Later(*msgspec.structs.astuple(record)))
+    writer.close()
+    found = weighed(place, "--policy", place.bold, "--decisions", str(tmp_path))
+    cut = -(-len(records) // 10)
+    assert found["left_out"] == {"of another release": cut + 7}
+    assert found["feeds"] == len(records) - cut
+    done = _export(place, "--until", LATER, "--decisions", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert f"{cut + 7} are of another release" in done.stderr
+
+
+class _Later(DecisionRecord, array_like=True, tag="decision9", frozen=True, gc=False):
+    """A form that does not exist yet."""
 
 
 def test_a_policy_of_other_pools_is_refused_with_the_reason_and_what_to_do(place: Place, tmp_path: Path) -> None:
