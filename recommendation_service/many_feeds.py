@@ -116,10 +116,10 @@ def _made_here(settings: Settings, lines: Iterable[Line], feed: NamedFeed, tally
     load_kernels()
     now = int(time.time())
     held = RulingsStore(settings.editors_dir).read()[0].in_force(now)
-    policy = PolicyChoice(settings).take_up().policy
-    policy.demand_feed(feed.name)
-    generation = Generation(store.open(version), policy, rulings=held)
-    preview = Preview(generation, settings)
+    named = PolicyChoice(settings).take_up()
+    named.policy.demand_feed(feed.name)
+    generation = Generation(store.open(version), named.policy, rulings=held)
+    preview = Preview(generation.with_arms(named.experiment, named.arms), settings)
     with ExitStack() as stack:
         memory = None
         if settings.seen_state and settings.seen_dir.is_dir():

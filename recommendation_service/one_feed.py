@@ -12,17 +12,18 @@ from recommendation_service.api.named_feeds import read_named_body
 from recommendation_service.api.schemas import LARGEST_ID, as_ids, parse_excluded
 from recommendation_service.bootstrap import named_feeds
 from recommendation_service.catalog.inspection import read_item
-from recommendation_service.catalog.store import CatalogStore
+from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import InvalidRequest
 from recommendation_service.core.output import print_rows
+from recommendation_service.editors.rulings import Ruling
 from recommendation_service.editors.store import RulingsStore
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.loading import load_kernels
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.model.kinds import ENDPOINTS
 from recommendation_service.policies.choice import PolicyChoice
-from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.policies.policy import load_policy
 from recommendation_service.serving.explanation import missing_now
 from recommendation_service.serving.preview import Preview, policy_version
 from recommendation_service.sources.mapping.mapping import load_mapping
@@ -53,16 +54,16 @@ def feed_of_one(
     store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
     version = store.named()
     load_kernels()
-    tried = _policy(settings, policy)
     held = RulingsStore(settings.editors_dir).read()[0].in_force(time.time())
-    generation = Generation(store.open(version), tried, rulings=held)
-    tried.demand_feed(request.endpoint)
+    generation = _generation(settings, store.open(version), policy, held)
+    generation.policy.demand_feed(request.endpoint)
     try:
         wanted = [read_item(text, generation.catalog.item_types, generation.catalog.text_types) for text in missing]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--missing") from None
     preview = Preview(generation, settings)
     slate = preview.slate(request)
+    generation, arm = preview.made_of(slate)
     answer = msgspec.json.decode(preview.render(slate))
     body = answer if request.by_name else answer["body"]
     absent = missing_now(slate, generation, settings, wanted, language)
@@ -77,6 +78,7 @@ def feed_of_one(
     remark = (
         " (not personal)" if preview.is_listed(number) else "" if preview.knows(number) else " (not in the catalog)"
     )
+    remark += f", in arm {arm}" if arm else ""
     print_feed = _print_explained if explain else _print_feed
     print_feed(body, f"user {user}{remark}" if number else "anonymous", version)
     for name, one in zip(missing, absent, strict=True):
@@ -119,10 +121,13 @@ def _by_name(user: str, name: str | None, size: int | None, exclude: str, mappin
     return FeedRequest(wanted.name, fields.user_id, fields.size, "", fields.excluded, by_name=True)
 
 
-def _policy(settings: Settings, policy: str | None) -> Policy:
+def _generation(settings: Settings, catalog: Catalog, policy: str | None, held: tuple[Ruling, ...]) -> Generation:
+    """``policy``: a file or a version; None: what serves, with the experiment that runs."""
     if policy is None:
-        return PolicyChoice(settings).take_up().policy
-    return load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
+        named = PolicyChoice(settings).take_up()
+        return Generation(catalog, named.policy, rulings=held).with_arms(named.experiment, named.arms)
+    tried = load_policy(Path(policy)) if Path(policy).is_file() else policy_version(settings, policy)
+    return Generation(catalog, tried, rulings=held)
 
 
 def _title(item: dict[str, Any]) -> str:

@@ -122,10 +122,13 @@ def add_administration(
             tried = policy_version(settings, policy) if policy is not None else served.policy
             tried.demand_feed(endpoint)
             generation = Generation(served.catalog, tried, rulings=served.rulings)
+            if policy is None:
+                generation = generation.with_arms(served.experiment, served.arms)
             made = Preview(generation, settings)
             unknown = user_id and personal and not made.is_listed(user_id) and not made.knows(user_id)
             facts = worker.reader.read(user.given) if unknown else None
-            return generation, made.feed(wanted, seen, facts)
+            slate = made.slate(wanted, seen, facts)
+            return made.made_of(slate)[0], made.render(slate)
 
         try:
             generation, feed = await threads.run(make)

@@ -20,6 +20,12 @@ class Generation(NamedTuple):
     live_share: float = 0.0  # ... each this share of them, by chance
     rulings: tuple[Ruling, ...] = ()  # of editors, that hold now; of all arms
 
+    def with_arms(self, experiment: Experiment | None, arms: tuple[Policy, ...]) -> "Generation":
+        """With those of the experiment that runs, where the catalog has what they need."""
+        if any(misfit(self.catalog, arm) for arm in arms):
+            return self
+        return self._replace(experiment=experiment, arms=arms)
+
     def of_arm(self, policy: Policy) -> "Generation":
         """What feeds of an arm are made from, but for rulings, which are placed once for all. Shadows draw from the
         arm's pools, or are none of its feeds'."""

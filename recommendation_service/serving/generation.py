@@ -188,7 +188,8 @@ class Serving:
         if not reason:
             self._misfit = None
             named, share = self._policies, self._settings.learn_live_share
-            return self._with_arms(Generation(catalog, policy, named.shadows, live=named.live, live_share=share))
+            made = Generation(catalog, policy, named.shadows, live=named.live, live_share=share)
+            return made.with_arms(named.experiment, named.arms)
         if self._misfit != (catalog.version, policy.version):
             self._misfit, self._misfit_reason = (catalog.version, policy.version), f"The {reason}."
             self._metrics.policy_refused.inc()
@@ -198,13 +199,6 @@ class Serving:
             return other._replace(catalog=catalog, experiment=None, arms=(), live=())
         self._refused, self._refused_reason = catalog.version, reason
         return None
-
-    def _with_arms(self, generation: Generation) -> Generation:
-        """With those of the experiment that runs, where the catalog has what they need."""
-        named = self._policies
-        if any(misfit(generation.catalog, arm) for arm in named.arms):
-            return generation
-        return generation._replace(experiment=named.experiment, arms=named.arms)
 
     def _new_catalog(self) -> Catalog | None:
         """What CURRENT names, where it is not served yet and can be."""

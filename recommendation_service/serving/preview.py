@@ -11,7 +11,8 @@ from recommendation_service.sources.users import UserFacts
 
 
 class Preview:
-    """Of one generation, beside whatever serves: it has a working memory of its own, so any thread may make one."""
+    """Of one generation, beside whatever serves: it has a working memory of its own, so any thread may make one. Where
+    the generation has an experiment, a person's feeds are made by the arm that the person is in."""
 
     def __init__(self, generation: Generation, settings: Settings) -> None:
         self._pipeline = FeedPipeline(
@@ -38,12 +39,25 @@ class Preview:
         """The same as a slate with its decision, whose views hold until the next."""
         if self.is_listed(request.user_id):
             request = request.but(personal=False)
+        made_by, _ = self._arm(request)
         if facts is not None:
-            request = request.but(outsider=self._pipeline.outsider(*facts))
-        return self._pipeline.rank(request, seen, lambda *_: True)
+            request = request.but(outsider=made_by.outsider(*facts))
+        return made_by.rank(request, seen, lambda *_: True)
 
     def render(self, slate: Slate) -> bytes:
-        return self._pipeline.render(slate)
+        return self._arm(slate.request)[0].render(slate)
+
+    def made_of(self, slate: Slate) -> tuple[Generation, str]:
+        """What a feed was made from, and as its record would have it EXPERIMENT:ARM; empty: what serves all."""
+        made_by, label = self._arm(slate.request)
+        return made_by.generation, label
+
+    def _arm(self, request: FeedRequest) -> tuple[FeedPipeline, str]:
+        """As serving/feeds.py chooses it."""
+        arms = self._pipeline.arms
+        if arms is None or not request.personal:
+            return self._pipeline, ""
+        return arms.of(request.user_id, request.session, request.request_id)
 
 
 def policy_version(settings: Settings, version: str) -> Policy:

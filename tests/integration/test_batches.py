@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,14 @@ from typer.testing import CliRunner
 from recommendation_service import cli
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import PolicyError, SourceError
+from recommendation_service.experiments.assignment import Assignment
 from recommendation_service.feed.sentences import say
 from recommendation_service.log.records import FeedRecord, decode
 from recommendation_service.log.segments import SUFFIX, scan
+from recommendation_service.model.text_ids import USER_BITS, number_of_text
 from recommendation_service.policies.choice import begun_with
+from recommendation_service.policies.experiment import Arm
+from recommendation_service.policies.experiments import start_experiment
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.store import PolicyStore
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
@@ -275,3 +280,35 @@ def test_reasons_are_in_the_language_that_is_asked_for(run: Run, apart: Apart) -
         texts = [one["text"] for one in sentences]
         in_each = {each: [say(each, one["code"], **one["values"]).text for one in sentences] for each in ("en", "es")}
         assert texts == in_each["es"] != in_each["en"]
+
+
+def test_while_an_experiment_runs_each_is_shown_what_the_users_arm_would_make(
+    run: Run, board: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here, without `--record`, and for one user; the arm is told by what it draws from."""
+    shutil.copytree(board.catalog_dir, tmp_path / "data" / "catalogs")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path / "data"))
+    store, deed = PolicyStore(tmp_path / "data" / "policies", 3), Deed(datetime.now(UTC), "ana", "to compare")
+    control = begun_with(board)
+    fresh = re.sub(rb'(?m)^"home" = .*$', b'"home" = ["new", "new"]', control).replace(b'"mapping-1"', b'"fresh"')
+    store.publish(control, None, deed)
+    version = store.publish(fresh, None, deed, aside=True)
+    arms = [Arm("control", "current", 0.5), Arm("fresh", version, 0.5)]
+    experiment = start_experiment(store, "fresher", arms, deed, salt=None, expect=None, until_now=control)
+    users = [handle_of(place) for place in range(40)]
+    place_of = Assignment(experiment.salt, experiment.shares).of
+    in_fresh = [place_of(number_of_text(user, USER_BITS), 0, "") == 1 for user in users]
+    assert 5 < sum(in_fresh) < 35
+
+    lines = "\n".join(json.dumps({"user": user, "size": 3, "explain": True}) for user in users)
+    made = [json.loads(line) for line in run("--users", "-", "--json", text=lines).stdout.splitlines()]
+    assert [{item["why"]["slot"] for item in one["items"]} == {"new"} for one in made] == in_fresh
+    one, other = in_fresh.index(True), in_fresh.index(False)
+    assert "in arm fresher:fresh," in " ".join(run(users[one]).output.split())
+    assert "in arm fresher:control," in " ".join(run(users[other]).output.split())
+    shown = json.loads(run(users[one], "--policy", store.current() or "", "--json").stdout)
+    assert {item["why"]["slot"] for item in shown["items"]} > {"new"}, "a policy that is named is what is tried"
+    for nobody in ("", ', "personal": false'):
+        line = json.dumps({"user": users[one], "size": 3, "explain": True})[:-1] + nobody + "}"
+        [feed] = [json.loads(each) for each in run("--users", "-", "--json", text=line).stdout.splitlines()]
+        assert ({item["why"]["slot"] for item in feed["items"]} == {"new"}) == (not nobody)
