@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -450,7 +450,9 @@ def _field(value: Any) -> Any:
     as that."""
     match value:
         case datetime():
-            found: Any = value.strftime(TIME_FORM)
+            # What a column says no zone of is what the tables say; a timestamptz is a moment.
+            moment = value if value.tzinfo is None else value.astimezone(UTC)
+            found: Any = moment.strftime(TIME_FORM) + ("Z" if value.tzinfo is not None else "")
         case date():
             found = value.isoformat()
         case timedelta():

@@ -243,7 +243,8 @@ class CatalogStore(VersionStore):
             columns |= _later_columns(columns)
             arrays = CatalogArrays(**columns)
             offsets, items = _column(folder, ITEM_OFFSETS), _map(folder / ITEM_BYTES)
-            if not is_of_form(manifest, self._item_time_zone):
+            # A mapping's fields are the operator's, in whatever form these have them.
+            if manifest.get("mapping") is None and not is_of_form(manifest, self._item_time_zone):
                 offsets, items = reformed(offsets, items, manifest, self._item_time_zone)
             has_list = f"{NOT_PERSONAL}.npy" in manifest["files"]
             not_personal = _column(folder, NOT_PERSONAL) if has_list else None

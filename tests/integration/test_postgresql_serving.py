@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
 import re
 import signal
@@ -74,6 +75,43 @@ def test_an_example_is_served(example: str, postgresql_url: URL, tmp_path: Path)
             answer = client.post(feed, json={"size": 8})
             assert answer.status_code == 200, answer.text
             assert len(answer.json()["ids"]) == 8
+
+
+def test_a_moment_says_its_zone_whatever_that_of_the_session_is(postgresql_url: URL, tmp_path: Path) -> None:
+    """And a column that says none is answered as it stands in the table."""
+    columns = "id bigint PRIMARY KEY, opens timestamptz, doors timestamp, day date, others timestamptz[]"
+    with psycopg.connect(postgresql_url.render_as_string(hide_password=False)) as connection:
+        connection.execute(f"CREATE TABLE shows ({columns})")
+        connection.execute(
+            "INSERT INTO shows VALUES (1, '2026-07-01 20:30:00-05', '2026-07-01 19:00', '2026-07-01', "
+            "ARRAY['2026-07-02 20:30:00+02', NULL]::timestamptz[])"
+        )
+    (tmp_path / "mapping.toml").write_text(
+        """[users]
+query = "SELECT id FROM shows"
+[items.show]
+query = "SELECT * FROM shows"
+fields = ["opens", "doors", "day", "others"]
+[events.visit]
+query = "SELECT id AS user_id, id AS item_id FROM shows"
+"""
+    )
+    shown = postgresql_url.render_as_string(hide_password=False)
+    for zone in ("UTC", "America/Bogota"):
+        options = {"database_url": shown, "mapping_file": tmp_path / "mapping.toml", "mysql_time_zone": zone}
+        settings = Settings(data_dir=tmp_path / "data", **options)
+        catalog = CatalogStore(settings.catalog_dir, keep=2).open(build(settings))
+        assert json.loads(catalog.item_json(0)) == {
+            "type": "show",
+            "id": 1,
+            "opens": "2026-07-02T01:30:00Z",
+            "doors": "2026-07-01T19:00:00",
+            "day": "2026-07-01",
+            "others": ["2026-07-02T18:30:00Z", None],
+        }
+    # A mapping's own fields keep their form in whichever that of the first operator's times is.
+    again = CatalogStore(settings.catalog_dir, 2, "Z").open(catalog.version)
+    assert again.item_json(0) == catalog.item_json(0)
 
 
 def test_without_a_mapping_it_is_said_what_is_missing(postgresql_url: URL, tmp_path: Path) -> None:
