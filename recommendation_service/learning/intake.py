@@ -219,7 +219,7 @@ class Intake:
             if row is not None:
                 touched += self._row(look, row)
         for row in look.page.rows:
-            if notes.take(look.table, row.id):
+            if notes.take(look.table, row):
                 touched += self._row(look, row)
         notes.keep(look.table, look.before.looked(look.seen, look.read_to, settled_ms))
         notes.drop_watched(now_ms)

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from recommendation_service.sources.rows import OperatorRow
+
 # What the source of a happening begins with that a row told; then comes the table.
 BY_ROW = "table:"
 
@@ -27,13 +29,17 @@ MOST_WATCHED = 10_000
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS row_marks (source TEXT PRIMARY KEY, mark INTEGER NOT NULL, seen TEXT NOT NULL) "
     "WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS rows_taken (source TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (source, id)) "
-    "WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS rows_noted (source TEXT NOT NULL, id INTEGER NOT NULL, who TEXT NOT NULL, "
+    "PRIMARY KEY (source, id, who)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS rows_watched (source TEXT NOT NULL, id INTEGER NOT NULL, until INTEGER NOT NULL, "
     "looked INTEGER NOT NULL, PRIMARY KEY (source, id)) WITHOUT ROWID",
     # What rows told is little beside feedback, of which each event asks for it.
     f"CREATE INDEX IF NOT EXISTS happenings_of_rows ON happenings (item, event) WHERE {_OF_ROWS}",
 )
+
+
+# As a release before noted rows, for which an id was enough.
+_OLDER = "rows_taken"
 
 
 class Seen(NamedTuple):
@@ -102,6 +108,9 @@ class RowNotes:
         self._database = database
         for statement in _TABLES:
             database.execute(statement)
+        if database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_OLDER,)).fetchone() is not None:
+            database.execute(f"INSERT OR IGNORE INTO rows_noted SELECT source, id, '' FROM {_OLDER}")
+            database.execute(f"DROP TABLE {_OLDER}")
 
     def mark(self, table: str) -> RowMark | None:
         """None: the table was never looked at."""
@@ -111,11 +120,16 @@ class RowNotes:
     def keep(self, table: str, mark: RowMark) -> None:
         run = self._database.execute
         run("INSERT OR REPLACE INTO row_marks VALUES (?, ?, ?)", (table, mark.after, json.dumps(mark.seen)))
-        run("DELETE FROM rows_taken WHERE source = ? AND id <= ?", (table, mark.after))
+        run("DELETE FROM rows_noted WHERE source = ? AND id <= ?", (table, mark.after))
 
-    def take(self, table: str, row_id: int) -> bool:
+    def take(self, table: str, row: OperatorRow) -> bool:
         """Note that a row was taken up; whether it was not before."""
-        return self._database.execute("INSERT OR IGNORE INTO rows_taken VALUES (?, ?)", (table, row_id)).rowcount > 0
+        insert = (
+            "INSERT OR IGNORE INTO rows_noted SELECT :table, :id, :who WHERE NOT EXISTS "
+            "(SELECT 1 FROM rows_noted WHERE source = :table AND id = :id AND who = '')"  # of a release before
+        )
+        values = {"table": table, "id": row.id, "who": row.who}
+        return self._database.execute(insert, values).rowcount > 0
 
     def watch(self, table: str, row_id: int, until_ms: int, now_ms: int) -> None:
         """Have a row looked at again, until so late: what it says may be another thing by then."""

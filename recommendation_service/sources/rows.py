@@ -12,6 +12,7 @@ class OperatorRow(NamedTuple):
     says: str | None  # the word of its table that tells what was done; None: nothing that could be learned
     value: float | None
     happened_ms: int | None  # since 1970; it may be in the future
+    who: str = ""  # where ids are made of times: tells rows of one id apart, by who did it to what
 
 
 class Page(NamedTuple):

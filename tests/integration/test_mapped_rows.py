@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from pydantic import SecretStr
@@ -16,10 +20,12 @@ from recommendation_service.core.config import Settings
 from recommendation_service.core.database import make_engine
 from recommendation_service.core.errors import SourceError
 from recommendation_service.learning.operator_rows import MOST_ROWS
-from recommendation_service.learning.row_notes import RowMark, Seen
-from recommendation_service.model.item_keys import unpack
+from recommendation_service.learning.row_notes import RowMark, RowNotes, Seen
+from recommendation_service.model.item_keys import item_key, unpack
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.rows import MappedRows
+from recommendation_service.sources.mapping.words import FIRST_TYPE
+from recommendation_service.sources.rows import OperatorRow
 
 NOW = datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC)
 MAPPING = """
@@ -63,6 +69,7 @@ class Plays:
             )
         (folder / "mapping.toml").write_text(MAPPING)
         shown = SecretStr(url.render_as_string(hide_password=False))
+        self.ledger = sqlite3.connect(":memory:")
         self.engine: Engine = make_engine(Settings(database_url=shown, data_dir=folder))
         self.rows = MappedRows(load_mapping(folder / "mapping.toml"), self.engine, self.engine.connect, UTC)
 
@@ -76,12 +83,11 @@ class Plays:
     def read_to_the_end(self, most: int, mark: RowMark, now: datetime) -> tuple[list[int], RowMark]:
         """Songs of new rows, in looks of which each is settled."""
         songs: list[int] = []
-        taken: set[int] = set()
+        notes = RowNotes(self.ledger)
         while True:
             with self.rows.moment(now) as moment:
                 page = moment.read("play", mark.after, most)
-            songs += [unpack(row.item or 0)[1] for row in page.rows if row.id not in taken]
-            taken |= {row.id for row in page.rows}
+            songs += [unpack(row.item or 0)[1] for row in page.rows if notes.take("play", row)]
             read_to = page.last_id if page.read_to is None else page.read_to
             seen = Seen(int(now.timestamp() * 1000), page.last_id)
             after = mark.looked(seen, read_to, 0).looked(seen, read_to, 0)  # the second look settles the first
@@ -96,6 +102,7 @@ def plays(url: URL, tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     found = Plays(url, tmp_path, request.param)
     yield found
     found.engine.dispose()
+    found.ledger.close()
 
 
 @pytest.mark.parametrize("plays", FORMS, indirect=True)
@@ -144,3 +151,34 @@ def test_a_latest_time_that_is_none_is_told(plays: Plays) -> None:
         connection.execute(text("INSERT INTO plays VALUES (1, 1, 'yesterday')"))
     with plays.rows.moment(NOW) as moment, pytest.raises(SourceError, match="the latest is 'yesterday'"):
         moment.read("play", 0, 10)
+
+
+@pytest.mark.parametrize("plays", ["date", "moment"], indirect=True)
+def test_events_of_one_time_that_share_their_number_are_each_taken_once(plays: Plays) -> None:
+    by_number: dict[int, list[tuple[int, int]]] = {}
+    for listener, song in itertools.product(range(1, 100), range(1, 1_000)):
+        who = f"{listener} {item_key(FIRST_TYPE, song)}"
+        by_number.setdefault(crc32(who.encode()) & (1 << 21) - 1, []).append((listener, song))
+    one, other = next(pairs for pairs in by_number.values() if len(pairs) == 2 and pairs[0][1] != pairs[1][1])
+    day = NOW - timedelta(days=1)
+    begin = RowMark((int((day - timedelta(days=2)).timestamp()) << 22) - 1)
+    plays.add(day, range(one[1], one[1] + 1), one[0])
+    first, _ = plays.read_to_the_end(1_000, begin, NOW)
+    plays.add(day, range(other[1], other[1] + 1), other[0])
+    with plays.rows.moment(NOW) as moment:
+        assert len({row.id for row in moment.read("play", begin.after, 1_000).rows}) == 1
+
+    second, mark = plays.read_to_the_end(1_000, begin, NOW)
+    assert (first, second) == ([one[1]], [other[1]])
+    assert plays.read_to_the_end(1_000, mark, NOW)[0] == []
+
+
+def test_what_a_release_before_noted_is_not_taken_again() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as ledger:
+        ledger.execute("CREATE TABLE rows_taken (source TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (source, id))")
+        ledger.execute("INSERT INTO rows_taken VALUES ('play', 7)")
+        for _ in range(2):  # a start after another
+            notes = RowNotes(ledger)
+        rows = [OperatorRow(number, 1, 2, "play", None, 0, "1 2") for number in (7, 8, 8)]
+        assert [notes.take("play", row) for row in rows] == [False, True, False]
+        assert [notes.take("others", row._replace(who="")) for row in rows] == [True, True, False]

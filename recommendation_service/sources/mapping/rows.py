@@ -1,7 +1,8 @@
 """Rows of a mapping's events, in the order of their times: what people did in the operator's own tables.
 
 Such rows have no number of their own that says in which order they came, so one is made of the second in which an event
-happened and of who did it to what. A row that comes with a time long past is not seen.
+happened and of who did it to what. In a column of days, all of a day have one second: of 100,000 some 2,000 share their
+number with another, so rows say in full who did it to what. A row that comes with a time long past is not seen.
 """
 
 import math
@@ -33,7 +34,7 @@ from recommendation_service.sources.mapping.words import type_numbers
 from recommendation_service.sources.reader import one_moment
 from recommendation_service.sources.rows import OperatorRow, Page
 
-_BITS = 22  # of a row's number, for who did what: of two in one second one pair in four millions is taken for one
+_BITS = 22  # of a row's number, for who did what
 _OF_SECOND = (1 << _BITS) - 1
 # How far back a table is read that was never read before.
 FIRST_SECONDS = 86_400
@@ -153,9 +154,10 @@ class MappedMoment:
         user_id = number_of_text(user, USER_BITS) if isinstance(user, str) else int(user)
         item_id = number_of_text(item, ITEM_BITS) if isinstance(item, str) else int(item)
         key = item_key(self._types[place], item_id)
-        number = int(time) << _BITS | crc32(b"%d %d" % (user_id, key)) & (_OF_SECOND >> 1)
+        who = f"{user_id} {key}"
+        number = int(time) << _BITS | crc32(who.encode()) & (_OF_SECOND >> 1)
         value = weighs / weight if weight > 0 else None
-        return OperatorRow(number, user_id, key, event, value, round(time * 1000))
+        return OperatorRow(number, user_id, key, event, value, round(time * 1000), who)
 
     def _quoted(self, event: str, sql: str, given: dict[str, Any], column: str) -> str:
         """Raises SourceError."""
