@@ -123,7 +123,7 @@ def test_each_line_gets_its_feed_in_order_and_a_bad_one_says_what_is_wrong(clien
     assert [len(one["ids"]) for one in found if "ids" in one] == [4, 4, 2, 4]
     assert all((years_of(int(one.split("-")[1])) or 0) <= 1 for one in found[2]["ids"])
     wrong = [{each["field"] for each in one["error"]["details"]} for one in found[3:6]]
-    assert wrong == [{"colour"}, set(), {"user"}]
+    assert wrong == [{"colour", "size"}, set(), {"user"}]
     assert found[4]["error"]["code"] == "not_json"
     assert len({one["request_id"] for one in found if "ids" in one}) == 4
 
