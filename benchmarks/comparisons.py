@@ -21,7 +21,7 @@ from benchmarks.beside_database import (
     measure_served_beside,
 )
 from benchmarks.builds import measure_builds_beside
-from benchmarks.experiment import WITHOUT, measure_experiment
+from benchmarks.experiment import WITHOUT, measure_experiment, measure_shadow
 from benchmarks.feedback import measure_feedback_beside
 from benchmarks.parts import measure_parts_beside, measure_parts_here
 
@@ -49,6 +49,7 @@ COMPARISONS = {
     "experiment": Comparison(
         "With learning, a shadow and an experiment", 9, 3, alone=measure_experiment, stands_beside=WITHOUT
     ),
+    "shadow": Comparison("With one dense shadow", 9, 3, alone=measure_shadow, stands_beside=WITHOUT),
     "overdue": Comparison("Flushes that keep up", 1, 180, alone=measure_overdue),
 }
 
