@@ -25,6 +25,7 @@ from benchmarks.server import (
     Load,
     Service,
     drive,
+    feed_script,
     running_service,
     users_with_history,
     write_script,
@@ -38,6 +39,8 @@ EVERYTHING = {
     "EVENT_LOG_MEGABYTES": "8192",
 }
 FIRST_PAGES = 12  # of 24 items, for each user; then both begin anew
+LATE_PAGE = 61
+LATE_USERS = 400  # few, so that each comes so far
 Figures = dict[str, float]
 Start = Callable[[Path], AbstractContextManager[Service]]  # a service, in a folder of its own
 Told = Callable[[str, float], None]  # what is being done, and the share of all that is done
@@ -89,6 +92,36 @@ def measure_beside(commit: str, folder: Path, rounds: int, seconds: int, told: T
     with checkout(commit, folder / "there") as there:
         starts = [partial(own_service, database, tree=tree) for tree in (there, ROOT)]
         return measure_pairs(starts, folder, rounds, seconds, told)
+
+
+def measure_late_beside(commit: str, folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:
+    """The same of users who were shown sixty pages: most of what there is. Each pair begins anew."""
+    told(f"setting up {commit}", 0.0)
+    database = make_demo(folder)
+    pairs: list[tuple[Run, Run]] = []
+    with checkout(commit, folder / "there") as there:
+        for round_ in range(rounds):
+            with ExitStack() as stack:
+                folders = [folder / f"{name}-{round_}" for name in ("there", "here")]
+                trees = (there, ROOT)
+                services = [
+                    stack.enter_context(own_service(database, own, tree=tree))
+                    for own, tree in zip(folders, trees, strict=True)
+                ]
+                script = feed_script(folder, users_with_history(folders[1])[:LATE_USERS])
+                for service in services:
+                    told("until page 61", round_ / rounds)
+                    _drive_to_page(service, script, LATE_PAGE)
+                order = (0, 1) if round_ % 2 == 0 else (1, 0)
+                runs = {side: _run(services[side], script, seconds) for side in order}
+                pairs.append((runs[0], runs[1]))
+    return _rows(pairs)
+
+
+def _drive_to_page(service: Service, script: Path, page: int) -> None:
+    feeds = 0.0
+    while feeds < LATE_USERS * (page - 1):
+        feeds += drive(service, FEED_PATH, script, 1).requests_per_second
 
 
 def measure_pairs(starts: Sequence[Start], folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.beside import Row, Told, measure_beside, print_beside
+from benchmarks.beside import Row, Told, measure_beside, measure_late_beside, print_beside
 from benchmarks.beside_database import (
     measure_flush_beside,
     measure_outsiders_beside,
@@ -38,6 +38,7 @@ class Comparison:
 
 COMPARISONS = {
     "feeds": Comparison("Everything on", 9, 3, measure_beside),
+    "late": Comparison("Everything on, users on page 61", 5, 1, measure_late_beside),
     "feedback": Comparison("Calls of /feedback", 9, 3, measure_feedback_beside),
     "flush": Comparison("Flushes", 5, 1, measure_flush_beside),
     "served": Comparison("Flushes while feeds are served", 3, 40, measure_served_beside),
