@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,7 +38,7 @@ class Accounts:
         self._request_ids = request_ids()
         self._seconds = {name: metrics.request_seconds.labels(name) for name in {*names.values(), "other"}}
         self._counters: dict[tuple[str, int], Any] = {}
-        self._turn: list[tuple[str, int, float]] = []  # requests that ended in this turn: name, status, seconds
+        self._turn: dict[tuple[str, int], list[float]] = {}  # seconds of what ended in this turn, by name and status
 
     def open(self) -> tuple[str, float]:
         """The id of a request that begins, and when that is."""
@@ -51,14 +50,13 @@ class Accounts:
 
     def _count(self) -> None:
         """At the end of the turn: what is counted stands in files, and each write of them takes a microsecond."""
-        turn, self._turn = self._turn, []
-        for (name, status), ended in Counter((name, status) for name, status, _ in turn).items():
+        turn, self._turn = self._turn, {}
+        for (name, status), seconds in turn.items():
             counter = self._counters.get((name, status))
             if counter is None:
                 counter = self._counters[name, status] = self._metrics.requests.labels(name, str(status)).inc
-            counter(ended)
-        for name in {name for name, _, _ in turn}:
-            observe_all(self._seconds[name], [seconds for other, _, seconds in turn if other == name])
+            counter(len(seconds))
+            observe_all(self._seconds[name], seconds)
 
     def close(self, request_id: str, started: float, method: str, path: str, status: int, error_code: str) -> None:
         """``status``: 0 where nothing was answered. ``error_code``: empty where all went well."""
@@ -66,7 +64,7 @@ class Accounts:
         seconds = time.perf_counter() - started
         if not self._turn:
             asyncio.get_running_loop().call_soon(self._count)
-        self._turn.append((name, status, seconds))
+        self._turn.setdefault((name, status), []).append(seconds)
         if error_code:
             self._metrics.errors.labels(name, error_code).inc()
         if self._access_log:

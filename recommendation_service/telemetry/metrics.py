@@ -5,7 +5,6 @@ Under Gunicorn each process counts in files of its own, and /metrics sums over a
 read from the kernel when it is asked for (processes.py).
 """
 
-import collections
 import os
 import time
 from bisect import bisect_left
@@ -48,7 +47,10 @@ EXPECTED_ERRORS = ("overloaded", "not_ready", "too_many_requests", "internal_err
 def observe_all(histogram: Histogram, amounts: Sequence[float]) -> None:
     """``histogram.observe`` of each, with one write a bucket. The library has no call for it."""
     histogram._sum.inc(sum(amounts))
-    buckets = collections.Counter(bisect_left(histogram._upper_bounds, amount) for amount in amounts)
+    bounds, buckets = histogram._upper_bounds, dict[int, int]()
+    for amount in amounts:
+        bucket = bisect_left(bounds, amount)
+        buckets[bucket] = buckets.get(bucket, 0) + 1
     for bucket, times in buckets.items():
         histogram._buckets[bucket].inc(times)
 
