@@ -56,6 +56,12 @@ def url(request: pytest.FixtureRequest) -> URL:
     return found
 
 
+def notes_in(database: sqlite3.Connection) -> RowNotes:
+    """In a ledger's file, which has what rows told already."""
+    database.execute("CREATE TABLE IF NOT EXISTS happenings (item INTEGER, event TEXT, source TEXT)")
+    return RowNotes(database)
+
+
 class Plays:
     """The table, and a reader of it that goes on as the learner does."""
 
@@ -83,7 +89,7 @@ class Plays:
     def read_to_the_end(self, most: int, mark: RowMark, now: datetime) -> tuple[list[int], RowMark]:
         """Songs of new rows, in looks of which each is settled."""
         songs: list[int] = []
-        notes = RowNotes(self.ledger)
+        notes = notes_in(self.ledger)
         while True:
             with self.rows.moment(now) as moment:
                 page = moment.read("play", mark.after, most)
@@ -178,7 +184,7 @@ def test_what_a_release_before_noted_is_not_taken_again() -> None:
         ledger.execute("CREATE TABLE rows_taken (source TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (source, id))")
         ledger.execute("INSERT INTO rows_taken VALUES ('play', 7)")
         for _ in range(2):  # a start after another
-            notes = RowNotes(ledger)
+            notes = notes_in(ledger)
         rows = [OperatorRow(number, 1, 2, "play", None, 0, "1 2") for number in (7, 8, 8)]
         assert [notes.take("play", row) for row in rows] == [False, True, False]
         assert [notes.take("others", row._replace(who="")) for row in rows] == [True, True, False]
