@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     _pin(folder / "data")
     store, deed = PolicyStore(folder / "data" / "policies", keep=10), Deed(datetime.now(UTC), "ana@desk", "to see")
     same = store.publish(read_policy_file(), None, deed, aside=True)
-    bold = store.publish(read_policy_file().replace(b"alpha = 1.", b"alpha = 1.06"), None, deed, aside=True)
+    bold = store.publish(read_policy_file().replace(b"alpha = 1.5", b"alpha = 1.4"), None, deed, aside=True)
     store.shadow([same, bold], deed)
     saves = 0
     with serving(folder, decision_share=1) as client:
