@@ -62,9 +62,9 @@ def test_shares_have_two_digits_that_count(value: float, english: str, spanish: 
 
 
 def test_a_number_has_its_word_and_its_marks() -> None:
-    assert say("en", "watched", views=1).text == "Watched 1 time."
-    assert say("en", "watched", views=12_345).text == "Watched 12,345 times."
-    assert say("es", "watched", views=12_345).text == "Se ha visto 12.345 veces."
+    assert say("en", "watched", views=1).text == "Chosen 1 time."
+    assert say("en", "watched", views=12_345).text == "Chosen 12,345 times."
+    assert say("es", "watched", views=12_345).text == "Se ha elegido 12.345 veces."
     assert "4,1 sobre 5" in say("es", "rated", average=4.1).text
     assert "nan" in say("en", "rated", average=float("nan")).text
 
