@@ -266,8 +266,9 @@ class Serving:
             )
         if before is None:
             counts = catalog.counts
+            items = "videos" if "videos" in counts else "items"
             log.info(
-                f"DataService inicializado: {counts['users']} users, {counts.get('videos', 0)} videos, "
+                f"DataService inicializado: {counts['users']} users, {counts[items]} {items}, "
                 f"{counts['interactions']} interactions"
             )
             log.info("RecommendationEngine inicializado", policy=policy.version)
