@@ -24,7 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from recommendation_service.core.machine import cpu_cores
 from recommendation_service.telemetry import metrics_files
-from recommendation_service.telemetry.metrics import LATENCY_BUCKETS, CpuAccount, Metrics, render_metrics
+from recommendation_service.telemetry.metrics import LATENCY_BUCKETS, CpuAccount, Metrics, observe_all, render_metrics
 from recommendation_service.telemetry.metrics_files import (
     DEAD_FILE,
     claim,
@@ -45,6 +45,19 @@ BOUNDS = ("0.15", "0.5", "2.0", "+Inf")
 class NoCatalog:
     def facts(self) -> Iterable[tuple[str, str, dict[str, str], float]]:
         return []
+
+
+@given(st.lists(st.sampled_from((*LATENCY_BUCKETS, 0.0, 0.0007, 11.0)) | st.floats(0, 20), min_size=1))
+def test_many_observations_at_once_are_those_of_each(amounts: list[float]) -> None:
+    once, each = Metrics().request_seconds.labels("total"), Metrics().request_seconds.labels("total")
+    observe_all(once, amounts)
+    for amount in amounts:
+        each.observe(amount)
+    ours, theirs = (
+        {(name, *labels.items()): value for name, labels, value, *_ in one._samples()} for one in (once, each)
+    )
+    assert ours == pytest.approx(theirs)
+    assert ours["_count",] == len(amounts)
 
 
 def write(folder: Path, pid: int, kind: str, name: str, value: float, **labels: str) -> None:
