@@ -183,7 +183,7 @@ def create_app(settings: Settings | None = None, make: Callable[[], None] | None
     add_administration(app, prefix, settings, serving, access, threads, words, named)
     add_people(app, prefix, settings, serving, access, threads, words)
     add_editors(app, prefix, settings, serving, access, threads, lambda: known(mapping, serving.policy))
-    add_explanations(app, prefix, settings, serving, store, access, threads, named)
+    add_explanations(app, prefix, settings, serving, store, access, threads, named, words)
     add_operations(app, prefix, serving, store, metrics, access, threads)
     add_lists(app, prefix, serving, admission, named)
     add_batches(app, prefix, serving, access, named.feeds, named.forms)

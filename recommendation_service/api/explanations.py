@@ -25,6 +25,7 @@ from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.user_memory import MemoryFailed
 from recommendation_service.model.item_keys import NamedItem
 from recommendation_service.model.text_ids import LONGEST_TEXT_ID
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.explanation import (
     Explanation,
@@ -52,6 +53,7 @@ def add_explanations(
     access: Access,
     threads: Threads,
     feeds: DocumentedFeeds,
+    words: Words,
 ) -> None:
     """Declare the route. ``threads``: those that may wait for the database; ``feeds``: how items look."""
     calls = RateLimiter(CALLS_PER_SECOND)
@@ -92,7 +94,7 @@ def add_explanations(
 
             def tell() -> dict[str, Any]:
                 policy = serving.kept_policy(recorded.either.policy_version)
-                explanation = Explanation(recorded, versions_of(recorded, today, catalogs, policy), language)
+                explanation = Explanation(recorded, versions_of(recorded, today, catalogs, policy), words, language)
                 found = explanation.missing(wanted, settings, seen, worker.reader.read, row_of) if wanted else []
                 return explanation.told() | {"missing": found}
 

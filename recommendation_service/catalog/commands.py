@@ -163,7 +163,8 @@ def show(
     $ recs catalog show --item TYPE:812      # of one that is not there, the rule that keeps it out
     $ recs catalog show --user 4711 --json
     """
-    from recommendation_service.catalog.inspection import describe_item, describe_user, read_item, read_user
+    from recommendation_service.catalog.inspection import describe_item, describe_user, read_item
+    from recommendation_service.sources.mapping.words import open_words
 
     store = _store()
     version = store.named(version)
@@ -177,7 +178,7 @@ def show(
         _print(describe_item(catalog, names, wanted), as_json)
     elif user is not None:
         try:
-            number = read_user(user, catalog)
+            number = open_words(load_settings()).user_number(user)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--user") from None
         _print(describe_user(catalog, names, number, user if catalog.user_texts is not None else number), as_json)

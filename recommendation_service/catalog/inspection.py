@@ -13,7 +13,7 @@ from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, NamedItem, item_key, type_name
 from recommendation_service.model.kinds import kind_name
-from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, USER_BITS, number_of_text
+from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, number_of_text
 
 
 def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] = ()) -> NamedItem:
@@ -36,17 +36,6 @@ def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] =
     if not 0 < int(digits) <= largest:
         raise ValueError(f"must have an id from 1 to {largest}, but is {text[:64]!r}")
     return NamedItem(types[name], int(digits), int(digits))
-
-
-def read_user(text: str, catalog: Catalog) -> int:
-    """The number of a user by the operator's id. Raises ValueError that says what is wrong."""
-    if catalog.user_texts is not None:
-        if not 0 < len(text) <= LONGEST_TEXT_ID:
-            raise ValueError(f"must be an id of 1 to {LONGEST_TEXT_ID} characters, but is {text[:64]!r}")
-        return number_of_text(text, USER_BITS)
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and 0 < int(text) < 2**63):
-        raise ValueError(f"must be a number from 1 to {2**63 - 1}, but is {text[:64]!r}")
-    return int(text)
 
 
 def describe_item(catalog: Catalog, names: dict[str, Any], named: NamedItem) -> dict[str, Any]:

@@ -5,22 +5,30 @@ was drawn without regard to scores (exploration, and what was seen before) is no
 action, which is certain. What an editor pinned is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from recommendation_service.dsjson.decision import Decision, Features, Form, Slot
 from recommendation_service.model.features import HAND_SET, names_of
-from recommendation_service.model.item_keys import type_name, unpack
-from recommendation_service.model.kinds import PINNED, kind_name
+from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.kinds import PINNED
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.decisions import DecidedSlot, recorded_draws
 from recommendation_service.ranking.decisions import Decision as Recorded
 
 
 def own_decision(
-    request_id: str, happened_ms: int, endpoint: str, recorded: Recorded, rewards: Sequence[float]
+    request_id: str,
+    happened_ms: int,
+    endpoint: str,
+    recorded: Recorded,
+    rewards: Sequence[float],
+    words: Words,
+    id_of: Callable[[int], int | str | None],
 ) -> Decision:
-    """``rewards``: what each slot brought."""
+    """``rewards``: what each slot brought. ``words``: of the types and kinds; ``id_of``: of an item's key the id as the
+    operator has it, None where nobody knows it any more: such an action bears no tag."""
     places = {key: place for place, key in enumerate(recorded.items.tolist())}
     for slot in recorded.slots:
         places.setdefault(slot.item, len(places))
@@ -33,7 +41,7 @@ def own_decision(
         filled = _slot(slot, draws, recorded, places[slot.item], taken)
         taken.add(filled.shown)
         slots.append(filled)
-        place = {"kind": kind_name(slot.kind), "position": float(number + 1)}
+        place = {"kind": words.kind_name(slot.kind), "position": float(number + 1)}
         described.append({"_inc": list(filled.free), "slot": place})
     return Decision(
         Form.CCB,
@@ -43,7 +51,7 @@ def own_decision(
         brought,
         0.0,
         {"feed": {"endpoint": endpoint}},
-        _actions(recorded, list(places)),
+        _actions(recorded, list(places), words, id_of),
         described,
         (),
     )
@@ -59,11 +67,13 @@ def _slot(slot: DecidedSlot, draws: Any, recorded: Recorded, shown: int, taken: 
     return Slot(free, shown, slot.propensity, [shown, *others], [slot.propensity, *(shares[place] for place in others)])
 
 
-def _actions(recorded: Recorded, keys: Sequence[int]) -> list[Features]:
+def _actions(
+    recorded: Recorded, keys: Sequence[int], words: Words, id_of: Callable[[int], int | str | None]
+) -> list[Features]:
     """Features that are 0 are left out; the hand-set score is each kind's own. They were kept to six digits."""
     named: list[dict[str, float]] = [{} for _ in keys]
     hand_set: list[dict[str, float]] = [{} for _ in keys]
-    for kind, pool in ((kind_name(number), pool) for number, pool in enumerate(recorded.pools)):
+    for kind, pool in ((words.kind_name(number), pool) for number, pool in enumerate(recorded.pools)):
         names = names_of(pool.X.shape[1])
         for place, row in zip(pool.members.tolist(), pool.X.tolist(), strict=True):
             values = {name: float(f"{value:.6g}") for name, value in zip(names, row, strict=True)}
@@ -71,7 +81,7 @@ def _actions(recorded: Recorded, keys: Sequence[int]) -> list[Features]:
             named[place] = {name: value for name, value in values.items() if value}
     actions: list[Features] = []
     for key, of_item, of_kinds in zip(keys, named, hand_set, strict=True):
-        item_type, number = unpack(key)
-        name = type_name(item_type)
-        actions.append({"_tag": f"{name}:{number}", "item": {"type": name}, "is": of_item, "hand_set": of_kinds})
+        name, own = words.type_name(unpack(key)[0]), id_of(key)
+        tag = {} if own is None else {"_tag": f"{name}:{own}"}
+        actions.append(tag | {"item": {"type": name}, "is": of_item, "hand_set": of_kinds})
     return actions

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from recommendation_service.core.errors import SourceError
-from recommendation_service.model.kinds import ENDPOINTS
 
 
 def export(
@@ -34,19 +33,20 @@ def export(
     $ recs evaluate export --endpoint total --since 2026-11-01 | vw --dsjson -d /dev/stdin --ccb_explore_adf -l 0
     $ recs evaluate off-policy --log ours.dsjson --policy even
     """
-    if endpoint is not None and endpoint not in ENDPOINTS:
-        raise typer.BadParameter(f"{endpoint!r} is none of {', '.join(ENDPOINTS)}", param_hint="--endpoint")
+    from recommendation_service.catalog.dictionary import open_dictionary
     from recommendation_service.core.config import load_settings
     from recommendation_service.core.database import make_engine
-    from recommendation_service.evaluation.own_command import DAYS
+    from recommendation_service.evaluation.own_command import DAYS, demand_feeds_of
     from recommendation_service.evaluation.own_export import write_own
     from recommendation_service.evaluation.progress import bar
     from recommendation_service.evaluation.recorded import Window, read_recorded
     from recommendation_service.flush.export import written_aside
+    from recommendation_service.flush.reader_commands import untold_said
     from recommendation_service.learning.mapped import learning_of
+    from recommendation_service.sources.mapping.words import open_words
 
     settings = load_settings()
-    learning = learning_of(settings)
+    learning, ids = learning_of(settings), open_dictionary(settings, open_words(settings))
     until_ms = _milliseconds(until) or time.time_ns() // 1_000_000 - learning.settle_ms
     window = Window(_milliseconds(since) or until_ms - DAYS * 86_400_000, until_ms)
     folder = decisions or settings.decisions_dir
@@ -54,12 +54,13 @@ def export(
     try:
         with bar(Console(stderr=True)) as advance:
             recorded = read_recorded(engine, window, learning, None, advance, settings)
+            demand_feeds_of(recorded, endpoint)
             if output is None:
-                written = write_own(recorded, folder, endpoint, sys.stdout.buffer)
+                written = write_own(recorded, folder, endpoint, sys.stdout.buffer, ids)
                 sys.stdout.buffer.flush()
             else:
                 with written_aside(output) as file:
-                    written = write_own(recorded, folder, endpoint, file)
+                    written = write_own(recorded, folder, endpoint, file, ids)
     except BrokenPipeError:  # whoever reads has had enough
         raise
     except OSError as error:
@@ -74,6 +75,8 @@ def export(
     ):
         if count:
             typer.echo(f"{count:,} {why}", err=True)
+    if ids.untold:
+        typer.echo(untold_said(len(ids.untold)), err=True)
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

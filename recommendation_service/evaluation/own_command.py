@@ -110,12 +110,17 @@ def _named(settings: Settings, choice: PolicyChoice, name: str | None) -> _Named
         return _Named(name, None, str(error))
 
 
+def demand_feeds_of(recorded: Recorded, endpoint: str | None) -> None:
+    """Raises SourceError where no feed of that name was read."""
+    if endpoint is not None and endpoint not in recorded.names:
+        shown = ", ".join(sorted(recorded.names)) or "none at all"
+        raise SourceError(f"No feed of {endpoint!r} is in the database of these days; there is {shown}.")
+
+
 def _evidence(
     settings: Settings, choice: PolicyChoice, named: _Named, recorded: Recorded, asked: Asked, advance: Advance
 ) -> Evidence:
-    if asked.endpoint is not None and asked.endpoint not in recorded.names:
-        shown = ", ".join(sorted(recorded.names)) or "none at all"
-        raise SourceError(f"No feed of {asked.endpoint!r} is in the database of these days; there is {shown}.")
+    demand_feeds_of(recorded, asked.endpoint)
     found = by_shadow(recorded, asked.endpoint)
     if asked.decisions is None and found.feeds.feeds:
         return found

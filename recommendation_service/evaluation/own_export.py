@@ -7,6 +7,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.dsjson.own import own_decision
 from recommendation_service.dsjson.writing import line_of
 from recommendation_service.evaluation.recorded_columns import Recorded
@@ -24,7 +25,7 @@ class Written(NamedTuple):
     unread: int  # of another release
 
 
-def write_own(recorded: Recorded, folder: Path, endpoint: str | None, file: BinaryIO) -> Written:
+def write_own(recorded: Recorded, folder: Path, endpoint: str | None, file: BinaryIO, ids: Dictionary) -> Written:
     """``folder``: of decisions; ``endpoint``: of these feeds only. Raises OSError."""
     count, without_feed, unread = 0, 0, 0
     strange: list[None] = []
@@ -45,7 +46,9 @@ def write_own(recorded: Recorded, folder: Path, endpoint: str | None, file: Bina
                 unread += 1
                 continue
             name = endpoint_name(record.endpoint)
-            own = own_decision(record.request_id.hex(), record.happened_ms, name, decision, rewards.tolist())
+            own = own_decision(
+                record.request_id.hex(), record.happened_ms, name, decision, rewards.tolist(), ids.words, ids.item
+            )
             file.write(line_of(own) + b"\n")
             count += 1
     return Written(count, without_feed, unread + len(strange))

@@ -19,6 +19,7 @@ from recommendation_service.core.output import print_rows
 if TYPE_CHECKING:
     from recommendation_service.flush.dead_letters import DeadLetter
     from recommendation_service.flush.flusher_status import FlusherStatus
+    from recommendation_service.model.words import Words
 
 app = typer.Typer(
     no_args_is_help=True, help="Events: what feeds showed, what people did, and its way into the database."
@@ -186,6 +187,7 @@ def dead(
     $ recs events dead --replay
     """
     from recommendation_service.flush.dead_letters import DeadLetters
+    from recommendation_service.sources.mapping.words import open_words
 
     settings = load_settings()
     if replay:
@@ -193,13 +195,20 @@ def dead(
         return
     letters = DeadLetters(settings.events_dir).all()
     if as_json:
-        typer.echo(json.dumps([asdict(letter) for letter in letters]))
+        words = open_words(settings)
+        typer.echo(json.dumps([asdict(letter) | _own_user(letter, words) for letter in letters]))
         return
     if not letters:
         typer.echo("There are no dead letters.")
         return
     rows = [(each.died_at, each.event or "unreadable", each.event_id or "", each.reason) for each in letters]
     print_rows(("died at", "event", "event_id", "reason"), rows, whole={0, 1, 2})
+
+
+def _own_user(letter: "DeadLetter", words: "Words") -> dict[str, Any]:
+    """As the operator has it, where that is text; the file has the number, by which a user is forgotten."""
+    record = letter.record() if words.users_are_text and letter.user_id else None
+    return {} if record is None else {"user_id": record.user_text}
 
 
 def _replay(settings: Settings, *, as_json: bool) -> None:
@@ -241,7 +250,7 @@ def export(
     since: Annotated[datetime | None, typer.Option(help="From this time on, UTC.")] = None,
     until: Annotated[datetime | None, typer.Option(help="Before this time, UTC.")] = None,
     event: Annotated[str | None, typer.Option(help="Only this event: feed, impression, view, …")] = None,
-    user: Annotated[int | None, typer.Option(min=0, help="Only of this user.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only of this user, by id.")] = None,
     what: Annotated[What, typer.Option(help="events, from the database; or decisions, of this machine.")] = What.EVENTS,
     as_json: Annotated[bool, typer.Option("--json", help="Say on standard error how many, as JSON.")] = False,
 ) -> None:
@@ -253,6 +262,7 @@ def export(
     $ recs events export --user 4711 | jq .
     $ recs events export --what decisions --since 2026-11-01 > decisions.jsonl
     """
+    from recommendation_service.catalog.dictionary import open_dictionary
     from recommendation_service.core.database import make_engine
     from recommendation_service.flush.decision_export import export_decisions
     from recommendation_service.flush.export import (
@@ -262,6 +272,7 @@ def export(
         write_parquet,
         written_aside,
     )
+    from recommendation_service.flush.reader_commands import untold_said
     from recommendation_service.flush.rows import FEED
     from recommendation_service.sources.mapping.words import open_words
 
@@ -273,12 +284,17 @@ def export(
         raise typer.BadParameter("Parquet needs a file", param_hint="--output")
     if what is What.DECISIONS and (event is not None or form is Format.PARQUET):
         raise typer.BadParameter("Decisions are no events and have no table: JSON lines only", param_hint="--what")
+    try:
+        number = None if user is None else words.user_number(user)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--user") from None
+    ids = open_dictionary(settings, words)
     engine = make_engine(settings)
     try:
         if what is What.DECISIONS:
-            events = export_decisions(settings.decisions_dir, _utc(since), _utc(until), user)
+            events = export_decisions(settings.decisions_dir, _utc(since), _utc(until), number, ids)
         else:
-            events = read_events(engine, Selection(_utc(since), _utc(until), event, user), words)
+            events = read_events(engine, Selection(_utc(since), _utc(until), event, number), ids)
         if output is None:
             count = write_json_lines(events, sys.stdout.buffer)
             sys.stdout.buffer.flush()
@@ -292,9 +308,13 @@ def export(
     finally:
         engine.dispose()
     if as_json:
-        typer.echo(json.dumps({what.value: count}), err=True)
-    elif output is not None:
+        untold = {"ids_missing": len(ids.untold)} if words.users_are_text or words.text_types else {}
+        typer.echo(json.dumps({what.value: count} | untold), err=True)
+        return
+    if output is not None:
         typer.echo(f"{count:,} {what.value} in {output}", err=True)
+    if ids.untold:
+        typer.echo(untold_said(len(ids.untold)), err=True)
 
 
 def migrate(

@@ -5,19 +5,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.core.errors import SourceError
+from recommendation_service.flush.export import pool_name
 from recommendation_service.log.decisions import DecisionRecord, read_decisions
 from recommendation_service.log.records import endpoint_name
 from recommendation_service.model.features import names_of
-from recommendation_service.model.item_keys import type_name, unpack
-from recommendation_service.model.kinds import PINNED, kind_name
+from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.ranking.decisions import DecidedSlot, Pool, unpack_decision
-from recommendation_service.ranking.seen import SEEN_POOL
-from recommendation_service.ranking.slate import EXPLORATION, RULES
+from recommendation_service.ranking.slate import RULES
 
 
 def export_decisions(
-    folder: Path, since: datetime | None, until: datetime | None, user_id: int | None
+    folder: Path,
+    since: datetime | None,
+    until: datetime | None,
+    user_id: int | None,
+    ids: Dictionary,
 ) -> Iterator[dict[str, Any]]:
     """The oldest file's first. Raises SourceError where a file cannot be read."""
     try:
@@ -26,19 +31,19 @@ def export_decisions(
             if user_id not in (None, record.user_id):
                 continue
             if (since is None or happened >= since) and (until is None or happened < until):
-                yield _as_dict(record, happened)
+                yield _as_dict(record, happened, ids)
     except OSError as error:
         raise SourceError(f"{error.filename or folder} cannot be read: {error.strerror or error}.") from error
 
 
-def _as_dict(record: DecisionRecord, happened: datetime) -> dict[str, Any]:
+def _as_dict(record: DecisionRecord, happened: datetime, ids: Dictionary) -> dict[str, Any]:
     try:
         decision = unpack_decision(record.packed)
     except ValueError as error:
         raise SourceError(f"The decision of {record.request_id.hex()} cannot be read: {error}.") from None
     return {
         "request_id": record.request_id.hex(),
-        "user_id": record.user_id,
+        "user_id": ids.user(record.user_id),
         "endpoint": endpoint_name(record.endpoint),
         "happened_at": happened.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "size": record.size,
@@ -49,15 +54,16 @@ def _as_dict(record: DecisionRecord, happened: datetime) -> dict[str, Any]:
         "share": record.share,
         "floor": decision.floor,
         "features": names_of(decision.pools[0].X.shape[1]),
-        "items": [_item(key) for key in decision.items.tolist()],
-        "pools": {kind_name(kind): _pool(pool) for kind, pool in enumerate(decision.pools) if len(pool.members)},
-        "slots": [_slot(slot) for slot in decision.slots],
+        "items": [_item(key, ids) for key in decision.items.tolist()],
+        "pools": {
+            ids.words.kind_name(kind): _pool(pool) for kind, pool in enumerate(decision.pools) if len(pool.members)
+        },
+        "slots": [_slot(slot, ids) for slot in decision.slots],
     }
 
 
-def _item(key: int) -> dict[str, Any]:
-    item_type, number = unpack(key)
-    return {"type": type_name(item_type), "id": number}
+def _item(key: int, ids: Dictionary) -> dict[str, Any]:
+    return {"type": ids.words.type_name(unpack(key)[0]), "id": ids.item(key)}
 
 
 def _pool(pool: Pool) -> dict[str, Any]:
@@ -66,13 +72,12 @@ def _pool(pool: Pool) -> dict[str, Any]:
     return {"items": pool.members.tolist(), "features": pool.X.tolist(), "below": pool.below.tolist()}
 
 
-def _slot(slot: DecidedSlot) -> dict[str, Any]:
+def _slot(slot: DecidedSlot, ids: Dictionary) -> dict[str, Any]:
     """``chosen``, ``eligible``: places in the pool's items; absent where nothing was drawn from a kind's pool."""
     found = {
-        **_item(slot.item),
-        "slot": kind_name(slot.kind),
-        "pool": {EXPLORATION: "exploration", SEEN_POOL: "seen", PINNED: "editor"}.get(slot.pool)
-        or kind_name(slot.pool),
+        **_item(slot.item, ids),
+        "slot": ids.words.kind_name(slot.kind),
+        "pool": pool_name(slot.pool, ids.words),
         "relaxed": [rule for bit, rule in enumerate(RULES) if slot.relaxed >> bit & 1],
         "propensity": slot.propensity if slot.pool != PINNED else None,
     }

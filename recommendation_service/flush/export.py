@@ -5,7 +5,7 @@ import errno
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.rows import (
     FEED_COLUMNS,
@@ -28,12 +29,13 @@ from recommendation_service.flush.rows import (
 )
 from recommendation_service.flush.tables import selected, transaction
 from recommendation_service.log.records import FeedRecord
-from recommendation_service.model.item_keys import unpack
+from recommendation_service.model.item_keys import item_key, unpack
 from recommendation_service.model.kinds import PINNED
 from recommendation_service.model.words import FIRST_WORDS, Words
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
 
+FIRST_IDS = Dictionary(FIRST_WORDS)
 ROWS_AT_ONCE = 2_000
 LARGEST_ID = 2**63 - 1
 
@@ -66,19 +68,19 @@ class Selection:
         return "".join(f" AND {condition}" for condition in given), dict(given.values())
 
 
-def read_events(engine: Engine, selection: Selection, words: Words = FIRST_WORDS) -> Iterator[dict[str, Any]]:
+def read_events(engine: Engine, selection: Selection, ids: Dictionary = FIRST_IDS) -> Iterator[dict[str, Any]]:
     """In the order in which they came into the database; a feed with its slots. Raises SourceError.
 
     Beforehand, when called, for what can be known then: that the database answers and has the table.
     """
-    events = _read(engine, selection, words)
+    events = _read(engine, selection, ids)
     first = next(events, None)
     return iter(()) if first is None else itertools.chain([first], events)
 
 
-def _read(engine: Engine, selection: Selection, words: Words) -> Iterator[dict[str, Any]]:
+def _read(engine: Engine, selection: Selection, ids: Dictionary) -> Iterator[dict[str, Any]]:
     conditions, parameters = selection.conditions()
-    columns = selected(engine, (*EVENT_COLUMNS, *(TEXT_COLUMNS if words.is_mapped else ())))
+    columns = selected(engine, (*EVENT_COLUMNS, *(TEXT_COLUMNS if ids.words.is_mapped else ())))
     statement = text(
         f"SELECT id, {columns}, properties, slots FROM recs_events "
         f"WHERE id > :last_id{conditions} ORDER BY id LIMIT {ROWS_AT_ONCE}"
@@ -91,7 +93,7 @@ def _read(engine: Engine, selection: Selection, words: Words) -> Iterator[dict[s
         for row in rows:
             try:
                 feed = feed_of_row(row) if row["slots"] is not None else None
-                event = event_of_row(row, feed, words)
+                event = event_of_row(row, feed, ids)
             except ValueError as error:
                 raise SourceError(f"The feed in row {row['id']} of recs_events cannot be read: {error}.") from None
             yield event
@@ -100,31 +102,36 @@ def _read(engine: Engine, selection: Selection, words: Words) -> Iterator[dict[s
         last_id = rows[-1]["id"]
 
 
-def event_of_record(record: Event, words: Words = FIRST_WORDS) -> dict[str, Any]:
+def event_of_record(record: Event, ids: Dictionary = FIRST_IDS) -> dict[str, Any]:
     """What ``read_events`` gives of a record once it is in the database.
 
     Raises IndexError or ValueError for what no column can hold.
     """
     if isinstance(record, FeedRecord):
         row = dict(zip((*FEED_COLUMNS, *TEXT_COLUMNS), own_feed_row(record, 0), strict=True))
-        return event_of_row(row, record, words)
-    if words.is_mapped:
-        row = dict(zip((*FEEDBACK_COLUMNS, *TEXT_COLUMNS), own_feedback_row(record, 0, words), strict=True))
-        return event_of_row(row, None, words)
-    return event_of_row(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None, words)
+        return event_of_row(row, record, ids)
+    if ids.words.is_mapped:
+        row = dict(zip((*FEEDBACK_COLUMNS, *TEXT_COLUMNS), own_feedback_row(record, 0, ids.words), strict=True))
+        return event_of_row(row, None, ids)
+    return event_of_row(dict(zip(FEEDBACK_COLUMNS, feedback_row(record, 0), strict=True)), None, ids)
 
 
-def event_of_row(row: Mapping[Any, Any], feed: FeedRecord | None, words: Words) -> dict[str, Any]:
-    """Of a row of recs_events; what it lacks is None. ``user_text``, ``item_text``: only of a mapping's."""
-    columns = (*EVENT_COLUMNS, *TEXT_COLUMNS) if words.is_mapped else EVENT_COLUMNS
-    event: dict[str, Any] = {name: row.get(name) for name in columns}
+def event_of_row(row: Mapping[Any, Any], feed: FeedRecord | None, ids: Dictionary) -> dict[str, Any]:
+    """Of a row of recs_events; what it lacks is None, and so is an id that is text and that nobody tells any more."""
+    words = ids.words
+    event: dict[str, Any] = {name: row.get(name) for name in EVENT_COLUMNS}
+    if words.users_are_text:
+        event["user_id"] = row.get("user_text") or ids.user(row["user_id"])
+    if event["item_type"] in words.text_types:
+        key = item_key(words.type_number(event["item_type"]), row["item_id"])
+        event["item_id"] = row.get("item_text") or ids.item(key)
     for name in ("happened_at", "received_at"):
         event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
-    return event | (_feed_fields(feed, words) if feed is not None else dict.fromkeys(_FEED_FIELDS))
+    return event | (_feed_fields(feed, ids) if feed is not None else dict.fromkeys(_FEED_FIELDS))
 
 
-def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
-    slots = feed.slots()
+def _feed_fields(feed: FeedRecord, ids: Dictionary) -> dict[str, Any]:
+    slots, words = feed.slots(), ids.words
     return {
         "catalog": feed.catalog_version,
         "policy": feed.policy_version,
@@ -134,10 +141,10 @@ def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
         "slots": [
             {
                 "position": place,
-                "item_type": words.type_name(item_type),
-                "item_id": number,
+                "item_type": words.type_name(unpack(key)[0]),
+                "item_id": ids.item(key),
                 "slot": words.kind_name(kind),
-                "pool": _pool_name(pool, words),
+                "pool": pool_name(pool, words),
                 "propensity": propensity if pool != PINNED else None,
                 "relaxed": [rule for bit, rule in enumerate(RULES) if relaxed >> bit & 1],
                 "features": features,
@@ -145,7 +152,6 @@ def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
             for place, (key, kind, pool, relaxed, propensity, features) in enumerate(
                 zip(*(column.tolist() for column in slots), strict=True)
             )
-            for item_type, number in (unpack(key),)
         ],
         "shadows": [
             {"policy": shadow.policy_version, "propensities": shadow.values().tolist()} for shadow in feed.shadows
@@ -154,7 +160,8 @@ def _feed_fields(feed: FeedRecord, words: Words) -> dict[str, Any]:
     }
 
 
-def _pool_name(pool: int, words: Words) -> str:
+def pool_name(pool: int, words: Words) -> str:
+    """Of what a slot's item was drawn from."""
     return {EXPLORATION: "exploration", SEEN_POOL: "seen", PINNED: "editor"}.get(pool) or words.kind_name(pool)
 
 
@@ -169,7 +176,8 @@ def write_json_lines(events: Iterable[dict[str, Any]], file: BinaryIO) -> int:
 
 
 def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO, words: Words = FIRST_WORDS) -> int:
-    """How many. Ids are int64, times have their zone, and no column is a dictionary.
+    """How many. Ids are int64, or text where the operator's may be text, and null of anonymous people then; times have
+    their zone, and no column is a dictionary.
 
     Raises SourceError where pyarrow is not installed, and for what int64 cannot hold.
     """
@@ -182,11 +190,14 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO, words: Words
             f"installed ({Path(__file__).parents[2]}), which installs it as locked; or export JSON lines."
         ) from None
     moment = pa.timestamp("ms", tz="UTC")
+    are_text = {"user_id": words.users_are_text, "item_id": bool(words.text_types)}
+    numbers = {name for name, is_text in are_text.items() if not is_text}
+    item_id = pa.int64() if "item_id" in numbers else pa.string()
     slot = pa.struct(
         [
             ("position", pa.int32()),
             ("item_type", pa.string()),
-            ("item_id", pa.int64()),
+            ("item_id", item_id),
             ("slot", pa.string()),
             ("pool", pa.string()),
             ("propensity", pa.float64()),
@@ -195,8 +206,8 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO, words: Words
         ]
     )
     types = {
-        **dict.fromkeys((*EVENT_COLUMNS, *TEXT_COLUMNS), pa.string()),
-        **dict.fromkeys(_LONG_INTEGERS, pa.int64()),
+        **dict.fromkeys(EVENT_COLUMNS, pa.string()),
+        **dict.fromkeys(numbers, pa.int64()),
         **dict.fromkeys(_SHORT_INTEGERS, pa.int32()),
         **dict.fromkeys(("value", "watch_seconds"), pa.float64()),
         **dict.fromkeys(("happened_at", "received_at"), moment),
@@ -205,30 +216,50 @@ def write_parquet(events: Iterable[dict[str, Any]], file: BinaryIO, words: Words
         "slots": pa.list_(slot),
         "shadows": pa.list_(pa.struct([("policy", pa.string()), ("propensities", pa.list_(pa.float32()))])),
     }
-    names = (*EVENT_COLUMNS, *(TEXT_COLUMNS if words.is_mapped else ()), *_FEED_FIELDS)
-    schema = pa.schema([(name, types[name]) for name in names], metadata={"pandas": _for_pandas()})
+    names = (*EVENT_COLUMNS, *_FEED_FIELDS)
+    schema = pa.schema([(name, types[name]) for name in names], metadata={"pandas": _for_pandas(numbers)})
     count = 0
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for some in _parts(events, ROWS_AT_ONCE):
-            writer.write_batch(pa.RecordBatch.from_pylist([_as_columns(event) for event in some], schema=schema))
+            writer.write_batch(
+                pa.RecordBatch.from_pylist([_as_columns(event, numbers) for event in some], schema=schema)
+            )
             count += len(some)
     return count
 
 
-def _as_columns(event: dict[str, Any]) -> dict[str, Any]:
-    """Raises SourceError for a number that no tool reads: BIGINT UNSIGNED has more than the API takes."""
-    for name in _LONG_INTEGERS:
+def _as_columns(event: dict[str, Any], numbers: Set[str]) -> dict[str, Any]:
+    """``numbers``: the columns of ids that are no text.
+
+    Raises SourceError for a number that no tool reads: BIGINT UNSIGNED has more than the API takes.
+    """
+    for name in numbers:
         if (event[name] or 0) > LARGEST_ID:
             raise SourceError(f"{name} of the event {event['event_id']!r} is {event[name]}, more than {LARGEST_ID}.")
+    if "user_id" not in numbers:
+        event = event | {"user_id": event["user_id"] or None}
+    if "item_id" not in numbers:
+        event = _with_text_items(event)
     times = {name: datetime.fromisoformat(event[name]) for name in ("happened_at", "received_at")}
     # All 64 bits of it are used, without a sign.
     return event | times | {"seed": None if event["seed"] is None else str(event["seed"])}
 
 
-def _for_pandas() -> str:
+def _with_text_items(event: dict[str, Any]) -> dict[str, Any]:
+    """Where some types have numbers for ids and others text, all are text."""
+    slots = event["slots"] and [slot | {"item_id": _as_text(slot["item_id"])} for slot in event["slots"]]
+    return event | {"item_id": _as_text(event["item_id"]), "slots": slots}
+
+
+def _as_text(number: int | str | None) -> str | None:
+    return None if number is None else str(number)
+
+
+def _for_pandas(numbers: Set[str]) -> str:
     """What makes pandas read whole numbers that may be absent as such; it takes them for floats, which are too short
     for an id of 54 bits."""
-    kinds = dict.fromkeys(_LONG_INTEGERS, ("int64", "Int64")) | dict.fromkeys(_SHORT_INTEGERS, ("int32", "Int32"))
+    long = (name for name in _LONG_INTEGERS if name in numbers)
+    kinds = dict.fromkeys(long, ("int64", "Int64")) | dict.fromkeys(_SHORT_INTEGERS, ("int32", "Int32"))
     columns = [
         {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": extension, "metadata": None}
         for name, (kind, extension) in kinds.items()

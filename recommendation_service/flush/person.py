@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.dead_letters import DeadLetter, DeadLetters
 from recommendation_service.flush.export import EVENT_COLUMNS, event_of_record, event_of_row
@@ -19,7 +20,6 @@ from recommendation_service.flush.tables import has_events, selected, transactio
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.marks import FLUSH, Mark, MarkDamaged, read_mark
 from recommendation_service.log.tail import LogTail
-from recommendation_service.model.words import Words
 
 # Of the log, in one step.
 _RECORDS, _BYTES = 5_000, 8 << 20
@@ -43,14 +43,14 @@ class Page(NamedTuple):
     before: tuple[str, int] | None = None  # time and id of the last row of the page before
 
 
-def events_of(engine: Engine, person: Person, page: Page, words: Words) -> tuple[list[dict[str, Any]], str | None]:
+def events_of(engine: Engine, person: Person, page: Page, ids: Dictionary) -> tuple[list[dict[str, Any]], str | None]:
     """Rows of recs_events, as an export has them, and what the next page is asked for with; None: there is none.
 
     By the index on user and time. Raises SourceError.
     """
     if not has_events(engine):
         return [], None
-    columns = selected(engine, (*EVENT_COLUMNS, *(TEXT_COLUMNS if words.is_mapped else ())))
+    columns = selected(engine, (*EVENT_COLUMNS, *(TEXT_COLUMNS if ids.words.is_mapped else ())))
     conditions = "user_id = :user"
     parameters: dict[str, int | str | None] = {"user": person.user_id, "most": page.most + 1}
     if not person.user_id:
@@ -67,7 +67,7 @@ def events_of(engine: Engine, person: Person, page: Page, words: Words) -> tuple
         rows = connection.execute(statement, parameters).mappings().all()
     shown = rows[: page.most]
     try:
-        events = [event_of_row(row, feed_of_row(row) if row["slots"] is not None else None, words) for row in shown]
+        events = [event_of_row(row, feed_of_row(row) if row["slots"] is not None else None, ids) for row in shown]
     except ValueError as error:
         raise SourceError(f"A feed of recs_events cannot be read: {error}.") from None
     following = f"{_moment(shown[-1]['happened_at'])}.{shown[-1]['id']}" if len(rows) > page.most else None
@@ -92,7 +92,7 @@ def page_after(following: str | None, most: int) -> Page | None:
     return Page(most, (written, int(number)))
 
 
-def waiting_of(folder: Path, person: Person, most: int, words: Words) -> tuple[int, list[dict[str, Any]]]:
+def waiting_of(folder: Path, person: Person, most: int, ids: Dictionary) -> tuple[int, list[dict[str, Any]]]:
     """How much the log has of a person that the database has not, and the latest of that, which is last.
 
     Reads all that waits, a part at a time. Raises OSError.
@@ -111,9 +111,9 @@ def waiting_of(folder: Path, person: Person, most: int, words: Words) -> tuple[i
     events: list[dict[str, Any]] = []
     for record in sorted(latest, key=lambda one: one.happened_ms):
         try:
-            events.append(event_of_record(record, words))
+            events.append(event_of_record(record, ids))
         except (IndexError, ValueError):  # it will be a dead letter
-            events.append({"event_id": str(record.event_id), "user_id": record.user_id})
+            events.append({"event_id": str(record.event_id), "user_id": person.given or record.user_id})
     return count, events
 
 

@@ -16,9 +16,9 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.core.output import print_rows
 
 if TYPE_CHECKING:
+    from recommendation_service.catalog.dictionary import Dictionary
     from recommendation_service.log.lags import Lag
     from recommendation_service.log.reader import Batch
-    from recommendation_service.model.words import Words
 
 app = typer.Typer(no_args_is_help=True, help="Readers of the event log: how far each is, and striking one off.")
 
@@ -87,6 +87,7 @@ def follow(
     $ recs events follow mine | jq -c 'select(.event == "hide")'
     $ recs events follow mine --once >> events.jsonl
     """
+    from recommendation_service.catalog.dictionary import KeptDictionary
     from recommendation_service.log.marks import OWN
     from recommendation_service.log.reader import LogReader
     from recommendation_service.sources.mapping.words import open_words
@@ -94,12 +95,12 @@ def follow(
     if name in OWN:
         raise SourceError(f"The reader {name!r} is the service's own: take another name.")
     settings = load_settings()
-    words = open_words(settings)
+    dictionary = KeptDictionary(settings, open_words(settings))
     with LogReader(settings.events_dir, name) as reader, contextlib.suppress(KeyboardInterrupt):
         while True:
             batch = reader.read()
             _say_what_is_missing(batch)
-            _print(batch, words)
+            _print(batch, dictionary.now())
             reader.settle(batch.mark)
             if batch.has_more:
                 continue
@@ -108,7 +109,7 @@ def follow(
             time.sleep(LOOK_SECONDS)
 
 
-def _print(batch: "Batch", words: "Words") -> None:
+def _print(batch: "Batch", ids: "Dictionary") -> None:
     """Returns once whoever reads has it, or the system has."""
     from recommendation_service.flush.export import event_of_record, write_json_lines
 
@@ -116,11 +117,18 @@ def _print(batch: "Batch", words: "Words") -> None:
     for stretch in batch.stretches:
         for record in stretch.records:
             try:
-                events.append(event_of_record(record, words))
+                events.append(event_of_record(record, ids))
             except (IndexError, ValueError) as error:
                 typer.echo(f"A record in {stretch.segment} is left out: {error}.", err=True)
     write_json_lines(events, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+    if ids.untold:
+        typer.echo(untold_said(len(ids.untold)), err=True)
+        ids.untold.clear()
+
+
+def untold_said(count: int) -> str:
+    return f"{count:,} ids are missing: they are text, and no catalog that is kept here has them any more."
 
 
 def _say_what_is_missing(batch: "Batch") -> None:

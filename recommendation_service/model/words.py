@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from recommendation_service.model import item_keys, kinds
 from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
+from recommendation_service.model.text_ids import LONGEST_TEXT_ID, USER_BITS, number_of_text
 
 EventName = Literal["impression", "view", "like", "save", "match", "rating", "skip", "hide"]
 EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
@@ -63,6 +64,16 @@ class Words:
         """Raises ValueError."""
         number = self.types.get(name)
         return item_keys.type_of_name(name) if number is None else number
+
+    def user_number(self, text: str) -> int:
+        """Of a user's id as somebody writes it. Raises ValueError that says what is wrong."""
+        if self.users_are_text:
+            if not 0 < len(text) <= LONGEST_TEXT_ID:
+                raise ValueError(f"must be an id of 1 to {LONGEST_TEXT_ID} characters, but is {text[:64]!r}")
+            return number_of_text(text, USER_BITS)
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**63):
+            raise ValueError(f"must be a number from 0 to {2**63 - 1}, but is {text[:64]!r}")
+        return int(text)
 
     def kind_name(self, number: int) -> str:
         """Raises IndexError for what no kind bears."""

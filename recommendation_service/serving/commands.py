@@ -1,7 +1,7 @@
 """`recs data user`: what `GET /users/{id}` tells, without the service."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
@@ -10,9 +10,6 @@ from rich.console import Console
 from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.core.output import print_rows
-
-if TYPE_CHECKING:
-    from recommendation_service.model.words import Words
 
 
 def user(
@@ -41,7 +38,10 @@ def user(
 
     settings = load_settings()
     words = open_words(settings)
-    number = 0 if session is not None and user_id == "0" else user_number(user_id, words)
+    try:
+        number = 0 if session is not None and user_id == "0" else words.user_number(user_id)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="USER_ID") from None
     if bool(number) == (session is not None):
         problem = "goes with the user 0, who is nobody without it"
         raise typer.BadParameter(problem, param_hint="--session")
@@ -93,17 +93,6 @@ def user(
         Console().print("--json prints all of it.")
     if found.not_personal:
         typer.echo("Listed in NOT_PERSONAL_TABLE: feeds are not personal.")
-
-
-def user_number(user_id: str, words: "Words") -> int:
-    """Raises BadParameter."""
-    from recommendation_service.model.text_ids import USER_BITS, number_of_text
-
-    if words.users_are_text:
-        return number_of_text(user_id, USER_BITS)
-    if not (user_id.isascii() and user_id.isdigit() and int(user_id) < 2**63):
-        raise typer.BadParameter(f"{user_id!r} is no number from 0 to {2**63 - 1}", param_hint="USER_ID")
-    return int(user_id)
 
 
 async def _in_redis(settings: Settings, key: bytes) -> bytes | None:

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from sqlalchemy.engine import Engine
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import CatalogError, NotFound, PolicyError, SourceError
@@ -38,6 +39,7 @@ from recommendation_service.mappings.opening import row_in_tables
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.model.item_keys import NamedItem, unpack
+from recommendation_service.model.words import Words
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.decisions import unpack_decision
 from recommendation_service.ranking.packed_slots import Slots, unpack_slots
@@ -111,18 +113,6 @@ class Versions(NamedTuple):
         """The feed's own, as far as it is kept."""
         return Generation(self.catalog or self.today.catalog, self.policy or self.today.policy)
 
-    def id_of_key(self, key: int) -> int | str | None:
-        """Of an item as the operator has it; None: its id is text, and none of the catalogs has it any more."""
-        found = self.made.catalog.id_of_key(key)
-        return self.today.catalog.id_of_key(key) if found is None else found
-
-    def id_of_user(self, number: int) -> int | str | None:
-        """The same of a user; of anonymous people 0."""
-        if not number:
-            return number
-        found = self.made.catalog.id_of_user(number)
-        return self.today.catalog.id_of_user(number) if found is None else found
-
 
 def versions_of(recorded: Recorded, today: Generation, catalogs: CatalogStore, policy: Policy | None) -> Versions:
     """``policy``: the feed's, where it is kept."""
@@ -138,9 +128,10 @@ def versions_of(recorded: Recorded, today: Generation, catalogs: CatalogStore, p
 class Explanation:
     """Of one feed. Raises SourceError where its record is none that this release can read."""
 
-    def __init__(self, recorded: Recorded, versions: Versions, language: str) -> None:
+    def __init__(self, recorded: Recorded, versions: Versions, words: Words, language: str) -> None:
         self._recorded = recorded
         self._versions = versions
+        self._ids = Dictionary(words, (versions.made.catalog, versions.today.catalog))
         self._language = language
         try:
             feed, decision = recorded.feed, recorded.decision
@@ -180,7 +171,7 @@ class Explanation:
         """As the operator has it, which the feed's record says of ids that are text."""
         feed = self._recorded.feed
         text = feed.user_text if feed is not None else ""
-        return text or self._versions.id_of_user(self._recorded.either.user_id)
+        return text or self._ids.user(self._recorded.either.user_id)
 
     def _keys(self) -> list[int]:
         if self._decision is not None:
@@ -195,7 +186,7 @@ class Explanation:
             reason = unweighed_why(policy or self._versions.today.policy, choice, place, self._language)
         return {
             "type": name_of(self._versions.made.catalog, unpack(key)[0]),
-            "id": self._versions.id_of_key(key),
+            "id": self._ids.item(key),
             "why": msgspec.to_builtins(reason),
         }
 

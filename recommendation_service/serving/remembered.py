@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy.engine import Engine
 
+from recommendation_service.catalog.dictionary import Dictionary, open_dictionary
 from recommendation_service.catalog.inspection import describe_user
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
@@ -17,7 +18,7 @@ from recommendation_service.learning.person import pending_of
 from recommendation_service.log.decisions import read_decisions
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.model.item_keys import unpack
-from recommendation_service.model.words import CREATOR_TYPE, FIRST_WORDS, Words
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.seen import EPOCH
 from recommendation_service.sources.users import UserFacts
 
@@ -61,16 +62,16 @@ class Remembered(msgspec.Struct, frozen=True):
     learner: dict[str, float]  # feeds and events that may still teach something; how many shown items count in the sums
 
 
-def seen_items(entries: bytes, catalog: Catalog | None = None, words: Words = FIRST_WORDS) -> list[SeenItem]:
+def seen_items(entries: bytes, ids: Dictionary) -> list[SeenItem]:
     """Of what ranking/seen.py says."""
-    items = []
+    items, words = [], ids.words
     for key, detail in as_entries(entries).tolist():
         item_type, _ = unpack(key)
         kind = detail >> 4 & 15
         items.append(
             SeenItem(
                 words.type_name(item_type),
-                _id_of(catalog, words, key),
+                ids.item(key),
                 STATES[(detail & 15) - 1],
                 words.kind_name(kind - 1) if kind else None,
                 utc_text((detail >> 32) + EPOCH),
@@ -79,29 +80,17 @@ def seen_items(entries: bytes, catalog: Catalog | None = None, words: Words = FI
     return items
 
 
-def _id_of(catalog: Catalog | None, words: Words, key: int) -> int | str | None:
-    """Of an item or a creator, as the operator has it; None: it is text, which no catalog tells."""
-    item_type, number = unpack(key)
-    if words.type_name(item_type) not in words.text_types:
-        return number
-    found = catalog.id_of_key(key) if catalog is not None else None
-    return found if isinstance(found, str) else None  # an older release's catalog has no creators' texts
-
-
-def facts_in_words(
-    facts: UserFacts | None, catalog: Catalog | None = None, words: Words = FIRST_WORDS
-) -> dict[str, Any] | None:
+def facts_in_words(facts: UserFacts | None, ids: Dictionary) -> dict[str, Any] | None:
+    """A creator whom the dictionary does not tell is left out of the network."""
     if facts is None:
         return None
+    words = ids.words
     names = ("skills", "knowledges", "tools", "languages")
     history = [
-        {"type": words.type_name(unpack(key)[0]), "id": _id_of(catalog, words, key), "at": utc_text(when)}
+        {"type": words.type_name(unpack(key)[0]), "id": ids.item(key), "at": utc_text(when)}
         for key, when in facts.history.tolist()
     ]
-    connected = facts.network.tolist()
-    if CREATOR_TYPE in words.text_types:
-        found = [catalog.id_of_creator(number) if catalog is not None else None for number in connected]
-        connected = [one for one in found if isinstance(one, str)]
+    connected = [one for one in map(ids.creator, facts.network.tolist()) if one is not None]
     told = {"history": history, "connected": connected, "connections": facts.connections} | {
         name: list(texts) for name, texts in zip(names, facts.attributes, strict=True)
     }
@@ -124,8 +113,9 @@ def remembered(
 
     Raises SourceError, OSError.
     """
-    events, following = events_of(engine, person, page, words)
-    waiting, waiting_events = waiting_of(settings.events_dir, person, page.most, words)
+    ids = open_dictionary(settings, words)
+    events, following = events_of(engine, person, page, ids)
+    waiting, waiting_events = waiting_of(settings.events_dir, person, page.most, ids)
     decisions, count = deque[Kept](maxlen=page.most), 0
     if person.user_id:  # one of an anonymous feed bears nobody's name
         for record in read_decisions(settings.decisions_dir):
@@ -137,9 +127,9 @@ def remembered(
         session_id=person.session_id,
         not_personal=_is_listed(settings, catalog, person),
         catalog=_in_catalog(settings, catalog, person),
-        cached_facts=facts_in_words(facts, catalog, words),
-        seen=seen_items(seen, catalog, words),
-        fleet_seen=None if fleet_seen is None else seen_items(fleet_seen, catalog, words),
+        cached_facts=facts_in_words(facts, ids),
+        seen=seen_items(seen, ids),
+        fleet_seen=None if fleet_seen is None else seen_items(fleet_seen, ids),
         waiting=waiting,
         waiting_events=waiting_events,
         events=events,

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL
 
+from recommendation_service.catalog.dictionary import open_dictionary
 from recommendation_service.core.config import Settings
 from recommendation_service.flush.export import Selection, read_events
 from recommendation_service.flush.flusher import Flusher
@@ -232,14 +233,12 @@ def test_a_machine_that_knows_nothing_learns_from_the_table_what_somebody_did(
     engine = make_writing_engine(board)
     flushed(board, engine)
     words = open_words(board)
+    ids = open_dictionary(board, words)
     reader = PastReader(engine.connect, Lifetimes(), board.events_dir, words=words)
-    found = {(one.id, one.state) for one in seen_items(reader.read(number_of_text(user, USER_BITS)).tobytes())}
-    assert found == {
-        (number_of_text(ads[0], ITEM_BITS), "acted"),
-        (number_of_text(ads[1], ITEM_BITS), "hidden"),
-    }
-    told = [one for one in read_events(engine, Selection(event="apply"), words) if one["event_id"] == "past-1"]
-    assert [(one["item_type"], one["user_text"], one["item_text"]) for one in told] == [("job", user, ads[0])]
+    found = {(one.id, one.state) for one in seen_items(reader.read(number_of_text(user, USER_BITS)).tobytes(), ids)}
+    assert found == {(ads[0], "acted"), (ads[1], "hidden")}
+    told = [one for one in read_events(engine, Selection(event="apply"), ids) if one["event_id"] == "past-1"]
+    assert [(one["item_type"], one["user_id"], one["item_id"]) for one in told] == [("job", user, ads[0])]
     engine.dispose()
 
 
@@ -256,14 +255,14 @@ def test_an_administrator_is_told_of_a_person_by_their_own_id_and_has_them_forgo
     assert told["user_id"] == user
     assert (item, "acted") in {(one["id"], one["state"]) for one in told["seen"]}
     assert {"job"} == {one["type"] for one in told["seen"]}
-    assert [one["item_text"] for one in told["events"] if one["event"] == "apply"] == [item]
+    assert [one["item_id"] for one in told["events"] if one["event"] == "apply"] == [item]
 
     gone = client.delete(f"/api/users/{user}", headers=token)
     assert gone.status_code == 200, gone.text
     assert gone.json()["body"]["user_id"] == user
     assert gone.json()["body"]["events"] > 0
     person = Person(number_of_text(user, USER_BITS))
-    assert events_of(engine, person, Page(10), open_words(board)) == ([], None)
+    assert events_of(engine, person, Page(10), open_dictionary(board, open_words(board))) == ([], None)
     engine.dispose()
 
 

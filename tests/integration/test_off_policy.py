@@ -250,4 +250,6 @@ def test_decisions_of_no_feed_are_counted_and_standard_output_has_the_lines(plac
     assert (none.exit_code, none.stdout) == (0, "")
     assert "are of feeds that are not in the database, or not of these days" in none.stderr
     assert len(_export(place, "--until", LATER).stdout.splitlines()) == len(USERS) + 1
-    assert _export(place, "--endpoint", "nowhere").exit_code == 2
+    nowhere = _export(place, "--until", LATER, "--endpoint", "nowhere")
+    assert isinstance(nowhere.exception, SourceError)
+    assert "there is total" in str(nowhere.exception)

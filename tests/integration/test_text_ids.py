@@ -7,7 +7,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -26,90 +25,15 @@ from tests.end_to_end.service import recs as other_process
 from tests.integration.test_mapped_feeds import built_and_published
 from tests.servers import wait_until
 from tests.support.http_contract import body_of, error_of
+from tests.support.notes import NOTES, PEOPLE, handle_of, make_notes, slug_of
 
-MAPPING = """ids = "text"
-
-[users]
-query = "SELECT handle FROM people"
-id = "handle"
-
-[items.note]
-query = "SELECT slug, author, written FROM notes WHERE shown = 1"
-id = "slug"
-time = "written"
-creator = "author"
-
-[items.talk]
-ids = "integer"
-query = "SELECT number, held FROM talks"
-id = "number"
-time = "held"
-
-[creators]
-are_users = true
-
-[events.read]
-query = "SELECT reader, slug, at FROM reads"
-user = "reader"
-item = "slug"
-type = "note"
-time = "at"
-
-[links.friend]
-query = "SELECT one, other FROM friends"
-user = "one"
-other = "other"
-
-[feeds.home]
-pattern = ["popular", "new"]
-"""
-
-SCHEMA = """
-CREATE TABLE people (handle TEXT PRIMARY KEY);
-CREATE TABLE notes (slug TEXT PRIMARY KEY, author TEXT, written TEXT, shown INTEGER);
-CREATE TABLE talks (number INTEGER PRIMARY KEY, held TEXT);
-CREATE TABLE reads (reader TEXT, slug TEXT, at TEXT);
-CREATE TABLE friends (one TEXT, other TEXT);
-"""
-
-NOTES, PEOPLE = 60, 12
 ADMINISTRATOR = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 Recs = Callable[..., Result]
 
 
-def slug_of(place: int) -> str:
-    return f"2026/notes:part-{place}/ñ"
-
-
-def handle_of(place: int) -> str:
-    return f"team/{place}:x"
-
-
 @pytest.fixture(scope="module")
 def notes(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = tmp_path_factory.mktemp("notes")
-    (folder / "mapping.toml").write_text(MAPPING)
-    now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
-    with closing(sqlite3.connect(folder / "notes.sqlite")) as database, database:
-        database.executescript(SCHEMA)
-        database.executemany("INSERT INTO people VALUES (?)", [(handle_of(place),) for place in range(PEOPLE)])
-        rows = [
-            (slug_of(place), handle_of(place % PEOPLE), str(now - timedelta(hours=place + 1)), int(place % 10 != 9))
-            for place in range(NOTES)
-        ]
-        database.executemany("INSERT INTO notes VALUES (?, ?, ?, ?)", rows)
-        database.executemany("INSERT INTO talks VALUES (?, ?)", [(place, str(now)) for place in range(1, 9)])
-        reads = [
-            (handle_of(place), slug_of(place + step), str(now)) for place in range(PEOPLE) for step in (1, 2, 3, 20)
-        ]
-        database.executemany("INSERT INTO reads VALUES (?, ?, ?)", reads)
-        database.executemany("INSERT INTO friends VALUES (?, ?)", [(handle_of(1), handle_of(2))])
-    settings = Settings(
-        data_dir=folder / "data",
-        database_url=f"sqlite:///{folder / 'notes.sqlite'}",
-        mapping_file=folder / "mapping.toml",
-        catalog_refresher=False,
-    )
+    settings = make_notes(tmp_path_factory.mktemp("notes"))
     built_and_published(settings)
     return settings
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import OperationalError
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.arrays import insert_arrays
@@ -27,7 +28,6 @@ from recommendation_service.flush.person import Page, Person, events_of
 from recommendation_service.flush.rows import FEEDBACK_COLUMNS, Event, event_id_of, feedback_row
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.segments import SUFFIX
-from recommendation_service.model.words import FIRST_WORDS
 from tests.integration.flush.test_flush import running_flusher
 from tests.postgresql import PrivatePgBouncer, PrivatePostgreSQL, PrivateStandby
 from tests.servers import wait_until
@@ -99,9 +99,9 @@ def test_events_come_back_as_they_were(settings: Settings, engine: Engine) -> No
     looked_up = find_feed(engine, settings.events_dir, shown.request_id.hex())
     assert looked_up is not None
     assert event_of_record(looked_up) == event_of_record(shown)
-    page, following = events_of(engine, Person(0, None), Page(1), FIRST_WORDS)
+    page, following = events_of(engine, Person(0, None), Page(1), Dictionary())
     assert (page, following) == ([], None)
-    page, following = events_of(engine, Person(7), Page(1), FIRST_WORDS)
+    page, following = events_of(engine, Person(7), Page(1), Dictionary())
     assert ([event["event_id"] for event in page], following) == ([shown.event_id.hex()], None)
 
 

@@ -28,6 +28,7 @@ from recommendation_service.log import decisions as decision_log
 from recommendation_service.log.decisions import find_decision, read_decisions
 from recommendation_service.mappings.shipped import STARTING_POLICY
 from recommendation_service.model.kinds import KINDS
+from recommendation_service.model.words import FIRST_WORDS
 from recommendation_service.policies.policy import load_policy
 from recommendation_service.ranking.decisions import recorded_propensities, unpack_decision
 from recommendation_service.serving import decisions as serving_decisions
@@ -384,7 +385,7 @@ def test_a_decision_alone_tells_of_its_feed(client: httpx.Client, place: Place, 
     record = find_decision(place.folder / "decisions", bytes.fromhex(feed["request_id"]))
     policy = load_policy(place.folder / "small-pools.toml")
     versions = Versions(Generation(place.catalog, policy), policy, place.catalog)
-    body = Explanation(Recorded(None, record, ""), versions, "en").told()
+    body = Explanation(Recorded(None, record, ""), versions, FIRST_WORDS, "en").told()
     assert names_of(body) == names_of(feed)
     for now, then in zip(body["items"], feed["items"], strict=True):
         assert now["why"]["propensity"] == pytest.approx(then["why"]["propensity"], rel=0, abs=1e-9)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recommendation_service.catalog.dictionary import Dictionary
 from recommendation_service.dsjson.decision import Decision, Form
 from recommendation_service.dsjson.own import own_decision
 from recommendation_service.dsjson.policies import policy_named
@@ -44,10 +45,11 @@ def recorded() -> list[Recorded]:
 
 
 def _written(recorded: list[Recorded]) -> tuple[list[Decision], list[bytes]]:
-    rng = np.random.default_rng(3)
+    rng, ids = np.random.default_rng(3), Dictionary()
     decisions = [
-        own_decision(f"{number:032x}", HAPPENED_MS, "total", each, rng.random(len(each.slots)).round(3).tolist())
+        own_decision(f"{number:032x}", HAPPENED_MS, "total", each, rewards, ids.words, ids.item)
         for number, each in enumerate(recorded)
+        for rewards in (rng.random(len(each.slots)).round(3).tolist(),)
     ]
     return decisions, [line_of(decision) for decision in decisions]
 
