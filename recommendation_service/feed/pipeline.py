@@ -19,7 +19,7 @@ from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters, Frames, Passing
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedRequest, Outsider
-from recommendation_service.feed.withheld import pack_withheld, withheld_of
+from recommendation_service.feed.withheld import pack_withheld
 from recommendation_service.mappings.answers import IDS_FIELDS
 from recommendation_service.model.columns import Bytes, hash_token
 from recommendation_service.model.kinds import PINNED
@@ -295,7 +295,7 @@ class FeedPipeline:
         if count > len(self._withheld_items.keys):
             self._withheld_items = make_withheld_memory(2 * count)
             self._collect(*asked, self._withheld_items)
-        return pack_withheld(withheld_of(self._withheld_items, count))
+        return pack_withheld(self._withheld_items, count)
 
     def _weigher(self, policies: tuple[Policy, ...]) -> Callable[[int], ShadowPropensities]:
         """What gives the shadows' propensities of so many slots that are in the memory."""

@@ -1,7 +1,9 @@
 """What a feed could not hold because of its request or its user, as its decision keeps it: for whoever misses an item.
 
-Packed: a byte 1, and zlib of three columns of n, each with the same byte of all numbers side by side, little-endian:
-the items' keys, ascending, as differences (8 bytes), when (8), why (1).
+Packed: a byte 2, and zlib of three columns of n, each with the same byte of all numbers side by side, little-endian:
+the items' keys (8 bytes), when (8), why (1). They are in the order in which they were found, most of them as the user
+saw them: times hardly change from one to the next then. After a byte 1, as older releases wrote it, keys ascend and
+are differences.
 """
 
 import zlib
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from recommendation_service.model.columns import Bytes, Int64
 from recommendation_service.ranking.slate_withheld import WithheldMemory
 
-_FORM = b"\x01"
+_FORM, _OLDER_FORM = b"\x02", b"\x01"
 _COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<i8"), np.dtype("<i8"), np.dtype("u1"))
 _WIDTH = sum(form.itemsize for form in _COLUMNS)  # bytes of an item
 # Of zlib: the least work, as a worker does it while feeds wait.
@@ -34,29 +36,21 @@ class Withheld(NamedTuple):
         return int(self.why[place]), int(self.when[place])
 
 
-def withheld_of(memory: WithheldMemory, count: int) -> Withheld:
-    """What was collected, in order."""
-    order = memory.keys[:count].argsort()
-    return Withheld(memory.keys[order], memory.when[order], memory.why[order])
-
-
-def pack_withheld(withheld: Withheld) -> bytes:
-    if not len(withheld.keys):
+def pack_withheld(found: WithheldMemory, count: int) -> bytes:
+    """The first ``count`` of what was collected."""
+    if not count:
         return _NOTHING
-    differences = withheld.keys.copy()
-    differences[1:] -= withheld.keys[:-1]
-    side_by_side, place = np.empty((_WIDTH, len(differences)), np.uint8), 0
-    columns: tuple[npt.NDArray[Any], ...] = (differences, withheld.when, withheld.why)
-    for column, form in zip(columns, _COLUMNS, strict=True):
-        of_item = column.astype(form, copy=False).view(np.uint8).reshape(-1, form.itemsize)
+    side_by_side, place = np.empty((_WIDTH, count), np.uint8), 0
+    for column, form in zip(found, _COLUMNS, strict=True):
+        of_item = column[:count].astype(form, copy=False).view(np.uint8).reshape(-1, form.itemsize)
         side_by_side[place : place + form.itemsize] = of_item.T
         place += form.itemsize
-    return _FORM + zlib.compress(side_by_side.tobytes(), _LEVEL)
+    return _FORM + zlib.compress(side_by_side, _LEVEL)
 
 
 def unpack_withheld(packed: bytes) -> Withheld:
     """Raises ValueError for what is none."""
-    if packed[:1] != _FORM:
+    if packed[:1] not in (_FORM, _OLDER_FORM):
         raise ValueError("it is of another form")
     try:
         content = zlib.decompress(packed[1:])
@@ -70,5 +64,8 @@ def unpack_withheld(packed: bytes) -> Withheld:
         part = np.frombuffer(content, np.uint8, count * form.itemsize, place).reshape(form.itemsize, count)
         columns.append(np.ascontiguousarray(part.T).reshape(-1).view(form))
         place += count * form.itemsize
-    differences, when, why = columns
-    return Withheld(np.cumsum(differences, dtype=np.int64), when, why)
+    keys, when, why = columns
+    if packed[:1] == _OLDER_FORM:
+        return Withheld(np.cumsum(keys, dtype=np.int64), when, why)
+    order = keys.argsort()
+    return Withheld(keys[order], when[order], why[order])

@@ -59,6 +59,10 @@ def unpack(key: int) -> tuple[int, int]:
     return (key >> _NUMBER_BITS & 0xFF) + CREATOR + 1, key & LARGEST_OTHER
 
 
+def is_creator(key: int) -> bool:
+    return _CREATORS < key < 0
+
+
 def type_name(item_type: int) -> str:
     """As records are told to people. Raises IndexError for what no type bears."""
     if not 0 <= item_type <= LARGEST_TYPE:

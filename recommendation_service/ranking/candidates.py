@@ -236,20 +236,22 @@ def _offer(
         worst = scores[0] if size == limit else -np.inf
         if ordered and float(hand[Place(block[0]), Place(kind)]) + bound <= worst:
             break
-        write_similarity(catalog, memory, block, block_close)
-        left = Place(0)
+        shown = Place(0)
         for i in range(len(block)):
-            item = Place(block[i])
-            static = float(hand[item, Place(kind)]) + weight_collaborative * collaborative[item]
-            score = static + weight_similarity * block_close[i]
-            block_items[left], block_scores[left] = block[i], score
-            left += (
-                Place(flags[item] & HIDDEN == 0)
-                & Place(scored[item] & bit == 0)
-                & Place(static + bound > worst)
-                & Place(score + most_more > worst)
+            block_items[shown] = block[i]
+            shown += (
+                Place(flags[Place(block[i])] & HIDDEN == 0)
+                & Place(scored[Place(block[i])] & bit == 0)
                 & Place(ordered or first_row <= block[i] < last_row)
             )
+        write_similarity(catalog, memory, block_items[:shown], block_close)
+        left = Place(0)
+        for i in range(shown):
+            item = Place(block_items[i])
+            static = float(hand[item, Place(kind)]) + weight_collaborative * collaborative[item]
+            score = static + weight_similarity * block_close[i]
+            block_items[left], block_scores[left] = block_items[i], score
+            left += Place(static + bound > worst) & Place(score + most_more > worst)
         memory.counts[SCANNED] += np.int64(left)
         if once:
             left = _mark_scored(memory, left, bit)

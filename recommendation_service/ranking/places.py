@@ -7,7 +7,7 @@ from recommendation_service.model.columns import EMPTY, HASH_FACTOR, HASH_SHIFT,
 from recommendation_service.ranking.compiled import compiled, inlined
 
 pack_key = inlined(item_keys.pack)
-unpack_key = inlined(item_keys.unpack)
+is_creator = inlined(item_keys.is_creator)
 
 
 @compiled

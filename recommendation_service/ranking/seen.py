@@ -15,17 +15,19 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32, Int64
-from recommendation_service.model.item_keys import CREATOR
-from recommendation_service.ranking.compiled import compiled, inlined
-from recommendation_service.ranking.places import find, find_item, unpack_key
+from recommendation_service.ranking.compiled import Place, compiled, inlined
+from recommendation_service.ranking.places import find, find_item, is_creator
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     DISLIKED,
     EXCLUDED,
+    KEPT,
+    NOTHING,
     REMEMBERED,
     SEEN,
     SEEN_CAPACITY,
     SLOTS,
+    TOUCHED_ITEMS,
     USED,
     WorkingMemory,
     flag,
@@ -36,6 +38,7 @@ EPOCH = 1_577_836_800  # 2020-01-01
 ENTRY_BYTES = 16
 NO_SESSION = 0
 SESSION_BITS = 24
+_SESSION_PLACE = 8
 SEEN_POOL = 101  # value of slot_pool: the item came back because the user had seen everything
 
 
@@ -63,7 +66,7 @@ def when_of(detail: int) -> int:
 
 @inlined
 def _session(detail: int) -> int:
-    return (detail >> 8) & 0xFFFFFF
+    return (detail >> _SESSION_PLACE) & 0xFFFFFF
 
 
 def pack_detail(now: int, session: int, kind: int, state: int) -> int:
@@ -131,44 +134,89 @@ def mark_seen(memory: WorkingMemory, item: int, when: int) -> None:
 
 @inlined
 def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMemory) -> None:
-    """Part of stage 1: flag what must stay away, from the first ``request.seen`` entries of the memory."""
-    entries, rows, live, lifetimes = memory.seen_entries, memory.seen_rows, memory.live_sessions, memory.lifetimes
-    count, now, session = request.seen, request.now, request.session
-    found = _find_live_sessions(entries, count, now, live, lifetimes)
-    memory.live_count[0] = found
+    """Part of stage 1: flag what must stay away, from the first ``request.seen`` entries of the memory.
+
+    Entries are gone through several times, for little each: the machine has registers for no more.
+    """
+    entries, live, count = memory.seen_entries, memory.live_sessions, request.seen
+    memory.live_count[0] = _find_live_sessions(entries, count, request.now, live, memory.lifetimes)
+    creators = _judge(request, memory)
+    if memory.live_count[0] > 0:
+        _let_sessions_live(request, memory)
+    rows = memory.seen_rows
     for i in range(count):
-        key, detail = entries[i, 0], at_most_now(entries[i, 1], now)
-        rows[i], entries[i, 1] = -1, detail
-        item_type, number = unpack_key(key)
-        if item_type == CREATOR:
-            creator = find(catalog.creator_id, number, 0, len(catalog.creator_id))
-            if creator >= 0:
-                for j in range(catalog.creator_offsets[creator], catalog.creator_offsets[creator + 1]):
-                    flag(memory, catalog.creator_items[j], EXCLUDED)
+        rows[i] = NOTHING if is_creator(entries[i, 0]) else find_item(catalog, entries[i, 0])
+    _flag_seen(request, memory)
+    if creators > 0:
+        for i in range(count):
+            if is_creator(entries[i, 0]):
+                _hide_creator(catalog, memory, -entries[i, 0])
+
+
+@inlined
+def _judge(request: RankingRequest, memory: WorkingMemory) -> int:
+    """What each entry says of its item, but for sessions; how many are of creators."""
+    entries, judged, lifetimes, now = memory.seen_entries, memory.seen_judged, memory.lifetimes, request.now
+    served, impressed, acted, creators = lifetimes[0], lifetimes[2], lifetimes[3], 0
+    for i in range(request.seen):
+        detail = at_most_now(entries[i, 1], now)
+        entries[i, 1] = detail
+        state, age = detail & 15, now - when_of(detail)
+        lifetime = acted if state == ACTED else impressed if state == IMPRESSED else served
+        stays = SEEN | KEPT if age < lifetime else 0
+        judged[i] = EXCLUDED | DISLIKED | KEPT if state == HIDDEN else stays
+        creators += int(is_creator(entries[i, 0]))
+    return creators
+
+
+@inlined
+def _let_sessions_live(request: RankingRequest, memory: WorkingMemory) -> None:
+    """What was served in a session that lives is kept, and stays away from that session."""
+    entries, judged, live, found = memory.seen_entries, memory.seen_judged, memory.live_sessions, memory.live_count[0]
+    for i in range(request.seen):
+        detail = entries[i, 1]
+        if judged[i] == 0 and detail & 15 == SERVED and _lives(detail, live, found):
+            judged[i] = SEEN | KEPT if _session(detail) == request.session else KEPT
+
+
+@inlined
+def _flag_seen(request: RankingRequest, memory: WorkingMemory) -> None:
+    """As working_memory.flag and mark_seen do of one item."""
+    entries, rows, judged, counts = memory.seen_entries, memory.seen_rows, memory.seen_judged, memory.counts
+    flags, scored, seen_when, touched = memory.flags, memory.scored, memory.seen_when, memory.touched_items
+    noted = Place(counts[TOUCHED_ITEMS])
+    for i in range(request.seen):
+        bits = np.uint8(judged[i] & (SEEN | EXCLUDED | DISLIKED))
+        if rows[i] < 0 or bits == 0:
             continue
-        item = find_item(catalog, key)
-        if item < 0:
-            continue
-        rows[i] = item
-        if detail & 15 == HIDDEN:
-            flag(memory, item, EXCLUDED | DISLIKED)
-        elif _stays_away(detail, now, _session(detail) == session and _lives(detail, live, found), lifetimes):
-            mark_seen(memory, item, when_of(detail))
+        item = Place(rows[i])
+        if bits & SEEN:
+            when = when_of(entries[i, 1])
+            seen_when[item] = max(when, seen_when[item]) if flags[item] & SEEN else when
+        touched[noted] = rows[i]
+        noted += Place(flags[item] == 0) & Place(scored[item] == 0)
+        flags[item] |= bits
+    counts[TOUCHED_ITEMS] = np.int64(noted)
+
+
+@inlined
+def _hide_creator(catalog: CatalogArrays, memory: WorkingMemory, number: int) -> None:
+    creator = find(catalog.creator_id, number, 0, len(catalog.creator_id))
+    if creator >= 0:
+        for j in range(catalog.creator_offsets[creator], catalog.creator_offsets[creator + 1]):
+            flag(memory, catalog.creator_items[j], EXCLUDED)
 
 
 @inlined
 def remember_feed(request: RankingRequest, memory: WorkingMemory) -> None:
     """Part of stage 6: write the user's entries as they are after this feed to ``memory.remembered``."""
-    entries, rows, out = memory.seen_entries, memory.seen_rows, memory.remembered
-    flags, live, found, lifetimes = memory.flags, memory.live_sessions, memory.live_count[0], memory.lifetimes
-    count, now = 0, request.now
+    entries, rows, judged, out = memory.seen_entries, memory.seen_rows, memory.seen_judged, memory.remembered
+    flags, count, now = memory.flags, 0, request.now
     for i in range(request.seen):
-        detail = entries[i, 1]
-        if rows[i] >= 0 and flags[rows[i]] & USED:
-            continue
-        if _stays_away(detail, now, _lives(detail, live, found), lifetimes):
-            out[count, 0], out[count, 1] = entries[i, 0], detail
-            count += 1
+        # Without a branch: what is dropped is overwritten by the next.
+        out[count, 0], out[count, 1] = entries[i, 0], entries[i, 1]
+        is_used = (rows[i] >= 0) & (flags[Place(max(rows[i], 0))] & USED != 0)
+        count += int((judged[i] & KEPT != 0) & (not is_used))
     for slot in range(memory.counts[SLOTS]):
         item, state = memory.slot_item[slot], SERVED
         if memory.slot_pool[slot] == SEEN_POOL:

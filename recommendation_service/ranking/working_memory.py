@@ -35,6 +35,7 @@ USED = np.uint8(4)  # it is in the feed
 POOLED = np.uint8(8)  # it is in a pool
 EXPLORED = np.uint8(16)  # it is in the exploration sample
 DISLIKED = np.uint8(32)  # the user hid it
+KEPT = np.uint8(64)  # of ``seen_judged`` alone: the entry is still remembered
 
 # Places of ``counts``.
 TOUCHED_ITEMS = 0
@@ -102,6 +103,7 @@ class WorkingMemory(NamedTuple):
     # What is remembered of the user, as it came, and as it is after the feed.
     seen_entries: npt.NDArray[np.int64]  # (SEEN_CAPACITY, 2)
     seen_rows: npt.NDArray[np.int32]  # (SEEN_CAPACITY,) the entries' items
+    seen_judged: Bytes  # (SEEN_CAPACITY,) bits of ``flags`` that the entries give their items, and KEPT
     remembered: npt.NDArray[np.int64]  # (SEEN_CAPACITY + S, 2)
     lifetimes: npt.NDArray[np.int64]  # (4,) seconds, see seen.Lifetimes
     live_sessions: npt.NDArray[np.int64]
@@ -195,6 +197,7 @@ def make_working_memory(
         neighbours=np.zeros(items, np.int32),
         seen_entries=np.zeros((SEEN_CAPACITY, 2), np.int64),
         seen_rows=np.zeros(SEEN_CAPACITY, np.int32),
+        seen_judged=np.zeros(SEEN_CAPACITY, np.uint8),
         remembered=np.zeros((SEEN_CAPACITY + LARGEST_FEED, 2), np.int64),
         lifetimes=np.zeros(4, np.int64),
         live_sessions=np.zeros(LIVE_SESSIONS, np.int64),
