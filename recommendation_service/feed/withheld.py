@@ -41,11 +41,12 @@ def pack_withheld(found: WithheldMemory, count: int) -> bytes:
     if not count:
         return _NOTHING
     side_by_side, place = np.empty((_WIDTH, count), np.uint8), 0
-    for column, form in zip(found, _COLUMNS, strict=True):
+    columns: tuple[npt.NDArray[Any], ...] = found
+    for column, form in zip(columns, _COLUMNS, strict=True):
         of_item = column[:count].astype(form, copy=False).view(np.uint8).reshape(-1, form.itemsize)
         side_by_side[place : place + form.itemsize] = of_item.T
         place += form.itemsize
-    return _FORM + zlib.compress(side_by_side, _LEVEL)
+    return _FORM + zlib.compress(side_by_side.data, _LEVEL)
 
 
 def unpack_withheld(packed: bytes) -> Withheld:

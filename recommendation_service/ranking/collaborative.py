@@ -12,7 +12,7 @@ from recommendation_service.ranking.compiled import inlined
 from recommendation_service.ranking.places import find_item
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import ACTED, when_of
-from recommendation_service.ranking.working_memory import DISLIKED, NEIGHBOURS, WorkingMemory
+from recommendation_service.ranking.working_memory import DISLIKED, NEIGHBOURS, SEEN_ACTED, WorkingMemory
 
 NEVER_HAPPENED = -1
 
@@ -46,7 +46,7 @@ def _find_latest(catalog: CatalogArrays, request: RankingRequest, memory: Workin
     history, end = 0, request.history
     if row >= 0:
         history, end = catalog.history_offsets[row], catalog.history_offsets[row + 1]
-    entry, found = request.seen - 1, 0
+    entry, found = request.seen - 1 if memory.counts[SEEN_ACTED] > 0 else -1, 0
     while found < len(latest):
         while entry >= 0 and (rows[entry] < 0 or entries[entry, 1] & 15 != ACTED):
             entry -= 1

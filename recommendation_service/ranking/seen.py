@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32, Int64
+from recommendation_service.model.kinds import PINNED
 from recommendation_service.ranking.compiled import Place, compiled, inlined
 from recommendation_service.ranking.places import find, find_item, is_creator
 from recommendation_service.ranking.request import RankingRequest
@@ -25,7 +26,9 @@ from recommendation_service.ranking.working_memory import (
     NOTHING,
     REMEMBERED,
     SEEN,
+    SEEN_ACTED,
     SEEN_CAPACITY,
+    SEEN_CREATORS,
     SLOTS,
     TOUCHED_ITEMS,
     USED,
@@ -134,69 +137,88 @@ def mark_seen(memory: WorkingMemory, item: int, when: int) -> None:
 
 @inlined
 def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMemory) -> None:
-    """Part of stage 1: flag what must stay away, from the first ``request.seen`` entries of the memory.
+    """Part of stage 1, and the first to note items: flag what must stay away, from the first ``request.seen`` entries
+    of the memory.
 
-    Entries are gone through several times, for little each: the machine has registers for no more.
+    Entries are gone through several times, for little each: the machine has registers for no more, and looks at
+    several entries at once where nothing is asked that depends on the one before.
     """
-    entries, live, count = memory.seen_entries, memory.live_sessions, request.seen
-    memory.live_count[0] = _find_live_sessions(entries, count, request.now, live, memory.lifetimes)
-    creators = _judge(request, memory)
-    if memory.live_count[0] > 0:
+    numbers, rows, counts = memory.seen_numbers, memory.seen_rows, memory.counts
+    _correct_clocks(request, memory)
+    if _judge(request, memory):
+        live = memory.live_sessions
+        memory.live_count[0] = _find_live_sessions(
+            memory.seen_entries, request.seen, request.now, live, memory.lifetimes
+        )
         _let_sessions_live(request, memory)
-    rows = memory.seen_rows
-    for i in range(count):
-        rows[i] = NOTHING if is_creator(entries[i, 0]) else find_item(catalog, entries[i, 0])
+    for i in range(request.seen):
+        key = numbers[2 * i]
+        rows[i] = NOTHING if is_creator(key) else find_item(catalog, key)
     _flag_seen(request, memory)
-    if creators > 0:
-        for i in range(count):
-            if is_creator(entries[i, 0]):
-                _hide_creator(catalog, memory, -entries[i, 0])
+    if counts[SEEN_CREATORS] > 0:
+        for i in range(request.seen):
+            if is_creator(numbers[2 * i]):
+                _hide_creator(catalog, memory, -numbers[2 * i])
 
 
 @inlined
-def _judge(request: RankingRequest, memory: WorkingMemory) -> int:
-    """What each entry says of its item, but for sessions; how many are of creators."""
-    entries, judged, lifetimes, now = memory.seen_entries, memory.seen_judged, memory.lifetimes, request.now
-    served, impressed, acted, creators = lifetimes[0], lifetimes[2], lifetimes[3], 0
+def _correct_clocks(request: RankingRequest, memory: WorkingMemory) -> None:
+    numbers, now, latest = memory.seen_numbers, request.now, 0
     for i in range(request.seen):
-        detail = at_most_now(entries[i, 1], now)
-        entries[i, 1] = detail
+        latest = max(latest, when_of(numbers[2 * i + 1]))
+    if latest > now:
+        for i in range(request.seen):
+            numbers[2 * i + 1] = at_most_now(numbers[2 * i + 1], now)
+
+
+@inlined
+def _judge(request: RankingRequest, memory: WorkingMemory) -> bool:
+    """What each entry says of its item, but for sessions; whether there were any."""
+    numbers, judged, lifetimes, now = memory.seen_numbers, memory.seen_judged, memory.lifetimes, request.now
+    served, impressed, acted = lifetimes[0], lifetimes[2], lifetimes[3]
+    creators, deeds, sessions = 0, 0, 0
+    for i in range(request.seen):
+        detail = numbers[2 * i + 1]
         state, age = detail & 15, now - when_of(detail)
         lifetime = acted if state == ACTED else impressed if state == IMPRESSED else served
         stays = SEEN | KEPT if age < lifetime else 0
         judged[i] = EXCLUDED | DISLIKED | KEPT if state == HIDDEN else stays
-        creators += int(is_creator(entries[i, 0]))
-    return creators
+        creators += int(is_creator(numbers[2 * i]))
+        deeds += int(state == ACTED)
+        sessions |= _session(detail)
+    memory.counts[SEEN_CREATORS], memory.counts[SEEN_ACTED] = creators, deeds
+    memory.live_count[0] = 0
+    return sessions != NO_SESSION
 
 
 @inlined
 def _let_sessions_live(request: RankingRequest, memory: WorkingMemory) -> None:
     """What was served in a session that lives is kept, and stays away from that session."""
-    entries, judged, live, found = memory.seen_entries, memory.seen_judged, memory.live_sessions, memory.live_count[0]
+    numbers, judged, live, found = memory.seen_numbers, memory.seen_judged, memory.live_sessions, memory.live_count[0]
     for i in range(request.seen):
-        detail = entries[i, 1]
+        detail = numbers[2 * i + 1]
         if judged[i] == 0 and detail & 15 == SERVED and _lives(detail, live, found):
             judged[i] = SEEN | KEPT if _session(detail) == request.session else KEPT
 
 
 @inlined
 def _flag_seen(request: RankingRequest, memory: WorkingMemory) -> None:
-    """As working_memory.flag and mark_seen do of one item."""
-    entries, rows, judged, counts = memory.seen_entries, memory.seen_rows, memory.seen_judged, memory.counts
-    flags, scored, seen_when, touched = memory.flags, memory.scored, memory.seen_when, memory.touched_items
-    noted = Place(counts[TOUCHED_ITEMS])
+    """As working_memory.flag and mark_seen do of one item. Nothing was scored yet."""
+    numbers, rows, judged = memory.seen_numbers, memory.seen_rows, memory.seen_judged
+    flags, seen_when, touched = memory.flags, memory.seen_when, memory.touched_items
+    noted = Place(memory.counts[TOUCHED_ITEMS])
     for i in range(request.seen):
         bits = np.uint8(judged[i] & (SEEN | EXCLUDED | DISLIKED))
         if rows[i] < 0 or bits == 0:
             continue
         item = Place(rows[i])
         if bits & SEEN:
-            when = when_of(entries[i, 1])
+            when = when_of(numbers[2 * i + 1])
             seen_when[item] = max(when, seen_when[item]) if flags[item] & SEEN else when
         touched[noted] = rows[i]
-        noted += Place(flags[item] == 0) & Place(scored[item] == 0)
+        noted += Place(flags[item] == 0)
         flags[item] |= bits
-    counts[TOUCHED_ITEMS] = np.int64(noted)
+    memory.counts[TOUCHED_ITEMS] = np.int64(noted)
 
 
 @inlined
@@ -210,23 +232,39 @@ def _hide_creator(catalog: CatalogArrays, memory: WorkingMemory, number: int) ->
 @inlined
 def remember_feed(request: RankingRequest, memory: WorkingMemory) -> None:
     """Part of stage 6: write the user's entries as they are after this feed to ``memory.remembered``."""
-    entries, rows, judged, out = memory.seen_entries, memory.seen_rows, memory.seen_judged, memory.remembered
-    flags, count, now = memory.flags, 0, request.now
-    for i in range(request.seen):
-        # Without a branch: what is dropped is overwritten by the next.
-        out[count, 0], out[count, 1] = entries[i, 0], entries[i, 1]
-        is_used = (rows[i] >= 0) & (flags[Place(max(rows[i], 0))] & USED != 0)
-        count += int((judged[i] & KEPT != 0) & (not is_used))
+    numbers, rows, judged, out = memory.seen_numbers, memory.seen_rows, memory.seen_judged, memory.remembered_numbers
+    flags, count = memory.flags, Place(0)
+    if _all_stay(request, memory):
+        for i in range(2 * request.seen):
+            out[i] = numbers[i]
+        count = Place(2 * request.seen)
+    else:
+        for i in range(request.seen):
+            # Without a branch: what is dropped is overwritten by the next.
+            out[count], out[count + Place(1)] = numbers[2 * i], numbers[2 * i + 1]
+            is_used = (rows[i] >= 0) & (flags[Place(max(rows[i], 0))] & USED != 0)
+            count += Place(2 * int((judged[i] & KEPT != 0) & (not is_used)))
     for slot in range(memory.counts[SLOTS]):
         item, state = memory.slot_item[slot], SERVED
         if memory.slot_pool[slot] == SEEN_POOL:
             for i in range(request.seen):
                 if rows[i] == item:
-                    state = max(state, entries[i, 1] & 15)
-        out[count, 0] = memory.slot_key[slot]
-        out[count, 1] = _pack_detail(now, request.session, int(memory.slot_kind[slot]) + 1, state)
-        count += 1
-    memory.counts[REMEMBERED] = _bound(out, count)
+                    state = max(state, numbers[2 * i + 1] & 15)
+        out[count] = memory.slot_key[slot]
+        out[count + Place(1)] = _pack_detail(request.now, request.session, int(memory.slot_kind[slot]) + 1, state)
+        count += Place(2)
+    memory.counts[REMEMBERED] = _bound(memory.remembered, int(np.int64(count)) >> 1)
+
+
+@inlined
+def _all_stay(request: RankingRequest, memory: WorkingMemory) -> bool:
+    """Whether no entry gives way: none has expired, each kept its item away, and nothing was shown all the same."""
+    judged, pools, all_stay = memory.seen_judged, memory.slot_pool, True
+    for i in range(request.seen):
+        all_stay &= (judged[i] & KEPT != 0) & (judged[i] & (SEEN | EXCLUDED) != 0)
+    for slot in range(memory.counts[SLOTS]):
+        all_stay &= (pools[slot] != SEEN_POOL) & (pools[slot] != PINNED)
+    return all_stay
 
 
 @compiled

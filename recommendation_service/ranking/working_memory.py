@@ -53,7 +53,9 @@ SEEN_ITEMS = 11  # places of ``seen_items`` that hold, 0 before anything seen ha
 REMEMBERED = 12  # entries of ``remembered``
 PACKED = 13  # bytes of ``packing.packed``: the slots as a record has them
 NEIGHBOURS = 14  # places of ``neighbours`` that hold
-COUNTS = 15
+SEEN_CREATORS = 15  # entries of what is remembered that are creators', ...
+SEEN_ACTED = 16  # ... and that are of what the user acted on
+COUNTS = 17
 
 
 class Scoring(NamedTuple):
@@ -102,9 +104,11 @@ class WorkingMemory(NamedTuple):
     neighbours: npt.NDArray[np.int32]  # (M,) the items of which that is more than 0
     # What is remembered of the user, as it came, and as it is after the feed.
     seen_entries: npt.NDArray[np.int64]  # (SEEN_CAPACITY, 2)
+    seen_numbers: npt.NDArray[np.int64]  # (2 SEEN_CAPACITY,) the same memory, so that loops see how far its numbers lie
     seen_rows: npt.NDArray[np.int32]  # (SEEN_CAPACITY,) the entries' items
     seen_judged: Bytes  # (SEEN_CAPACITY,) bits of ``flags`` that the entries give their items, and KEPT
     remembered: npt.NDArray[np.int64]  # (SEEN_CAPACITY + S, 2)
+    remembered_numbers: npt.NDArray[np.int64]  # (2 (SEEN_CAPACITY + S),) likewise
     lifetimes: npt.NDArray[np.int64]  # (4,) seconds, see seen.Lifetimes
     live_sessions: npt.NDArray[np.int64]
     live_count: npt.NDArray[np.int64]  # (1,)
@@ -169,6 +173,8 @@ def make_working_memory(
     largest, candidates = int(policy.pool.max()), int(policy.pool.sum())
     features = policy.theta.shape[1]
     creators, cities = max(1, catalog.creators), max(1, catalog.cities)
+    seen_numbers = np.zeros(2 * SEEN_CAPACITY, np.int64)
+    remembered_numbers = np.zeros(2 * (SEEN_CAPACITY + LARGEST_FEED), np.int64)
     return WorkingMemory(
         counts=np.zeros(COUNTS, np.int64),
         random=np.zeros(1, np.uint64),
@@ -195,10 +201,12 @@ def make_working_memory(
         latest=np.zeros(len(policy.latest_weight), np.int32),
         collaborative=np.zeros(items),
         neighbours=np.zeros(items, np.int32),
-        seen_entries=np.zeros((SEEN_CAPACITY, 2), np.int64),
+        seen_entries=seen_numbers.reshape(-1, 2),
+        seen_numbers=seen_numbers,
         seen_rows=np.zeros(SEEN_CAPACITY, np.int32),
         seen_judged=np.zeros(SEEN_CAPACITY, np.uint8),
-        remembered=np.zeros((SEEN_CAPACITY + LARGEST_FEED, 2), np.int64),
+        remembered=remembered_numbers.reshape(-1, 2),
+        remembered_numbers=remembered_numbers,
         lifetimes=np.zeros(4, np.int64),
         live_sessions=np.zeros(LIVE_SESSIONS, np.int64),
         live_count=np.zeros(1, np.int64),
