@@ -46,18 +46,20 @@ PEOPLE = {
         "guest",
     ),
 }
-ANOTHER = {
+# Of two people, who did it, and whom it was done to.
+FIRST = {"follower", "from", "one", "sender", "giver", "inviter"}
+SECOND = {
     "friend",
-    "follower",
     "followed",
     "following",
     "followee",
-    "from",
     "to",
-    "one",
     "other",
-    "sender",
     "receiver",
+    "recipient",
+    "target",
+    "invitee",
+    "invited",
 }
 MAKER = {
     "author",
@@ -101,6 +103,23 @@ def stem(column: str) -> str:
     return _SUFFIX.sub("", _CAMEL.sub("_", column).lower())
 
 
+def parts(column: str) -> set[str]:
+    """Words of its stem that stand together: sender, member and both of sender_member_id."""
+    words = stem(column).split("_")
+    return {"_".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
+
+
+def _said_of(column: str) -> list[str]:
+    """What a column may be of by its name, the whole name first. Before it may stand a role: from_account_id is of an
+    account. Without a suffix that says that it is a key, only people are (sent_to_member): no unit_price is a price.
+    """
+    own = stem(column)
+    words = own.split("_")
+    shorter = ["_".join(words[place:]) for place in range(1, len(words))]
+    is_key = own != _CAMEL.sub("_", column).lower()
+    return [own, *(word for word in shorter if is_key or word in PEOPLE)]
+
+
 def references(tables: dict[str, Table], people: str, connection: Connection) -> dict[str, list[Reference]]:
     """By table. ``people``: the table of users, for columns that name them by what they do."""
     return {name: _of(table, tables, people, connection) for name, table in tables.items()}
@@ -119,17 +138,19 @@ def _of(table: Table, tables: dict[str, Table], people: str, connection: Connect
 
 
 def _guess(table: Table, column: Column, tables: dict[str, Table], people: str, connection: Connection) -> str | None:
-    own = stem(column.name)
     targets = [
         other
         for other in tables.values()
         if other.key is not None and other.rows and other.columns[other.key].kind == column.kind and other is not table
     ]
-    named = [other for other in targets if singular(other.name) == own]
-    named += [other for other in targets if singular(other.name).endswith(f"_{own}") and other not in named]
-    if own in PEOPLE | ANOTHER | MAKER:
-        named += [tables[people]] if tables[people] in targets and tables[people] not in named else []
-    for other in named:
+    said = _said_of(column.name)
+    named: dict[str, Table] = {}
+    for own in said:
+        named |= {other.name: other for other in targets if singular(other.name) == own}
+        named |= {other.name: other for other in targets if singular(other.name).endswith(f"_{own}")}
+    if said[0] in FIRST | SECOND | MAKER or PEOPLE & set(said):
+        named |= {other.name: other for other in targets if other.name == people}
+    for other in named.values():
         if _share(column, other, connection) >= ENOUGH:
             return other.name
     if column.kind == "text" and column.length >= 8 and len(column.different) >= CONCLUSIVE:

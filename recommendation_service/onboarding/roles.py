@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from recommendation_service.onboarding.looking import Column, Table
-from recommendation_service.onboarding.references import ANOTHER, MAKER, PEOPLE, Reference, singular, stem
+from recommendation_service.onboarding.references import MAKER, PEOPLE, SECOND, Reference, parts, singular, stem
 
 TITLES = ("title", "name", "headline", "label", "subject", "caption")
 PERSONAL = {
@@ -81,7 +82,7 @@ def _person(table: Table, tables: dict[str, Table]) -> float:
     own = singular(table.name)
     score = 3.0 if own in PEOPLE else 1.5 if own.rsplit("_", 1)[-1] in PEOPLE else 0.0
     score += 2.0 * bool(PERSONAL & {name.lower() for name in table.columns})
-    named = sum(stem(column) == own for other in tables.values() for column in other.columns)
+    named = sum(f"_{stem(column)}".endswith(f"_{own}") for other in tables.values() for column in other.columns)
     declared = sum(table.name in other.refers.values() for other in tables.values())
     return score + min(1.0, 0.25 * (named + declared)) if score else 0.0
 
@@ -127,8 +128,8 @@ def _did(table: Table, users: str, refers: dict[str, list[Reference]], is_chosen
     if table.name == users or (title_of(table) is not None and not is_chosen):
         return []
     own = refers[table.name]
-    by_user = [one for one in own if one.table == users]
-    others = [one for one in own if one.table != users]
+    by_user = sorted((one for one in own if one.table == users), key=lambda one: _is_second(one.column))
+    others = _one_of_each(one for one in own if one.table != users)
     if by_user:
         return [Did(table.name, by_user[0].column, one.column, one.table) for one in others]
     through = [
@@ -145,10 +146,20 @@ def _did(table: Table, users: str, refers: dict[str, list[Reference]], is_chosen
     ]
 
 
+def _one_of_each(references: Iterable[Reference]) -> list[Reference]:
+    """Of each table the column that bears its name, else the first: a row is of one item, also where it names another
+    that takes its place."""
+    found: dict[str, Reference] = {}
+    for one in references:
+        if one.table not in found or (stem(one.column) == singular(one.table) != stem(found[one.table].column)):
+            found[one.table] = one
+    return list(found.values())
+
+
 def _creators(roles: Roles, refers: dict[str, list[Reference]], is_made: set[str]) -> None:
     for item in roles.items:
-        for one in refers[item]:
-            names = {singular(one.table).rsplit("_", 1)[-1], stem(one.column)}
+        for one in sorted(refers[item], key=lambda one: not parts(one.column) & MAKER):
+            names = {_word(one.table), stem(one.column), stem(one.column).rsplit("_", 1)[-1]}
             is_maker = bool(names & MAKERS) or one.table in is_made or (one.table == roles.users)
             is_maker &= not names & TAGS and one.table not in roles.items
             if is_maker and roles.creators in {None, one.table}:
@@ -171,7 +182,7 @@ def _links(roles: Roles, tables: dict[str, Table], refers: dict[str, list[Refere
 
 def _is_second(column: str) -> bool:
     """Whether it is who is followed, of two columns of users."""
-    return stem(column) in ANOTHER - {"follower", "from", "one", "sender"}
+    return bool(parts(column) & SECOND)
 
 
 def _said(

@@ -106,6 +106,33 @@ def rows_of_market() -> list[str]:
     return statements
 
 
+# Columns that say first in what role somebody or something is there; one of them is declared, the others are named.
+CLUB = """
+CREATE TABLE members (id INTEGER PRIMARY KEY, email VARCHAR(50), price_level INTEGER);
+CREATE TABLE prices (id INTEGER PRIMARY KEY, name VARCHAR(50));
+CREATE TABLE articles (id INTEGER PRIMARY KEY, title VARCHAR(50), approved_by_member_id INTEGER,
+  author_member_id INTEGER, unit_price INTEGER, created_at VARCHAR(30));
+CREATE TABLE readings (read_article_id INTEGER, by_member_id INTEGER, at VARCHAR(30));
+CREATE TABLE gifts (id INTEGER PRIMARY KEY, to_member_id INTEGER REFERENCES members (id), sender_user_id INTEGER,
+  replaced_article_id INTEGER, article_id INTEGER, given_at VARCHAR(30));
+CREATE TABLE follows (followed_member_id INTEGER, follower_member_id INTEGER, created_at VARCHAR(30))
+"""
+
+
+def rows_of_club() -> list[str]:
+    statements = ["INSERT INTO prices VALUES (1, 'low')", "INSERT INTO prices VALUES (2, 'high')"]
+    statements += [f"INSERT INTO members VALUES ({n}, 'm{n}@example.org', {1 + n % 2})" for n in range(1, 21)]
+    for n in range(1, 21):
+        day = f"'2026-11-{n:02} 10:00:00'"
+        statements += [
+            f"INSERT INTO articles VALUES ({100 + n}, 'text {n}', {1 + n % 3}, {n}, {1 + n % 2}, {day})",
+            f"INSERT INTO readings VALUES ({100 + n}, {1 + n * 3 % 20}, {day})",
+            f"INSERT INTO gifts VALUES ({n}, {n}, {1 + n * 7 % 20}, {101 + n % 20}, {101 + n * 3 % 20}, {day})",
+            f"INSERT INTO follows VALUES ({n}, {1 + n % 20}, {day})",
+        ]
+    return statements
+
+
 @pytest.fixture
 def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
     """The command, in a folder of its own."""
@@ -219,6 +246,33 @@ def test_a_shop_without_foreign_keys_is_found_out_by_names_and_values(
     assert "recs_events" not in done.output
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_people_and_items_are_seen_behind_the_role_that_a_column_names_first(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    engine = create_engine(postgresql_address(url) if backend == "postgresql" else url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in (*CLUB.split(";\n"), *rows_of_club()):
+            connection.exec_driver_sql(statement)
+    done = init(url)
+    assert done.exit_code == 0, done.output
+    content = load_mapping(tmp_path / "mapping.toml").content
+    assert {name: items.creator for name, items in content.items.items()} == {"article": "author_member_id"}
+    people_and_items = {name: (event.user, event.item) for name, event in content.events.items()}
+    assert people_and_items == {
+        "reading": ("by_member_id", "read_article_id"),
+        "gift": ("sender_user_id", "article_id"),
+    }
+    assert {name: (link.user, link.other) for name, link in content.links.items()} == {
+        "follow": ("follower_member_id", "followed_member_id")
+    }
+    report = check(tmp_path / "mapping.toml", url)
+    rows = {query["section"]: query["rows"] for query in report["queries"]}
+    assert rows == {"users": 20, "items.article": 20, "events.reading": 20, "events.gift": 20, "links.follow": 20}
+    assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []
+
+
 @pytest.mark.parametrize("backend", TYPES)
 def test_a_market_of_uuids_flags_enums_and_dates_is_found_out(
     init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
@@ -234,10 +288,12 @@ def test_a_market_of_uuids_flags_enums_and_dates_is_found_out(
     content = written(tmp_path)
     assert list(content["items"]) == ["listing"]
     assert (content["items"]["listing"]["ids"], content["items"]["listing"]["creator"]) == ("text", "seller_id")
-    assert {name: event["time"] for name, event in content["events"].items()} == {
+    assert {name: event.get("time") for name, event in content["events"].items()} == {
+        "message": None,
         "purchase": "purchased_at",
         "wish": "added_on",
     }
+    assert content["events"]["message"]["user"] == "from_account_id"
     assert content["vocabularies"] == {
         "item_condition": {"items": {"listing": {"column": "item_condition"}}},
         "country": {"items": {"listing": {"column": "country"}}, "users": {"column": "country"}},
@@ -245,7 +301,7 @@ def test_a_market_of_uuids_flags_enums_and_dates_is_found_out(
     }
     report = check(tmp_path / "mapping.toml", url)
     rows = {query["section"]: query["rows"] for query in report["queries"]}
-    assert rows == {"users": 23, "items.listing": 21, "events.purchase": 60, "events.wish": 24}
+    assert rows == {"users": 23, "items.listing": 21, "events.message": 24, "events.purchase": 60, "events.wish": 24}
 
 
 @pytest.mark.parametrize(
