@@ -101,7 +101,7 @@ def add_administration(
         gives the same feed again. Nothing of it is recorded, remembered or counted. Administrators only."""
         access.check_administrator(request.scope)
         served, worker = await serving.ready_generation(), worker_of(request.scope)
-        session, user_id = session_number(session_id), user.number
+        session, (user_id, given) = session_number(session_id), user.with_session(session_id)
         try:
             seen = worker.store.peek(user_id, session)
         except MemoryFailed as error:
@@ -126,7 +126,7 @@ def add_administration(
                 generation = generation.with_arms(served.experiment, served.arms)
             made = Preview(generation, settings)
             unknown = user_id and personal and not made.is_listed(user_id) and not made.knows(user_id)
-            facts = worker.reader.read(user.given) if unknown else None
+            facts = worker.reader.read(given) if unknown else None
             slate = made.slate(wanted, seen, facts)
             return made.made_of(slate)[0], made.render(slate)
 
@@ -138,7 +138,7 @@ def add_administration(
             raise DatabaseFailed(str(error), retry_after_seconds=5) from error
         content = msgspec.json.decode(feed)
         body = {
-            "user_id": user.given,
+            "user_id": given,
             "catalog": generation.catalog.version,
             "policy": generation.policy.version,
             "fits": generation.fits,

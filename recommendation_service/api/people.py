@@ -68,9 +68,8 @@ def add_people(
         access.check_administrator(request.scope)
         serving.check_place()
         calls.check("")
-        # Of text ids none is an anonymous person's, so that is told by the session.
-        user_id = 0 if words.users_are_text and user.given == "0" and session_id is not None else user.number
-        asked = _person(user_id, session_id, user.given), page_after(page, most)
+        user_id, given = user.with_session(session_id)
+        asked = _person(user_id, session_id, given), page_after(page, most)
         person, events_page = asked
         if events_page is None:
             problem = "is not what an answer had as `next`"

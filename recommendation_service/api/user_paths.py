@@ -14,6 +14,10 @@ class AskedUser(NamedTuple):
     number: int
     given: int | str  # as the operator has it
 
+    def with_session(self, session_id: str | None) -> "AskedUser":
+        """Of text ids none is an anonymous person's: 0 is one where a session is named beside it."""
+        return AskedUser(0, 0) if self.given == "0" and session_id is not None else self
+
 
 def user_segment(words: Words) -> str:
     """What stands for the user in a route: an id that is text may have slashes."""

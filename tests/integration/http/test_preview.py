@@ -17,11 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from recommendation_service import cli
+from recommendation_service.experiments.assignment import Assignment
 from recommendation_service.mappings.interacpedia.user_reader import UserReader
 from recommendation_service.mappings.shipped import STARTING_POLICY
+from recommendation_service.policies.experiment import Arm
+from recommendation_service.policies.experiments import start_experiment, stop_experiment
 from recommendation_service.policies.journal import Deed
 from recommendation_service.policies.store import PolicyStore
+from recommendation_service.ranking.seen import session_number
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
+from tests.end_to_end.service import PATIENCE_SECONDS
+from tests.servers import wait_until
 from tests.support.http_contract import ask, body_of, error_of
 
 DEED = Deed(datetime(2026, 1, 1, tzinfo=UTC), "somebody", "to try it")
@@ -127,6 +133,37 @@ def test_a_policy_version_that_is_only_kept_is_tried(client: httpx.Client, folde
     assert not previewed(client, 0, policy=version)["fits"], "its pools are another policy's until a build"
     answer = client.get("/api/users/0/preview", params={"policy": "none-such"}, headers=ADMINISTRATOR)
     assert "none-such does not exist" in error_of(answer, 404, "not_found")["message"]
+
+
+def test_while_an_experiment_runs_a_preview_is_made_by_the_persons_arm(client: httpx.Client, folder: Path) -> None:
+    store = PolicyStore(folder / "policies", 5)
+    control = store.publish(STARTING_POLICY.read_bytes(), None, DEED)
+    fresh = store.publish(other_policy(), None, DEED, aside=True)
+    arms = [Arm("control", control, 0.5), Arm("fresh", fresh, 0.5)]
+    until_now = STARTING_POLICY.read_bytes()
+    experiment = start_experiment(store, "fresher", arms, DEED, salt=None, expect=None, until_now=until_now)
+    place_of = Assignment(experiment.salt, experiment.shares).of
+    people: list[tuple[int, str | None]] = [
+        *((user, None) for user in range(1, 25)),
+        *((0, f"tab {n}") for n in range(16)),
+    ]
+    expected = [(control, fresh)[place_of(user, session_number(session), "")] for user, session in people]
+    assert 8 < expected.count(fresh) < 32
+
+    def made_for(user: int, session: str | None, **more: Any) -> dict[str, Any]:
+        of_session = {"session_id": session} if session is not None else {}
+        return previewed(client, user, endpoint="discover", size=6, **of_session, **more)
+
+    first = expected.index(fresh)
+    assert wait_until(lambda: made_for(*people[first])["policy"] == fresh, PATIENCE_SECONDS)
+    made = [made_for(*person) for person in people]
+    assert [one["policy"] for one in made] == expected
+    drawn = [{item["why"]["slot"] for item in one["feed"]["items"]} == {"NU"} for one in made]
+    assert drawn == [one == fresh for one in expected], "it is the arm's, and does not only say so"
+    assert made_for(*people[first], policy=control)["policy"] == control, "a policy that is named is what is tried"
+    assert made_for(*people[first], personal=False)["policy"] == control, "nobody's feed is of no arm"
+    stop_experiment(store, "fresher", DEED)
+    assert wait_until(lambda: made_for(*people[first])["policy"] == control, PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
