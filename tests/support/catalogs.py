@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,7 +120,7 @@ class World:
     users: Sequence[User] = ()
     connections: Sequence[tuple[int, int]] = ()
 
-    @property
+    @cached_property
     def items(self) -> list[Item]:
         """In the catalog's order, so that an item's place here is its index there."""
         return [
@@ -129,6 +129,7 @@ class World:
         ]
 
 
+@cache
 def days_before(days: float, now: datetime = NOW) -> datetime:
     """A moment as the operator's tables can hold it: in whole seconds."""
     return (now - timedelta(days=days)).replace(microsecond=0)

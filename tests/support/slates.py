@@ -5,6 +5,7 @@ The one place of the tests that knows the memory's fields.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from recommendation_service.feed.pipeline import FeedPipeline, Slate
 from recommendation_service.feed.request import FeedRequest
+from recommendation_service.model.columns import Bytes
 from recommendation_service.model.kinds import KINDS
 from recommendation_service.ranking.seen import SEEN_POOL
 from recommendation_service.ranking.slate import EXPLORATION, RULES
@@ -61,24 +63,31 @@ def ranked(pipeline: FeedPipeline, world: World, request: FeedRequest, seen: byt
 
 def slots_of(pipeline: FeedPipeline, world: World) -> list[Slot]:
     memory, items = pipeline.memory, world.items
+    n = memory.counts[SLOTS]
+    kinds, X = memory.slot_kind[:n], memory.slot_X[:, :n].T.copy()
+    columns = (
+        *(memory.slot_item[:n], kinds, memory.slot_pool[:n], memory.slot_relaxed[:n]),
+        *(memory.slot_propensity[:n], _scores(pipeline, kinds, X)),
+    )
     return [
-        Slot(
-            item=items[memory.slot_item[slot]],
-            kind=KINDS[memory.slot_kind[slot]],
-            pool=_pool_name(int(memory.slot_pool[slot])),
-            relaxed=frozenset(rule for bit, rule in enumerate(RULES) if memory.slot_relaxed[slot] >> bit & 1),
-            propensity=float(memory.slot_propensity[slot]),
-            features=memory.slot_X[:, slot].copy(),
-            score=_score(pipeline, int(memory.slot_kind[slot]), memory.slot_X[:, slot]),
+        Slot(items[item], KINDS[kind], _pool_name(pool), _rules(relaxed), propensity, features, score)
+        for features, (item, kind, pool, relaxed, propensity, score) in zip(
+            X, zip(*(column.tolist() for column in columns), strict=True), strict=True
         )
-        for slot in range(memory.counts[SLOTS])
     ]
 
 
-def _score(pipeline: FeedPipeline, kind: int, x: Floats) -> float:
+def _scores(pipeline: FeedPipeline, kinds: Bytes, X: Floats) -> Floats:
+    """Of rows of ``X`` (n, d)."""
     policy = pipeline.policy.arrays
     with np.errstate(invalid="ignore"):  # a policy of a test may have weights that are none
-        return float(policy.theta[kind] @ x + policy.alpha[kind] * np.linalg.norm(x @ policy.precision_root[kind]))
+        widths = np.linalg.norm(np.einsum("nd,nde->ne", X, policy.precision_root[kinds]), axis=1)
+        return np.asarray(np.einsum("nd,nd->n", policy.theta[kinds], X) + policy.alpha[kinds] * widths)
+
+
+@functools.cache
+def _rules(relaxed: int) -> frozenset[str]:
+    return frozenset(rule for bit, rule in enumerate(RULES) if relaxed >> bit & 1)
 
 
 def _pool_name(pool: int) -> str:

@@ -12,6 +12,7 @@ the unknown city is the same as no other; connections hold both ways.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -82,10 +83,15 @@ class Oracle:
         self.profile_weight = 1.0
         self._readers: dict[int, Reader] = {}
         self.theta = {kind: self._prior_mean() if theta is None else theta[i] for i, kind in enumerate(KINDS)}
-        self.A = {kind: np.eye(FEATURES) if A is None else A[i] for i, kind in enumerate(KINDS)}
+        self.A_inv = {kind: np.linalg.inv(np.eye(FEATURES) if A is None else A[i]) for i, kind in enumerate(KINDS)}
         self.most_views = max((video.views for video in world.videos), default=0)
         self.most_matches = max((video.matches for video in world.videos), default=0)
-        self.skill_uses = Counter(skill for video in world.videos for skill in tokens(video, "skills"))
+        self.most_ratings = max((video.ratings for video in world.videos), default=0)
+        self.most_saves = max((video.saves for video in world.videos), default=0)
+        self.most_exhibitions = max((video.exhibitions for video in world.videos), default=0)
+        for name in ("tokens_of", "age_days", "similarity", "match", "features", "hand_set_sum", "score"):
+            setattr(self, name, functools.cache(getattr(self, name)))  # with each slot, kind and user it is asked again
+        self.skill_uses = Counter(skill for video in world.videos for skill in self.tokens_of(video, "skills"))
 
     @staticmethod
     def _prior_mean() -> Floats:
@@ -120,7 +126,7 @@ class Oracle:
         return sorted(latest, key=lambda key: latest[key], reverse=True)
 
     def _history_tokens(self, engaged: Sequence[Video]) -> dict[str, Counter[str]]:
-        return {name: Counter(t for video in engaged for t in tokens(video, name)) for name in CUTS}
+        return {name: Counter(t for video in engaged for t in self.tokens_of(video, name)) for name in CUTS}
 
     def _profile_tokens(self, user_id: int) -> dict[str, Counter[str]]:
         user = self.users.get(user_id)
@@ -134,6 +140,9 @@ class Oracle:
         return found - {user_id}
 
     # The item.
+
+    def tokens_of(self, video: Video, name: str) -> list[str]:
+        return tokens(video, name)
 
     def age_days(self, item: Item) -> float:
         return (self.now - days_before(item.age_days, self.now)).total_seconds() / 86400
@@ -160,10 +169,10 @@ class Oracle:
         return 0.35 * views + 0.40 * video.average / 5 + 0.25 * matches
 
     def attribute_count(self, video: Video) -> float:
-        return sum(len(tokens(video, name)) for name in ("skills", "knowledges", "tools")) / 15
+        return sum(len(self.tokens_of(video, name)) for name in ("skills", "knowledges", "tools")) / 15
 
     def rarity(self, video: Video) -> float:
-        skills = tokens(video, "skills")
+        skills = self.tokens_of(video, "skills")
         return sum(1 / (self.skill_uses[skill] + 1) for skill in skills) / len(skills) if skills else 0.0
 
     # User and item.
@@ -172,7 +181,7 @@ class Oracle:
         user = self.reader(user_id).tokens
         if not any(user.values()):
             return 0.5
-        skills = tokens(video, "skills")
+        skills = self.tokens_of(video, "skills")
         if not skills:
             return 0.3
         counts = user["skills"]
@@ -186,7 +195,9 @@ class Oracle:
 
     def match(self, video: Video, user_id: int) -> float:
         user = self.reader(user_id).tokens
-        points = sum(TOKEN_POINTS[name] * sum(token in user[name] for token in tokens(video, name)) for name in CUTS)
+        points = sum(
+            TOKEN_POINTS[name] * sum(token in user[name] for token in self.tokens_of(video, name)) for name in CUTS
+        )
         return self.reader(user_id).closeness * min(100, points) / 100
 
     def same_city(self, video: Video, user_id: int) -> float:
@@ -204,7 +215,6 @@ class Oracle:
         x[17] = self.hand_set_sum(item, user_id, kind) / 10
         if isinstance(item, Challenge):
             return x
-        videos = self.world.videos
         x[0] = self.engagement(item)
         x[2] = self.quality(item)
         x[3] = self.popularity(item)
@@ -216,9 +226,9 @@ class Oracle:
         x[10] = item.average / 5
         x[11] = self.rarity(item)
         x[12] = float(self.passes_gate(item))
-        x[14] = item.ratings / (max(video.ratings for video in videos) + 1)
-        x[15] = item.saves / (max(video.saves for video in videos) + 1)
-        x[16] = item.exhibitions / (max(video.exhibitions for video in videos) + 1)
+        x[14] = item.ratings / (self.most_ratings + 1)
+        x[15] = item.saves / (self.most_saves + 1)
+        x[16] = item.exhibitions / (self.most_exhibitions + 1)
         return x
 
     def hand_set_sum(self, item: Item, user_id: int, kind: str) -> float:
@@ -251,7 +261,7 @@ class Oracle:
     def score(self, item: Item, user_id: int, kind: str) -> float:
         """LinUCB: θᵀx + α√(xᵀA⁻¹x)."""
         x = self.features(item, user_id, kind)
-        width = math.sqrt(x @ np.linalg.solve(self.A[kind], x))
+        width = math.sqrt(x @ self.A_inv[kind] @ x)
         return float(self.theta[kind] @ x) + self._kind(kind).alpha * width
 
     # The pools.
