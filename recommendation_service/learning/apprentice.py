@@ -12,6 +12,7 @@ from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.kinds import MOST_KINDS
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
 from recommendation_service.policies.experiment import LIVE
+from recommendation_service.ranking.packed_slots import Slots
 
 _WOULD = {
     BETTER: "It would win, by the evidence",
@@ -21,15 +22,14 @@ _WOULD = {
 }
 
 
-def agreement(record: FeedRecord) -> list[tuple[str, int, float]]:
+def agreement(record: FeedRecord, slots: Slots) -> list[tuple[str, int, float]]:
     """Of each shadow its version, how many draws from pools the feed has, and how many of them would be alike.
 
     Exploration, and what was seen before, is drawn by all policies alike and says nothing; nor does a feed that the
-    shadow itself made, as an arm of an experiment or for the gate. Raises ValueError.
+    shadow itself made, as an arm of an experiment or for the gate. ``slots``: the record's.
     """
     if not record.shadows or record.arm == LIVE:
         return []
-    slots = record.slots()
     drawn = (slots.pools < MOST_KINDS) & (slots.propensities > 0)
     served = slots.propensities[drawn].astype(np.float64)
     return [

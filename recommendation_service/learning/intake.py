@@ -105,22 +105,20 @@ class Intake:
             self._totals.leave("clock")
         if not record.personal:
             self._totals.leave("not_personal")
-        self._compare(record)
         happened_ms = min(record.happened_ms, now_ms)
-        if self._weighs:
+        if record.shadows:
             with contextlib.suppress(ValueError):  # it is counted once its rewards are looked at
-                self._ledger.weighed.add(record, happened_ms)
+                self._compare(record, record.slots(), happened_ms)
         who = record.user_id, record.session_id
         arm = record.arm if record.arm != LIVE else ""
         return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, arm)
 
-    def _compare(self, record: FeedRecord) -> None:
+    def _compare(self, record: FeedRecord, slots: Slots, happened_ms: int) -> None:
         """With what its shadows would have drawn."""
-        try:
-            for found in agreement(record):
-                self._totals.agree(*found)
-        except ValueError:  # it is counted once its rewards are looked at
-            return
+        for found in agreement(record, slots):
+            self._totals.agree(*found)
+        if self._weighs:
+            self._ledger.weighed.add(record, slots.propensities, happened_ms)
 
     def _event(self, record: FeedbackRecord) -> list[bytes]:
         """Note it; feeds whose rewards may be others now."""

@@ -57,11 +57,11 @@ class Weighed:
         if "live" not in {row[1] for row in database.execute("PRAGMA table_info(weighed)")}:  # of an older release
             database.execute("ALTER TABLE weighed ADD COLUMN live INTEGER NOT NULL DEFAULT 0")
 
-    def add(self, record: FeedRecord, happened_ms: int) -> None:
-        """Raises ValueError where its slots cannot be unpacked."""
+    def add(self, record: FeedRecord, propensities: npt.NDArray[np.float32], happened_ms: int) -> None:
+        """``propensities``: of the record's slots."""
         if not record.shadows or record.arm not in ("", LIVE):
             return
-        made = record.policy_version, np.asarray(record.slots().propensities, "<f4").tobytes()
+        made = record.policy_version, np.asarray(propensities, "<f4").tobytes()
         person = number_of(record.user_id, record.session_id or record.request_id.hex())
         is_live = record.arm == LIVE
         for shadow in record.shadows:

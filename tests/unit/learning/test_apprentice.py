@@ -23,6 +23,10 @@ def beside(served: list[float], shadow: list[float], pools: list[int], **fields:
     return feed(len(served), **{"packed": pack_as_they_are(slots), "shadows": shadows, **fields})
 
 
+def alike_by(record: FeedRecord) -> list[tuple[str, int, float]]:
+    return agreement(record, record.slots())
+
+
 def test_it_is_the_share_of_draws_that_both_would_make_alike() -> None:
     draw = np.random.default_rng(3)
     served, shadow = draw.dirichlet(np.ones(12)), draw.dirichlet(np.ones(12))
@@ -30,7 +34,7 @@ def test_it_is_the_share_of_draws_that_both_would_make_alike() -> None:
     alike = 0.0
     for start in range(0, len(chosen), 100):
         some = chosen[start : start + 100]
-        [(version, draws, of)] = agreement(beside(served[some].tolist(), shadow[some].tolist(), [1] * 100))
+        [(version, draws, of)] = alike_by(beside(served[some].tolist(), shadow[some].tolist(), [1] * 100))
         assert (version, draws) == ("learned", 100)
         alike += of
     assert alike / len(chosen) == pytest.approx(np.minimum(served, shadow).sum(), abs=0.02)
@@ -38,10 +42,10 @@ def test_it_is_the_share_of_draws_that_both_would_make_alike() -> None:
 
 def test_what_all_policies_draw_alike_and_what_the_shadow_itself_made_says_nothing() -> None:
     record = beside([0.5, 0.2, 1.0], [0.1, 0.2, 1.0], [1, 100, 101])
-    assert agreement(record) == [("learned", 1, pytest.approx(0.2))]
-    assert agreement(beside([0.5], [0.5], [1], policy_version="learned")) == []
-    assert agreement(feed(3)) == []
-    assert agreement(beside([0.5, 0.5], [0.5], [1, 1])) == [], "cut"
+    assert alike_by(record) == [("learned", 1, pytest.approx(0.2))]
+    assert alike_by(beside([0.5], [0.5], [1], policy_version="learned")) == []
+    assert alike_by(feed(3)) == []
+    assert alike_by(beside([0.5, 0.5], [0.5], [1, 1])) == [], "cut"
 
 
 def test_the_learner_adds_it_up_and_says_it_in_words(tmp_path: Path) -> None:

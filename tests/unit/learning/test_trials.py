@@ -42,6 +42,7 @@ from tests.support.worlds import random_world
 CATALOG = make_catalog(random_world(5, videos=300, challenges=40, users=8))
 FILE = load_learning()
 LIKED = 11  # of the features, the one that people like
+MIDDLE = float(np.median(CATALOG.arrays.features[: CATALOG.arrays.worded, LIKED]))
 PEOPLE = 150
 SLOTS = 2
 FEEDS = 1_000
@@ -103,10 +104,10 @@ class World:
 
     def _reactions(self, record: FeedRecord, liked: np.ndarray[Any, Any]) -> list[Any]:
         found = []
-        middle = float(np.median(CATALOG.arrays.features[: CATALOG.arrays.worded, LIKED]))
+        items = [item for item, _ in record.shown()]
         for place, value in enumerate(liked):
-            if self.draw.random() < (MATCH_IF_LIKED if value > middle else MATCH_ELSE):
-                item = int(record.slots().items[place])
+            if self.draw.random() < (MATCH_IF_LIKED if value > MIDDLE else MATCH_ELSE):
+                item = items[place]
                 given = {"item_type": item & 1, "item_id": item >> 1, "request_id": record.request_id.hex()}
                 times = {"happened_ms": record.happened_ms + 10, "received_ms": record.happened_ms + 20}
                 found.append(feedback(event="match", user_id=record.user_id, **given, **times))
