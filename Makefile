@@ -26,8 +26,9 @@ test: setup ## Run every test, side by side, on private MariaDB and Redis server
 	@bash scripts/install_servers.sh
 	@exec .venv/bin/python -m pytest -n auto $(ARGS)
 
-test-unit: setup ## Run the tests that need no server, in about a minute
-	@exec .venv/bin/python -m pytest -n auto tests/unit $(ARGS)
+test-unit: setup ## Run the tests that need no server and no further process, in about a minute
+	@# They wait for nothing: a process more than processors would only import all anew.
+	@exec .venv/bin/python -m pytest -n "$$(nproc)" tests/unit $(ARGS)
 
 check: setup ## Check format, rules and types
 	@.venv/bin/ruff format --check .
