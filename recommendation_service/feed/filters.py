@@ -126,9 +126,11 @@ class Filters:
 
     def _of_few(self, rows: Int32) -> Passing:
         offsets, orders = [0], []
-        for places in self._places[rows].T:
-            is_in = places >= 0
-            orders.append(rows[is_in][np.argsort(places[is_in])])
+        # Several times as quick as self._places[rows]; and the places alone are sorted, which say whose they are.
+        of_kinds = self._places.take(rows, axis=0, mode="clip").T
+        for places, start in zip(of_kinds, self._catalog.order_offsets.tolist(), strict=False):
+            in_order = np.sort(places.compress(places >= 0)) + start
+            orders.append(self._catalog.order_items.take(in_order, mode="clip"))
             offsets.append(offsets[-1] + len(orders[-1]))
         # As they are of a catalog's, which are mapped: what a kernel was compiled for goes by that, too.
         order_offsets, order_items = np.array(offsets, np.int64), np.concatenate([np.zeros(0, np.int32), *orders])
