@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +13,6 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 
 from recommendation_service.core.config import Settings
-from recommendation_service.core.errors import SourceError
-from recommendation_service.evaluation import recorded as reading
 from recommendation_service.evaluation.own_log import by_shadow
 from recommendation_service.evaluation.own_report import RewardsByRows
 from recommendation_service.evaluation.recorded import Window, read_recorded
@@ -188,58 +185,6 @@ def test_a_request_that_is_none_is_of_no_feed_and_harms_no_other(engine: Engine)
     found = recorded(engine, feed(request_id=REQUEST), *(save(request_id=each) for each in [*odd, REQUEST.hex(), *odd]))
     assert found.rewards.tolist() == [pytest.approx([0.0, 0.6, 0.0])]
     assert found.unread == 0
-
-
-@pytest.fixture
-def many(engine: Engine) -> Settings:
-    """Feeds and what people did, of which some name no feed; and settings by which other processes find them."""
-    rows: list[Event] = []
-    for number in range(60):
-        request = number.to_bytes(16, "little")
-        shadow = ShadowRecord("v" if number % 3 else "w", np.full(3, 0.25, "<f4").tobytes())
-        at = HAPPENED_MS + 1000 * number
-        name = ("total", "songs", "flow")[number * 3 // 60]
-        rows.append(feed(request_id=request, user_id=1 + number % 7, happened_ms=at, endpoint=name, shadows=(shadow,)))
-        rows.append(
-            save(request_id=request.hex() if number % 2 else None, user_id=1 + number % 7, happened_ms=at + 500)
-        )
-    assert not EventWriter(engine).write(rows).left
-    path = Path(str(engine.url.database))
-    return Settings(database_url=SecretStr(f"sqlite:///{path}"), data_dir=path.parent)
-
-
-def same(one: Recorded, other: Recorded) -> bool:
-    return all(
-        np.array_equal(a, b, equal_nan=a.dtype.kind == "f") if isinstance(a, np.ndarray) else a == b
-        for a, b in zip(one, other, strict=True)
-    )
-
-
-def test_parts_that_two_processes_read_are_what_one_reads(
-    engine: Engine, many: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = read_recorded(engine, ALL, load_learning(), "v", lambda *_: None)
-    monkeypatch.setattr(reading, "ROWS_OF_A_PART", 7)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    steps: list[float] = []
-    in_parts = read_recorded(engine, ALL, load_learning(), "v", lambda _, done: steps.append(done), many)
-
-    assert (len(whole.users), len(whole.names), np.nansum(whole.rewards)) == (60, 3, pytest.approx(60 * 0.6))
-    assert same(whole, in_parts)
-    assert same(whole, read_recorded(engine, ALL, load_learning(), "v", lambda *_: None))
-    assert steps == sorted(steps)
-
-
-def test_a_process_that_is_killed_is_told_of(engine: Engine, many: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "ROWS_OF_A_PART", 7)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-
-    def kill(_what: str, _done: float) -> None:
-        for child in multiprocessing.active_children():
-            child.kill()
-
-    with pytest.raises(SourceError, match=r"ended from outside.*--since"):
-        read_recorded(engine, ALL, load_learning(), "v", kill, many)
 
 
 def test_what_rows_told_of_a_feed_counts_where_no_event_tells_the_same(engine: Engine) -> None:

@@ -8,7 +8,6 @@ import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -261,38 +260,6 @@ def test_nothing_is_changed_where_another_version_is_current_than_was_expected(s
     assert store.current() == second
     assert store.versions() == [first, second]
     assert store.journal.entries() == journal
-
-
-def promote_expecting(folder: Path, version: str, expected: str, start: Any, done: Any) -> None:
-    start.wait()
-    try:
-        PolicyStore(folder, 10).promote(version, deed(9, who=version), expected)
-        done.put(version)
-    except PolicyError:
-        done.put(None)
-
-
-def test_of_processes_that_swap_at_once_one_does(tmp_path: Path) -> None:
-    store = PolicyStore(tmp_path / "policies", keep=10)
-    others = [publish(store, number, aside=True) for number in range(4)]
-    first = publish(store, 5)
-    context = get_context("spawn")
-    start, done = context.Event(), context.Queue()
-    processes = [
-        context.Process(target=promote_expecting, args=(store.folder, version, first, start, done))
-        for version in others
-    ]
-    for process in processes:
-        process.start()
-    start.set()
-
-    swapped = [done.get(timeout=60) for _ in processes]
-
-    for process in processes:
-        process.join()
-    winners = [version for version in swapped if version is not None]
-    assert winners == [store.current()]
-    assert [entry.who for entry in store.journal.entries() if entry.did == "promote"] == winners
 
 
 # The journal.
