@@ -54,7 +54,7 @@ def main() -> None:
     options = parser.parse_args()
     kinds = options.kind or KINDS
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.processes) as processes:
-        pools = {kind: real_pools(Path(folder) / kind, kind) for kind in kinds}
+        pools = dict(zip(kinds, real_pools(Path(folder), kinds), strict=True))
         if options.gate:
             _tell_gated(pools, options.runs, options.feeds, processes, as_json=options.json)
             return

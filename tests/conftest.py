@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+import typer.testing
 import xdist
 from sqlalchemy.engine import URL
 
@@ -72,6 +74,14 @@ def loggers_are_not_kept() -> Iterator[None]:
         patch.setattr(
             structlog, "configure", lambda **options: configure(**options | {"cache_logger_on_first_use": False})
         )
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_are_put_together_once() -> Iterator[None]:
+    """A program does it once, too; Typer's runner, for each command of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
 
 

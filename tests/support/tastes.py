@@ -7,6 +7,7 @@ that moment, as a slot is. The truth is linear in the features, in points of the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,16 +50,20 @@ class Pools:
         return np.asarray((self.X - self.X.mean(axis=1, keepdims=True)).reshape(-1, D))
 
 
-def real_pools(folder: Path, kind: str, people: int = 60, videos: int = 1_500) -> Pools:
-    """What the pipeline makes of a catalog with the demo's words and tastes."""
+def real_pools(folder: Path, kinds: Sequence[str], people: int = 60, videos: int = 1_500) -> list[Pools]:
+    """Of each kind what the pipeline makes of a catalog with the demo's words and tastes."""
     policy = load_policy()
     pipeline = FeedPipeline(Generation(make_catalog(videos, folder, policy), policy))
-    found = []
+    found: list[list[Floats]] = [[] for _ in kinds]
     for user in pipeline.catalog.arrays.user_id[:people].tolist():
         pipeline.rank(request_for(user))
-        found.append(candidate_features(pipeline, kind))
-    size = min(map(len, found))
-    return Pools(KINDS.index(kind), np.array([X[:size] for X in found]))
+        for of_kind, kind in zip(found, kinds, strict=True):
+            of_kind.append(candidate_features(pipeline, kind))
+    sizes = [min(map(len, of_kind)) for of_kind in found]
+    return [
+        Pools(KINDS.index(kind), np.array([X[:size] for X in of_kind]))
+        for kind, of_kind, size in zip(kinds, found, sizes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

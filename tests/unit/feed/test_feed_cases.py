@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,17 @@ USERS = [user.id for user in WORLD.users]
 
 
 def pipeline_of(world: World = WORLD, policy: Policy | None = None, seed: int = 0) -> FeedPipeline:
+    if world is WORLD and policy is None:
+        return FeedPipeline(generation_of_the_world(), seed)
     policy = policy or load_policy()
     return FeedPipeline(Generation(make_catalog(world, policy), policy), seed)
+
+
+@cache
+def generation_of_the_world() -> Generation:
+    """It is only read."""
+    policy = load_policy()
+    return Generation(make_catalog(WORLD, policy), policy)
 
 
 def body_of(pipeline: FeedPipeline, request: FeedRequest) -> dict[str, Any]:

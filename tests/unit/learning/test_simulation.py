@@ -14,9 +14,17 @@ COURSE = Course(feeds=12_000)
 RUNS = 2
 
 
-@pytest.fixture(scope="module", params=["VMP", "FW"])
-def pools(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pools:
-    return real_pools(tmp_path_factory.mktemp("catalog"), request.param, people=40, videos=800)
+KINDS = ("VMP", "FW")
+
+
+@pytest.fixture(scope="module")
+def pools_by_kind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pools]:
+    return dict(zip(KINDS, real_pools(tmp_path_factory.mktemp("catalog"), KINDS, people=40, videos=800), strict=True))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pools(request: pytest.FixtureRequest, pools_by_kind: dict[str, Pools]) -> Pools:
+    return pools_by_kind[request.param]
 
 
 def share_of_the_priors(pools: Pools, tastes: Tastes) -> npt.NDArray[np.float64]:
