@@ -212,56 +212,40 @@ SELECT c.id, 1
 FROM challenges c
 JOIN users u ON u.id = c.user_id;
 
-SELECT 'user_connections.sql' AS query, 'none' AS target;
+SELECT 'user_facts.sql' AS query, 'none' AS target;
 EXPLAIN FORMAT=TRADITIONAL
-SELECT o.user_id, o.other_id, o.created_at
-FROM (SELECT from_id AS user_id, to_id AS other_id, CAST(created_at AS CHAR) AS created_at
-      FROM user_connections
-      WHERE from_id IN (@user_id) AND status = 'accepted' AND created_at >= @connections_since
-      ORDER BY created_at DESC LIMIT 80) o
-UNION ALL
-SELECT i.user_id, i.other_id, i.created_at
-FROM (SELECT to_id AS user_id, from_id AS other_id, CAST(created_at AS CHAR) AS created_at
-      FROM user_connections
-      WHERE to_id IN (@user_id) AND status = 'accepted' AND created_at >= @connections_since
-      ORDER BY created_at DESC LIMIT 80) i;
-
-SELECT 'user_interactions.sql' AS query, 'none' AS target;
-EXPLAIN FORMAT=TRADITIONAL
-SELECT r.user_id, r.item_id, r.happened_at, 0 AS is_challenge
-FROM (SELECT user_id, model_id AS item_id, CAST(created_at AS CHAR) AS happened_at
-      FROM team_feedbacks
-      WHERE user_id IN (@user_id) AND COALESCE(type, '') = 'ranking_resume' AND value > 0
-        AND created_at >= @interactions_since
-      ORDER BY created_at DESC LIMIT 80) r
-UNION ALL
-SELECT m.user_id, m.item_id, m.happened_at, 0
-FROM (SELECT user_id, model_id AS item_id, CAST(created_at AS CHAR) AS happened_at
-      FROM matches
-      WHERE user_id IN (@user_id) AND COALESCE(status, '') = 'accepted' AND created_at >= @interactions_since
-      ORDER BY created_at DESC LIMIT 80) m
-UNION ALL
-SELECT s.user_id, s.item_id, s.happened_at, 0
-FROM (SELECT user_id, model_id AS item_id, CAST(created_at AS CHAR) AS happened_at
-      FROM likes
-      WHERE user_id IN (@user_id) AND COALESCE(type, '') = 'save' AND created_at >= @interactions_since
-      ORDER BY created_at DESC LIMIT 80) s
-UNION ALL
-SELECT v.user_id, v.item_id, v.happened_at, v.is_challenge
-FROM (SELECT causer_id AS user_id, subject_id AS item_id, CAST(created_at AS CHAR) AS happened_at,
-             CASE WHEN subject_type LIKE '%Challenge%' THEN 1 ELSE 0 END AS is_challenge
-      FROM activity_log
-      WHERE causer_id IN (@user_id) AND created_at >= @views_since AND subject_id IS NOT NULL
-        AND description LIKE '%video%' AND description LIKE '%view%'
-        AND COALESCE(CASE WHEN LENGTH(properties) - LENGTH(REPLACE(REPLACE(properties, '[', ''), '{', '')) <= 100
-                                AND JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
-            NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide')
-      ORDER BY created_at DESC LIMIT 80) v;
-
-SELECT 'user_profile.sql' AS query, 'none' AS target;
-EXPLAIN FORMAT=TRADITIONAL
-SELECT u.id, p.skills, p.knowledge AS knowledges, p.tools, p.languages
+SELECT 'profile' AS part, u.id AS user_id, p.id AS number, NULL AS happened_at, 0 AS is_challenge,
+       p.skills, p.knowledge AS knowledges, p.tools, p.languages
 FROM users u
 LEFT JOIN profiles p ON p.user_id = u.id
 WHERE u.id IN (@user_id) AND (u.deleted_at IS NULL OR u.deleted_at < @zero_date)
-ORDER BY p.id;
+UNION ALL
+SELECT 'connected to', from_id, to_id, CAST(created_at AS CHAR), 0, NULL, NULL, NULL, NULL
+FROM user_connections
+WHERE from_id IN (@user_id) AND status = 'accepted' AND created_at >= @connections_since
+UNION ALL
+SELECT 'connected by', to_id, from_id, CAST(created_at AS CHAR), 0, NULL, NULL, NULL, NULL
+FROM user_connections
+WHERE to_id IN (@user_id) AND status = 'accepted' AND created_at >= @connections_since
+UNION ALL
+SELECT 'rating', user_id, model_id, CAST(created_at AS CHAR), 0, NULL, NULL, NULL, NULL
+FROM team_feedbacks
+WHERE user_id IN (@user_id) AND COALESCE(type, '') = 'ranking_resume' AND value > 0
+  AND created_at >= @interactions_since
+UNION ALL
+SELECT 'match', user_id, model_id, CAST(created_at AS CHAR), 0, NULL, NULL, NULL, NULL
+FROM matches
+WHERE user_id IN (@user_id) AND COALESCE(status, '') = 'accepted' AND created_at >= @interactions_since
+UNION ALL
+SELECT 'save', user_id, model_id, CAST(created_at AS CHAR), 0, NULL, NULL, NULL, NULL
+FROM likes
+WHERE user_id IN (@user_id) AND COALESCE(type, '') = 'save' AND created_at >= @interactions_since
+UNION ALL
+SELECT 'view', causer_id, subject_id, CAST(created_at AS CHAR),
+       CASE WHEN subject_type LIKE '%Challenge%' THEN 1 ELSE 0 END, NULL, NULL, NULL, NULL
+FROM activity_log
+WHERE causer_id IN (@user_id) AND created_at >= @views_since AND subject_id IS NOT NULL
+  AND description LIKE '%video%' AND description LIKE '%view%'
+  AND COALESCE(CASE WHEN LENGTH(properties) - LENGTH(REPLACE(REPLACE(properties, '[', ''), '{', '')) <= 100
+                          AND JSON_VALID(properties) THEN CAST(JSON_EXTRACT(properties, '$.event') AS CHAR) END, '')
+      NOT IN ('"impression"', '"skip"', '"hide"', 'impression', 'skip', 'hide');

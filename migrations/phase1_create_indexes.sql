@@ -109,7 +109,7 @@ EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPAR
 SET @table = 'users', @index = 'recs_users_deleted', @columns = 'deleted_at';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- users.sql, changes.sql, user_profile.sql: without it every recent user is compared with every profile, which is what
+-- users.sql, changes.sql, user_facts.sql: without it every recent user is compared with every profile, which is what
 -- makes phase 1 urgent.
 SET @table = 'profiles', @index = 'recs_profiles_user', @columns = 'user_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
@@ -128,8 +128,7 @@ EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPAR
 SET @table = 'team_feedbacks', @index = 'recs_ratings_model', @columns = 'type,model_id,value';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- user_interactions.sql: one user's ratings are looked up, while a feed waits, instead of found among all of the
--- window.
+-- user_facts.sql: one user's ratings are looked up, while a feed waits, instead of found among all of the window.
 SET @table = 'team_feedbacks', @index = 'recs_ratings_user', @columns = 'user_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
@@ -141,7 +140,7 @@ EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPAR
 SET @table = 'matches', @index = 'recs_matches_model', @columns = 'status,model_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- user_interactions.sql: the same for one user's matches.
+-- user_facts.sql: the same for one user's matches.
 SET @table = 'matches', @index = 'recs_matches_user', @columns = 'user_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
@@ -153,7 +152,7 @@ EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPAR
 SET @table = 'likes', @index = 'recs_likes_model', @columns = 'type,model_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- user_interactions.sql: the same for one user's saves.
+-- user_facts.sql: the same for one user's saves.
 SET @table = 'likes', @index = 'recs_likes_user', @columns = 'user_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
@@ -161,11 +160,11 @@ EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPAR
 SET @table = 'user_connections', @index = 'recs_connections_created', @columns = 'status,created_at,from_id,to_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- user_connections.sql: one user's connections are looked up, in either direction.
+-- user_facts.sql: one user's connections are looked up, in either direction.
 SET @table = 'user_connections', @index = 'recs_connections_from', @columns = 'from_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- user_connections.sql: the other direction.
+-- user_facts.sql: the other direction.
 SET @table = 'user_connections', @index = 'recs_connections_to', @columns = 'to_id';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
@@ -182,8 +181,7 @@ EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPAR
 SET @table = 'activity_log', @index = 'recs_activity_created', @columns = 'created_at';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 
--- user_interactions.sql: one user's latest views, while a feed waits: without it all of the window is read for each
--- user.
+-- user_facts.sql: one user's latest views, while a feed waits: without it all of the window is read for each user.
 SET @table = 'activity_log', @index = 'recs_activity_causer', @columns = 'causer_id,created_at';
 EXECUTE look; EXECUTE decide; PREPARE step FROM @statement; EXECUTE step; PREPARE say FROM @say; EXECUTE say;
 

@@ -111,6 +111,8 @@ class Cache(Generic[T]):
         self._l1 = LruBytes(limit_bytes)
         self._l1_hits = metrics.cache_lookups.labels("l1", "hit")
         self._l1_negatives = metrics.cache_lookups.labels("l1", "negative")
+        self._l1_misses = metrics.cache_lookups.labels("l1", "miss")
+        self._reads_of = {outcome: metrics.cache_reads.labels(outcome) for outcome in ("found", "unknown")}
         self._flights: dict[int, asyncio.Task[T | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._epoch = "0"
@@ -138,7 +140,7 @@ class Cache(Generic[T]):
         known, value = self.cached(key)
         if known:
             return value
-        self._metrics.cache_lookups.labels("l1", "miss").inc()
+        self._l1_misses.inc()
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = self._run(self._read(key, stands_for or key))
@@ -285,7 +287,7 @@ class Cache(Generic[T]):
             self._reads -= 1
         seconds = time.perf_counter() - started
         self._metrics.cache_read_seconds.observe(seconds)
-        self._metrics.cache_reads.labels("unknown" if value is None else "found").inc()
+        self._reads_of["unknown" if value is None else "found"].inc()
         payload = b"" if value is None else self._encode(value)
         is_valid = epoch == self._epoch and self._is_current(key)
         if is_valid:
@@ -328,7 +330,9 @@ class Cache(Generic[T]):
     def _note(self, key: int, payload: bytes, seconds: float) -> None:
         """Into L1, unless it was invalidated while it was read."""
         if self._is_current(key):
-            self._metrics.cache_evictions.inc(self._l1.put(key, payload, self._clock() + seconds))
+            evicted = self._l1.put(key, payload, self._clock() + seconds)
+            if evicted:
+                self._metrics.cache_evictions.inc(evicted)
 
     def _is_current(self, key: int) -> bool:
         return self._flights.get(key) is asyncio.current_task()

@@ -13,54 +13,92 @@ V = TypeVar("V")
 class Together(Generic[K, V]):
     """Reads by key, in threads of its own. One event loop's.
 
-    ``read``: what the keys stand for, each once and at most ``most`` of them; called in a thread. What it raises,
-    all who asked are told.
+    ``read``: what the keys stand for, each once and at most ``most`` of them; called in a thread. What it raises, all
+    who asked are told. While one reading is under way, another begins with ``most`` keys, or when the first has taken
+    ``patience_seconds``: so many share a reading, and one that hangs holds up nobody for longer.
     """
 
-    def __init__(self, read: Callable[[Sequence[K]], Mapping[K, V]], *, threads: int, most: int, name: str) -> None:
+    def __init__(
+        self,
+        read: Callable[[Sequence[K]], Mapping[K, V]],
+        *,
+        threads: int,
+        most: int,
+        patience_seconds: float,
+        name: str,
+    ) -> None:
         self._read = read
         self._most = most
+        self._patience_seconds = patience_seconds
         self._threads = ThreadPoolExecutor(threads, name)
-        self._free = threads
-        self._waiting: dict[K, asyncio.Future[V]] = {}
-        self._is_planned = False
+        self._most_readings = threads
+        self._begun: list[float] = []  # of the readings under way, the first one first
+        self._waiting: dict[K, list[asyncio.Future[V]]] = {}
+        self._planned: asyncio.Handle | None = None
 
     async def get(self, key: K) -> V:
-        found = self._waiting.get(key)
-        if found is None:
-            loop = asyncio.get_running_loop()
-            found = self._waiting[key] = loop.create_future()
-            if self._free and not self._is_planned:
-                self._is_planned = True
-                loop.call_soon(self._begin)  # with those who ask in this turn of the loop
-        return await asyncio.shield(found)
+        found: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        asked = self._waiting.get(key)
+        if asked is None:
+            self._waiting[key] = [found]
+            self._plan()
+        else:
+            asked.append(found)
+        return await found
 
     def close(self) -> None:
         """Without waiting for what is being read: a thread that is held up ends at its own time limit."""
-        for found in self._waiting.values():
-            found.cancel()
+        self._forget_plan()
+        for asked in self._waiting.values():
+            for found in asked:
+                found.cancel()
         self._waiting.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self) -> None:
-        self._is_planned = False
+    def _plan(self) -> None:
+        """The next reading, where there is one to come and none is planned."""
+        if not self._waiting or len(self._begun) == self._most_readings:
+            return
         loop = asyncio.get_running_loop()
-        while self._free and self._waiting:
-            # The latest first: where there are more than can be read in time, some are in time all the same.
-            keys = list(self._waiting)[-self._most :]
-            asked = {key: self._waiting.pop(key) for key in keys}
-            self._free -= 1
-            loop.run_in_executor(self._threads, self._read, keys).add_done_callback(partial(self._end, asked))
+        if len(self._waiting) >= self._most:
+            self._begin()
+        elif self._planned is None and self._begun:
+            self._planned = loop.call_at(self._begun[0] + self._patience_seconds, self._begin)
+        elif self._planned is None:
+            self._planned = loop.call_soon(self._begin)  # with those who ask in this turn of the loop
 
-    def _end(self, asked: Mapping[K, asyncio.Future[V]], done: asyncio.Future[Mapping[K, V]]) -> None:
-        self._free += 1
+    def _begin(self) -> None:
+        self._forget_plan()
+        loop = asyncio.get_running_loop()
+        # The latest first: where there are more than can be read in time, some are in time all the same.
+        keys = list(self._waiting)[-self._most :]
+        asked = {key: self._waiting.pop(key) for key in keys}
+        begun = loop.time()
+        self._begun.append(begun)
+        reading = loop.run_in_executor(self._threads, self._read, keys)
+        reading.add_done_callback(partial(self._end, begun, asked))
+        self._plan()
+
+    def _end(
+        self, begun: float, asked: Mapping[K, Sequence[asyncio.Future[V]]], done: asyncio.Future[Mapping[K, V]]
+    ) -> None:
+        self._begun.remove(begun)
         error = asyncio.CancelledError() if done.cancelled() else done.exception()
-        for key, found in asked.items():
-            if error is None:
-                found.set_result(done.result()[key])
-            elif isinstance(error, asyncio.CancelledError):
-                found.cancel()
-            else:
-                found.set_exception(error)
-                found.exception()  # who asked may have gone: then nobody looks, and that is no fault
-        self._begin()
+        found = done.result() if error is None else {}
+        for key, futures in asked.items():
+            for future in futures:
+                if future.done():
+                    continue  # who asked has gone
+                if error is None:
+                    future.set_result(found[key])
+                elif isinstance(error, asyncio.CancelledError):
+                    future.cancel()
+                else:
+                    future.set_exception(error)
+        self._forget_plan()
+        self._plan()
+
+    def _forget_plan(self) -> None:
+        if self._planned is not None:
+            self._planned.cancel()
+            self._planned = None

@@ -120,7 +120,14 @@ class Users:
         guard: RedisGuard | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._reads = Together(reader.read_all, threads=READING_THREADS, most=MOST_TOGETHER, name="user-reader")
+        wait_seconds = settings.user_read_timeout_milliseconds / 1000
+        self._reads = Together(
+            reader.read_all,
+            threads=READING_THREADS,
+            most=MOST_TOGETHER,
+            patience_seconds=wait_seconds / 2,
+            name="user-reader",
+        )
         self._cache = Cache(
             f"user:{ENCODING_VERSION}.{reader.version}",
             encode_facts,
@@ -130,7 +137,7 @@ class Users:
             metrics=metrics,
             limit_bytes=settings.cache_l1_megabytes << 20,
             ttl_seconds=settings.activity_ttl_seconds,
-            wait_seconds=settings.user_read_timeout_milliseconds / 1000,
+            wait_seconds=wait_seconds,
             clock=clock,
         )
 

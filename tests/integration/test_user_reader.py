@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,11 @@ from recommendation_service.doctor.queries import EXPLAIN
 from recommendation_service.mappings.interacpedia.user_reader import (
     MOST_CONNECTIONS,
     MOST_OF_A_KIND,
+    MOST_OF_EACH,
+    MOST_OF_ONE,
+    MOST_OF_PART,
     UserReader,
+    _latest_part,
     _statement,
 )
 from recommendation_service.sources.users import UserFacts, encode_facts
@@ -220,13 +224,13 @@ def test_of_several_profiles_the_last_that_says_something_holds(database: Operat
     assert read(database, user).attributes[0] == ("newer",)
 
 
-def test_a_user_is_three_short_statements_and_an_unknown_one_is_one(database: OperatorDatabase) -> None:
+def test_a_user_is_one_statement(database: OperatorDatabase) -> None:
     engine = database.source().engine
     recorder = Recorder(engine)
     ours = UserReader(engine.connect, database.settings(), NOW.timestamp)
 
     ours.read(database.add("users"))
-    assert len([statement for statement in recorder.statements if "SELECT" in statement]) == 3
+    assert len([statement for statement in recorder.statements if "SELECT" in statement]) == 1
     recorder.statements.clear()
     ours.read(SECOND)
     assert len([statement for statement in recorder.statements if "SELECT" in statement]) == 1
@@ -266,15 +270,16 @@ def test_with_indices_on_the_users_number_no_table_is_read_whole(tmp_path: Path,
                 connection.execute(text(f"ANALYZE TABLE {table}"))
             ours = reader(database)
             users = {f"user_id_{place}": 1007 + place for place in range(8)}
-            for query, together in itertools.product(("user_profile", "user_interactions", "user_connections"), (1, 8)):
-                parameters = ours._parameters(NOW.timestamp()) | users | {"most": together * MOST_OF_A_KIND}
-                statement = text(EXPLAIN + _statement(query, together).text)
+            statements = [_statement(1), _statement(8), *(_latest_part(place) for place in range(len(MOST_OF_PART)))]
+            for asked in statements:
+                parameters = ours._parameters(NOW.timestamp()) | users | {"most": MOST_OF_ONE}
+                statement = text(EXPLAIN + asked.text)
                 wanted = {name: parameters[name] for name in statement._bindparams}
                 plan = connection.execute(statement, wanted).mappings().all()
                 read_whole = [
                     step for step in plan if step["type"] in {"ALL", "index"} and not step["table"].startswith("<")
                 ]
-                assert read_whole == [], (query, together)
+                assert read_whole == [], asked.text
     finally:
         with database.writer.begin() as connection:
             for table, column in INDICES:
@@ -300,7 +305,7 @@ MANY_ROWS = (
 )
 
 
-def test_several_users_are_read_as_each_alone_is_in_three_statements(database: OperatorDatabase) -> None:
+def test_several_users_are_read_as_each_alone_is_in_one_statement(database: OperatorDatabase) -> None:
     draw = random.Random(7)
     users = [database.add("users") for _ in range(7)]
     gone = database.add("users", deleted_at=ago(days=1))
@@ -320,7 +325,7 @@ def test_several_users_are_read_as_each_alone_is_in_three_statements(database: O
 
     found = together.read_all([*users, gone, SECOND])
 
-    assert len(recorder.statements) == 3
+    assert len(recorder.statements) == 1
     assert list(found) == [*users, gone, SECOND]
     for user, facts in found.items():
         alone = together.read(user)
@@ -330,18 +335,77 @@ def test_several_users_are_read_as_each_alone_is_in_three_statements(database: O
     assert any(len(facts.history) and len(facts.network) for facts in found.values() if facts is not None)
 
 
+def test_what_a_server_is_asked_for_needs_no_temporary_table(module_mariadb_url: Any, tmp_path: Path) -> None:
+    database = OperatorDatabase(module_mariadb_url, tmp_path)
+    try:
+        users = [database.add("users") for _ in range(8)]
+        for user in users:
+            database.add("profiles", user_id=user, skills='["Canto"]')
+            database.add("likes", user_id=user, model_id=1)
+        with database.source().engine.connect() as connection:
+            ours = UserReader(lambda: nullcontext(connection), database.settings(), NOW.timestamp)
+
+            def made() -> int:
+                said = connection.execute(text("SHOW SESSION STATUS LIKE 'Created_tmp_tables'")).one()
+                return int(said[1])
+
+            one = -made() + made()  # what asking makes
+            before = made()
+            ours.read_all(users)
+            assert made() - before == one
+    finally:
+        database.close()
+
+
+def test_a_statement_has_each_part_and_an_order_for_its_latest() -> None:
+    parts = _statement(1).text.split("UNION ALL")
+    assert [part.split("'")[1] for part in parts] == list(MOST_OF_PART)
+    assert all(f"SELECT '{name}'" in _latest_part(place).text for place, name in enumerate(MOST_OF_PART))
+
+
 def test_who_has_more_than_a_statement_gives_is_read_alone_and_takes_nothing_from_the_others(
     database: OperatorDatabase,
 ) -> None:
     many, few = database.add("users"), database.add("users")
-    for number in range(2 * MOST_OF_A_KIND + 5):
-        database.add("likes", user_id=many, model_id=1 + number, created_at=ago(minutes=number + 1))
+    likes = schema.metadata.tables["likes"]
+    with database.writer.begin() as connection:
+        connection.execute(
+            likes.insert(),
+            [
+                {"user_id": many, "model_id": 1 + number, "type": "save", "created_at": ago(minutes=number + 1)}
+                for number in range(MOST_OF_ONE + 2 * MOST_OF_EACH)
+            ],
+        )
     database.add("likes", user_id=few, model_id=3, created_at=ago(days=80))  # later than all of the other's
     database.add("matches", user_id=many, model_id=SECOND, created_at=ago(days=80))
+    database.add("profiles", user_id=many, skills='["Canto"]')
+    source = database.source()
+    recorder = Recorder(source.engine)
 
-    found = reader(database).read_all([many, few])
+    found = UserReader(source.engine.connect, database.settings(), NOW.timestamp).read_all([many, few])
 
     assert {user: numbers(facts) for user, facts in found.items() if facts is not None} == {
         many: [(1 + number, 0) for number in range(MOST_OF_A_KIND)] + [(SECOND, 0)],
         few: [(3, 0)],
     }
+    assert found[many] is not None
+    assert found[many].attributes[0] == ("canto",)
+    together, alone, parts = 1, 2, len(MOST_OF_PART)
+    assert len(recorder.statements) == together + alone + parts
+
+
+def test_what_one_statement_still_gives_is_cut_to_the_latest_of_each_kind(database: OperatorDatabase) -> None:
+    many, few = database.add("users"), database.add("users")
+    for number in range(2 * MOST_OF_A_KIND + 5):
+        database.add("likes", user_id=many, model_id=1 + number, created_at=ago(minutes=number + 1))
+    database.add("likes", user_id=few, model_id=3, created_at=ago(days=80))
+    source = database.source()
+    recorder = Recorder(source.engine)
+
+    found = UserReader(source.engine.connect, database.settings(), NOW.timestamp).read_all([many, few])
+
+    assert {user: numbers(facts) for user, facts in found.items() if facts is not None} == {
+        many: [(1 + number, 0) for number in range(MOST_OF_A_KIND)],
+        few: [(3, 0)],
+    }
+    assert len(recorder.statements) == 1

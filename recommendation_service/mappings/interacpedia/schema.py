@@ -60,7 +60,7 @@ PHASE_1 = (
         "recs_profiles_user",
         "profiles",
         ("user_id",),
-        ("users", "changes", "user_profile"),
+        ("users", "changes", "user_facts"),
         "without it every recent user is compared with every profile, which is what makes phase 1 urgent",
     ),
     Index(
@@ -88,7 +88,7 @@ PHASE_1 = (
         "recs_ratings_user",
         "team_feedbacks",
         ("user_id",),
-        ("user_interactions",),
+        ("user_facts",),
         "one user's ratings are looked up, while a feed waits, instead of found among all of the window",
     ),
     Index(
@@ -109,7 +109,7 @@ PHASE_1 = (
         "recs_matches_user",
         "matches",
         ("user_id",),
-        ("user_interactions",),
+        ("user_facts",),
         "the same for one user's matches",
     ),
     Index(
@@ -130,7 +130,7 @@ PHASE_1 = (
         "recs_likes_user",
         "likes",
         ("user_id",),
-        ("user_interactions",),
+        ("user_facts",),
         "the same for one user's saves",
     ),
     Index(
@@ -144,14 +144,14 @@ PHASE_1 = (
         "recs_connections_from",
         "user_connections",
         ("from_id",),
-        ("user_connections",),
+        ("user_facts",),
         "one user's connections are looked up, in either direction",
     ),
     Index(
         "recs_connections_to",
         "user_connections",
         ("to_id",),
-        ("user_connections",),
+        ("user_facts",),
         "the other direction",
     ),
     Index(
@@ -179,7 +179,7 @@ PHASE_1 = (
         "recs_activity_causer",
         "activity_log",
         ("causer_id", "created_at"),
-        ("user_interactions",),
+        ("user_facts",),
         "one user's latest views, while a feed waits: without it all of the window is read for each user",
     ),
 )

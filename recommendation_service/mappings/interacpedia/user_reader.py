@@ -1,7 +1,8 @@
 """What the first operator's tables say of one user, for those who are not in the catalog."""
 
+import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
@@ -26,6 +27,16 @@ from recommendation_service.sources.users import Names, User, UserFacts
 MOST_OF_A_KIND = 80
 MOST_INTERACTIONS = 4 * MOST_OF_A_KIND
 MOST_CONNECTIONS = 512
+# The parts of user_facts.sql, in its order, and so many of each.
+PROFILE, CONNECTIONS = "profile", ("connected to", "connected by")
+INTERACTIONS = ("rating", "match", "save", "view")
+MOST_OF_PART = {
+    PROFILE: MOST_OF_A_KIND,
+    **dict.fromkeys(CONNECTIONS, MOST_CONNECTIONS),
+    **dict.fromkeys(INTERACTIONS, MOST_OF_A_KIND),
+}
+# Rows of a statement: as many as one user may fill, and more for each.
+MOST_OF_ONE, MOST_OF_EACH = sum(MOST_OF_PART.values()), MOST_OF_A_KIND
 MOST_NAMES = 8
 MOST_CHARACTERS = 100
 LARGEST_ID = 2**63 - 1
@@ -35,7 +46,7 @@ _DAY_SECONDS = 86400
 
 
 class UserReader:
-    """Reads users in three statements. ``connect`` gives a connection to a replica or the primary."""
+    """Reads users in one statement. ``connect`` gives a connection to a replica or the primary."""
 
     def __init__(
         self,
@@ -58,38 +69,51 @@ class UserReader:
         return self.read_all([user_id])[user_id]
 
     def read_all(self, user_ids: Sequence[User]) -> dict[User, UserFacts | None]:
-        """The same of several different ones, each as if alone: who has so much that a limit of a statement may have
-        cut it is read alone."""
+        """The same of several different ones, each as if alone. Where they have more rows than a statement gives, each
+        is read alone, and of one who has more alone the latest of each part."""
         now = self._clock()
-        parameters = self._parameters(now)
-        found: dict[User, UserFacts | None] = dict.fromkeys(user_ids)
+        most = MOST_OF_ONE + MOST_OF_EACH * len(user_ids)
         try:
             with self._connect() as connection:
-                profiles = _by_user(_run(connection, "user_profile", user_ids, parameters))
-                connected = _latest_of_each(
-                    connection, "user_connections", list(profiles), parameters, MOST_CONNECTIONS
-                )
-                interactions = _latest_of_each(
-                    connection, "user_interactions", list(profiles), parameters, MOST_OF_A_KIND
-                )
+                rows = self._read(connection, _together(user_ids), user_ids, now, most)
+                is_cut = len(rows) >= most
+                if is_cut and len(user_ids) == 1:
+                    rows = [
+                        row
+                        for place, most in enumerate(MOST_OF_PART.values())
+                        for row in self._read(connection, _latest_part(place), user_ids, now, most)
+                    ]
         except SQLAlchemyError as error:
             original = getattr(error, "orig", None)
             raise SourceError(f"user: {original or type(error).__name__}") from error
-        for user_id, rows in profiles.items():
-            found[user_id] = self._facts(user_id, rows, connected.get(user_id, []), interactions.get(user_id, []), now)
+        if is_cut and len(user_ids) > 1:
+            return {user_id: self.read(user_id) for user_id in user_ids}
+        found: dict[User, UserFacts | None] = dict.fromkeys(user_ids)
+        for user_id, parts in _by_user(rows).items():
+            if PROFILE in parts:
+                found[user_id] = self._facts(user_id, parts, now)
         return found
 
-    def _facts(
-        self, user_id: int, profiles: list[Any], connected: list[Any], interactions: list[Any], now: float
-    ) -> UserFacts:
+    def _read(
+        self, connection: Connection, statement: TextClause, user_ids: Sequence[User], now: float, most: int
+    ) -> list[Any]:
+        parameters = self._parameters(now) | {f"user_id_{place}": user for place, user in enumerate(_filled(user_ids))}
+        parameters["most"] = most
+        return list(connection.execute(statement, {name: parameters[name] for name in statement._bindparams}))
+
+    def _facts(self, user_id: int, parts: dict[str, list[Any]], now: float) -> UserFacts:
         others = _latest(
-            ((other, when) for _, other, when in connected if other != user_id and _is_id(other, LARGEST_ID)),
+            (
+                (other, when)
+                for _, _, other, when, *_ in _latest_rows(parts, CONNECTIONS)
+                if other != user_id and _is_id(other, LARGEST_ID)
+            ),
             now,
             self._zone,
         )
         keys = (
             (item_key(CHALLENGE if int(is_challenge) else RESUME, number), when)
-            for _, number, when, is_challenge in interactions
+            for _, _, number, when, is_challenge, *_ in _latest_rows(parts, INTERACTIONS)
             if _is_id(number, LARGEST_ITEM)
         )
         history = _latest(keys, now, self._zone)[:MOST_INTERACTIONS]
@@ -97,7 +121,7 @@ class UserReader:
             np.array(history, np.int64).reshape(-1, 2),
             np.array(sorted(other for other, _ in others[:MOST_CONNECTIONS]), np.int64),
             len(others),
-            _attributes(profiles),
+            _attributes(parts[PROFILE]),
         )
 
     def _parameters(self, now: float) -> dict[str, Any]:
@@ -114,46 +138,49 @@ class UserReader:
         }
 
 
-def _latest_of_each(
-    connection: Connection, query: str, user_ids: Sequence[int], parameters: dict[str, Any], most: int
-) -> dict[int, list[Any]]:
-    """By user, what the query gives of each alone, with its limit of ``most``."""
-    if not user_ids:
-        return {}
-    most_of_all = most * len(user_ids)
-    rows = _run(connection, query, user_ids, parameters | {"most": most_of_all})
-    by_user = _by_user(rows)
-    if len(user_ids) > 1:
-        cut = user_ids if len(rows) >= most_of_all else [user for user, own in by_user.items() if len(own) > most]
-        for user_id in cut:
-            by_user[user_id] = _run(connection, query, [user_id], parameters | {"most": most})
-    return by_user
-
-
-def _by_user(rows: Iterable[Any]) -> dict[int, list[Any]]:
-    """By the first column."""
-    found: dict[int, list[Any]] = {}
+def _by_user(rows: Iterable[Any]) -> dict[int, dict[str, list[Any]]]:
+    """By user and part."""
+    found: dict[int, dict[str, list[Any]]] = {}
     for row in rows:
-        found.setdefault(int(row[0]), []).append(row)
+        found.setdefault(int(row[1]), {}).setdefault(row[0], []).append(row)
     return found
 
 
-def _run(connection: Connection, query: str, user_ids: Sequence[User], parameters: dict[str, Any]) -> list[Any]:
-    count = 1 << (len(user_ids) - 1).bit_length()
-    statement = _statement(query, count)
-    parameters = parameters | {
-        f"user_id_{place}": user_ids[min(place, len(user_ids) - 1)]  # the last one stands for those that are missing
-        for place in range(count)
-    }
-    wanted = {name: parameters[name] for name in statement._bindparams}
-    return list(connection.execute(statement, wanted).fetchall())
+def _latest_rows(parts: dict[str, list[Any]], names: Iterable[str]) -> Iterator[Any]:
+    """What there is of these parts, and of each where that is too much the latest."""
+    for name in names:
+        rows = parts.get(name, [])
+        if len(rows) > MOST_OF_PART[name]:
+            rows = sorted(rows, key=lambda row: str(row[3]), reverse=True)[: MOST_OF_PART[name]]
+        yield from rows
+
+
+def _filled(user_ids: Sequence[User]) -> list[User]:
+    """So many that it is a power of two, so that there are few statements: the last one once more and again."""
+    return [*user_ids, *[user_ids[-1]] * ((1 << (len(user_ids) - 1).bit_length()) - len(user_ids))]
+
+
+def _together(user_ids: Sequence[User]) -> TextClause:
+    return _statement(len(_filled(user_ids)))
+
+
+def _facts_sql() -> str:
+    """Without its comment, which a server would read with each."""
+    return re.sub(r"--.*\n", "", sql("user_facts"))
 
 
 @cache
-def _statement(query: str, users: int) -> TextClause:
-    """Of so many users: a power of two, so that there are few statements."""
+def _statement(users: int) -> TextClause:
+    """All parts of so many users, in no order."""
     names = ", ".join(f":user_id_{place}" for place in range(users))
-    return text(sql(query).replace("IN (:user_id)", f"IN ({names})"))
+    return text(_facts_sql().replace("IN (:user_id)", f"IN ({names})") + "\nLIMIT :most")
+
+
+@cache
+def _latest_part(place: int) -> TextClause:
+    """One part of one user, the latest first."""
+    part = _facts_sql().split("UNION ALL")[place].replace("IN (:user_id)", "IN (:user_id_0)")
+    return text(f"{part} ORDER BY {'created_at' if place else 'p.id'} DESC LIMIT :most")
 
 
 def _is_id(value: Any, largest: int) -> bool:
@@ -184,8 +211,8 @@ def _seconds(value: Any, now: float, zone: tzinfo) -> int | None:
 
 def _attributes(profiles: list[Any]) -> tuple[Names, Names, Names, Names]:
     """Of several profiles, the last that says something."""
-    for _, *lists in reversed(profiles):
-        skills, knowledges, tools, languages = (_names(value) for value in lists)
+    for row in sorted(profiles, key=lambda row: row[2] or 0, reverse=True):
+        skills, knowledges, tools, languages = (_names(value) for value in row[5:])
         if skills or knowledges or tools or languages:
             return skills, knowledges, tools, languages
     return (), (), (), ()

@@ -31,10 +31,12 @@ class Source:
             await asyncio.sleep(0.001)
 
 
-def with_source(test: Callable[[Source, Together[str]], Awaitable[None]], threads: int = 1) -> None:
+def with_source(
+    test: Callable[[Source, Together[int, str]], Awaitable[None]], threads: int = 1, patience: float = 0.001
+) -> None:
     async def run() -> None:
         source = Source()
-        together = Together(source.read, threads=threads, most=3, name="test")
+        together = Together(source.read, threads=threads, most=3, patience_seconds=patience, name="test")
         try:
             await test(source, together)
         finally:
@@ -45,7 +47,7 @@ def with_source(test: Callable[[Source, Together[str]], Awaitable[None]], thread
 
 
 def test_who_asks_in_one_turn_is_read_at_once_and_who_comes_meanwhile_with_the_next() -> None:
-    async def test(source: Source, together: Together[str]) -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
         first = [asyncio.create_task(together.get(key)) for key in (1, 2, 1)]
         await source.begun(1)
         later = [asyncio.create_task(together.get(key)) for key in (3, 4, 5, 6)]
@@ -58,7 +60,7 @@ def test_who_asks_in_one_turn_is_read_at_once_and_who_comes_meanwhile_with_the_n
 
 
 def test_a_reading_that_hangs_leaves_the_other_thread_to_others() -> None:
-    async def test(source: Source, together: Together[str]) -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
         first = asyncio.create_task(together.get(1))
         await source.begun(1)
         second = asyncio.create_task(together.get(2))
@@ -72,8 +74,38 @@ def test_a_reading_that_hangs_leaves_the_other_thread_to_others() -> None:
     with_source(test, threads=2)
 
 
+def test_while_one_reading_is_under_way_another_begins_only_when_it_is_full() -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
+        first = asyncio.create_task(together.get(1))
+        await source.begun(1)
+        few = [asyncio.create_task(together.get(key)) for key in (2, 3)]
+        await asyncio.sleep(0.01)
+        assert source.reads == [[1]]
+        last = asyncio.create_task(together.get(4))
+        await source.begun(2)
+        assert source.reads == [[1], [2, 3, 4]]
+        source.may_go_on.set()
+        assert await asyncio.gather(first, *few, last) == [f"value {key}" for key in (1, 2, 3, 4)]
+
+    with_source(test, threads=2, patience=3600)
+
+
+def test_who_comes_meanwhile_is_read_as_soon_as_the_reading_ends() -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
+        first = asyncio.create_task(together.get(1))
+        await source.begun(1)
+        second = asyncio.create_task(together.get(2))
+        await asyncio.sleep(0.01)
+        source.may_go_on.set()
+        assert await asyncio.gather(first, second) == ["value 1", "value 2"]
+        assert source.reads == [[1], [2]]
+        assert await together.get(3) == "value 3"
+
+    with_source(test, threads=2, patience=3600)
+
+
 def test_a_failure_is_told_to_all_who_asked_and_the_next_are_read() -> None:
-    async def test(source: Source, together: Together[str]) -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
         source.failure = RuntimeError("away")
         source.may_go_on.set()
         asked = [asyncio.create_task(together.get(key)) for key in (1, 2)]
@@ -87,7 +119,7 @@ def test_a_failure_is_told_to_all_who_asked_and_the_next_are_read() -> None:
 
 
 def test_who_gives_up_takes_nothing_from_the_others() -> None:
-    async def test(source: Source, together: Together[str]) -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
         gone, stays = (asyncio.create_task(together.get(1)) for _ in range(2))
         await source.begun(1)
         gone.cancel()
@@ -95,3 +127,21 @@ def test_who_gives_up_takes_nothing_from_the_others() -> None:
         assert await stays == "value 1"
 
     with_source(test)
+
+
+def test_what_waits_when_it_is_closed_is_cancelled_and_nothing_is_read_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
+        first = asyncio.create_task(together.get(1))
+        await source.begun(1)
+        second = asyncio.create_task(together.get(2))
+        await asyncio.sleep(0.01)
+        together.close()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        source.may_go_on.set()
+        assert await first == "value 1"
+        await asyncio.sleep(0.1)
+        assert source.reads == [[1]]
+        assert not caplog.records, "asyncio logs what a callback raises"
+
+    with_source(test, threads=2, patience=0.05)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recommendation_service.doctor.indices import MARK
-from recommendation_service.doctor.queries import EXPLAIN, MOST_OF_ONE_USER
+from recommendation_service.doctor.queries import EXPLAIN
 from recommendation_service.mappings.interacpedia.schema import PHASE_1, REQUIRED, TARGETS_MILLISECONDS, queries
 from recommendation_service.mappings.interacpedia.statements import FOLDER, sql
 
@@ -79,13 +79,12 @@ def test_the_analysis_explains_the_source_queries_as_they_are() -> None:
     assert [name for name, _, _ in found] == list(queries())
     for name, target, statement in found:
         own = "\n".join(line for line in sql(name).splitlines() if not line.startswith("--")).strip()
-        own = own.replace(":most", str(MOST_OF_ONE_USER))  # LIMIT takes no variable
         assert statement == re.sub(r":([a-z_]+)", r"@\1", own)
         assert target == (f"{TARGETS_MILLISECONDS[name]:g} ms" if name in TARGETS_MILLISECONDS else "none")
 
 
 def test_the_analysis_sets_every_parameter_of_the_queries() -> None:
-    wanted = {name for query in queries() for name in re.findall(r":([a-z_]+)", sql(query))} - {"most"}
+    wanted = {name for query in queries() for name in re.findall(r":([a-z_]+)", sql(query))}
     assert {name for name in wanted if not re.search(rf"@{name} =", script(ANALYZE))} == set()
 
 
