@@ -69,6 +69,15 @@ def test_a_preview_is_of_a_feed_of_the_mapping(client: httpx.Client) -> None:
     assert (endpoint["enum"], endpoint["default"]) == (["home"], "home")
 
 
+def test_a_preview_of_somebody_anonymous_is_the_sessions(client: httpx.Client) -> None:
+    feed = client.post("/api/feeds/home", json={"session": "a tab", "size": 3}).json()
+    shown = body_of(client.get("/api/users/0/preview", params={"session_id": "a tab", "size": 4}), 200)
+    assert (shown["user_id"], shown["remembered_items"]) == (0, 3)
+    assert not set(shown["feed"]["ids"]) & set(feed["ids"])
+    of_a_user = body_of(client.get("/api/users/0/preview", params={"size": 4}), 200)
+    assert (of_a_user["user_id"], of_a_user["remembered_items"]) == ("0", 0)
+
+
 def test_rulings_are_of_what_is_served_while_the_mappings_file_is_being_edited(
     client: httpx.Client, board: Settings
 ) -> None:
