@@ -34,8 +34,10 @@ class SectionPlans:
     findings: list[Finding] = field(default_factory=list)
 
 
-def plans_of(mapping: Mapping, section: str, connection: Connection, now: datetime, zone: tzinfo) -> SectionPlans:
-    """What cannot be asked is a finding."""
+def plans_of(
+    mapping: Mapping, section: str, connection: Connection, now: datetime, zone: tzinfo, *, is_told: bool = False
+) -> SectionPlans:
+    """What cannot be asked is a finding; not where a problem of the query is told already."""
     found, statement = SectionPlans(), mapping.statements[section]
     given = parameters(statement, mapping.days_of(section), now, zone)
     try:
@@ -58,7 +60,8 @@ def plans_of(mapping: Mapping, section: str, connection: Connection, now: dateti
             sql, asked = of_users(statement.text, by, OfUsers((user,), MOST_OF_ONE_USER), quote)
             found.of_a_user = plan_of(connection, sql, given | asked, of_a_user=True)
     except SQLAlchemyError as failure:
-        found.findings.append(warning(section, f"How it is read could not be asked: {server_words(failure)}."))
+        if not is_told:
+            found.findings.append(warning(section, f"How it is read could not be asked: {server_words(failure)}."))
         return found
     scans = [step for step in found.of_a_user if step.is_scan]
     if scans:

@@ -93,9 +93,11 @@ def check_mapping(
                 report.problems += failure.found
             report.findings += _log(mapping, connection)
             _note(report, findings)
+            told = {problem.section for problem in report.problems}
             for query in report.queries:
                 progress(f"Asking how {query.section} is read")
-                plans = plans_of(mapping, query.section, connection, now, settings.database_zone)
+                is_told = bool(told & {query.section, "users"})  # it is asked of one of the users
+                plans = plans_of(mapping, query.section, connection, now, settings.database_zone, is_told=is_told)
                 query.plan, query.user_plan = plans.whole, plans.of_a_user
                 report.findings += plans.findings
     except SQLAlchemyError as failure:

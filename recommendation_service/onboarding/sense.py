@@ -28,9 +28,8 @@ def sense_of(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
         if vocabulary.users is not None:
             yield from _terms(f"vocabularies.{name}.users", vocabulary.users, tables.users.ids, "of the users have one")
             yield from _shared(name, vocabulary.users, list(vocabulary.items.values()))
-    for name, link in tables.links.items():
-        if not len(link):
-            yield warning(f"links.{name}", "It gives no links.", "Look at its query, or remove it.")
+    yield from _creators(tables, mapping)
+    yield from _links(tables, mapping)
     for name, columns in tables.filters.items():
         yield from _filter(name, columns)
 
@@ -64,6 +63,40 @@ def _events(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
             yield info(section, f"{timeless:,} of its {len(events):,} events have no time, and count as the others.")
     if with_query and not any(map(len, with_query.values())):
         yield warning("events", "Nobody did anything yet: feeds know no popularity.")
+
+
+def _creators(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
+    """Where they are said to be users."""
+    users = set(tables.users.ids.tolist())
+    for name, items in tables.items.items() if mapping.content.creators.are_users and users else ():
+        made = set() if items.creators is None else {one for one in items.creators.tolist() if one}
+        if made and not made & users:
+            yield error(
+                f"items.{name}",
+                f"No creator is one of the users: the column {mapping.content.items[name].creator} holds other ids "
+                "than the users' query gives.",
+                "Select in creator the user's id, or remove are_users.",
+            )
+
+
+def _links(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
+    users = set(tables.users.ids.tolist())
+    makers = {one for items in tables.items.values() if items.creators is not None for one in items.creators.tolist()}
+    for name, links in tables.links.items():
+        link, section = mapping.content.links[name], f"links.{name}"
+        if not len(links):
+            yield warning(section, "It gives no links.", "Look at its query, or remove it.")
+            continue
+        if users and not set(links.users.tolist()) & users:
+            yield error(section, *_nothing_fits("user", f"the column {link.user}", "users"))
+        if link.to == "users" and users and not set(links.others.tolist()) & users:
+            yield error(section, *_nothing_fits("other", f"the column {link.other}", "users"))
+        if link.to == "creators" and any(makers) and not set(links.others.tolist()) & makers:
+            yield error(
+                section,
+                f"Nobody in it is a creator: the column {link.other} holds other ids than creator of the items.",
+                "Select in other the same id as in the items' creator, by a JOIN where it is in another table.",
+            )
 
 
 def _there(events: EventTable, items: list[set[Any]]) -> int:

@@ -128,6 +128,9 @@ def test_problems_of_file_and_queries_fail_and_name_line_and_column(
     assert (title["line"], title["section"], title["column"]) == (10, "items.job", "tilte")
     assert title["instead"] == "did you mean a.title?"
     assert (seen["section"], seen["instead"]) == ("events.view", "did you mean seen_at?")
+    report = check(changed(tmp_path, "jobs", ("SELECT id, city,", "SELECT id, citty,")), url, status=1)
+    assert [problem["column"] for problem in report["problems"]] == ["citty"]
+    assert not any("could not be asked" in one["sentence"] for one in report["findings"]), "it follows from the problem"
     mapping = changed(tmp_path, "jobs", ('time = "published_at"', 'tiem = "published_at"'))
     report = check(mapping, url, status=1)
     assert [problem["instead"] for problem in report["problems"]] == [
@@ -162,6 +165,69 @@ def test_what_can_be_read_and_makes_no_sense_fails(
 ) -> None:
     report = check(changed(tmp_path, "jobs", change), filled("jobs", "sqlite"), status=1)
     assert any(sentence.startswith(said) for sentence in sentences(report, ERROR)), report["findings"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("SELECT listener_uuid, artist_uuid FROM follows", "SELECT listener_uuid, one_uuid AS artist_uuid FROM x"),
+            "links.follow: Nobody in it is a creator",
+        ),
+        (
+            (
+                "SELECT listener_uuid, artist_uuid FROM follows",
+                "SELECT artist_uuid AS listener_uuid, artist_uuid FROM x",
+            ),
+            "links.follow: None of its users is one of the users",
+        ),
+        (
+            ("[events.play]", "[creators]\nare_users = true\n[events.play]"),
+            "items.track: No creator is one of the users",
+        ),
+    ],
+)
+def test_links_and_creators_that_fit_nobody_fail(
+    filled: Callable[[str, str], URL], tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    joined = "friendships JOIN follows ON follows.listener_uuid = friendships.one_uuid"
+    mapping = changed(tmp_path, "music", (change[0], change[1].replace(" x", f" {joined}")))
+    report = check(mapping, filled("music", "sqlite"), status=1)
+    assert any(sentence.startswith(said) for sentence in sentences(report, ERROR)), report["findings"]
+
+
+@pytest.mark.parametrize(
+    ("example", "change", "said"),
+    [
+        (
+            "jobs",
+            ("SELECT a.id, a.title,", "SELECT NULL AS id, a.title,"),
+            "id: the column id holds nothing: all of its",
+        ),
+        (
+            "jobs",
+            ('items.job = "salary"', 'items.job = "title"'),
+            "items: the column title holds no numbers, but such as",
+        ),
+        ("jobs", ("term, j.level FROM", "term, 'much' AS level FROM"), "weight: the column level holds no numbers"),
+        ("music", ('column = "genres", form', 'column = "title", form'), "column: the column title holds no JSON, but"),
+        (
+            "music",
+            ('column = "explicit"', 'column = "title"'),
+            "column: the column title holds no numbers, but such as",
+        ),
+        (
+            "blog",
+            ("COALESCE(share_read, 0.5) AS", "'half' AS"),
+            "value: the column share holds no numbers, but such as",
+        ),
+    ],
+)
+def test_a_column_that_holds_none_of_what_it_is_named_for_fails_by_its_name(
+    filled: Callable[[str, str], URL], tmp_path: Path, example: str, change: tuple[str, str], said: str
+) -> None:
+    report = check(changed(tmp_path, example, change), filled(example, "sqlite"), status=1)
+    assert any(problem["said"].startswith(said) for problem in report["problems"]), report["problems"]
 
 
 def test_a_column_of_lists_is_recognised(filled: Callable[[str, str], URL], tmp_path: Path) -> None:

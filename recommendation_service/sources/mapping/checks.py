@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.sources.mapping.format import Event, Items, Kind, Link, MappingFile, Number, Queried, Terms
 from recommendation_service.sources.mapping.problems import did_you_mean
 
@@ -13,6 +14,7 @@ Found = tuple[tuple[str, ...], str, str]
 MOST_TYPES = 64
 TAKEN_TYPES = ("user", "creator")
 TAKEN_EVENTS = ("feed",)
+TAKEN_KINDS = KINDS  # the first operator's, whose numbers are in records
 # What an answer says of each item beside its fields.
 TAKEN_FIELDS = {"id": "answers have it anyway", "type": "answers have it anyway", "why": "it is what `explain` adds"}
 PLACEHOLDERS = (
@@ -45,6 +47,8 @@ def contradictions(content: MappingFile, known: Callable[[str], Collection[str]]
 
 def _users_and_items(content: MappingFile) -> Iterator[Found]:
     yield from _one_query(("users",), content.users)
+    if content.creators.are_users and content.creators.ids is not None:
+        yield ("creators", "ids"), "are_users and ids exclude each other", "remove ids: they are the users'"
     if len(content.items) > MOST_TYPES:
         yield ("items",), f"there are {len(content.items)} item types", f"at most {MOST_TYPES} are possible"
     for name, items in content.items.items():
@@ -123,7 +127,11 @@ def _event(place: tuple[str, ...], event: Event, types: Collection[str]) -> Iter
     elif event.type is not None:
         yield from _types((*place, "type"), (event.type,), types)
     elif has_query and event.type_column is None and len(types) > 1:
-        yield place, "there are several item types, and none is named", f"add type, one of {', '.join(types)}"
+        yield (
+            place,
+            "there are several item types, and none is named",
+            f"add type, one of {', '.join(types)}; or type_column",
+        )
 
 
 def _link(place: tuple[str, ...], link: Link, content: MappingFile) -> Iterator[Found]:
@@ -138,6 +146,10 @@ def _link(place: tuple[str, ...], link: Link, content: MappingFile) -> Iterator[
 
 def _kind(place: tuple[str, ...], kind: Kind, content: MappingFile, types: Collection[str]) -> Iterator[Found]:
     yield from _types((*place, "items"), kind.items or (), types)
+    if place[-1] in TAKEN_KINDS:
+        yield place, f"{place[-1]} is the service's own word", "name the kind otherwise"
+    if not any(kind.weights.values()):
+        yield (*place, "weights"), "all weights are 0: nothing says which item comes first", "give one of them more"
     if kind.weights.get("closeness") and not content.vocabularies and not content.numbers:
         yield (*place, "weights", "closeness"), "closeness needs a vocabulary", "add one, or remove the weight"
     if kind.weights.get("friends") and not content.links:

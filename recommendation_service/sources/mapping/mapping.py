@@ -18,7 +18,7 @@ from recommendation_service.sources.lists import Unreadable, read_file
 from recommendation_service.sources.mapping.checks import contradictions
 from recommendation_service.sources.mapping.format import Event, Feed, Kind, Link, MappingFile, Queried
 from recommendation_service.sources.mapping.places import Places
-from recommendation_service.sources.mapping.problems import Problem, did_you_mean, in_order
+from recommendation_service.sources.mapping.problems import Problem, did_you_mean, in_order, nearest
 from recommendation_service.sources.mapping.statements import Statement, read_statement
 
 # What a mapping that names none has.
@@ -157,7 +157,8 @@ def _validated(raw: dict[str, Any], path: Path, places: Places, problems: list[P
             problems += [
                 Problem(path, places.line(keys), ".".join(keys[:-1]), *_said(one, keys))
                 for one, keys in zip(error.errors(), wrong, strict=True)
-                if tried == 0  # later ones are of what was taken out
+                # Later ones are of what was taken out; and a list without its wrong entries is not what is too short.
+                if tried == 0 and not (one["type"] == "too_short" and wrong.count(keys) > 1)
             ]
             for one, keys in zip(error.errors(), wrong, strict=True):
                 _remove(content, keys[:-1] if one["type"] == "missing" else keys)
@@ -195,12 +196,14 @@ def _said(error: Any, keys: tuple[str, ...]) -> tuple[str, str]:
         return f"there is no key {key}", did_you_mean(key, _fields_at(keys[:-1]), what="keys are")
     if error["type"] == "missing":
         fields = _fields_at(keys[:-1])
+        if len(keys) == 1:
+            return f"{key} is missing", _section_to_write(keys)
         return f"{key} is missing", fields[key].description or "" if key in fields else ""
     if "[key]" in error["loc"]:
         allowed = _names_at(keys[:-1])
         if allowed:
             return f"there is no {key}", did_you_mean(key, allowed)
-        return f"{key} is no name", "a name begins with a letter, and has letters, digits, _ and -, at most 63"
+        return f"{key} is no name", _NAMES_ARE
     return _said_of_value(error, keys, key)
 
 
@@ -209,12 +212,37 @@ def _said_of_value(error: Any, keys: tuple[str, ...], key: str) -> tuple[str, st
     shown = repr(error["input"])
     given = f", and is {shown}" if len(shown) <= 60 and not isinstance(error["input"], dict | list) else ""
     if error["type"] in {"model_type", "dict_type"}:
-        return f"{key} should be a section{given}", f"write [{'.'.join(keys)}], and below it what belongs to it"
+        return f"{key} should be a section{given}", _section_to_write(keys)
     if error["type"] == "literal_error":
         choices = [str(choice) for choice in _names_at(keys)]
-        near = did_you_mean(str(error["input"]), choices) if choices else ""
-        return f"{key} {message}{given}", near if near.startswith("did") else ""
-    return f"{key} {message}{given}", ""
+        near = nearest(str(error["input"]), choices)
+        field = _fields_at(keys[:-1]).get(key)
+        known = field.description if field is not None else None
+        return f"{key} {message}{given}", f"did you mean {near}?" if near is not None else known or ""
+    if error["type"] == "too_short":
+        return f"{key} is empty", "name one at least, or leave it out where that is possible"
+    if error["type"] == "string_pattern_mismatch":
+        instead = _TABLES_ARE if keys[-2:] == ("log", "table") else _NAMES_ARE
+        return f"{key}: {error['input'][:60]!r} is no name", instead
+    return f"{key} {_PLAIN.get(error['type'], message)}{given}", ""
+
+
+_NAMES_ARE = "a name begins with a letter, and has letters, digits, _ and -, at most 63"
+_TABLES_ARE = "it begins with a letter or _, and has letters, digits and _, at most 64"
+# Where pydantic speaks of Python.
+_PLAIN = {
+    **dict.fromkeys(("float_type", "float_parsing"), "should be a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "should be a whole number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "should be true or false"),
+    "string_type": "should be text",
+    "tuple_type": "should be a list",
+}
+
+
+def _section_to_write(keys: Sequence[str]) -> str:
+    """Of a table of sections one of them: [items.NAME]."""
+    names = [*keys, "NAME"] if get_origin(_annotation_at(keys)) is dict else keys
+    return f"write [{'.'.join(names)}], and below it what belongs to it"
 
 
 def _bare(annotation: Any) -> Any:
@@ -317,8 +345,8 @@ def _sql_file(named: str, section: str, mapping: Path, line: int) -> Statement |
         raw, _ = read_file(path)
         return Statement(section, raw.decode("utf-8").removeprefix("\ufeff").replace("\r\n", "\n"), path, 1)
     except Unreadable as error:
-        found = (path for depth in ("*.sql", "*/*.sql") for path in mapping.parent.glob(depth))
-        beside = sorted(str(path.relative_to(mapping.parent)) for path in found)
+        found = (one for depth in ("*.sql", "*/*.sql") for one in mapping.parent.glob(depth) if one.is_file())
+        beside = sorted(str(one.relative_to(mapping.parent)) for one in found if one != path)
         instead = did_you_mean(named, beside, what="SQL files beside the mapping are")
         return Problem(mapping, line, section, f"the file cannot be read: {error}", instead)
     except UnicodeDecodeError as error:

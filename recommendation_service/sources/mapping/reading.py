@@ -267,6 +267,15 @@ class _Reading:
             if terms.weight is not None:
                 weights = self._queries.weights(result, "weight", terms.weight)
         found = values.terms_of_all(given, terms.form, reasons)
+        present = [value for value in given if value not in (None, "", b"")]
+        if (
+            terms.form == "json"
+            and present
+            and not any(found)
+            and reasons.total() - reasons[values.EMPTY] >= len(present)
+        ):
+            key = "column" if terms.column is not None else "term"
+            self._queries.fault(section, key, column, "JSON", present, 'write form = "commas", or leave form out')
         self._queries.note(section, column, reasons)
         counts = np.fromiter((len(own) for own in found), np.int64, len(found))
         places = np.repeat(np.arange(len(found)), counts)
@@ -284,7 +293,7 @@ class _Reading:
             reasons: Counter[str] = Counter()
             given = self._queries.column_of(f"numbers.{name}", key, named, of, columns, rows)
             found = values.numbers(given, reasons)
-            self._queries.note(f"numbers.{name}", named, reasons)
+            self._queries.note_numbers(f"numbers.{name}", key, named, given, reasons)
             return found
 
         return NumberColumns(
@@ -380,7 +389,7 @@ class _Reading:
             if rule.rule == "at_most":
                 reasons: Counter[str] = Counter()
                 found = values.numbers(given, reasons)
-                self._queries.note(section, named, reasons)
+                self._queries.note_numbers(section, key, named, given, reasons)
                 return found
             return tuple(values.several(value) for value in given)
 

@@ -195,10 +195,21 @@ class Queries:
         wrong = sum(count for reason, count in reasons.items() if reason != values.NULL)
         present = result.rows - reasons[values.NULL]
         if self.is_whole and present and wrong == present:
-            self.findings.fatal.append(self._wrong_form(result, key, column, form, given))
+            problem = self._too_long(result, key, column, reasons[values.LONG_ID] == present)
+            self.findings.fatal.append(problem or self._wrong_form(result, key, column, form, given))
+        elif self.is_whole and key == "id" and result.rows and not present and name_in(result.columns, column):
+            said = f"{key}: the column {column} holds nothing: all of its {result.rows:,} rows are null"
+            instead = "select the key; a join that finds nothing gives null"
+            self.findings.fatal.append(self._mapping.problem(result.section, key, said, instead, column))
         else:
             self.note(result.section, column, reasons)
         return found
+
+    def _too_long(self, result: Result, key: str, column: str, are_all: bool) -> Problem | None:
+        if not are_all:
+            return None
+        said = f"{key}: the column {column} holds only ids that are {values.LONG_ID}"
+        return self._mapping.problem(result.section, key, said, "select a shorter key, or a hash of it", column)
 
     def _wrong_form(self, result: Result, key: str, column: str, form: IdForm, given: list[Any]) -> Problem:
         example = next(value for value in given if value is not None)
@@ -248,5 +259,20 @@ class Queries:
         found = values.numbers(given, reasons, may_be_negative=False)
         if count := sum(value is None for value in given):
             reasons[values.NULL] += count
-        self.note(result.section, column, reasons)
+        self.note_numbers(result.section, key, column, given, reasons)
         return np.nan_to_num(found, nan=0.0)
+
+    def note_numbers(self, section: str, key: str, column: str, given: Sequence[Any], reasons: Counter[str]) -> None:
+        """A fault where there are values, and none is a number."""
+        present = sum(value is not None for value in given)
+        if present and reasons[values.NOT_A_NUMBER] == present:
+            self.fault(section, key, column, "numbers", given, "select a number")
+        self.note(section, column, reasons)
+
+    def fault(self, section: str, key: str, column: str, what: str, given: Sequence[Any], instead: str) -> None:
+        """That a column holds none of what it is named for: it counts as absent, and the rest is read."""
+        if not self.is_whole:
+            return
+        example = next(value for value in given if value is not None)
+        said = f"{key}: the column {column} holds no {what}, but such as {str(example)[:60]!r}"
+        self.findings.faults.append(self._mapping.problem(section, key, said, instead, column))

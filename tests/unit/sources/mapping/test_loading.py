@@ -81,7 +81,8 @@ pattern = ["for_you", "newest"]
 size = 0
 """
     assert problems(tmp_path, text) == [
-        "mapping.toml, line 1: ids should be 'integer' or 'text', and is 'uuid'",
+        "mapping.toml, line 1: ids should be 'integer' or 'text', and is 'uuid'; "
+        "how ids look; UUIDs and slugs are text",
         "mapping.toml, line 4 [users]: there is no key tme; did you mean time?",
         "mapping.toml, line 8 [items.job]: there is no parameter :nov; did you mean now?",
         "mapping.toml, line 10 [items.job]: lives_days needs to know since when; add time, the column of when it came",
@@ -90,10 +91,9 @@ size = 0
         "mapping.toml, line 14 [vocabularies.tag]: there is no item type jobb; did you mean job?",
         "mapping.toml, line 16 [events.apply]: a query begins with SELECT (or WITH), and not with DELETE; "
         "for a table as it is write SELECT * FROM it",
-        "mapping.toml, line 18 [events.apply]: weight should be a valid number, unable to parse string as a number, "
-        "and is 'much'",
+        "mapping.toml, line 18 [events.apply]: weight should be a number, and is 'much'",
         "mapping.toml, line 19 [events.save]: there are several item types, and none is named; "
-        "add type, one of job, gig",
+        "add type, one of job, gig; or type_column",
         "mapping.toml, line 21 [filters.city]: column is missing; a column of the items' queries",
         "mapping.toml, line 22 [filters.city]: rule should be 'equal', 'contained' or 'at_most', and is 'eqal'; "
         "did you mean equal?",
@@ -171,7 +171,8 @@ def test_a_query_in_a_file_that_cannot_be_read_is_told_wherever_it_should_be(tmp
     [
         (b"[users\n", "line 1: no TOML: "),
         (b'a = 1\nb = "\xff"', "line 2: the file is not UTF-8; save it as UTF-8"),
-        (b"", "users is missing"),
+        (b"", "users is missing; write [users], and below it what belongs to it"),
+        (b"", "items is missing; write [items.NAME], and below it what belongs to it"),
     ],
 )
 def test_a_file_that_is_no_mapping_says_why(tmp_path: Path, content: bytes, said: str) -> None:
@@ -188,6 +189,27 @@ def test_what_is_no_section_is_told_to_be_one(tmp_path: Path) -> None:
         "mapping.toml, line 2: users should be a section, and is 'SELECT id FROM users'; "
         "write [users], and below it what belongs to it"
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("[kinds.near]\nweights = { }", "weights is empty; name one at least, or leave it out where that is possible"),
+        ("[kinds.near]\nweights = { newness = 0 }", "all weights are 0: nothing says which item comes first; give one"),
+        ("[kinds.VMP]\nweights = { newness = 1 }", "VMP is the service's own word; name the kind otherwise"),
+        ('[kinds.near]\nweights = { newness = 1 }\nitems = ["a b"]', "items: 'a b' is no name; a name begins with"),
+        ('[numbers.length]\nitems.film = "length"\nedges = ["a"]', "edges should be a number, and is 'a'"),
+        ('[feeds.home]\npattern = ["new"]\nsize = 2.5', "size should be a whole number, and is 2.5"),
+        ("[users2]", "there is no key users2; did you mean users?"),
+        ('[creators]\nids = "text"\nare_users = true', "are_users and ids exclude each other; remove ids"),
+        ('[log]\ntable = "a b"\nevents = { who = "{user}" }', "table: 'a b' is no name; it begins with a letter or _"),
+        ('[events.share]\nmeans = "glance"', "and is 'glance'; which of the service's own events it is"),
+    ],
+)
+def test_one_fault_is_told_once_in_words_of_the_file(tmp_path: Path, wrong: str, said: str) -> None:
+    """And not as the library that checks it speaks."""
+    [problem] = problems(tmp_path, f"{SMALLEST}{wrong}\n")
+    assert said in problem
 
 
 def test_a_missing_file_says_what_names_it_and_what_makes_one(tmp_path: Path) -> None:
