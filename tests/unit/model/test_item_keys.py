@@ -22,7 +22,7 @@ from recommendation_service.model.item_keys import (
     unpack,
     unpack_all,
 )
-from recommendation_service.ranking.places import pack_key, unpack_key
+from recommendation_service.ranking.places import pack_key
 
 
 @numba.njit
@@ -30,9 +30,7 @@ def _packed(item_type: int, number: int) -> int:
     return pack_key(item_type, number)
 
 
-@numba.njit
-def _unpacked(key: int) -> tuple[int, int]:
-    return unpack_key(key)
+_unpacked = numba.njit(unpack)
 
 
 NAMED = st.tuples(st.integers(RESUME, CHALLENGE), st.integers(0, LARGEST_ITEM))
