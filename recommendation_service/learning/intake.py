@@ -299,13 +299,13 @@ class Intake:
         whatever happens later, or who does something late would count for more."""
         rewards[np.isinf(before)] = np.inf
         new, gone = observed(rewards, before)
-        more, fewer = np.setdiff1d(new, gone), np.setdiff1d(gone, new)
+        more, fewer = _without(new, gone), _without(gone, new)
         happened = feed.happened_ms / 1000
         admitted = self._ledger.persons.admit(feed.user_id, feed.session_id, happened, len(more), len(fewer))
         beyond = more[admitted:]
         rewards[beyond] = np.inf
         self._totals.leave("person", len(beyond))
-        new = np.setdiff1d(new, beyond)
+        new = _without(new, beyond)
         brought = float(rewards[new].sum() - before[gone].sum())
         self._ledger.persons.reward(feed.user_id, feed.session_id, happened, brought)
         return new, gone
@@ -360,6 +360,12 @@ class Intake:
         self._totals.leave("no_feed", self._ledger.abroad.drop_before(before_ms))
         self._totals.leave("no_feed", self._ledger.drop_before(before_ms, before_ms))
         self._totals.leave("crowded", self._ledger.drop_oldest(most_feeds))
+
+
+def _without(places: Places, others: Places) -> Places:
+    """As ``np.setdiff1d`` gives, of places in order that are few; by sorting both it takes twenty times as long."""
+    left_out = set(others.tolist())
+    return np.array([place for place in places.tolist() if place not in left_out], places.dtype)
 
 
 def _teaches(slots: Slots) -> npt.NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 from recommendation_service.mappings.shipped import STARTING_POLICY
@@ -20,6 +21,11 @@ ALL_FEATURE_NAMES = (*FEATURE_NAMES, *COLLABORATIVE_NAMES)
 
 def shipped_content() -> dict[str, Any]:
     """The shipped policy file as it is parsed."""
+    return deepcopy(_parsed())
+
+
+@cache
+def _parsed() -> dict[str, Any]:
     return tomllib.loads(SHIPPED.read_text("utf-8"))
 
 
@@ -27,7 +33,7 @@ def policy_file(**changes: Any) -> PolicyFile:
     """The shipped policy with some values changed or, where they are None, left out;
     the name of one is its path, with __ between the parts:
     ``policy_file(kinds__AU__pool=5)``."""
-    content = deepcopy(shipped_content())
+    content = shipped_content()
     for path, value in changes.items():
         *sections, name = path.split("__")
         place = content

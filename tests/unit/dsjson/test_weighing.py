@@ -188,14 +188,21 @@ _BAD = st.one_of(
 )
 
 
+_GOOD = as_lines(single_slot_log() + drawn_log(40))
+_POLICIES = ("even", "index:1", "learner")
+
+
+@pytest.fixture(scope="module")
+def figures_of_good_lines(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return repr(_values(write_log(tmp_path_factory.mktemp("good") / "good.dsjson", _GOOD), *_POLICIES))
+
+
 @given(st.lists(st.tuples(st.integers(0, 40), _BAD), max_size=15))
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_with_bad_lines_has_the_figures_of_the_file_without(
-    tmp_path: Path, bad: list[tuple[int, bytes]]
+    tmp_path: Path, figures_of_good_lines: str, bad: list[tuple[int, bytes]]
 ) -> None:
-    lines = as_lines(single_slot_log() + drawn_log(40))
-    policies = ("even", "index:1", "learner")
-    alone = _values(write_log(tmp_path / "good.dsjson", lines), *policies)
+    lines = _GOOD.copy()
     for place, line in bad:
         lines.insert(place + 1, line)
-    assert repr(_values(write_log(tmp_path / "bad.dsjson", lines), *policies)) == repr(alone)
+    assert repr(_values(write_log(tmp_path / "bad.dsjson", lines), *_POLICIES)) == figures_of_good_lines
