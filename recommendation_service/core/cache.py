@@ -10,6 +10,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
@@ -113,7 +114,7 @@ class Cache(Generic[T]):
         self._l1_negatives = metrics.cache_lookups.labels("l1", "negative")
         self._l1_misses = metrics.cache_lookups.labels("l1", "miss")
         self._reads_of = {outcome: metrics.cache_reads.labels(outcome) for outcome in ("found", "unknown")}
-        self._flights: dict[int, asyncio.Task[T | None]] = {}
+        self._flights: dict[int, asyncio.Future[T | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._epoch = "0"
         self._epoch_known_until = float("-inf")
@@ -142,11 +143,15 @@ class Cache(Generic[T]):
             return value
         self._l1_misses.inc()
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is not None:
+            self._metrics.cache_collapsed.labels("worker").inc()
+        elif self._guard is not None:
             flight = self._flights[key] = self._run(self._read(key, stands_for or key))
             flight.add_done_callback(lambda done: self._landed(key, done))
         else:
-            self._metrics.cache_collapsed.labels("worker").inc()
+            flight = self._read_source(key, stands_for or key)
+            if flight is None:
+                return None
         await asyncio.wait({flight}, timeout=self._wait_seconds)
         if not flight.done():
             self._metrics.cache_late.inc()
@@ -204,9 +209,10 @@ class Cache(Generic[T]):
 
     async def close(self) -> None:
         """Cancel what is being read and written."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        under_way = {*self._tasks, *self._flights.values()}
+        for work in under_way:
+            work.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _read(self, key: int, asked: int | str) -> T | None:
         """L2, else the source, unless somebody else is at it."""
@@ -235,7 +241,13 @@ class Cache(Generic[T]):
             except RedisUnavailable:
                 if not token:
                     self._metrics.cache_lookups.labels("l2", "down").inc()
-        return await self._read_source(key, asked, token, replaces)
+        reading = self._read_source(key, asked, token, replaces)
+        if reading is None:
+            return None
+        try:
+            return await reading
+        except Exception:  # noqa: BLE001 - counted and logged where it ended; the feed goes on without its user
+            return None
 
     async def _look_up(self, key: int, allowance: Allowance) -> tuple[str, T | None]:
         """(hit, negative, miss or damaged; value) of L2, noted in L1. Raises RedisUnavailable."""
@@ -251,12 +263,14 @@ class Cache(Generic[T]):
         if kind == TOMBSTONE:
             return "miss", None
         if kind == NEGATIVE:
-            self._note(key, b"", NEGATIVE_SECONDS)
+            if self._is_current(key):
+                self._note(key, b"", NEGATIVE_SECONDS)
             return "negative", None
         value = self._decode(payload) if kind == VALUE else None
         if value is None:
             return "damaged", None
-        self._note(key, payload, L1_SECONDS)
+        if self._is_current(key):
+            self._note(key, payload, L1_SECONDS)
         return "hit", value
 
     async def _await_other(self, key: int, allowance: Allowance) -> T | None:
@@ -270,26 +284,53 @@ class Cache(Generic[T]):
                 return value
         return None
 
-    async def _read_source(self, key: int, asked: int | str, token: str, replaces: bool) -> T | None:
+    def _read_source(
+        self, key: int, asked: int | str, token: str = "", replaces: bool = False
+    ) -> asyncio.Future[T | None] | None:
+        """What is being read now, and kept when it is there; None where nothing may be read. Without L2 that is all of
+        the flight: it needs no task."""
         if not self._may_read():
             return None
         self._reads += 1
-        epoch, started = self._epoch, time.perf_counter()
-        try:
-            value = await self._load(asked)
-        except Exception as error:  # noqa: BLE001 - the feed goes on without its user
+        reading = asyncio.ensure_future(self._load(asked))
+        flight: asyncio.Future[T | None] | None = reading
+        if self._guard is None:
+            self._flights[key] = reading
+        else:
+            flight = asyncio.current_task()
+        ended = partial(self._read_ended, key, flight, self._epoch, time.perf_counter(), token, replaces)
+        reading.add_done_callback(ended)
+        return reading
+
+    def _read_ended(
+        self,
+        key: int,
+        flight: asyncio.Future[T | None] | None,
+        epoch: str,
+        started: float,
+        token: str,
+        replaces: bool,
+        reading: asyncio.Future[T | None],
+    ) -> None:
+        self._reads -= 1
+        is_current = self._flights.get(key) is flight
+        if is_current and flight is reading:
+            del self._flights[key]
+        if reading.cancelled():
+            return
+        error = reading.exception()
+        if error is not None:
             self._metrics.cache_reads.labels("failed").inc()
             self._paused_until = self._clock() + PAUSE_SECONDS
             log.warning("cache_read_failed", namespace=self._namespace, reason=str(error))
             self._fill(key, b"", 0, token, replaces)
-            return None
-        finally:
-            self._reads -= 1
+            return
+        value = reading.result()
         seconds = time.perf_counter() - started
         self._metrics.cache_read_seconds.observe(seconds)
         self._reads_of["unknown" if value is None else "found"].inc()
         payload = b"" if value is None else self._encode(value)
-        is_valid = epoch == self._epoch and self._is_current(key)
+        is_valid = epoch == self._epoch and is_current
         if is_valid:
             self._note(key, payload, NEGATIVE_SECONDS if value is None else L1_SECONDS)
         if not is_valid or seconds > LONGEST_READ_SECONDS:
@@ -298,7 +339,6 @@ class Cache(Generic[T]):
             self._fill(key, _frame(NEGATIVE), NEGATIVE_SECONDS, token, replaces)
         else:
             self._fill(key, _frame(VALUE, payload), self._ttl_seconds, token, replaces)
-        return value
 
     def _may_read(self) -> bool:
         """Not where it failed just now, and not where too many wait for it: a source that hangs would have all."""
@@ -328,13 +368,13 @@ class Cache(Generic[T]):
         self._run(fill())
 
     def _note(self, key: int, payload: bytes, seconds: float) -> None:
-        """Into L1, unless it was invalidated while it was read."""
-        if self._is_current(key):
-            evicted = self._l1.put(key, payload, self._clock() + seconds)
-            if evicted:
-                self._metrics.cache_evictions.inc(evicted)
+        """Into L1."""
+        evicted = self._l1.put(key, payload, self._clock() + seconds)
+        if evicted:
+            self._metrics.cache_evictions.inc(evicted)
 
     def _is_current(self, key: int) -> bool:
+        """Whether the task that asks is the flight still: nothing was invalidated since."""
         return self._flights.get(key) is asyncio.current_task()
 
     async def _read_epoch(self, call: Call) -> None:

@@ -36,7 +36,8 @@ class Together(Generic[K, V]):
         self._waiting: dict[K, list[asyncio.Future[V]]] = {}
         self._planned: asyncio.Handle | None = None
 
-    async def get(self, key: K) -> V:
+    def get(self, key: K) -> asyncio.Future[V]:
+        """Who gives up cancels it, which takes nothing from others who ask for the same."""
         found: asyncio.Future[V] = asyncio.get_running_loop().create_future()
         asked = self._waiting.get(key)
         if asked is None:
@@ -44,7 +45,7 @@ class Together(Generic[K, V]):
             self._plan()
         else:
             asked.append(found)
-        return await found
+        return found
 
     def close(self) -> None:
         """Without waiting for what is being read: a thread that is held up ends at its own time limit."""

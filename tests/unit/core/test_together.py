@@ -48,9 +48,9 @@ def with_source(
 
 def test_who_asks_in_one_turn_is_read_at_once_and_who_comes_meanwhile_with_the_next() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
-        first = [asyncio.create_task(together.get(key)) for key in (1, 2, 1)]
+        first = [together.get(key) for key in (1, 2, 1)]
         await source.begun(1)
-        later = [asyncio.create_task(together.get(key)) for key in (3, 4, 5, 6)]
+        later = [together.get(key) for key in (3, 4, 5, 6)]
         await asyncio.sleep(0)
         source.may_go_on.set()
         assert await asyncio.gather(*first, *later) == [f"value {key}" for key in (1, 2, 1, 3, 4, 5, 6)]
@@ -61,11 +61,11 @@ def test_who_asks_in_one_turn_is_read_at_once_and_who_comes_meanwhile_with_the_n
 
 def test_a_reading_that_hangs_leaves_the_other_thread_to_others() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
-        first = asyncio.create_task(together.get(1))
+        first = together.get(1)
         await source.begun(1)
-        second = asyncio.create_task(together.get(2))
+        second = together.get(2)
         await source.begun(2)
-        third = asyncio.create_task(together.get(3))
+        third = together.get(3)
         await asyncio.sleep(0.01)
         assert source.reads == [[1], [2]]
         source.may_go_on.set()
@@ -76,12 +76,12 @@ def test_a_reading_that_hangs_leaves_the_other_thread_to_others() -> None:
 
 def test_while_one_reading_is_under_way_another_begins_only_when_it_is_full() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
-        first = asyncio.create_task(together.get(1))
+        first = together.get(1)
         await source.begun(1)
-        few = [asyncio.create_task(together.get(key)) for key in (2, 3)]
+        few = [together.get(key) for key in (2, 3)]
         await asyncio.sleep(0.01)
         assert source.reads == [[1]]
-        last = asyncio.create_task(together.get(4))
+        last = together.get(4)
         await source.begun(2)
         assert source.reads == [[1], [2, 3, 4]]
         source.may_go_on.set()
@@ -92,9 +92,9 @@ def test_while_one_reading_is_under_way_another_begins_only_when_it_is_full() ->
 
 def test_who_comes_meanwhile_is_read_as_soon_as_the_reading_ends() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
-        first = asyncio.create_task(together.get(1))
+        first = together.get(1)
         await source.begun(1)
-        second = asyncio.create_task(together.get(2))
+        second = together.get(2)
         await asyncio.sleep(0.01)
         source.may_go_on.set()
         assert await asyncio.gather(first, second) == ["value 1", "value 2"]
@@ -108,7 +108,7 @@ def test_a_failure_is_told_to_all_who_asked_and_the_next_are_read() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
         source.failure = RuntimeError("away")
         source.may_go_on.set()
-        asked = [asyncio.create_task(together.get(key)) for key in (1, 2)]
+        asked = [together.get(key) for key in (1, 2)]
         for one in asked:
             with pytest.raises(RuntimeError, match="away"):
                 await one
@@ -120,7 +120,7 @@ def test_a_failure_is_told_to_all_who_asked_and_the_next_are_read() -> None:
 
 def test_who_gives_up_takes_nothing_from_the_others() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
-        gone, stays = (asyncio.create_task(together.get(1)) for _ in range(2))
+        gone, stays = (together.get(1) for _ in range(2))
         await source.begun(1)
         gone.cancel()
         source.may_go_on.set()
@@ -131,9 +131,9 @@ def test_who_gives_up_takes_nothing_from_the_others() -> None:
 
 def test_what_waits_when_it_is_closed_is_cancelled_and_nothing_is_read_for_it(caplog: pytest.LogCaptureFixture) -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
-        first = asyncio.create_task(together.get(1))
+        first = together.get(1)
         await source.begun(1)
-        second = asyncio.create_task(together.get(2))
+        second = together.get(2)
         await asyncio.sleep(0.01)
         together.close()
         with pytest.raises(asyncio.CancelledError):
