@@ -18,7 +18,7 @@ from urllib.parse import quote
 import structlog
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as CheckoutTimeout
 from sqlalchemy.pool import NullPool, PoolProxiedConnection, QueuePool
 
@@ -76,7 +76,12 @@ class MeasuredPool(QueuePool):
 
 
 def make_engine(
-    settings: Settings, share: PoolShare | None = None, *, url: URL | None = None, numbers: Numbers | None = None
+    settings: Settings,
+    share: PoolShare | None = None,
+    *,
+    url: URL | None = None,
+    numbers: Numbers | None = None,
+    trusted_seconds: float = 0,
 ) -> Engine:
     """An engine for ``url``, or else for ``settings.source_url``. Nothing is connected until it is used.
 
@@ -86,6 +91,7 @@ def make_engine(
     may be open at once is the same.
     SQLite is opened so that nothing can be written; of PostgreSQL postgresql.py says more. ``share``: None for a
     command, which a person runs and which is no part of the running service. ``numbers``: where the pool counts.
+    ``trusted_seconds``: a connection is asked whether it lives only where it was not used for so long.
     """
     url = url or settings.source_url
     if url.get_backend_name() == "sqlite":
@@ -96,7 +102,7 @@ def make_engine(
         poolclass=MeasuredPool,
         pool_size=share.connections,
         max_overflow=0,
-        pool_pre_ping=settings.mysql_use_pooling,
+        pool_pre_ping=settings.mysql_use_pooling and not trusted_seconds,
         pool_recycle=POOL_RECYCLE_SECONDS,
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
         connect_args=_connect_args(settings, url, settings.mysql_read_timeout_seconds),
@@ -112,6 +118,8 @@ def make_engine(
             most_of_this_process=share.connections,
         )
     event.listen(engine, "handle_error", _leave_server)
+    if trusted_seconds:
+        _ask_after_a_rest(engine, trusted_seconds)
     if numbers is not None:
         _count(engine, numbers)
     return engine
@@ -217,6 +225,22 @@ def _leave_server(context: ExceptionContext) -> None:
     """A server that says so is not to be asked again over the connections that the pool has to it."""
     if code_of(context.original_exception) in LEAVING:
         context.is_disconnect = True
+
+
+def _ask_after_a_rest(engine: Engine, seconds: float) -> None:
+    """As the pool's own question, which is a round trip of each use. A new connection is not asked."""
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        used = record.info.get("used")
+        if used is None or time.monotonic() - used < seconds:
+            return
+        if not engine.dialect._do_ping_w_event(connection):
+            raise InvalidatePoolError
+
+    @event.listens_for(engine, "checkin")
+    def checkin(_connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
 
 
 def _count(engine: Engine, numbers: Numbers) -> None:

@@ -175,6 +175,32 @@ def test_connections_that_the_server_closed_are_replaced_before_they_are_used(
     assert number(numbers, "recs_database_pool_in_use") == 0
 
 
+def test_a_connection_that_is_trusted_for_a_while_is_asked_after_it(
+    mariadb: PrivateMariaDB, mariadb_url: URL, numbers: WorkerNumbers
+) -> None:
+    own = sqlalchemy.text("SELECT CONNECTION_ID()")
+
+    def killed(trusted_seconds: float) -> sqlalchemy.Engine:
+        engine = make_engine(settings_for(mariadb_url), numbers=numbers, trusted_seconds=trusted_seconds)
+        with engine.connect() as connection:
+            first = connection.execute(own).scalar_one()
+        mariadb.execute(f"KILL {first}")
+        time.sleep(0.01)
+        return engine
+
+    trusting = killed(3600)
+    with trusting.connect() as connection, pytest.raises(sqlalchemy.exc.OperationalError):
+        connection.execute(own)
+    with trusting.connect() as connection:
+        assert connection.execute(own).scalar_one(), "the next use has another connection"
+    asking = killed(0.001)
+    with asking.connect() as connection:
+        assert connection.execute(own).scalar_one()
+    assert number(numbers, "recs_database_pool_in_use") == 0
+    trusting.dispose()
+    asking.dispose()
+
+
 def test_a_connection_that_could_not_be_opened_again_is_not_counted_as_in_use(
     mariadb: PrivateMariaDB, mariadb_url: URL, numbers: WorkerNumbers
 ) -> None:
