@@ -228,14 +228,16 @@ def _document(app: FastAPI, prefix: str, access: Access, named: DocumentedFeeds,
     )
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    _, item_schemas = msgspec.json.schema_components([*ITEMS, Why], ref_template="#/components/schemas/{name}")
+    items = ITEMS if named.has_search else ()
+    _, item_schemas = msgspec.json.schema_components([*items, Why], ref_template="#/components/schemas/{name}")
     schemas |= item_schemas
-    for item in (one.__name__ for one in ITEMS):
+    for item in (one.__name__ for one in items):
         # Everything of an item is always there, but what may be unknown, and why (unless asked for).
         schemas[item]["required"] = sorted(set(schemas[item]["properties"]) - NOT_ALWAYS)
         schemas[item]["properties"]["why"] = {"$ref": "#/components/schemas/Why"}
     document["tags"] = [{"name": "feeds"}, {"name": "lists"}, {"name": "feedback"}, {"name": "operations"}]
-    schemas["FeedRequest"] = _feed_request()
+    if named.has_search:
+        schemas["FeedRequest"] = _feed_request()
     schemas["FeedbackEvent"] = own_event_schema(words) if words.is_mapped else event_schema()
     schemas["Error"] = _error()
     components["securitySchemes"] = {

@@ -175,7 +175,7 @@ def show(
             wanted = read_item(item, catalog.item_types, catalog.text_types)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--item") from None
-        _print(describe_item(catalog, names, wanted), as_json)
+        _print(describe_item(catalog, names, wanted, open_words(load_settings())), as_json)
     elif user is not None:
         try:
             number = open_words(load_settings()).user_number(user)

@@ -12,8 +12,9 @@ from recommendation_service.core.errors import CatalogError
 from recommendation_service.model.columns import Int64, rows_of
 from recommendation_service.model.features import FEATURE_NAMES
 from recommendation_service.model.item_keys import CREATOR, LARGEST_ITEM, LARGEST_OTHER, NamedItem, item_key, type_name
-from recommendation_service.model.kinds import kind_name
+from recommendation_service.model.kinds import KINDS
 from recommendation_service.model.text_ids import ITEM_BITS, LONGEST_TEXT_ID, number_of_text
+from recommendation_service.model.words import FIRST_WORDS, Words
 
 
 def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] = ()) -> NamedItem:
@@ -38,7 +39,9 @@ def read_item(text: str, types: Mapping[str, int], text_types: Collection[str] =
     return NamedItem(types[name], int(digits), int(digits))
 
 
-def describe_item(catalog: Catalog, names: dict[str, Any], named: NamedItem) -> dict[str, Any]:
+def describe_item(
+    catalog: Catalog, names: dict[str, Any], named: NamedItem, words: Words = FIRST_WORDS
+) -> dict[str, Any]:
     """Raises CatalogError where the item is not in the catalog."""
     arrays = catalog.arrays
     item_type, number, given = named
@@ -57,7 +60,11 @@ def describe_item(catalog: Catalog, names: dict[str, Any], named: NamedItem) -> 
         "city": names["cities"][int(arrays.city[item])],
         "tokens": [names["tokens"][token] for token in arrays.tokens[item] if token < len(names["tokens"])],
         "features": dict(zip(feature_names, arrays.features[item].tolist(), strict=True)),
-        "static_sums": {kind_name(kind): value for kind, value in enumerate(arrays.hand[item].tolist())},
+        "static_sums": {
+            words.kind_name(kind): value
+            for kind, value in enumerate(arrays.hand[item].tolist())
+            if not words.is_mapped or kind >= len(KINDS)  # those before are the first operator's
+        },
         "trending": float(arrays.trending[item]),
         "taken_after_it": [
             {

@@ -29,9 +29,8 @@ from recommendation_service.policies.policy import Policy
 from recommendation_service.sources.lists import UNKNOWN_CITY
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.tables import Ids, ItemTable, Tables
-from recommendation_service.sources.mapping.words import type_numbers
+from recommendation_service.sources.mapping.words import TOKEN_KINDS, kinds_of_terms, type_numbers
 
-TOKEN_KINDS = 4  # as many vocabularies have a kind of their own; those beyond share the last
 NO_TIME = 0.0  # of an item of which it is not known when it came: then it is old
 
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +48,7 @@ def build_mapped(
     if not any(len(table) for table in tables.items.values()):
         raise SourceError(_nothing_to_show(mapping, tables))
     items = _items(mapping, tables, report)
-    vocabulary = Vocabulary()
+    vocabulary = Vocabulary(kinds_of_terms(mapping))
     cuts = policy.file.cuts
     by = TermsBy((cuts.skills, cuts.knowledges, cuts.tools, cuts.languages), _edges_of_all(mapping, tables))
     terms = Terms(mapping, tables, by)

@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from recommendation_service.catalog.mapped import TOKEN_KINDS, Terms, TermsBy, creator_numbers, numbers_of
+from recommendation_service.catalog.mapped import Terms, TermsBy, creator_numbers, numbers_of
 from recommendation_service.catalog.people import UNTIMED
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.catalog.vocabulary import Lists
@@ -25,7 +25,7 @@ from recommendation_service.sources.mapping.names import server_words
 from recommendation_service.sources.mapping.reading import read_users
 from recommendation_service.sources.mapping.results import Quote, UnfitIds
 from recommendation_service.sources.mapping.tables import Tables
-from recommendation_service.sources.mapping.words import type_numbers
+from recommendation_service.sources.mapping.words import TOKEN_KINDS, type_numbers
 from recommendation_service.sources.users import OwnFilters, User, UserFacts
 from recommendation_service.versions.store import MANIFEST
 

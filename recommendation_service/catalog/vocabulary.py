@@ -22,9 +22,10 @@ Lists = tuple[list[str], list[str], list[str], list[str]]
 
 
 class Vocabulary:
-    """Tokens by kind and text; the absent token's number is the number of all."""
+    """Tokens by kind and text; the absent token's number is the number of all. ``kinds``: (4,) what they are called."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Sequence[str] = TOKEN_KINDS) -> None:
+        self._kind_names = tuple(kinds)
         self._numbers: dict[tuple[int, str], int] = {}
 
     def __len__(self) -> int:
@@ -63,4 +64,4 @@ class Vocabulary:
 
     def names(self) -> list[list[str]]:
         """[kind, text] of each token, by number."""
-        return [[TOKEN_KINDS[kind], entry] for kind, entry in self._numbers]
+        return [[self._kind_names[kind], entry] for kind, entry in self._numbers]

@@ -42,6 +42,7 @@ class Words:
     text_types: frozenset[str] = frozenset()
     has_creators: bool = True
     is_mapped: bool = True  # False: the first operator's
+    kinds_of_terms: tuple[str, ...] = ("skills", "knowledges", "tools", "languages")  # (4,) as people are told
 
     @cached_property
     def _type_names(self) -> dict[int, str]:

@@ -85,14 +85,15 @@ def facts_in_words(facts: UserFacts | None, ids: Dictionary) -> dict[str, Any] |
     if facts is None:
         return None
     words = ids.words
-    names = ("skills", "knowledges", "tools", "languages")
     history = [
         {"type": words.type_name(unpack(key)[0]), "id": ids.item(key), "at": utc_text(when)}
         for key, when in facts.history.tolist()
     ]
     connected = [one for one in map(ids.creator, facts.network.tolist()) if one is not None]
     told = {"history": history, "connected": connected, "connections": facts.connections} | {
-        name: list(texts) for name, texts in zip(names, facts.attributes, strict=True)
+        name: list(texts)
+        for name, texts in zip(words.kinds_of_terms, facts.attributes, strict=True)
+        if texts or not words.is_mapped
     }
     return told | {"filters": dict(facts.filters)} if words.is_mapped else told
 

@@ -215,7 +215,11 @@ def test_everything_wrong_is_told_at_once_with_field_value_and_rule(client: http
 
 
 def test_the_document_shows_the_teams_own_words(client: httpx.Client) -> None:
-    schema = client.get("/openapi.json").json()["components"]["schemas"]["FeedbackEvent"]
+    document = client.get("/openapi.json")
+    schemas = document.json()["components"]["schemas"]
+    assert [name for name in schemas if f'#/components/schemas/{name}"' not in document.text] == []
+    assert not {"FeedRequest", "ResumeItem", "ChallengeItem"} & set(schemas), "they are the first operator's"
+    schema = schemas["FeedbackEvent"]
     told = {one["properties"]["event"]["const"]: one for one in schema["anyOf"]}
     assert list(told) == ["apply", "share", "stars", "impression", "skip", "hide"]
     assert told["apply"]["properties"]["item_type"] == {"const": "job"}

@@ -29,6 +29,7 @@ from recommendation_service.core.errors import SourceError
 from recommendation_service.mappings.opening import open_source
 from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
+from recommendation_service.sources.mapping.words import kinds_of_terms
 from recommendation_service.sources.users import User, UserFacts, encode_facts
 from tests.end_to_end.in_process import make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
@@ -139,11 +140,11 @@ def filter_in_catalog(users: Any, row: int) -> Any:
     return None if np.isnan(users[row]) else float(users[row])
 
 
-def in_facts(catalog: Catalog, facts: UserFacts) -> dict[str, Any]:
+def in_facts(catalog: Catalog, facts: UserFacts, mapping: Mapping) -> dict[str, Any]:
     """The same of what was read of one user."""
     items = [(catalog.row_of(key), when) for key, when in facts.history.tolist()]
     creators = set(catalog.arrays.creator_id.tolist())
-    kinds = ("skill", "knowledge", "tool", "language")
+    kinds = kinds_of_terms(mapping)
     filters: dict[str, Any] = dict.fromkeys(column.name for column in catalog.filters)
     for name, own in facts.filters:
         filters[name] = own if isinstance(own, float) else [value_number(text) for text in own]
@@ -172,7 +173,7 @@ def test_everybody_is_read_alone_as_the_catalog_has_them(example: Place) -> None
 
     assert len(found) == len(users) >= 40
     # Terms are taken of a profile where nothing that was acted on has any: all of it is read all the same.
-    assert [in_facts(catalog, facts) for facts in found] == [
+    assert [in_facts(catalog, facts, example.mapping) for facts in found] == [
         in_catalog(catalog, names, row) for row in range(len(users))
     ]
     latest = [facts.history[:, 1].tolist() for facts in found]
@@ -377,6 +378,7 @@ def test_what_is_cached_of_them_is_told_in_the_teams_words_and_forgotten(client:
     add(
         database,
         "INSERT INTO candidates VALUES ('new@example', NULL, 2)",
+        "INSERT INTO candidate_skills VALUES ('new@example', 'sql')",
         f"INSERT INTO applications VALUES ('new@example', '{applied}', datetime('now', '-1 hour'))",
     )
     ids(client, user="new@example")
@@ -384,6 +386,8 @@ def test_what_is_cached_of_them_is_told_in_the_teams_words_and_forgotten(client:
 
     assert [(entry["type"], entry["id"]) for entry in told["history"]] == [("job", applied)]
     assert told["filters"] == {"experience": 2.0}
+    assert told["skill"] == ["sql"]
+    assert not {"skills", "knowledges", "tools", "languages"} & set(told), "they are the first operator's"
     assert client.delete("/api/users/new@example", headers=AS_ADMIN).status_code == 200
     assert remembered(client, "new@example")["cached_facts"] is None
 

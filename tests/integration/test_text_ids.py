@@ -107,7 +107,7 @@ def test_a_person_and_an_item_that_no_catalog_has_any_more_are_not_told_as_numbe
     feed = fed(client, user=stranger, size=3)
     assert body_of(asked(client, feed["request_id"]), 200)["user_id"] == stranger
     with closing(sqlite3.connect(notes.data_dir.parent / "notes.sqlite")) as database:
-        for change in ("DELETE FROM notes WHERE slug = ?", "INSERT INTO notes VALUES (?, 'x', '2026-01-01', 0)"):
+        for change in ("DELETE FROM notes WHERE slug = ?", "INSERT INTO notes VALUES (?, 'x', '2026-01-01', 0, '')"):
             with database:
                 database.execute(change, (feed["ids"][1],))
     before = {one.name for one in notes.catalog_dir.iterdir() if one.is_dir()}
@@ -146,6 +146,8 @@ def test_commands_ask_and_answer_by_the_operators_ids(recs: Recs) -> None:
     assert person["creators_in_network"] == [handle_of(2)]
     note = json.loads(recs("catalog", "show", "--item", f"note:{slug_of(2)}", "--json").stdout)
     assert note["item"]["id"] == slug_of(2)
+    assert person["profile"] == note["tokens"] == [["theme", "rain"]]
+    assert set(note["static_sums"]) == {"for_you", "popular", "new"}
     assert all(isinstance(one["id"], str) for one in note["taken_after_it"])
     with pytest.raises(CatalogError, match="There is no note a:b in catalog"):
         recs("catalog", "show", "--item", "note:a:b")

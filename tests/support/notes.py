@@ -13,11 +13,11 @@ from recommendation_service.core.config import Settings
 MAPPING = """ids = "text"
 
 [users]
-query = "SELECT handle FROM people"
+query = "SELECT handle, likes FROM people"
 id = "handle"
 
 [items.note]
-query = "SELECT slug, author, written FROM notes WHERE shown = 1"
+query = "SELECT slug, author, written, theme FROM notes WHERE shown = 1"
 id = "slug"
 time = "written"
 creator = "author"
@@ -30,6 +30,10 @@ time = "held"
 
 [creators]
 are_users = true
+
+[vocabularies.theme]
+items.note = { column = "theme" }
+users = { column = "likes" }
 
 [events.read]
 query = "SELECT reader, slug, at FROM reads"
@@ -48,8 +52,8 @@ pattern = ["popular", "new"]
 """
 
 SCHEMA = """
-CREATE TABLE people (handle TEXT PRIMARY KEY);
-CREATE TABLE notes (slug TEXT PRIMARY KEY, author TEXT, written TEXT, shown INTEGER);
+CREATE TABLE people (handle TEXT PRIMARY KEY, likes TEXT);
+CREATE TABLE notes (slug TEXT PRIMARY KEY, author TEXT, written TEXT, shown INTEGER, theme TEXT);
 CREATE TABLE talks (number INTEGER PRIMARY KEY, held TEXT);
 CREATE TABLE reads (reader TEXT, slug TEXT, at TEXT);
 CREATE TABLE friends (one TEXT, other TEXT);
@@ -72,12 +76,12 @@ def make_notes(folder: Path) -> Settings:
     now = datetime.now(UTC).replace(tzinfo=None, microsecond=0)
     with closing(sqlite3.connect(folder / "notes.sqlite")) as database, database:
         database.executescript(SCHEMA)
-        database.executemany("INSERT INTO people VALUES (?)", [(handle_of(place),) for place in range(PEOPLE)])
+        database.executemany("INSERT INTO people VALUES (?, 'rain')", [(handle_of(place),) for place in range(PEOPLE)])
         rows = [
             (slug_of(place), handle_of(place % PEOPLE), str(now - timedelta(hours=place + 1)), int(place % 10 != 9))
             for place in range(NOTES)
         ]
-        database.executemany("INSERT INTO notes VALUES (?, ?, ?, ?)", rows)
+        database.executemany("INSERT INTO notes VALUES (?, ?, ?, ?, 'rain')", rows)
         database.executemany("INSERT INTO talks VALUES (?, ?)", [(place, str(now)) for place in range(1, 9)])
         reads = [
             (handle_of(place), slug_of(place + step), str(now)) for place in range(PEOPLE) for step in (1, 2, 3, 20)

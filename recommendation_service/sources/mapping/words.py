@@ -9,6 +9,7 @@ from recommendation_service.model.words import CREATOR_TYPE, FIRST_WORDS, EventN
 from recommendation_service.sources.mapping.format import Event
 from recommendation_service.sources.mapping.mapping import Mapping, load_mapping
 
+TOKEN_KINDS = 4  # as many vocabularies have a kind of their own; those beyond share the last
 FIRST_TYPE = CREATOR + 1  # the number of a mapping's first item type; a later one's is higher by its place
 OTHERWISE: EventName = "like"  # what an event means that says nothing of it
 
@@ -21,6 +22,15 @@ def type_numbers(mapping: Mapping) -> dict[str, int]:
 def kind_numbers(mapping: Mapping) -> dict[str, int]:
     """The same of the kinds that it begins with."""
     return {name: len(KINDS) + place for place, name in enumerate(mapping.kinds)}
+
+
+def kinds_of_terms(mapping: Mapping) -> tuple[str, ...]:
+    """What the four kinds of a catalog's terms are called: the first three by their vocabulary or number, and the last
+    by its own, or, where several share it, ``others``, whose terms say which they are of."""
+    names = [*mapping.content.vocabularies, *mapping.content.numbers]
+    last = names[TOKEN_KINDS - 1 :]
+    given = [*names[: TOKEN_KINDS - 1], *(last if len(last) == 1 else ["others"] if last else [])]
+    return *given, *(f"unused_{place}" for place in range(len(given), TOKEN_KINDS))
 
 
 def meaning_of(name: str, event: Event) -> EventName:
@@ -49,6 +59,7 @@ def words_of(mapping: Mapping) -> Words:
         users_are_text=content.user_ids == "text",
         text_types=frozenset(text),
         has_creators=has_creators,
+        kinds_of_terms=kinds_of_terms(mapping),
     )
 
 

@@ -12,6 +12,7 @@ from recommendation_service.model.words import EVENT_NAMES
 from recommendation_service.sources.mapping.format import EventMeaning
 from recommendation_service.sources.mapping.mapping import Mapping, MappingError, load_mapping
 from recommendation_service.sources.mapping.schema import SHIPPED, schema_text
+from recommendation_service.sources.mapping.words import kinds_of_terms
 
 SMALLEST = """
 [users]
@@ -267,6 +268,21 @@ def test_fields_that_answers_have_anyway_are_refused(tmp_path: Path) -> None:
 def test_the_editors_schema_is_that_of_the_format() -> None:
     assert SHIPPED.read_text("utf-8") == schema_text(), "run `recs source schema > " + str(SHIPPED) + "`"
     assert json.loads(schema_text())["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("more", "kinds"),
+    [
+        ("", ("unused_0", "unused_1", "unused_2", "unused_3")),
+        ("abc", ("a", "b", "c", "unused_3")),
+        ("abcd", ("a", "b", "c", "d")),
+        ("abcde", ("a", "b", "c", "others")),
+    ],
+)
+def test_terms_are_called_by_their_vocabulary(tmp_path: Path, more: str, kinds: tuple[str, ...]) -> None:
+    """The last kind is shared where there are more, and its terms say which they are of."""
+    said = [f'[numbers.{name}]\nitems.film = "{name}"' for name in more]
+    assert kinds_of_terms(load(tmp_path, "\n".join([SMALLEST, *said]))) == kinds
 
 
 def test_an_event_means_one_of_the_services_own() -> None:
