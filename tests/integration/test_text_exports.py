@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -16,14 +17,19 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from recommendation_service import cli
+from recommendation_service.catalog.dictionary import Dictionary, KeptDictionary
 from recommendation_service.core.config import Settings
 from recommendation_service.flush.dead_letters import DeadLetters, dead_letter
+from recommendation_service.flush.export import event_of_record, write_parquet
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.migrations import migrate
 from recommendation_service.flush.rows import Event
 from recommendation_service.flush.tables import make_writing_engine
-from recommendation_service.log.records import encode
-from recommendation_service.model.text_ids import USER_BITS, number_of_text
+from recommendation_service.log.records import FeedbackRecord, encode
+from recommendation_service.model.item_keys import item_key
+from recommendation_service.model.text_ids import ITEM_BITS, USER_BITS, number_of_text
+from recommendation_service.model.words import OwnEvent, Words
+from recommendation_service.sources.mapping.words import open_words
 from tests.end_to_end.in_process import logs_left_alone, make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.integration.test_mapped_feeds import built_and_published
@@ -165,6 +171,29 @@ def test_a_dead_letter_is_told_by_the_users_own_id(team: Team, recs: Recs) -> No
     DeadLetters(team.settings.events_dir).add(letters)
     told = json.loads(recs("events", "dead", "--json").stdout)
     assert [one["user_id"] for one in told] == [USER, 0, USER, USER, USER, None]
+
+
+def test_where_ids_are_numbers_parquet_has_them_as_such() -> None:
+    words = Words({"film": 3}, {"watch": OwnEvent("view", ("film",))}, {"new": 5})
+    file = io.BytesIO()
+    record = FeedbackRecord("e", "view", 7, 3, 812, 1_790_000_000_000, 1_790_000_000_000, name="watch")
+    assert write_parquet([event_of_record(record, Dictionary(words))], file, words) == 1
+    table = parquet.read_table(file)
+    assert {table.schema.field(name).type for name in ("user_id", "item_id")} == {pa.int64()}
+    assert table.schema.field("slots").type.value_type.field("item_id").type == pa.int64()
+    [row] = table.to_pylist()
+    assert (row["event"], row["user_id"], row["item_type"], row["item_id"]) == ("watch", 7, "film", 812)
+
+
+def test_who_follows_the_log_knows_what_a_later_catalog_brings(team: Team) -> None:
+    kept = KeptDictionary(team.settings, open_words(team.settings))
+    key = item_key(3, number_of_text("a/late:note", ITEM_BITS))
+    before = kept.now()
+    assert (before.item(key), before is kept.now()) == (None, True)
+    with closing(sqlite3.connect(team.settings.data_dir.parent / "notes.sqlite")) as database, database:
+        database.execute("INSERT INTO notes VALUES ('a/late:note', ?, '2026-01-01', 1, 'rain')", (USER,))
+    built_and_published(team.settings)
+    assert kept.now().item(key) == "a/late:note"
 
 
 def test_an_id_that_no_catalog_has_any_more_is_missing_and_that_is_said(team: Team, recs: Recs) -> None:
