@@ -258,7 +258,7 @@ LIMITS = (
 
 # The same examples in every run, however slow the machine.
 @settings(
-    max_examples=300,
+    max_examples=450,
     derandomize=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
