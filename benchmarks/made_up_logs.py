@@ -5,11 +5,12 @@ like. All have the same tables and nearly the same mapping, and differ in what `
 """
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,9 +91,7 @@ SHAPES = {
 
 def write(shape: Shape, folder: Path, seed: int = 0) -> tuple[Path, str]:
     """The mapping's file and the database's address."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng, database = np.random.default_rng(seed), folder / "world.sqlite"
-    database.unlink(missing_ok=True)
+    rng = np.random.default_rng(seed)
     group = rng.integers(0, shape.groups, shape.things)
     of_person = rng.integers(0, shape.groups, shape.people)
     born = np.where(
@@ -102,6 +101,25 @@ def write(shape: Shape, folder: Path, seed: int = 0) -> tuple[Path, str]:
     )
     sort = np.where(rng.random(shape.things) < shape.goods, "good", "page")
     rows = _taken(shape, rng, group, of_person, born, sort)
+    return store(shape, folder, rng, Stored(group, of_person, born.tolist(), sort.tolist(), rows))
+
+
+class Stored(NamedTuple):
+    """``topics``, ``of_people``: (M,) and (P,) what things are about, and people like; ``born``: (M,) days from the
+    beginning, None where it is not told; ``sorts``: (M,) item types; ``rows``: of the table ``did``."""
+
+    topics: Any
+    of_people: Any
+    born: Sequence[float | None]
+    sorts: Sequence[str]
+    rows: list[tuple[int, int, str | None, str]]
+
+
+def store(shape: Shape, folder: Path, rng: np.random.Generator, drawn: Stored) -> tuple[Path, str]:
+    """The mapping's file and the database's address; ``shape``: what its tables look like."""
+    folder.mkdir(parents=True, exist_ok=True)
+    database = folder / "world.sqlite"
+    database.unlink(missing_ok=True)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(TABLES)
         connection.executemany("INSERT INTO people VALUES (?)", [(one + 1,) for one in range(shape.people)])
@@ -110,24 +128,28 @@ def write(shape: Shape, folder: Path, seed: int = 0) -> tuple[Path, str]:
             [
                 (
                     one + 1,
-                    _at(shape, day - 0.001, dates_only=shape.dates_only),
+                    None if day is None else moment_of(shape, day - 0.001),
                     int(rng.integers(1, shape.makers + 1)),
                     of,
                 )
-                for one, (day, of) in enumerate(zip(born.tolist(), sort.tolist(), strict=True))
+                for one, (day, of) in enumerate(zip(drawn.born, drawn.sorts, strict=True))
             ],
         )
-        for table, groups, share in (("thing_terms", group, shape.terms), ("person_terms", of_person, shape.profiles)):
+        for table, topics, share in (
+            ("thing_terms", drawn.topics, shape.terms),
+            ("person_terms", drawn.of_people, shape.profiles),
+        ):
             if share is not None:
-                connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", _terms(rng, groups, share, shape.groups))
-        connection.executemany("INSERT INTO did VALUES (?, ?, ?, ?)", rows)
+                connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", _terms(rng, topics, share, shape.groups))
+        connection.executemany("INSERT INTO did VALUES (?, ?, ?, ?)", drawn.rows)
     mapping = folder / "mapping.toml"
     mapping.write_text(_mapping(shape))
     return mapping, f"sqlite:///{database}"
 
 
-def _at(shape: Shape, day: float, *, dates_only: bool) -> str:
-    return f"{NOW - timedelta(days=shape.days - day):{'%Y-%m-%d' if dates_only else '%Y-%m-%d %H:%M:%S'}}"
+def moment_of(shape: Shape, day: float) -> str:
+    """As the tables have it, of so many days from the beginning."""
+    return f"{NOW - timedelta(days=shape.days - day):{'%Y-%m-%d' if shape.dates_only else '%Y-%m-%d %H:%M:%S'}}"
 
 
 def _terms(rng: np.random.Generator, groups: Any, share: float, many: int) -> list[tuple[int, str]]:
@@ -172,7 +194,7 @@ def _taken(shape: Shape, rng: np.random.Generator, group: Any, of_person: Any, b
                     mine.append(thing)
                     chance = rng.random()
                     what = "like" if chance < shape.untimed else "sale" if chance > 1 - shape.sold else "view"
-                    at = None if what == "like" else _at(shape, when, dates_only=shape.dates_only)
+                    at = None if what == "like" else moment_of(shape, when)
                     rows.append((person + 1, thing + 1, at, what))
                     break
     return rows

@@ -3,6 +3,7 @@
 make quality                       MovieLens-100K and the three examples, in some minutes
 make quality ARGS='--data jobs --people 500'
 make quality ARGS='--made-up'                 made-up logs of many shapes (made_up_logs.py) instead, in a minute or two
+make quality ARGS='--unseen'                  made-up logs by which nothing was chosen (unseen_logs.py)
 make quality ARGS='--begin 0.6 --end 0.8'     another part, for who changes the ranking: never the last fifth
 
 tests/integration/test_mapped_quality.py is the same in seconds.
@@ -17,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from benchmarks import made_up_logs
+from benchmarks import made_up_logs, unseen_logs
 from examples.world import run
 from recommendation_service.core.config import load_settings
 from recommendation_service.core.database import make_engine
@@ -39,14 +41,20 @@ from recommendation_service.sources.mapping.source import MappedSource
 
 DATA = ("movielens", "jobs", "music", "blog")
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+LOGS = {
+    name: partial(write, shape)
+    for write, shapes in ((made_up_logs.write, made_up_logs.SHAPES), (unseen_logs.write, unseen_logs.WORLDS))
+    for name, shape in shapes.items()
+}
 PEOPLE, NOW = 1_500, "2026-11-01T12:00:00+00:00"
 
 
 def main() -> None:
     """Entry of ``python -m benchmarks.quality``."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=(*DATA, *made_up_logs.SHAPES), action="append", metavar="NAME")
+    parser.add_argument("--data", choices=(*DATA, *LOGS), action="append", metavar="NAME")
     parser.add_argument("--made-up", action="store_true", help="all made-up logs")
+    parser.add_argument("--unseen", action="store_true", help="all made-up logs by which nothing was chosen")
     parser.add_argument("--seed", type=int, default=0, help="of made-up logs (0)")
     parser.add_argument("--people", type=int, default=PEOPLE, help="of the examples (1500)")
     parser.add_argument("--begin", type=float, default=0.8)
@@ -56,7 +64,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.chart is not None:
         make_folder(options.chart)
-    names = options.data or (made_up_logs.SHAPES if options.made_up else DATA)
+    made_up = (*made_up_logs.SHAPES,) * options.made_up + (*unseen_logs.WORLDS,) * options.unseen
+    names = options.data or made_up or DATA
     found = [(name, replayed(name, options.people, options.begin, options.end, options.seed)) for name in names]
     if options.json:
         print(json.dumps({name: one.as_json() for name, one in found}))
@@ -69,8 +78,8 @@ def main() -> None:
 def replayed(name: str, people: int, begin: float, end: float, seed: int = 0) -> Replayed:
     """On a database of its own, which is removed again."""
     with tempfile.TemporaryDirectory() as folder:
-        if name in made_up_logs.SHAPES:
-            path, url = made_up_logs.write(made_up_logs.SHAPES[name], Path(folder), seed)
+        if name in LOGS:
+            path, url = LOGS[name](Path(folder), seed)
         else:
             path, url = EXAMPLES / name / "mapping.toml", f"sqlite:///{folder}/{name}.sqlite"
             module = importlib.import_module(f"examples.{name}.__main__")

@@ -3,8 +3,8 @@ and how much what is taken together, and what an item is about, tell beside that
 
 The latest part of what people did is held back, and looked for in the orders that what was before it gives: of each
 person who took something anew, whether it is among the first 24, and NDCG@10. Both say what is counted over people and
-not over events, since few do most of what is done. What is measured on some hundred people is measured roughly: so of
-all values that are nearly as good as the best, the one closest to the middle of them is taken.
+not over events, since few do most of what is done. What is measured on some hundred people is measured roughly, and of
+dozens of values one is the best by chance: so each has to be better than the plainest by more than that.
 """
 
 from collections.abc import Callable
@@ -28,6 +28,8 @@ PEOPLE_OF_ORDERS = 2_000  # and at what is the same for all
 CANDIDATES = 5_000
 LEAST_EXPOSURE = 0.3  # what was there for no time counts as if for this share: else one taking is a rate without end
 ALL, WITH_PAST, WITHOUT_PAST = "all", "with a past", "without a past"
+WORTH_OF_MORE = 0.2  # of a share found beyond what plain popularity finds, beside one that is lost against it
+ERRORS_OF_WEIGHTS = 0.25  # standard errors of their worth by which weights have to be better than the least
 _SEED = 0
 _GAINS = 1.0 / np.log2(np.arange(2, FIRST_PLACES + 2))
 _IDEAL = np.concatenate([[0.0], np.cumsum(_GAINS)])
@@ -229,20 +231,46 @@ def _ideal(held: Held) -> Float64:
 
 
 def measure_weights(held: Held, lists: NeighbourLists, taken: Float64, traits: Traits) -> tuple[float, float]:
-    """How much lists, and closeness, should count: as where nobody tells, unless other weights are better by more than
-    a standard error. ``lists``, ``taken``: of what was before the cut."""
+    """How much lists, and closeness, should count: the least, unless other weights are better by their ``_worth`` less
+    a part of a standard error. ``lists``, ``taken``: of what was before the cut."""
     settings = traits.settings
     candidates = _candidates(held, taken, traits)
     expected, close, wanted, hidden = _signals(held, lists, traits, candidates)
+    ideal, before = _ideal(held), _Taken(held.before, traits.created, held.moment)
     popular = logarithmic(taken)[candidates].astype(np.float32)
-    ideal = _ideal(held)
-    found, gains = [settings.untold_weights], []
-    found += [one for one in product(settings.together, settings.closeness) if one not in found]
-    for together, closeness in found:
-        scores = popular + np.float32(together) * expected + np.float32(closeness) * close
-        scores[hidden] = -np.inf
-        gains.append(_gains_of_scores(scores, wanted, ideal))
-    return found[_better_than_the_first(np.array(gains))]
+    weights = list(product(sorted(settings.together), sorted(settings.closeness)))
+    scores = [np.where(hidden, -np.inf, before.by(form)[candidates]) for form in _plain(settings)]
+    found = [_found_by_scores(each, wanted, ideal) for each in scores]
+    plain, least = list(range(len(found))), len(found)
+    for together, closeness in weights:
+        each = popular + np.float32(together) * expected + np.float32(closeness) * close
+        each[hidden] = -np.inf
+        found.append(_found_by_scores(each, wanted, ideal))
+    told, variances = [], []
+    for figure in np.array(found).swapaxes(0, 1):
+        if figure[plain].any():
+            worth, better = _worth(figure, plain)
+            told.append(worth)
+            variances.append(_variance(figure, least, figure[better].mean()))
+    if not told:
+        return settings.untold_weights
+    values, error = np.mean(told, axis=0), np.sqrt(np.mean(variances, axis=0) / len(told))
+    return weights[int(np.argmax((values - ERRORS_OF_WEIGHTS * error)[least:]))]
+
+
+def _worth(found: Float64, plain: list[int]) -> tuple[Float64, int]:
+    """(F,) of (F, p) figures of people: each order's mean as a share of the better plain one's, less 1, and which one
+    that is. What is more than that counts a fifth of what is less: who follows what happened to fit some people best
+    loses by it with the next."""
+    means = found.mean(axis=1)
+    better = max(plain, key=lambda place: means[place])
+    shares = means / means[better] - 1.0
+    return np.where(shares > 0, WORTH_OF_MORE * shares, shares), better
+
+
+def _variance(found: Float64, beside: int, unit: float) -> Float64:
+    """(F,) of the means' differences from that of the order ``beside``, in units of ``unit``."""
+    return np.asarray((found - found[beside]).var(axis=1) / found.shape[1] / unit**2)
 
 
 def measure_profile(interactions: Interactions, traits: Traits, form: Popularity) -> tuple[float, int]:
@@ -268,7 +296,8 @@ def measure_profile(interactions: Interactions, traits: Traits, form: Popularity
     ).astype(np.float32)
     popular, ideal = logarithmic(taken)[candidates].astype(np.float32), _ideal(held)[says]
     weights = (0.0, *settings.profile)
-    gains = np.array([_gains_of_scores(popular + np.float32(weight) * close, wanted, ideal) for weight in weights])
+    found = [_found_by_scores(popular + np.float32(weight) * close, wanted, ideal) for weight in weights]
+    gains = np.array([hits + 2.0 * ndcg for hits, ndcg in found])
     best = _better_than_the_first(gains)
     return weights[best] if _better_than_the_first(gains, errors=2.0) else 0.0, len(says)
 
@@ -279,14 +308,14 @@ def _better_than_the_first(gains: Float64, errors: float = 1.0) -> int:
     return int(np.argmax(apart.mean(axis=1) - errors * apart.std(axis=1) / np.sqrt(apart.shape[1])))
 
 
-def _gains_of_scores(scores: Any, wanted: Any, ideal: Float64) -> Float64:
-    """(p,). ``scores``, ``wanted``: (p, candidates)."""
+def _found_by_scores(scores: Any, wanted: Any, ideal: Float64) -> Float64:
+    """(2, p) hits and NDCG. ``scores``, ``wanted``: (p, candidates)."""
     count = min(PLACES, scores.shape[1])
     top = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     top = np.take_along_axis(top, np.argsort(-np.take_along_axis(scores, top, 1), axis=1, kind="stable"), 1)
     is_wanted = np.take_along_axis(wanted, top, 1)
     gains = is_wanted[:, :FIRST_PLACES] @ _GAINS[: min(count, FIRST_PLACES)]
-    return np.asarray(is_wanted.any(axis=1) + 2.0 * gains / ideal)
+    return np.array([is_wanted.any(axis=1), gains / ideal])
 
 
 def _candidates(held: Held, taken: Float64, traits: Traits) -> Int64:

@@ -143,9 +143,9 @@ class Measuring(_Section):
     ]  # what others have to beat
     untold_half_life_days: Positive  # where too few people tell
     evergreen: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(max_length=10)]
-    together: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
-    closeness: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]
-    untold_weights: tuple[Positive, Positive]  # of the two, where nobody tells; what others have to beat
+    together: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]  # others have to beat the least
+    closeness: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]  # likewise
+    untold_weights: tuple[Positive, Positive]  # of the two, where nobody tells
     weights_cut: Annotated[float, Field(gt=0, lt=1)]
     profile: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=20)]  # closeness by what people say
     untold_profile: NotNegative

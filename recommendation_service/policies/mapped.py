@@ -36,7 +36,7 @@ MEASURING = {
     "untold_half_life_days": 60.0,
     "evergreen": [0.3, 0.6],
     "together": [0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
-    "closeness": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0],
+    "closeness": [0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0],
     "untold_weights": [0.3, 0.5],
     "weights_cut": 0.85,
     "profile": [0.125, 0.25, 0.5, 1.0, 2.0, 4.0],

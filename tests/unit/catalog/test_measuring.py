@@ -16,6 +16,7 @@ from recommendation_service.catalog.measuring import (
     Popularity,
     Traits,
     _gains_of_order,
+    _worth,
     creators_taken,
     hold_back,
     liked,
@@ -257,6 +258,15 @@ def slow_gains(score: Any, held: Held) -> list[float]:
         ndcg = sum(gain for gain, item in zip(gains, shown, strict=False) if item in taken) / best
         found.append(bool(taken & set(shown)) + 2 * ndcg)
     return found
+
+
+def test_what_is_lost_against_the_better_plain_popularity_counts_five_times_what_is_gained() -> None:
+    found = np.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+
+    worth, better = _worth(found, [0, 1])
+
+    assert better == 1
+    assert worth.tolist() == pytest.approx([-0.5, 0.0, 0.2 * 0.5, -0.5])
 
 
 def test_creators_count_by_how_what_is_taken_is_spread_among_them() -> None:
