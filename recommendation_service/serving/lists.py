@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from recommendation_service.catalog.store import Catalog
-from recommendation_service.model.columns import Bytes, Int32, Int64
+from recommendation_service.model.columns import Bytes, Float64, Int32, Int64
 from recommendation_service.model.text_ids import ITEM_BITS, number_of_text
 
 FIRST_LOOK = 1024  # rows of an order that are looked at together; each next look is at twice as many
@@ -65,50 +65,68 @@ def in_order(order: Int32, asked: Asked) -> list[int]:
 
 
 def similar(catalog: Catalog, item: int, asked: Asked) -> list[int]:
-    """What people take after the item, the likeliest first; then, or where nobody took anything yet, what shares terms
-    with it."""
+    """What people take after the item, more than they take it anyhow, and what shares terms with it: half each, the
+    best of either counting 1. What many take stands in most lists, so there it counts less by the root of how popular
+    it is (as RP3beta: Paudel, Christoffel, Newell & Bernstein, TiiS 2017, with β of a half)."""
     arrays = catalog.arrays
     start, end = arrays.neighbour_offsets[item], arrays.neighbour_offsets[item + 1]
-    taken = asked.among(arrays.neighbour_items[start:end]).tolist()
-    if len(taken) < asked.needed:
-        known = {item, *taken}
-        taken += [one for one in closest(catalog, item, asked).tolist() if one not in known]
-    return [one for one in taken if one != item][: asked.needed]
+    taken = arrays.neighbour_items[start:end]
+    items = np.union1d(asked.among(taken), _sharing_terms(catalog, item, asked)).astype(np.int64)
+    items = items[items != item]
+    weight, popularity = np.zeros(len(items)), arrays.trending[items].astype(np.float64)
+    _, place, of_list = np.intersect1d(items, taken, return_indices=True)
+    weight[place] = arrays.neighbour_weight[start:end][of_list]
+    usual = arrays.trending[taken].mean() if len(taken) else 0.0
+    score = _of_the_best(weight / np.sqrt(popularity + usual + 1e-12)) + _cosines(catalog, item, items)
+    order = np.lexsort((items, -popularity, -score))
+    return [int(one) for one in items[order][: asked.needed]]
 
 
-def closest(catalog: Catalog, item: int, asked: Asked) -> Int64:
-    """The items that share terms with one, by the cosine of their terms, of which each weighs the logarithm of how
-    rare it is (inverse document frequency: Spärck Jones 1972). Of terms that many bear only the best items are looked
-    at, and those of rare terms first."""
+def _of_the_best(values: Float64) -> Float64:
+    largest = values.max(initial=0.0)
+    return values / largest if largest > 0.0 else values
+
+
+def _sharing_terms(catalog: Catalog, item: int, asked: Asked) -> Int64:
+    """Items that share terms with one. Of terms that many bear only the best items are looked at, and those of rare
+    terms first."""
     arrays = catalog.arrays
-    offsets, absent = arrays.token_offsets, len(arrays.token_offsets) - 1
-
-    def uses(terms: Any) -> Any:
-        """How many items bear each; of the absent one none."""
-        return offsets[np.minimum(terms + 1, absent)] - offsets[terms]
-
-    def weight(terms: Any) -> Any:
-        used = uses(terms)
-        return np.where(used > 0, np.log1p(arrays.worded / np.maximum(used, 1)), 0.0) ** 2
-
-    own = np.unique(arrays.tokens[item])
-    own = own[own != absent]
+    offsets, own = arrays.token_offsets, _terms_of(catalog, item)
     found, count = [np.zeros(0, np.int32)], 0
-    for term in own[np.argsort(uses(own), kind="stable")].tolist():
+    for term in own[np.argsort(_uses(catalog, own), kind="stable")].tolist():
         start, end = int(offsets[term]), int(offsets[term + 1])
         bearing = arrays.token_items[start : min(end, start + LONGEST_LOOK)]
         found.append(asked.among(bearing)[: MOST_CANDIDATES - count])
         count += len(found[-1])
         if count >= MOST_CANDIDATES:
             break
-    items = np.unique(np.concatenate(found)).astype(np.int64)
-    items = items[items != item]
-    terms = arrays.tokens[items]  # (n, 14)
+    return np.unique(np.concatenate(found)).astype(np.int64)
+
+
+def _cosines(catalog: Catalog, item: int, items: Int64) -> Float64:
+    """(n,) of the items' terms and the item's, of which each weighs the logarithm of how rare it is (inverse document
+    frequency: Spärck Jones 1972)."""
+    arrays = catalog.arrays
+
+    def weight(terms: Any) -> Any:
+        used = _uses(catalog, terms)
+        return np.where(used > 0, np.log1p(arrays.worded / np.maximum(used, 1)), 0.0) ** 2
+
+    own, terms = _terms_of(catalog, item), arrays.tokens[items]  # (n, 14)
     weights = weight(terms)
     shared = np.where(np.isin(terms, own), weights, 0.0).sum(axis=1)
-    cosine = shared / np.sqrt(np.maximum(weights.sum(axis=1) * weight(own).sum(), 1e-12))
-    order = np.lexsort((items, -arrays.trending[items], -cosine))
-    return np.asarray(items[order], np.int64)
+    return np.asarray(shared / np.sqrt(np.maximum(weights.sum(axis=1) * weight(own).sum(), 1e-12)), np.float64)
+
+
+def _terms_of(catalog: Catalog, item: int) -> Int32:
+    terms, absent = catalog.arrays.tokens[item], len(catalog.arrays.token_offsets) - 1
+    return np.unique(terms[terms != absent])
+
+
+def _uses(catalog: Catalog, terms: Any) -> Any:
+    """How many items bear each; of the absent term none."""
+    offsets = catalog.arrays.token_offsets
+    return offsets[np.minimum(terms + 1, len(offsets) - 1)] - offsets[terms]
 
 
 def render(catalog: Catalog, rows: list[int], asked: Asked) -> bytes:

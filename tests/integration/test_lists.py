@@ -20,7 +20,7 @@ from recommendation_service.core.database import make_engine
 from recommendation_service.mappings.opening import open_source
 from recommendation_service.model.text_ids import LONGEST_TEXT_ID
 from recommendation_service.policies.choice import PolicyChoice
-from recommendation_service.serving.lists import Asked, closest, in_order, row_of
+from recommendation_service.serving.lists import Asked, in_order, row_of, similar
 from tests.end_to_end.in_process import make_app, served
 from tests.end_to_end.service import PATIENCE_SECONDS
 from tests.integration.test_mapped_feeds import built_and_published
@@ -115,21 +115,46 @@ def test_a_persons_own_values_hold_where_the_query_says_none(client: httpx.Clien
     assert max(years_of(OPEN[one]) or 0 for one in other) == 4
 
 
-def test_similar_is_what_people_take_together_then_what_shares_terms(client: httpx.Client, catalog: Catalog) -> None:
+def test_similar_is_what_people_take_together_and_what_shares_terms(client: httpx.Client, catalog: Catalog) -> None:
     arrays = catalog.arrays
     row = next(row for row, after in enumerate(np.diff(arrays.neighbour_offsets)) if 2 <= after <= 20)
+    start, end = arrays.neighbour_offsets[row : row + 2]
     one = str(catalog.id_of(row))
-    taken = [catalog.id_of(item) for item in arrays.neighbour_items[arrays.neighbour_offsets[row] :].tolist()]
+    taken = {str(catalog.id_of(item)) for item in arrays.neighbour_items[start:end].tolist()}
     ids = listed(client, f"/items/job/{one}/similar", size=100)["ids"]
-    together = np.diff(arrays.neighbour_offsets)[row]
+    alike = [other for other in OPEN if skill_of(OPEN[other]) == skill_of(OPEN[one]) and other != one]
 
-    assert ids[:together] == taken[:together]
-    assert {skill_of(OPEN[other]) for other in ids[together:]} == {skill_of(OPEN[one])}
     assert one not in ids
     assert len(set(ids)) == len(ids)
-    alike = [other for other in OPEN if skill_of(OPEN[other]) == skill_of(OPEN[one]) and other != one]
-    assert set(alike) <= set(ids)
+    assert set(ids) == taken | set(alike)
+    # Each ad wants one skill, so that of ads that want the same those that people took together come first.
+    places = [place for place, other in enumerate(ids) if other in taken and other in alike]
+    assert places == list(range(len(places)))
+    assert places
     assert listed(client, f"/items/job/{one}/similar", size=3, offset=2)["ids"] == ids[2:5]
+
+
+def test_what_everybody_takes_is_not_like_everything(tmp_path: Path) -> None:
+    address, mapping = make_job_board(tmp_path, ads=60)
+    hit = next(place for place in range(60) if is_open(place))
+    with closing(sqlite3.connect(address.removeprefix("sqlite:///"))) as connection, connection:
+        applied = connection.execute(
+            "SELECT DISTINCT candidate, max(sent) FROM applications GROUP BY candidate"
+        ).fetchall()
+        connection.executemany(
+            "INSERT OR IGNORE INTO applications VALUES (?, ?, ?)", [(who, slug_of(hit), when) for who, when in applied]
+        )
+    catalog = built_and_published(Settings(data_dir=tmp_path / "data", database_url=address, mapping_file=mapping))
+    arrays, everything = catalog.arrays, Asked((0, len(catalog.arrays.item_id)), None, 0, 60)
+    row = row_of(catalog, "job", slug_of(hit))
+    others = [place for place in range(60) if is_open(place) and skill_of(place) != skill_of(hit)]
+    rows = [row_of(catalog, "job", slug_of(place)) for place in others]
+    firsts = Counter(similar(catalog, other, everything)[0] for other in rows)
+    taken_with = [row in arrays.neighbour_items[slice(*arrays.neighbour_offsets[other : other + 2])] for other in rows]
+
+    assert int(np.argmax(arrays.trending)) == row
+    assert np.mean(taken_with) > 0.5
+    assert firsts[row] == 0
 
 
 def test_without_interactions_similar_is_what_shares_the_rarest_terms(tmp_path: Path) -> None:
@@ -142,7 +167,7 @@ def test_without_interactions_similar_is_what_shares_the_rarest_terms(tmp_path: 
         connection.executemany("INSERT INTO ad_skills VALUES (?, 'patience')", [(slug_of(ad),) for ad in range(60)])
     catalog = built_and_published(Settings(data_dir=tmp_path / "data", database_url=address, mapping_file=mapping))
     everything = Asked((0, len(catalog.arrays.item_id)), None, 0, 60)
-    order = [str(catalog.id_of(row)) for row in closest(catalog, row_of(catalog, "job", slug_of(3)), everything)]
+    order = [str(catalog.id_of(row)) for row in similar(catalog, row_of(catalog, "job", slug_of(3)), everything)]
 
     assert not len(catalog.arrays.neighbour_items)
     assert set(order[:2]) == {slug_of(5), slug_of(7)}
