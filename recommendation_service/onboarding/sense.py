@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from recommendation_service.doctor.findings import Finding, error, info, warning
+from recommendation_service.onboarding.wording import is_of_marks
+from recommendation_service.sources.mapping.format import Event
 from recommendation_service.sources.mapping.mapping import Mapping
 from recommendation_service.sources.mapping.tables import EventTable, FilterColumns, Ids, Tables, TermTable
 
@@ -52,6 +54,7 @@ def _events(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
             yield error(section, *_nothing_fits("user", f"the column {event.user}", "users"))
         if not there and any(items):
             yield error(section, *_nothing_fits("item", f"the column {event.item}", "items"))
+        yield from _marks(section, event, events)
         timeless = int(np.isnan(events.times).sum())
         if timeless == len(events):
             yield info(
@@ -63,6 +66,21 @@ def _events(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
             yield info(section, f"{timeless:,} of its {len(events):,} events have no time, and count as the others.")
     if with_query and not any(map(len, with_query.values())):
         yield warning("events", "Nobody did anything yet: feeds know no popularity.")
+
+
+def _marks(section: str, event: Event, events: EventTable) -> Iterator[Finding]:
+    """Where what somebody found bad counts as well, only less."""
+    if event.value is None or not is_of_marks(event.value) or event.weight <= 0:
+        return
+    marks = events.weights / event.weight
+    worst, best = marks.min(), marks.max()
+    if 2 * worst <= best:
+        yield warning(
+            section,
+            f"Its {event.value} of {worst:g} count for the items, too, if less than those of {best:g}.",
+            f"Select 0 for the bad ones: CASE WHEN {event.value} > {(worst + best) / 2:g} THEN {event.value} "
+            f"ELSE 0 END AS {event.value}.",
+        )
 
 
 def _creators(tables: Tables, mapping: Mapping) -> Iterator[Finding]:

@@ -55,7 +55,8 @@ _CATEGORY = re.compile(
     re.I,
 )
 _SECRET = re.compile(r"pass|token|secret|hash|email|mail|phone|address|salt|ssn|iban", re.I)
-_VALUE = re.compile(r"^(rating|stars|score|value|share\w*|percent\w*|progress)$", re.I)
+_VALUE = re.compile(r"^(value|share\w*|percent\w*|progress)$", re.I)
+_MARK = re.compile(r"(^|_)(stars?|ratings?|scores?|grades?|marks?)$", re.I)
 # How much an event says, and which of the service's own it is, by its name.
 SAYS: tuple[tuple[str, float, str], ...] = (
     (r"order|purchas|buy|bought|sale|booking|enrol|appl|match|hire|subscri|checkout", 5, "match"),
@@ -65,6 +66,7 @@ SAYS: tuple[tuple[str, float, str], ...] = (
     (r"cart|basket", 3, "save"),
     (r"play|listen|watch|read|view|visit|seen|click|open|impression|download|histor", 1, "view"),
 )
+_SCALES = (3, 5, 10)  # of marks, by the best one
 MOST_FIELDS = 6
 LONG = 200  # characters: prose, and no field
 
@@ -164,17 +166,31 @@ def numbers_of(table: Table, skipped: set[str]) -> list[str]:
 
 
 def value_of(table: Table, skipped: set[str]) -> str | None:
-    """A column of stars or shares."""
+    """A column of marks or shares."""
     names = [
         column.name
         for column in table.columns.values()
         if column.kind in {"integer", "number"}
         and column.name not in skipped
-        and _VALUE.match(column.name)
+        and (_VALUE.match(column.name) or is_of_marks(column.name))
         and len(column.different) > 1
         and all(float(value) >= 0 for value in column.sample)
     ]
     return names[0] if names else None
+
+
+def is_of_marks(name: str) -> bool:
+    """Whether a column's name says that what it holds is how good something was found, the bad as well."""
+    return _MARK.search(name) is not None
+
+
+def scale_of(column: Column) -> tuple[float, int] | None:
+    """(worst mark, best mark) of a column of whole or half marks; None: it is none, or of some other scale."""
+    marks = [float(value) for value in column.sample]
+    if not is_of_marks(column.name) or not marks or min(marks) < 0 or any(2 * mark % 1 for mark in marks):
+        return None
+    best = next((best for best in _SCALES if 1 < max(marks) <= best), None)
+    return None if best is None else (min(1.0, *marks), best)
 
 
 def event_name(table: str) -> str:

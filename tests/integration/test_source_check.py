@@ -92,6 +92,23 @@ def test_each_example_can_be_built_and_nothing_in_it_is_odd(
     assert [s.split(":")[0] for s in sentences(report, "info") if "have no time" in s] == timeless
 
 
+def test_marks_of_which_the_bad_ones_count_as_well_are_a_warning(
+    filled: Callable[[str, str], URL], tmp_path: Path
+) -> None:
+    url = filled("jobs", "sqlite")
+    query = "SELECT candidate_id, job_ad_id, sent_at"
+    said = []
+    for marks in ("1 + id % 5", "CASE WHEN id % 5 > 2 THEN 1 + id % 5 ELSE 0 END"):
+        mapping = changed(
+            tmp_path, "jobs", (query, f"{query}, {marks} AS stars"), ("weight = 5", 'weight = 5\nvalue = "stars"')
+        )
+        said.append([one for one in check(mapping, url)["findings"] if one["severity"] == WARNING])
+    [[warning], nothing] = said
+    assert warning["sentence"] == "Its stars of 1 count for the items, too, if less than those of 5."
+    assert "CASE WHEN stars > 3 THEN stars ELSE 0 END AS stars" in warning["advice"]
+    assert nothing == []
+
+
 @pytest.mark.parametrize("example", NAMES)
 def test_an_examples_mapping_is_short(example: str) -> None:
     assert len((EXAMPLES / example / "mapping.toml").read_text("utf-8").splitlines()) < 60

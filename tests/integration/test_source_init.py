@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from recommendation_service import cli
 from recommendation_service.core.postgresql_address import postgresql_address
+from recommendation_service.onboarding.looking import Column
+from recommendation_service.onboarding.wording import scale_of
 from recommendation_service.sources.mapping.mapping import load_mapping
 from tests.integration.test_source_check import BACKENDS, NAMES, check, fill
 
@@ -233,8 +235,20 @@ def test_a_shop_without_foreign_keys_is_found_out_by_names_and_values(
     assert set(content["events"]) == {"order_item", "review"}
     assert content["events"]["order_item"]["time"] == "created_at"
     assert (content["events"]["review"]["value"], content["events"]["review"]["means"]) == ("stars", "rating")
+    # A review of one star does not count for a product.
+    with create_engine(
+        postgresql_address(url) if backend == "postgresql" else url, poolclass=NullPool
+    ).connect() as connection:
+        of_reviews = connection.exec_driver_sql(content["events"]["review"]["query"]).fetchall()
+        given = connection.exec_driver_sql("SELECT customer_id, product_id, stars FROM reviews").fetchall()
+    assert sorted((user, item, float(mark)) for user, item, mark in of_reviews) == sorted(
+        (user, item, float(stars if stars > 3 else 0)) for user, item, stars in given
+    )
+    assert content["events"]["review"]["weight"] * 5 == 3
+    assert "# Of marks from 1 to 5 those up to 3 do not count" in (tmp_path / "mapping.toml").read_text("utf-8")
     assert "price" in content["numbers"]
     report = check(tmp_path / "mapping.toml", url)
+    assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []
     assert {query["section"]: query["rows"] for query in report["queries"]} == {
         "users": 20,
         "items.product": 20,
@@ -244,6 +258,28 @@ def test_a_shop_without_foreign_keys_is_found_out_by_names_and_values(
     }
     assert "migrations" in done.output
     assert "recs_events" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "sample", "scale"),
+    [
+        ("stars", [1, 3, 5], (1, 5)),
+        ("star_rating", [0.5, 4.5], (0.5, 5)),
+        ("grade", [0, 7], (0, 10)),
+        ("marks", [2, 3, 1], (1, 3)),
+        ("score", [4, 10], (1, 10)),
+        ("score", [4, 250], None),
+        ("rating", [0.31, 4], None),
+        ("rating", [0, 1], None),
+        ("rating", [-1, 1], None),
+        ("share_read", [1, 3], None),
+        ("stars", [], None),
+    ],
+)
+def test_a_scale_of_marks_is_told_by_name_and_values(
+    name: str, sample: list[float], scale: tuple[float, int] | None
+) -> None:
+    assert scale_of(Column(name, "number", sample)) == scale
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
