@@ -3,7 +3,7 @@
 make quality                       MovieLens-100K and the three examples, in some minutes
 make quality ARGS='--data jobs --people 500'
 make quality ARGS='--made-up'                 made-up logs of many shapes (made_up_logs.py) instead, in a minute or two
-make quality ARGS='--unseen'                  made-up logs by which nothing was chosen (unseen_logs.py)
+make quality ARGS='--unseen'                  made-up logs by which no weight was chosen (unseen_logs.py)
 make quality ARGS='--begin 0.6 --end 0.8'     another part, for who changes the ranking: never the last fifth
 
 tests/integration/test_mapped_quality.py is the same in seconds.
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=(*DATA, *LOGS), action="append", metavar="NAME")
     parser.add_argument("--made-up", action="store_true", help="all made-up logs")
-    parser.add_argument("--unseen", action="store_true", help="all made-up logs by which nothing was chosen")
+    parser.add_argument("--unseen", action="store_true", help="all made-up logs by which no weight was chosen")
     parser.add_argument("--seed", type=int, default=0, help="of made-up logs (0)")
     parser.add_argument("--people", type=int, default=PEOPLE, help="of the examples (1500)")
     parser.add_argument("--begin", type=float, default=0.8)
