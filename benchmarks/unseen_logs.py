@@ -1,4 +1,4 @@
-"""Made-up logs by which what a build measures is judged, and by which no weight was chosen (`make quality ARGS=--unseen`).
+"""Made-up logs by which what a build measures is judged, and no weight was chosen (`make quality ARGS=--unseen`).
 
 They are drawn otherwise than those of made_up_logs.py: people and things lie in a space of tastes, things wander, fade
 by powers too, and are taken because others took them. Whoever changes the ranking chooses by those, and looks here
