@@ -274,14 +274,20 @@ def _variance(found: Float64, beside: int, unit: float) -> Float64:
 
 
 def measure_profile(interactions: Interactions, traits: Traits, form: Popularity) -> tuple[float, int]:
-    """How much closeness counts by what people say of themselves who did nothing yet, beside popularity, and by how
-    many newcomers it was told: nothing, unless some weight is better by more than two standard errors."""
+    """How much closeness counts by what people say of themselves who did nothing yet, beside popularity, and how many
+    newcomers there were to tell: nothing, unless some weight is better by more than two standard errors. Where
+    newcomers are too few to tell, all people tell, as if they had done nothing yet."""
     settings, people = traits.settings, traits.people
-    held = hold_back(interactions, traits.created, settings.profile_cut, PEOPLE_OF_ORDERS, WITHOUT_PAST)
-    rows = places(people.user_id, held.person)
-    says = np.flatnonzero(np.diff(people.profile_offsets)[rows] > 0)[:PEOPLE]
-    if len(says) < settings.least_people:
-        return settings.untold_profile, len(says)
+    newcomers = 0
+    for who in (WITHOUT_PAST, ALL):
+        held = hold_back(interactions, traits.created, settings.profile_cut, PEOPLE_OF_ORDERS, who)
+        rows = places(people.user_id, held.person)
+        says = np.flatnonzero(np.diff(people.profile_offsets)[rows] > 0)[:PEOPLE]
+        newcomers = len(says) if who == WITHOUT_PAST else newcomers
+        if len(says) >= settings.least_people:
+            break
+    else:
+        return settings.untold_profile, newcomers
     taken = liked(held.before, traits.created, held.moment, form)
     candidates = _candidates(held, taken, traits)
     wanted = _marked(held.people, len(traits.created), candidates, held.taken_person, held.taken_item)[says]
@@ -299,7 +305,7 @@ def measure_profile(interactions: Interactions, traits: Traits, form: Popularity
     found = [_found_by_scores(popular + np.float32(weight) * close, wanted, ideal) for weight in weights]
     gains = np.array([hits + 2.0 * ndcg for hits, ndcg in found])
     best = _better_than_the_first(gains)
-    return weights[best] if _better_than_the_first(gains, errors=2.0) else 0.0, len(says)
+    return weights[best] if _better_than_the_first(gains, errors=2.0) else 0.0, newcomers
 
 
 def _better_than_the_first(gains: Float64, errors: float = 1.0) -> int:

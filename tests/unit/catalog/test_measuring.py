@@ -190,6 +190,25 @@ def test_what_newcomers_say_of_themselves_counts_where_it_tells_what_they_take()
     assert (silent.profile * silent.closeness, silent.newcomers) == (SETTINGS.untold_profile, 0)
 
 
+def test_where_newcomers_are_too_few_all_people_tell_what_is_worth_what_they_say() -> None:
+    rng, popular = np.random.default_rng(8), 1.0 / (1.0 + np.arange(ITEMS)) ** 0.5
+    rows, topic_of = [], {}
+    for user in range(1, 301):
+        topic_of[user] = user % 4
+        own = popular * np.where(np.arange(ITEMS) % 4 == user % 4, 20.0, 1.0)
+        # All were there before the part that is foretold.
+        days_ago = [*rng.uniform(40, 60, 3).tolist(), float(rng.uniform(0, 15))]
+        rows += [(user, int(rng.choice(ITEMS, p=own / own.sum())), ago) for ago in days_ago]
+    strangers = {user: int(rng.integers(4)) for user in topic_of}
+
+    telling = measured(interactions(rows), traits()._replace(people=who_say(topic_of)))
+    not_telling = measured(interactions(rows), traits()._replace(people=who_say(strangers)))
+
+    assert telling.newcomers == not_telling.newcomers == 0
+    assert telling.profile * telling.closeness >= 1.0
+    assert not_telling.profile == 0.0
+
+
 def test_of_a_few_people_nothing_is_measured() -> None:
     found = measured(interactions([(user, user % 7, float(user)) for user in range(1, 30)]))
 
