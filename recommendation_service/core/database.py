@@ -95,7 +95,7 @@ def make_engine(
     """
     url = url or settings.source_url
     if url.get_backend_name() == "sqlite":
-        return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database)))
+        return create_engine(url, poolclass=NullPool, creator=lambda: _open_sqlite(str(url.database), settings))
     share = share or PoolShare("command", settings.mysql_pool_size)
     engine = create_engine(
         _by_its_driver(url),
@@ -262,9 +262,13 @@ def _count(engine: Engine, numbers: Numbers) -> None:
             numbers.add(POOL_IN_USE, -1)
 
 
-def _open_sqlite(path: str) -> sqlite3.Connection:
+def _open_sqlite(path: str, settings: Settings) -> sqlite3.Connection:
     """Read-only; a missing file is an error, not a new database, and bytes that are no text stop no query."""
     if not Path(path).exists():
+        if settings.database_url is not None:
+            raise sqlite3.OperationalError(f"there is no database {path}")
+        if settings.mapping_file is not None:
+            raise sqlite3.OperationalError("no database is named: set DATABASE_URL (or MYSQL_HOST)")
         raise sqlite3.OperationalError(
             f"there is no database {path}: set MYSQL_HOST (or DATABASE_URL), or run `recs demo load`"
         )

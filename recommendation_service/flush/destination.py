@@ -54,7 +54,6 @@ class Destination:
             return None
         try:
             if pending := pending_migrations(self._engine):
-                log.info("tables are made or brought up to date", migrations=[migration.what for migration in pending])
                 try:
                     done = migrate(self._engine)
                 except SourceError as error:
@@ -62,7 +61,7 @@ class Destination:
                         return f"{error} `recs migrate` makes the tables."
                     missing = ", ".join(migration.what for migration in pending)
                     return f"recs_events is of an older form, without: {missing}. {error} `recs migrate` makes it new."
-                log.info("tables were made", migrations=[migration.what for migration in done])
+                log.info("tables were made or brought up to date", migrations=[migration.what for migration in done])
             self._check_beside()
         except SourceError as error:
             return str(error)

@@ -1,6 +1,7 @@
 """`recs source …`: a mapping for a database, checked, and written for one never seen before."""
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,7 +96,10 @@ def init(
             _print_finding(finding)
     for problem in report.problems:
         typer.secho(f"Problem: {problem}", fg=typer.colors.RED)
-    typer.echo(f"\nWritten: {output}, {len(initial.text.splitlines())} lines. Next: `recs source check {output}`")
+    typer.echo(
+        f"\nWritten: {output}, {len(initial.text.splitlines())} lines. Next, with the address that you gave:\n"
+        f"export MAPPING_FILE={shlex.quote(str(output))} DATABASE_URL=…\nrecs source check\nrecs serve"
+    )
     raise typer.Exit(report.status)
 
 
@@ -129,6 +133,9 @@ def check(
         raise typer.BadParameter(
             "name a mapping, or set MAPPING_FILE; `recs source init` writes one", param_hint="[MAPPING]"
         )
+    is_named = bool(settings.mysql_host or settings.database_url)
+    if not is_named and not Path(str(settings.source_url.database)).exists():
+        raise typer.BadParameter("name its database, or set DATABASE_URL (or MYSQL_HOST)", param_hint="--database")
     loaded: Mapping | None = None
     try:
         loaded = load_mapping(path)

@@ -10,10 +10,20 @@ from recommendation_service.doctor.findings import Finding, error, info, warning
 from recommendation_service.onboarding.wording import is_of_marks
 from recommendation_service.sources.mapping.format import Event
 from recommendation_service.sources.mapping.mapping import Mapping
-from recommendation_service.sources.mapping.tables import EventTable, FilterColumns, Ids, Tables, TermTable
+from recommendation_service.sources.mapping.tables import (
+    EventTable,
+    FilterColumns,
+    Float64,
+    Ids,
+    Tables,
+    TermTable,
+    Values,
+)
+from recommendation_service.sources.mapping.values import FUTURE, NOT_A_TIME, ZERO
 
 MUCH = 0.5  # a share that is worth saying
 LIKELY_JSON = ("[", "{")
+WRONG_TIMES = (NOT_A_TIME, ZERO, FUTURE)
 
 
 def sense_of(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
@@ -55,17 +65,24 @@ def _events(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
         if not there and any(items):
             yield error(section, *_nothing_fits("item", f"the column {event.item}", "items"))
         yield from _marks(section, event, events)
-        timeless = int(np.isnan(events.times).sum())
-        if timeless == len(events):
-            yield info(
-                section,
-                "Its events have no time: they count as long as they are there, and never as recent.",
-                "If the table has a column of when, select it and name it as time.",
-            )
-        elif timeless:
-            yield info(section, f"{timeless:,} of its {len(events):,} events have no time, and count as the others.")
+        yield from _timeless(section, event, events, tables)
     if with_query and not any(map(len, with_query.values())):
         yield warning("events", "Nobody did anything yet: feeds know no popularity.")
+
+
+def _timeless(section: str, event: Event, events: EventTable, tables: Tables) -> Iterator[Finding]:
+    timeless = int(np.isnan(events.times).sum())
+    aside = tables.findings.aside
+    wrong = [f"{reason}: {count:,}" for reason in WRONG_TIMES if (count := aside[section, str(event.time), reason])]
+    such = f"no time that can be used ({', '.join(wrong)})" if wrong else "no time"
+    if timeless == len(events):
+        yield info(
+            section,
+            f"Its events have {such}: they count as long as they are there, and never as recent.",
+            "If the table has a column of when, select it and name it as time.",
+        )
+    elif timeless:
+        yield info(section, f"{timeless:,} of its {len(events):,} events have {such}, and count as the others.")
 
 
 def _marks(section: str, event: Event, events: EventTable) -> Iterator[Finding]:
@@ -158,12 +175,15 @@ def _shared(name: str, users: TermTable, items: list[TermTable]) -> Iterator[Fin
 
 def _filter(name: str, columns: FilterColumns) -> Iterator[Finding]:
     section = f"filters.{name}"
+    have = ", ".join(f"{_with_value(values):,} of {len(values):,} {one}s" for one, values in columns.items.items())
+    asking = "requests alone ask for one"
+    if columns.users is not None:
+        asking = f"{_with_value(columns.users):,} of {len(columns.users):,} users ask for one"
+    yield info(section, f"{have} have a value, and {asking}.")
     offered: set[str] = set()
     for item_type, values in columns.items.items():
-        if isinstance(values, np.ndarray):
-            missing = int(np.isnan(values).sum())
-        else:
-            missing = sum(not value for value in values)
+        missing = len(values) - _with_value(values)
+        if isinstance(values, tuple):
             offered |= {term.casefold() for value in values for term in value}
         if missing and len(values):
             share = missing / len(values)
@@ -178,3 +198,7 @@ def _filter(name: str, columns: FilterColumns) -> Iterator[Finding]:
             yield error(
                 section, "No user's value is one of an item's: users would see nothing.", "Select the same spelling."
             )
+
+
+def _with_value(values: Values | Float64) -> int:
+    return int((~np.isnan(values)).sum()) if isinstance(values, np.ndarray) else sum(map(bool, values))

@@ -138,13 +138,17 @@ def fields_of(table: Table, skipped: set[str]) -> list[str]:
 
 
 def categories_of(table: Table, skipped: set[str]) -> list[str]:
-    """Columns of texts that come again and sort items into kinds."""
+    """Columns of texts that come again and sort items into kinds, by their names, too."""
+    return [name for name in groups_of(table, skipped) if _CATEGORY.search(name)]
+
+
+def groups_of(table: Table, skipped: set[str]) -> list[str]:
+    """Columns of texts that come again."""
     return [
         column.name
         for column in table.columns.values()
         if column.kind == "text"
         and column.name not in skipped
-        and _CATEGORY.search(column.name)
         and 1 < len(column.different) <= max(2, len(column.sample) // 3)
     ]
 

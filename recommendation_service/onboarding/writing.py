@@ -14,6 +14,7 @@ from recommendation_service.onboarding.wording import (
     conditions,
     event_name,
     fields_of,
+    groups_of,
     lists_of,
     numbers_of,
     says,
@@ -36,12 +37,14 @@ class Writer:
         self._refers = refers
         self._quote = quote
         self._names = {item: event_name(item) for item in roles.items}
+        self._shared = self._may_have_to_fit()
         self.untold: list[str] = []
 
     def text(self) -> str:
         """The whole file; ``untold`` then has what could not be told."""
         blocks = [*self._head(), self._users(), *map(self._items, self._roles.items)]
         blocks += [*self._vocabularies(), *self._numbers(), *self._events(), *map(self._link, self._roles.links)]
+        blocks += map(self._filter, self._shared)
         return "\n".join(blocks)
 
     # Ids.
@@ -76,6 +79,7 @@ class Writer:
         time = time_of(table, CAME)
         taken = {str(table.key)}
         columns = [str(table.key), time, *lists_of(table), *categories_of(table, taken), *numbers_of(table, taken)]
+        columns += self._shared
         where = " AND ".join(
             condition.format(self._quote(column))
             for condition, column in conditions(table)
@@ -92,6 +96,7 @@ class Writer:
         time, creator = time_of(table, CAME), self._roles.creator.get(name)
         fields = fields_of(table, {str(table.key), *(one.column for one in self._refers[name])})
         columns = [str(table.key), *fields, creator, time, *self._described_by(name)]
+        columns += [column for column, types in self._shared.items() if self._names[name] in types]
         where = " AND ".join(condition.format(self._quote(column)) for condition, column in conditions(table))
         if time is None:
             self.untold.append(f"items.{self._names[name]}: when an item came; no column of {name} says it")
@@ -151,6 +156,30 @@ class Writer:
                 for item in self._roles.items
             )
         ]
+
+    def _may_have_to_fit(self) -> dict[str, list[str]]:
+        """By the name of a column that people and items have, with few values and some in common, the item types."""
+        users, found = self._tables[self._roles.users], dict[str, list[str]]()
+        for item in self._roles.items:
+            table = self._tables[item]
+            for name in groups_of(users, {str(users.key)}):
+                is_of_both = name in groups_of(table, {str(table.key)})
+                if is_of_both and users.columns[name].different & table.columns[name].different:
+                    found.setdefault(name, []).append(self._names[item])
+        return found
+
+    def _filter(self, column: str) -> str:
+        """Not in force: only people know whether it has to fit, or is a taste."""
+        types = self._shared[column]
+        lines = [
+            f"# If an item's {column} must be the person's, take the # away (other rules: `recs source schema`).",
+            f"# [filters.{_name(column)}]",
+            '# rule = "equal"',
+            f"# column = {_string(column)}",
+            f"# user = {_string(column)}  # without this line it holds only where a request asks for it",
+            *([f"# types = {json.dumps(types)}"] if len(types) < len(self._roles.items) else []),
+        ]
+        return "\n".join(lines) + "\n"
 
     def _terms(self, said: Said) -> str:
         """Joined with the table of tags where there is one."""
