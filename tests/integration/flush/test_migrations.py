@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy
+import structlog
 from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.core.config import Settings
@@ -48,6 +51,11 @@ def are_kept(engine: Engine) -> bool:
     ]  # fmt: skip
 
 
+def are_said_to_be_made(lines: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """By the log, the migrations of each time that tables were made."""
+    return [line["migrations"] for line in lines if line["event"] == "tables were made or brought up to date"]
+
+
 def holds_long_names(engine: Engine) -> None:
     """An event with ids that are text, and names as long as they may be; another user's tap-1 beside it."""
     long, text_id = "ñ" * NAME_CHARACTERS, "🎥" * TEXT_ID_CHARACTERS
@@ -73,7 +81,9 @@ def test_a_table_of_an_older_form_is_brought_up_to_date_and_keeps_its_rows(
     add_rows(engine)
     write_segment(settings.events_dir, [feedback(event_id="tap-1", user_id=user) for user in (1, 2)])
     flusher = Flusher(settings, engine)
-    assert flusher.flush_all(), flusher.status.error
+    with structlog.testing.capture_logs() as lines:
+        assert flusher.flush_all(), flusher.status.error
+    assert len(are_said_to_be_made(lines)) == 1
     assert flusher.status.duplicates == 1
     found = rows(engine, "SELECT user_id, event FROM recs_events WHERE event_id = 'tap-1' ORDER BY user_id")
     assert [(row["user_id"], row["event"]) for row in found] == [(1, "view"), (2, "impression")]
@@ -152,7 +162,9 @@ def test_who_may_not_change_a_table_of_an_older_form_says_so_and_loses_nothing(
         settings = settings_for(url, tmp_path)
         engine = make_writing_engine(settings)
         flusher = Flusher(settings, engine)
-        assert not flusher.flush_all()
+        with structlog.testing.capture_logs() as lines:
+            assert not flusher.flush_all()
+        assert are_said_to_be_made(lines) == []
         assert "older form" in str(flusher.status.error)
         assert "recs migrate" in str(flusher.status.error)
         server.execute(f"GRANT CREATE, ALTER, INDEX ON {DATABASE}.recs_events TO 'app'@'{LOOPBACK}'")
