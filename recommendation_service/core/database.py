@@ -75,6 +75,10 @@ class MeasuredPool(QueuePool):
         return pool
 
 
+class NoDatabaseNamed(sqlite3.OperationalError):
+    """A mapping's tables are looked for, and the settings do not say where."""
+
+
 def make_engine(
     settings: Settings,
     share: PoolShare | None = None,
@@ -268,7 +272,7 @@ def _open_sqlite(path: str, settings: Settings) -> sqlite3.Connection:
         if settings.database_url is not None:
             raise sqlite3.OperationalError(f"there is no database {path}")
         if settings.mapping_file is not None:
-            raise sqlite3.OperationalError("no database is named: set DATABASE_URL (or MYSQL_HOST)")
+            raise NoDatabaseNamed("no database is named: set DATABASE_URL (or MYSQL_HOST)")
         raise sqlite3.OperationalError(
             f"there is no database {path}: set MYSQL_HOST (or DATABASE_URL), or run `recs demo load`"
         )

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from recommendation_service.core.database import address, begin_reading, words_of
+from recommendation_service.core.database import NoDatabaseNamed, address, begin_reading, words_of
 from recommendation_service.core.errors import SourceError
 
 # A TIMESTAMP before this is MySQL's zero date, which counts as absent.
@@ -70,4 +70,6 @@ def one_moment(engine: Engine, connect: Callable[[], Connection]) -> Iterator[Co
             begin_reading(connection)
             yield connection
     except SQLAlchemyError as error:
+        if isinstance(getattr(error, "orig", None), NoDatabaseNamed):
+            raise SourceError(words_of(error)) from error
         raise SourceError(f"{address(engine.url)}: {words_of(error)}") from error
