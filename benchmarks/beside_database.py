@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import msgspec
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, inspect
 from sqlalchemy.engine import URL
 
 from benchmarks.beside import Figures, Row, Told, checkout, rows_of_pairs
@@ -209,8 +209,8 @@ def _python(side: Side) -> str:
 
 def _flush_served(side: Side, server: PrivateMariaDB, seconds: int) -> Figures:
     folder = side.service_folder("served")
-    # What is there already, a flusher up to 5484959 reads before it begins.
-    server.execute(f"TRUNCATE TABLE {side.url.database}.recs_events")
+    if _events(side):  # what is there already, a flusher up to 5484959 reads before it begins
+        server.execute(f"TRUNCATE TABLE {side.url.database}.recs_events")
     with running_service(side.url, folder, 2, settings=FLUSHED, tree=side.tree, application=OWN_APPLICATION) as service:
         server_seconds = cpu_seconds(server.pid) or 0.0
         load = drive(service, FEED_PATH, write_script(folder, folder), seconds)
@@ -225,9 +225,11 @@ def _flush_served(side: Side, server: PrivateMariaDB, seconds: int) -> Figures:
 
 
 def _events(side: Side) -> int:
+    """How many are in the table; 0 as well where nothing has made it yet."""
     engine = create_engine(side.url, poolclass=NullPool)
     with engine.connect() as connection:
-        count = connection.exec_driver_sql("SELECT COUNT(*) FROM recs_events").scalar_one()
+        is_there = inspect(connection).has_table("recs_events")
+        count = connection.exec_driver_sql("SELECT COUNT(*) FROM recs_events").scalar_one() if is_there else 0
     engine.dispose()
     return int(count)
 
