@@ -188,8 +188,9 @@ def test_an_experiment_has_each_person_in_one_arm_and_tells_which_is_better(
         return told["user_id"], told["arm"], told["policy"]
 
     def runs() -> bool:
+        """Before that a share of feeds has another arm: that of what the gate weighs."""
         feed = client.post("/api/feeds/home", json={"user": handle_of(0), "size": 1}).json()
-        return bool(arm_of(feed)[1])
+        return arm_of(feed)[1].startswith("learned-or-not:")
 
     assert wait_until(runs, PATIENCE_SECONDS)
     feeds = readers.come(1_200)
