@@ -15,13 +15,14 @@ import pytest
 import structlog
 import typer.testing
 import xdist
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 
 from recommendation_service.core.config import Settings
 from tests.postgresql import PrivatePostgreSQL
 from tests.servers import PrivateMariaDB, PrivateRedis
 from tests.side_by_side import pytest_xdist_auto_num_workers, pytest_xdist_make_scheduler  # noqa: F401 - hooks
 from tests.support import made_once
+from tests.support.flushed import prepared, settings_for
 
 # Beside the settings that there are: those that a runbook names and a later version may read.
 SETTING_PREFIXES = ("mysql_", "redis_", "gunicorn_", "recs_")
@@ -168,6 +169,14 @@ def redis(module_redis: PrivateRedis) -> Iterator[PrivateRedis]:
 def sqlite_url(tmp_path: Path) -> URL:
     """The address of an SQLite file that does not exist yet."""
     return URL.create("sqlite", database=str(tmp_path / "interacpedia.sqlite"))
+
+
+@pytest.fixture
+def flushed_sqlite(sqlite_url: URL, tmp_path: Path) -> Iterator[Engine]:
+    """An SQLite file that events are flushed into: the service's tables and the operator's activity_log, all empty."""
+    (tmp_path / "interacpedia.sqlite").touch()
+    with prepared(settings_for(sqlite_url, tmp_path)) as engine:
+        yield engine
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import fcntl
 import threading
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,18 +17,24 @@ def store(tmp_path: Path) -> CatalogStore:
     return CatalogStore(tmp_path / "catalogs", keep=3)
 
 
-def hold_lock(folder: Path, connection: Any) -> None:
+def hold_lock(folder: Path, connection: Connection) -> None:
     with CatalogStore(folder, 3).build_lock():
         connection.send("held")
         connection.recv()
 
 
-def test_only_one_process_builds_at_a_time(store: CatalogStore) -> None:
+def in_another_process(store: CatalogStore) -> tuple[SpawnProcess, Connection]:
+    """Who holds the lock of builds, and where to send a word when it is to be let go."""
     context = get_context("spawn")
     here, there = context.Pipe()
     other = context.Process(target=hold_lock, args=(store.folder, there))
     other.start()
     assert here.recv() == "held"
+    return other, here
+
+
+def test_only_one_process_builds_at_a_time(store: CatalogStore) -> None:
+    other, here = in_another_process(store)
     entered = threading.Event()
 
     def build() -> None:
@@ -47,11 +54,7 @@ def test_only_one_process_builds_at_a_time(store: CatalogStore) -> None:
 
 
 def test_the_lock_is_free_after_its_holder_was_killed(store: CatalogStore) -> None:
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    other = context.Process(target=hold_lock, args=(store.folder, there))
-    other.start()
-    assert here.recv() == "held"
+    other, _ = in_another_process(store)
 
     other.kill()
     other.join()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 
 from recommendation_service.core.config import Settings
@@ -22,20 +20,12 @@ from recommendation_service.flush.rows import Event
 from recommendation_service.learning.format import load_learning
 from recommendation_service.log.records import ShadowRecord
 from tests.support.events import HAPPENED_MS, feed
-from tests.support.flushed import prepared
+from tests.support.flushed import settings_for
 from tests.unit.evaluation.test_recorded import ALL, save
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    path = tmp_path / "recs.sqlite"
-    path.touch()
-    with prepared(Settings(database_url=SecretStr(f"sqlite:///{path}"), data_dir=tmp_path)) as made:
-        yield made
-
-
-@pytest.fixture
-def many(engine: Engine) -> Settings:
+def many(flushed_sqlite: Engine, tmp_path: Path) -> Settings:
     """Feeds and what people did, of which some name no feed; and settings by which other processes find them."""
     rows: list[Event] = []
     for number in range(60):
@@ -47,9 +37,8 @@ def many(engine: Engine) -> Settings:
         rows.append(
             save(request_id=request.hex() if number % 2 else None, user_id=1 + number % 7, happened_ms=at + 500)
         )
-    assert not EventWriter(engine).write(rows).left
-    path = Path(str(engine.url.database))
-    return Settings(database_url=SecretStr(f"sqlite:///{path}"), data_dir=path.parent)
+    assert not EventWriter(flushed_sqlite).write(rows).left
+    return settings_for(flushed_sqlite.url, tmp_path)
 
 
 def same(one: Recorded, other: Recorded) -> bool:
@@ -60,21 +49,23 @@ def same(one: Recorded, other: Recorded) -> bool:
 
 
 def test_parts_that_two_processes_read_are_what_one_reads(
-    engine: Engine, many: Settings, monkeypatch: pytest.MonkeyPatch
+    flushed_sqlite: Engine, many: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = read_recorded(engine, ALL, load_learning(), "v", lambda *_: None)
+    whole = read_recorded(flushed_sqlite, ALL, load_learning(), "v", lambda *_: None)
     monkeypatch.setattr(reading, "ROWS_OF_A_PART", 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     steps: list[float] = []
-    in_parts = read_recorded(engine, ALL, load_learning(), "v", lambda _, done: steps.append(done), many)
+    in_parts = read_recorded(flushed_sqlite, ALL, load_learning(), "v", lambda _, done: steps.append(done), many)
 
     assert (len(whole.users), len(whole.names), np.nansum(whole.rewards)) == (60, 3, pytest.approx(60 * 0.6))
     assert same(whole, in_parts)
-    assert same(whole, read_recorded(engine, ALL, load_learning(), "v", lambda *_: None))
+    assert same(whole, read_recorded(flushed_sqlite, ALL, load_learning(), "v", lambda *_: None))
     assert steps == sorted(steps)
 
 
-def test_a_process_that_is_killed_is_told_of(engine: Engine, many: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed_is_told_of(
+    flushed_sqlite: Engine, many: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reading, "ROWS_OF_A_PART", 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
@@ -83,4 +74,4 @@ def test_a_process_that_is_killed_is_told_of(engine: Engine, many: Settings, mon
             child.kill()
 
     with pytest.raises(SourceError, match=r"ended from outside.*--since"):
-        read_recorded(engine, ALL, load_learning(), "v", kill, many)
+        read_recorded(flushed_sqlite, ALL, load_learning(), "v", kill, many)

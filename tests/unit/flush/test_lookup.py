@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import Engine
 
 from recommendation_service.core.errors import SourceError
 from recommendation_service.flush.lookup import find_feed
 from tests.support.events import feedback, write_segment
-from tests.support.flushed import prepared, settings_for
 
 
 def test_a_feed_that_nobody_has_is_not_found_whatever_else_has_its_bytes(tmp_path: Path) -> None:
@@ -23,21 +22,20 @@ def test_a_feed_that_nobody_has_is_not_found_whatever_else_has_its_bytes(tmp_pat
 
 
 @pytest.mark.parametrize("slots", [b"", b"\x02short", b"\x01no zlib", b"\x09of a later release"])
-def test_a_row_that_is_no_feed_of_a_release_is_said_to_be_none(slots: bytes, sqlite_url: URL, tmp_path: Path) -> None:
-    assert sqlite_url.database is not None
-    Path(sqlite_url.database).touch()
-    with prepared(settings_for(sqlite_url, tmp_path)) as engine:
-        with engine.begin() as connection:
-            connection.execute(
-                text(
-                    "INSERT INTO recs_events (event_id, event, user_id, request_id, endpoint, flags, happened_at, "
-                    "received_at, properties, slots, flush_id) VALUES ('e', 'feed', 1, :request, 'total', 0, "
-                    "'2026-11-24 00:00:00', '2026-11-24 00:00:00', '{}', :slots, 'f')"
-                ),
-                {"request": "a" * 32, "slots": slots},
-            )
-        with pytest.raises(SourceError, match="cannot be read"):
-            find_feed(engine, tmp_path, "A" * 32)
-        with engine.begin() as connection:
-            connection.execute(text("UPDATE recs_events SET slots = NULL"))
-        assert find_feed(engine, tmp_path, "a" * 32) is None
+def test_a_row_that_is_no_feed_of_a_release_is_said_to_be_none(
+    slots: bytes, flushed_sqlite: Engine, tmp_path: Path
+) -> None:
+    with flushed_sqlite.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO recs_events (event_id, event, user_id, request_id, endpoint, flags, happened_at, "
+                "received_at, properties, slots, flush_id) VALUES ('e', 'feed', 1, :request, 'total', 0, "
+                "'2026-11-24 00:00:00', '2026-11-24 00:00:00', '{}', :slots, 'f')"
+            ),
+            {"request": "a" * 32, "slots": slots},
+        )
+    with pytest.raises(SourceError, match="cannot be read"):
+        find_feed(flushed_sqlite, tmp_path, "A" * 32)
+    with flushed_sqlite.begin() as connection:
+        connection.execute(text("UPDATE recs_events SET slots = NULL"))
+    assert find_feed(flushed_sqlite, tmp_path, "a" * 32) is None
