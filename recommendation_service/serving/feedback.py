@@ -107,11 +107,17 @@ class Feedback:
             self._go_on(event_log)
 
     def _go_on(self, event_log: EventLog) -> None:
-        """One turn after the other: what comes meanwhile is the next one."""
+        """One turn after the other, however the one before ended: what comes meanwhile is the next one."""
         self._is_taking = bool(self._turns)
         if self._is_taking:
             task = self._begin(self._take_turn(event_log), self._turns[0])
-            task.add_done_callback(lambda ended: None if ended.cancelled() else self._go_on(event_log))
+            task.add_done_callback(functools.partial(self._go_on_after, event_log))
+
+    def _go_on_after(self, event_log: EventLog, ended: "asyncio.Future[None]") -> None:
+        # A turn may be cancelled before it has begun; and where all is, as its loop closes, nobody waits for any.
+        while ended.cancelled() and self._turns and all(call.outcome.done() for call in self._turns[0]):
+            self._turns.popleft()
+        self._go_on(event_log)
 
     async def _take_turn(self, event_log: EventLog) -> None:
         await self._take(event_log, self._turns.popleft())

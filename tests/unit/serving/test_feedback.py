@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,6 +241,53 @@ def test_a_request_that_is_cancelled_takes_nothing_from_the_others(tmp_path: Pat
         assert isinstance(outcomes[1], asyncio.CancelledError)
 
     run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before-it-began", "while-it-is-synced"])
+def test_a_turn_that_is_cancelled_holds_up_nobody_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    async def scenario(worker: Worker) -> None:
+        appended, append_all = asyncio.Event(), worker.event_log.append_all
+        monkeypatch.setattr(worker.event_log, "append_all", lambda payloads: (append_all(payloads), appended.set()))
+        first = asyncio.create_task(worker.accept(feedback(user_id=1)))
+        await (appended.wait() if begun else asyncio.sleep(0))
+        [turn] = worker.feedback._tasks
+        behind = [asyncio.create_task(worker.accept(feedback(user_id=user))) for user in ((2, 3) if begun else ())]
+        await asyncio.sleep(0)
+        turn.cancel()
+        assert [type(one) for one in await asyncio.gather(first, return_exceptions=True)] == [asyncio.CancelledError]
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*behind) == [Accepted(1, [])] * len(behind)
+            assert (await worker.accept(feedback(user_id=4))).accepted == 1
+        assert [record.user_id for record in worker.recorded()] == ([1, 2, 3, 4] if begun else [4])
+
+    run(tmp_path, scenario)
+
+
+def test_where_a_loop_closes_while_turns_wait_none_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would tell of tasks that are pending as they are destroyed."""
+    told: list[dict[str, Any]] = []
+    begun = []
+
+    async def waiting() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        memory = closing.enter_context(opened(tmp_path / "seen", 64 << 20))
+        worker = Worker(tmp_path, memory, PastOf([]))
+        never, append_all = asyncio.Event(), worker.event_log.append_all
+        monkeypatch.setattr(worker.event_log, "append_all", lambda payloads: (append_all(payloads), begun.append(1)))
+        monkeypatch.setattr(worker.event_log, "durable", never.wait)
+        calls = []
+        for user in (1, 2, 3):
+            calls.append(asyncio.create_task(worker.accept(feedback(user_id=user))))
+            while not begun:
+                await asyncio.sleep(0)
+
+    with contextlib.ExitStack() as closing:
+        asyncio.run(waiting())
+        gc.collect()
+    assert begun == [1]
+    assert told == []
 
 
 def test_what_fails_in_a_way_that_nobody_thought_of_is_told_to_all_and_the_next_are_taken(
