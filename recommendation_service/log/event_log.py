@@ -76,14 +76,10 @@ class EventLog:
 
         Raises LogFull.
         """
-        needed = sum(map(record_bytes, payloads))
-        segment = self._segment
-        needs_segment = segment is None or segment.position + needed > segment.size
-        if needs_segment or self._crowded:
-            self._look_for_room(self._segment_bytes * needs_segment)
-        if needs_segment or segment is None:
-            segment = self._segment_for(needed)
-        self._append(segment, *payloads)
+        segment = self._segment_with(sum(map(record_bytes, payloads)))
+        if segment is None or self._crowded:
+            self._look_for_room(self._segment_bytes * (segment is None))
+        self._append(segment or self._new_segment(), *payloads)
 
     def _look_for_room(self, wanted: int) -> None:
         """Raises LogFull where no more is left than what is kept for feedback."""
@@ -102,8 +98,8 @@ class EventLog:
 
     def append_all(self, payloads: Sequence[bytes]) -> None:
         """The same for several, in one segment: all of them or, where LogFull is raised, none."""
-        segment = self._segment_for(sum(record_bytes(payload) for payload in payloads))
-        self._append(segment, *payloads)
+        segment = self._segment_with(sum(map(record_bytes, payloads)))
+        self._append(segment or self._new_segment(), *payloads)
 
     def _append(self, segment: SegmentWriter, *payloads: bytes) -> None:
         try:
@@ -114,17 +110,18 @@ class EventLog:
         if not self._unsynced or self._unsynced[-1] is not segment:
             self._unsynced.append(segment)
 
-    def _segment_for(self, needed: int) -> SegmentWriter:
-        """The segment that has so many bytes left. Raises LogFull."""
+    def _segment_with(self, needed: int) -> SegmentWriter | None:
+        """The segment, where it has so many bytes left. One that has not is given up before there is another: it may be
+        what takes the room. Raises LogFull."""
         segment = self._segment
-        if segment is None or segment.position + needed > segment.size:
-            if needed > self._segment_bytes - len(FILE_HEADER):
-                raise LogFull("the records are larger than a segment")
-            if segment is not None:
-                self._retire()
-                self._request_sync()  # the retired segment is the flusher's once it is synced
-            segment = self._new_segment()
-        return segment
+        if segment is not None and segment.position + needed <= segment.size:
+            return segment
+        if needed > self._segment_bytes - len(FILE_HEADER):
+            raise LogFull("the records are larger than a segment")
+        if segment is not None:
+            self._retire()
+            self._request_sync()  # the retired segment is the flusher's once it is synced
+        return None
 
     async def durable(self) -> None:
         """Returns once all that was appended before the call is on the disk. Raises OSError where the disk fails."""

@@ -222,6 +222,36 @@ def test_past_the_bound_nothing_is_accepted_until_segments_are_gone(tmp_path: Pa
     run(tmp_path, test, limit_bytes=5 * SEGMENT)
 
 
+@pytest.mark.parametrize("name", ["append_all", "append_if_roomy"])
+def test_a_full_segment_is_given_up_though_no_other_can_be_made_so_that_it_can_make_room(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it kept until there is another, it would wait for the room that it takes itself."""
+    limit = {"append_all": SEGMENT, "append_if_roomy": 2 * SEGMENT}[name]
+    monkeypatch.setattr(event_log_module, "RETRY_SECONDS", 0.0)
+
+    async def test(log: WatchedLog) -> None:
+        def is_taken(payload: bytes) -> bool:
+            try:
+                getattr(log, name)([payload])
+            except LogFull:
+                return False
+            return True
+
+        accepted = 0
+        while is_taken(numbered(accepted)):
+            accepted += 1
+        await log.durable()
+        [only] = segments(tmp_path)
+        found = scan(only)
+        assert len(found.payloads) == accepted > 1
+        assert scan(only, found.position).finished
+        only.unlink()  # as the flusher does
+        assert is_taken(b"again")
+
+    run(tmp_path, test, limit_bytes=limit)
+
+
 def appended(log: EventLog, payload: bytes) -> bool:
     try:
         log.append(payload)
