@@ -53,8 +53,11 @@ def _events(tables: Tables, mapping: Mapping) -> Iterator[Finding]:
     with_query = {name: event for name, event in tables.events.items() if f"events.{name}" in mapping.statements}
     for name, events in with_query.items():
         section, event = f"events.{name}", mapping.content.events[name]
+        if not event.weight:
+            yield info(section, "Its weight is 0: what it gives counts for no item.")
+            continue
         if not len(events):
-            yield warning(section, "It gives no events within its days.", "Look at its query, and at days.")
+            yield warning(section, "It gives no events that count.", "Look at its query, its days and its value.")
             continue
         known = sum(user in users for user in events.users.tolist())
         there = _there(events, items)

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from examples.world import run
 from recommendation_service import cli
+from recommendation_service.sources.mapping.mapping import load_mapping
+from recommendation_service.sources.mapping.reading import read
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = ("jobs", "music", "blog")
@@ -107,6 +109,24 @@ def test_marks_of_which_the_bad_ones_count_as_well_are_a_warning(
     assert warning["sentence"] == "Its stars of 1 count for the items, too, if less than those of 5."
     assert "CASE WHEN stars > 3 THEN stars ELSE 0 END AS stars" in warning["advice"]
     assert nothing == []
+
+
+def test_what_has_no_weight_counts_for_no_item_and_what_gives_nothing_is_a_warning(
+    filled: Callable[[str, str], URL], tmp_path: Path
+) -> None:
+    """What people disliked must not come to others as what they took."""
+    url = filled("jobs", "sqlite")
+    without = changed(tmp_path, "jobs", ("weight = 5", "weight = 0"))
+    report = check(without, url)
+    assert sentences(report, WARNING) == []
+    assert "events.apply: Its weight is 0: what it gives counts for no item." in sentences(report, "info")
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        tables = read(load_mapping(without), connection)
+    assert len(tables.events["apply"]) == 0 < len(tables.events["view"])
+
+    nothing = changed(tmp_path, "jobs", ("sent_at FROM applications", "sent_at FROM applications WHERE id < 0"))
+    [warning] = sentences(check(nothing, url), WARNING)
+    assert warning == "events.apply: It gives no events that count."
 
 
 @pytest.mark.parametrize("example", NAMES)

@@ -318,9 +318,7 @@ class _Reading:
         weights = np.full(result.rows, event.weight)
         if event.value is not None:
             weights = weights * self._queries.weights(result, "value", event.value)
-        kept = _given(users) & _given(items) & (types >= 0)
-        if event.value is not None:
-            kept &= weights > 0
+        kept = _given(users) & _given(items) & (types >= 0) & (weights > 0)
         if event.days is not None:
             old = times < self._now.timestamp() - event.days * _DAY_SECONDS
             self._findings.set_aside(result.section, str(event.time), "older than days", int((old & kept).sum()))
