@@ -1,6 +1,7 @@
 """`recs import …`: what another recommender exported."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def gorse(
     """Write Gorse's users, items and feedback into a database, and a mapping of them that can be served at once.
 
     Takes what its dashboard exports: JSON lines from 0.5 on, CSV of 0.2 to 0.4. Bad lines are counted and named, and
-    end nothing. Where the folder has Gorse's config.toml as well, what that calls read counts less than the rest.
+    end nothing. Where the folder has Gorse's config.toml as well, that says which feedback counts, and how much.
 
     \b
     $ recs import gorse export/
@@ -85,7 +86,7 @@ def gorse(
     shown = make_url(address).render_as_string(hide_password=True)
     typer.echo(
         f"\nWritten: {output}. Next:\n"
-        f"  export MAPPING_FILE={output.absolute()} DATABASE_URL={shown}\n"
+        f"  export MAPPING_FILE={shlex.quote(str(output.absolute()))} DATABASE_URL={shlex.quote(shown)}\n"
         "  recs source check\n"
         "  recs serve"
     )

@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Engine,
     Float,
+    Index,
     Integer,
     MetaData,
     String,
@@ -73,16 +74,19 @@ FEEDBACK = Table(
     "gorse_feedback",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("feedback_type", String(64), nullable=False, index=True),
-    Column("user_id", String(LONGEST_ID), nullable=False, index=True),
+    Column("feedback_type", String(64), nullable=False),
+    Column("user_id", String(LONGEST_ID), nullable=False),
     Column("item_id", String(LONGEST_ID), nullable=False, index=True),
     Column("value", Float, nullable=False),
     Column("time_stamp", DateTime),
+    Index("ix_gorse_feedback_type_user", "feedback_type", "user_id"),  # an event's rows, of all and of one user
     **_AS_THEY_ARE,
 )
 ROWS_AT_ONCE = 2000
 MOST_NAMED = 20  # bad lines of a file that are told one by one
 READ_WEIGHT = 0.2  # of what Gorse's configuration has as read, beside 1 of what is positive
+_TYPES = ("positive_feedback_types", "read_feedback_types", "negative_feedback_types")
+_CONDITION = re.compile(r"(.*?)\s*(?:(<=|>=|<|>|=)\s*([0-9]+\.?[0-9]*|\.[0-9]+)?)?", re.DOTALL)
 
 Tell = Callable[[str, int, int], None]  # a file, and how many of its bytes are read of how many
 _MISSING_USERS = (
@@ -247,12 +251,14 @@ def _write(connection: Connection, kind: str, rows: list[dict[str, Any]]) -> int
 
 
 class FeedbackTypes:
-    """Which feedback says how much: from Gorse's configuration where it is in the folder, else all the same."""
+    """Which feedback says how much: from Gorse's configuration where it is in the folder, else all the same.
 
-    def __init__(self, positive: Iterable[str], read: Iterable[str]) -> None:
-        # From 0.5 on a type may have a condition behind it, as in rating>=3.
-        self.positive = {re.split(r"[<>=]", one)[0].strip() for one in positive}
-        self.read = {re.split(r"[<>=]", one)[0].strip() for one in read} - self.positive
+    A type may have a condition of its value behind it, as in rating>=3; each is a list of conditions in SQL by type, of
+    which an empty one always holds. What is negative counts nothing; then what is positive goes before what is read.
+    """
+
+    def __init__(self, positive: Iterable[str], read: Iterable[str], negative: Iterable[str] = ()) -> None:
+        self.positive, self.read, self.negative = _by_type(positive), _by_type(read), _by_type(negative)
 
     @classmethod
     def of_folder(cls, folder: Path) -> "FeedbackTypes":
@@ -264,19 +270,44 @@ class FeedbackTypes:
             return cls([], [])
         except (OSError, ValueError) as error:
             raise SourceError(f"{file} cannot be read: {error}. Mend it, or take it out of the folder.") from None
-        for part in ("recommend", "data_source"):
-            content = content.get(part, {}) if isinstance(content, dict) else content
-        told = {} if not isinstance(content, dict) else content
-        found = [told.get(name, []) for name in ("positive_feedback_types", "read_feedback_types")]
-        if not isinstance(content, dict) or not all(_are_texts(one) for one in found):
+        recommend = content.get("recommend", {})
+        told = recommend.get("data_source") if isinstance(recommend, dict) else recommend
+        if told is None:
+            told = content.get("database", {})  # where 0.2 and 0.3 have them
+        found: list[Any] = [told.get(name, []) for name in _TYPES] if isinstance(told, dict) else [None]
+        if not all(map(_are_texts, found)):
             raise SourceError(
-                f"{file}: positive_feedback_types and read_feedback_types of [recommend.data_source] must be lists of "
-                "texts. Mend it, or take it out of the folder."
+                f"{file}: {', '.join(_TYPES)} of [recommend.data_source] must be lists of texts. Mend it, or take it "
+                "out of the folder."
             )
         return cls(*found)
 
     def weight(self, name: str) -> float:
-        return READ_WEIGHT if name in self.read else 1.0
+        """Where no value decides."""
+        if "" in self.positive.get(name, ()):
+            return 1.0
+        return 0.0 if self.is_negative(name) else READ_WEIGHT if "" in self.read.get(name, ()) else 1.0
+
+    def is_negative(self, name: str) -> bool:
+        """Whether it is that, whatever its value, and nothing else."""
+        return "" in self.negative.get(name, ()) and name not in {*self.positive, *self.read}
+
+    def by_value(self, name: str) -> str | None:
+        """What feedback counts where that hangs on its value, in SQL; None: it does not."""
+        counts = [(0.0, self.negative), (1.0, self.positive), (READ_WEIGHT, self.read)]
+        rules = [(worth, one) for worth, types in counts for one in types.get(name, ())]
+        cases = " ".join(f"WHEN {condition} THEN {worth:g}" for worth, condition in rules if condition)
+        otherwise = next((worth for worth, condition in rules if not condition), 0.0)
+        return f"CASE {cases} ELSE {otherwise:g} END" if cases else None
+
+
+def _by_type(told: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in told:
+        name, sign, bound = _CONDITION.fullmatch(one.strip()).groups()  # type: ignore[union-attr]  # takes any text
+        # To Gorse `=` is no condition, and a bound that is left out 0.
+        found.setdefault(name, []).append(f"value {sign} {float(bound or 0):g}" if sign not in {None, "="} else "")
+    return found
 
 
 def _are_texts(value: Any) -> bool:
@@ -311,8 +342,9 @@ def mapping_text(found: Imported, types: FeedbackTypes) -> str:
         name = event_name(kind, names)
         names.add(name)
         columns = "user_id, item_id, time_stamp"
+        by_value = types.by_value(kind) if found.valued[kind] else None
         if found.valued[kind]:
-            columns += ", COALESCE(NULLIF(value, 0), 1) AS value"
+            columns += f", {by_value or 'COALESCE(NULLIF(value, 0), 1)'} AS value"
         query = f"SELECT {columns} FROM gorse_feedback WHERE feedback_type = {_literal(kind, found.server)}"
         parts += [
             "",
@@ -323,8 +355,10 @@ def mapping_text(found: Imported, types: FeedbackTypes) -> str:
         ]
         if found.valued[kind]:
             parts.append('value = "value"')
-        if types.weight(kind) != 1:
-            parts.append(f"weight = {types.weight(kind)}")
+        if by_value is None and types.weight(kind) != 1:
+            parts.append(f"weight = {types.weight(kind):g}")
+        if types.is_negative(kind):
+            parts.append('means = "hide"')
     return "\n".join(parts) + "\n"
 
 

@@ -34,7 +34,8 @@ _SAME = {"description": "comment", "timestamp": "time_stamp", "userid": "user_id
 _SAME |= {"ishidden": "is_hidden", "feedbacktype": "feedback_type"}
 _TIME = re.compile(
     r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[T ](\d{1,2}):(\d\d)(?::(\d\d)(?:\.\d+)?)?)?"
-    r" ?(Z|UTC|([+-])(\d\d):?(\d\d)(?: \w+)?)?",
+    # The zone's name as Go prints it: of those without letters the offset again, and of its own clock what it counts.
+    r" ?(Z|UTC|([+-])(\d\d):?(\d\d)(?: (?:\w+|[+-]\d{2,4}))?)?(?: m=[+-]\d+\.\d+)?",
     re.ASCII,
 )
 _TRUE = {"true": True, "1": True, "t": True, "false": False, "0": False, "f": False, "": False}

@@ -231,6 +231,9 @@ def test_an_address_that_is_none_is_told(
         ("[recommend]\ndata_source = 3", "must be lists of texts"),
         ('[recommend.data_source]\npositive_feedback_types = "star"', "must be lists of texts"),
         ("[recommend.data_source]\nread_feedback_types = [1]", "must be lists of texts"),
+        ("[recommend.data_source]\nnegative_feedback_types = 2", "must be lists of texts"),
+        ("recommend = 1", "must be lists of texts"),
+        ("database = 1", "must be lists of texts"),
         ("[server]\nport = 8086", None),
         ("", None),
     ],
@@ -255,3 +258,46 @@ def test_types_are_events_under_names_that_a_mapping_takes() -> None:
     assert event_name("5 sterne", {"e_5_sterne"}) == "e_5_sterne_"
     types = FeedbackTypes(["star", "rate>=3"], ["read", "star"])
     assert [types.weight(name) for name in ("star", "rate", "read", "other")] == [1.0, 1.0, 0.2, 1.0]
+
+
+def test_what_feedback_counts_hangs_on_its_value_where_gorse_says_so(
+    export: Path, tmp_path: Path, server: Engine
+) -> None:
+    """The configuration that ships with Gorse 0.5 has read as read, and as positive from its third time on."""
+    (export / "config.toml").write_text(
+        '[recommend.data_source]\npositive_feedback_types = ["star", "read>=3", "rate>3.5"]\n'
+        'read_feedback_types = ["read"]\nnegative_feedback_types = ["rate<=1", "ban"]\n'
+    )
+    given = {"read": (1, 3, 9), "rate": (1, 3, 4), "star": (0, 0, 0), "ban": (0, 0, 0)}
+    feedback = [
+        {"FeedbackType": kind, "UserId": f"u{n}", "ItemId": f"film:{n}", "Value": value}
+        for kind, values in given.items()
+        for n, value in enumerate(values)
+    ]
+    (export / "feedback.jsonl").write_text("".join(json.dumps(one) + "\n" for one in feedback))
+    found = import_gorse(export, server, replace=False, tell=lambda *_: None)
+    mapping = tmp_path / "mapping.toml"
+    mapping.write_text(mapping_text(found, FeedbackTypes.of_folder(export)))
+    loaded = load_mapping(mapping)
+    with server.connect() as connection:
+        events = read(loaded, connection).events
+
+    counts = {name: sorted(float(weight) for weight in table.weights) for name, table in events.items()}
+    assert counts == {"read": [0.2, 1, 1], "rate": [1], "star": [1, 1, 1], "ban": []}
+    assert loaded.content.events["ban"].means == "hide"
+
+
+def test_the_configuration_of_gorse_0_3_is_read_where_it_has_the_types(export: Path) -> None:
+    (export / "config.toml").write_text(
+        '[database]\npositive_feedback_types = ["star"]\nread_feedback_types = ["read"]\n'
+    )
+    types = FeedbackTypes.of_folder(export)
+    assert [types.weight(name) for name in ("star", "read")] == [1.0, 0.2]
+
+
+def test_a_type_without_values_counts_as_it_is_named() -> None:
+    types = FeedbackTypes(["read >= 3", "like=2", "rate>"], ["read"], ["ban"])
+    assert [types.weight(name) for name in ("read", "like", "rate", "ban")] == [0.2, 1.0, 1.0, 0.0]
+    assert types.by_value("read") == "CASE WHEN value >= 3 THEN 1 ELSE 0.2 END"
+    assert types.by_value("like") is None
+    assert types.by_value("rate") == "CASE WHEN value > 0 THEN 1 ELSE 0 END"
