@@ -22,6 +22,7 @@ from recommendation_service.core.errors import NotFound, PolicyError, ServiceErr
 from recommendation_service.feed.generation import Generation
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.flush.forgetting import forget_user
+from recommendation_service.flush.person import forgotten_in_log
 from recommendation_service.flush.tables import make_writing_engine
 from recommendation_service.log.decisions import forget_decisions
 from recommendation_service.memory.entries import as_entries
@@ -155,9 +156,10 @@ def add_administration(
         openapi_extra=_ADMINISTRATOR,
     )
     async def forget(request: Request, user: Annotated[AskedUser, Depends(user_in_path(words, 1))]) -> Response:
-        """Says what was removed. What the operator's own tables have of the user, a log of events included, stays.
-        `fleet_told`: other machines forget within seconds (with Redis; without, ask each). `learned_stays`: what was
-        learned cannot be unlearned, and is of so many shown items of the user at most. Administrators only."""
+        """Says what was removed, and as `waiting` what is in the log and will not be flushed. What the operator's own
+        tables have of the user, a log of events included, stays. `fleet_told`: other machines forget within seconds
+        (with Redis; without, ask each). `learned_stays`: what was learned cannot be unlearned, and is of so many shown
+        items of the user at most. Administrators only."""
         access.check_administrator(request.scope)
         serving.check_place()
         user_id = user.number
@@ -168,6 +170,7 @@ def add_administration(
             deleted = await threads.run(
                 lambda: with_database(lambda engine: forget_user(engine, folder, user_id, moment))
             )
+            waiting = await threads.run(lambda: forgotten_in_log(folder, user_id))
         except SourceError as error:
             raise DatabaseFailed(f"{error} What is in the log will not be flushed.", retry_after_seconds=30) from error
         except OSError as error:  # what waits in the log would be flushed: nothing is promised
@@ -181,5 +184,5 @@ def add_administration(
                 f"What the user has seen cannot be removed: {removed.failed}. All else was; ask again for that.",
                 retry_after_seconds=30,
             ) from removed.failed
-        body = {**removed.found, "user_id": user.given, **deleted, "decisions": decisions}
+        body = {**removed.found, "user_id": user.given, **deleted, "waiting": waiting, "decisions": decisions}
         return Response(msgspec.json.encode({"statusCode": 200, "body": body}), media_type="application/json")

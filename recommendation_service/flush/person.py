@@ -4,7 +4,7 @@ A person is a user, or a session of somebody anonymous.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from recommendation_service.flush.rows import TEXT_COLUMNS, Event, feed_of_row
 from recommendation_service.flush.tables import has_events, selected, transaction
 from recommendation_service.log.forgotten import read_forgotten
 from recommendation_service.log.marks import FLUSH, Mark, MarkDamaged, read_mark
-from recommendation_service.log.tail import LogTail
+from recommendation_service.log.tail import LogTail, Stretch
 
 # Of the log, in one step.
 _RECORDS, _BYTES = 5_000, 8 << 20
@@ -97,17 +97,11 @@ def waiting_of(folder: Path, person: Person, most: int, ids: Dictionary) -> tupl
 
     Reads all that waits, a part at a time. Raises OSError.
     """
-    forgotten = read_forgotten(folder)
-    try:
-        places = (read_mark(folder, FLUSH) or Mark()).places
-    except MarkDamaged:  # what is flushed again is found to be there
-        places = {}
-    tail, count, latest = LogTail(folder, places), 0, deque[Event](maxlen=most)
-    while folder.is_dir() and (stretches := tail.read(_RECORDS, _BYTES)):
-        for stretch in stretches:
-            found = [record for record in stretch.without(forgotten).records if person.did(record)]
-            count += len(found)
-            latest.extend(found)
+    count, latest = 0, deque[Event](maxlen=most)
+    for stretch in _not_flushed(folder):
+        found = [record for record in stretch.records if person.did(record)]
+        count += len(found)
+        latest.extend(found)
     events: list[dict[str, Any]] = []
     for record in sorted(latest, key=lambda one: one.happened_ms):
         try:
@@ -115,6 +109,27 @@ def waiting_of(folder: Path, person: Person, most: int, ids: Dictionary) -> tupl
         except (IndexError, ValueError):  # it will be a dead letter
             events.append({"event_id": str(record.event_id), "user_id": person.given or record.user_id})
     return count, events
+
+
+def forgotten_in_log(folder: Path, user_id: int) -> int:
+    """How many events of a forgotten user the log has still, which are dropped when they are read.
+
+    Reads all that waits, a part at a time. Raises OSError.
+    """
+    return sum(sum(record.user_id == user_id for record in stretch.forgotten) for stretch in _not_flushed(folder))
+
+
+def _not_flushed(folder: Path) -> Iterator[Stretch]:
+    """What the log has that the database has not, with what is forgotten apart. Raises OSError."""
+    forgotten = read_forgotten(folder)
+    try:
+        places = (read_mark(folder, FLUSH) or Mark()).places
+    except MarkDamaged:  # what is flushed again is found to be there
+        places = {}
+    tail = LogTail(folder, places)
+    while folder.is_dir() and (stretches := tail.read(_RECORDS, _BYTES)):
+        for stretch in stretches:
+            yield stretch.without(forgotten)
 
 
 def dead_letters_of(folder: Path, person: Person) -> Sequence[DeadLetter]:

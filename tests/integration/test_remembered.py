@@ -76,6 +76,12 @@ def act(client: httpx.Client, user: int, session: str) -> tuple[str, int]:
     return shown["request_id"], viewed
 
 
+def forget(client: httpx.Client, user: int) -> tuple[int, int]:
+    """How many events were in the database, and how many in the log."""
+    body = body_of(client.delete(f"/api/users/{user}", headers=ADMINISTRATOR), 200)
+    return body["events"], body["waiting"]
+
+
 def test_a_person_is_told_everything_and_nothing_of_another(folder: Path) -> None:
     user = known_user(folder)
     with serving(folder) as client:
@@ -90,9 +96,13 @@ def test_a_person_is_told_everything_and_nothing_of_another(folder: Path) -> Non
         pages.append(told(client, user, most=2, page=pages[0]["next"]))
         nobody = told(client, NOBODY)
         anonymous_events = told(client, 0, session_id="mine")
-        client.delete(f"/api/users/{user}", headers=ADMINISTRATOR)
+        removed = [forget(client, user)]
         forgotten = told(client, user)
+        act(client, OTHER, "waits")
+        removed += [forget(client, OTHER), forget(client, OTHER)]
 
+    # Of the other 3 are in the database and 3 in the log, where they stay until they are read.
+    assert removed == [(3, 0), (3, 3), (0, 3)]
     assert len(body["catalog"]["history"]) > 0
     assert (body["waiting"], body["waiting_events"], body["dead_letters"], body["fleet_seen"]) == (0, [], 0, None)
     [feed] = [event for event in body["events"] if event["event"] == "feed"]

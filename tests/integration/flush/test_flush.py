@@ -23,6 +23,7 @@ from recommendation_service.flush.event_writer import EventWriter
 from recommendation_service.flush.flusher import Flusher
 from recommendation_service.flush.flusher_status import read_status
 from recommendation_service.flush.forgetting import forget_user
+from recommendation_service.flush.person import forgotten_in_log
 from recommendation_service.flush.rows import Event, event_id_of
 from recommendation_service.log.marks import FLUSH
 from recommendation_service.log.reader import LogReader
@@ -353,7 +354,9 @@ def test_a_forgotten_user_is_gone_from_the_database_the_log_and_the_dead_letters
     assert flusher.flush_all()
     write_segment(folder, [mine[1], others[1]])
     assert forget_user(engine, folder, 1) == {"events": 1, "dead_letters": 1, "damaged_segments": 0}
+    assert forgotten_in_log(folder, 1) == 1
     assert flusher.flush_all()
+    assert forgotten_in_log(folder, 1) == 0
     assert counted(engine)[0] == Counter(map(event_id_of, others))
     assert flusher.status.forgotten == 1
     later = feedback(user_id=1, happened_ms=HAPPENED_MS + 10 * 365 * 86_400_000)
