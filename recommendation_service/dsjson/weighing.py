@@ -185,8 +185,9 @@ def _of_slates(name: str, weights: Floats, rewards: Floats, ratios: Floats, ends
             "too far apart for these events to tell."
         )
         return PolicyValue(name, [slot], NOTHING, refusal)
-    users, rows = Users(np.arange(len(weights))), np.arange(len(weights))
-    found = Sum(users)
-    found.add(1.0, users.mean(rows, weights * products, rewards), users.mean(rows, weights, rewards))
+    rows = np.arange(len(weights))
+    users = Users(rows)
+    of, found = users.of(rows), Sum(users)
+    found.add(1.0, users.mean(of, weights * products, rewards), users.mean(of, weights, rewards))
     warnings = [f"The effective sample size is {ess:,.0f}, under {FEW}: intervals are too narrow."] if ess < FEW else []
     return PolicyValue(name, [slot], found.estimate(0.95), None, warnings)

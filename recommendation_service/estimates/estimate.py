@@ -115,7 +115,8 @@ def estimate(
     ess, largest, support = np.zeros(weighed), np.zeros(weighed), np.zeros(weighed)
     for slot in by_slot(feeds, weighed):
         place, rows, base, rewards = slot.place, slot.rows, slot.base, slot.rewards
-        as_logged = users.mean(rows, base, rewards)
+        of = users.of(rows)
+        as_logged = users.mean(of, base, rewards)
         logged += float(has[place]) * as_logged.value
         weights = {
             "estimate": slot.products,
@@ -124,7 +125,7 @@ def estimate(
             "single": slot.ratios,
         }
         for name, each in weights.items():
-            sums[name].add(float(has[place]), users.mean(rows, base * each, rewards), as_logged)
+            sums[name].add(float(has[place]), users.mean(of, base * each, rewards), as_logged)
         if feeds.modelled is not None and robust is not None:
             mean = _doubly_robust(feeds.modelled, users, slot, before[rows])
             robust.add(float(has[place]), mean, as_logged)
@@ -183,9 +184,10 @@ def _doubly_robust(modelled: Modelled, users: Users, slot: Slot, before: Floats)
     off-policy evaluation for ranking policies under the cascade behavior model", WSDM). ``before``: (m,) the products
     up to the slot before."""
     place, rows, base = slot.place, slot.rows, slot.base
+    of = users.of(rows)
     left_over = slot.rewards - modelled.chosen[rows, place]
-    above = users.mean(rows, base * slot.products, left_over)
-    expected = users.mean(rows, base * before, modelled.expected[rows, place])
+    above = users.mean(of, base * slot.products, left_over)
+    expected = users.mean(of, base * before, modelled.expected[rows, place])
     return Mean(above.value + expected.value, above.without + expected.without)
 
 

@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from recommendation_service.estimates.logged import Floats, Integers
 
@@ -38,13 +39,17 @@ class Users:
         self.count = len(names)
         self._of = of.astype(np.int32)
 
-    def mean(self, rows: Integers, weights: Floats, values: Floats) -> Mean:
+    def of(self, rows: Integers) -> npt.NDArray[np.int32]:
+        """(m,) the numbers of those whose feeds these are."""
+        return self._of if len(rows) == len(self._of) else self._of[rows]
+
+    def mean(self, of: npt.NDArray[np.int32], weights: Floats, values: Floats) -> Mean:
         """Self-normalised: the weights' own sum stands below, so that rewards that are shifted give what is shifted."""
-        of = self._of[rows]
         above = np.bincount(of, weights * values, self.count)
         below = np.bincount(of, weights, self.count)
+        sum_above, sum_below = above.sum(), below.sum()
         with np.errstate(invalid="ignore", divide="ignore"):
-            return Mean(float(above.sum() / below.sum()), (above.sum() - above) / (below.sum() - below))
+            return Mean(float(sum_above / sum_below), (sum_above - above) / (sum_below - below))
 
 
 class Sum:

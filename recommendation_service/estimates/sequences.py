@@ -16,7 +16,7 @@ from recommendation_service.estimates.weights import CUT, by_slot
 
 # Factors of the mixture, as shares of the largest that is allowed: from one for ten feeds to one for 10⁹.
 _FACTORS = np.geomspace(0.5, 5e-6, 24)
-_STEPS = 40  # of the search for a bound; each halves what is uncertain
+_STEPS = 40  # at most, of the search for a bound; some seven are enough
 
 
 class Bounds(NamedTuple):
@@ -38,15 +38,18 @@ def lower_bound(gains: Floats, largest_loss: float, error: float) -> float:
     # exp(λ Σ(x − m) − ψ(λ) Σ x²), ψ(λ) = −log(1 − λ) − λ, starts at 1 and falls in expectation as long as x ≥ −1.
     spent = (-np.log1p(-factors) - factors) * squares
     wanted = np.log(len(factors) / error)
-    # The mixture reaches 1/error where one of its parts alone does, at the latest.
+    # The mixture reaches 1/error where one of its parts alone does, at the latest. From there Newton's steps come near
+    # from below, as its logarithm is convex in m: none of them passes the bound.
     low = mean - float(((wanted + spent) / (factors * n)).min())
-    high = mean
     for _ in range(_STEPS):
-        middle = (low + high) / 2
-        if np.logaddexp.reduce(factors * n * (mean - middle) - spent) >= wanted:
-            low = middle
-        else:
-            high = middle
+        exponents = factors * n * (mean - low) - spent
+        largest = exponents.max()
+        parts = np.exp(exponents - largest)
+        whole = parts.sum()
+        step = (largest + np.log(whole) - wanted) * whole / (n * (factors @ parts))
+        if not step > abs(low) * 1e-14:
+            break
+        low += float(step)
     return float(low * largest_loss)
 
 

@@ -32,11 +32,14 @@ def by_slot(feeds: LoggedFeeds, slots: int) -> Iterator[Slot]:
     for place in range(slots):
         rewards = feeds.rewards[:, place].astype(np.float64)
         rows = np.flatnonzero(~np.isnan(rewards))
+        # Of a place that all feeds have, as most are, nothing is looked up by row.
+        some = slice(None) if len(rows) == feeds.feeds else rows
         with np.errstate(over="ignore"):
-            ratios = feeds.target[rows, place].astype(np.float64) / feeds.logged[rows, place]
+            ratios = feeds.target[some, place].astype(np.float64) / feeds.logged[some, place]
             # As large as that is as useless as infinite, and squares of it are still numbers.
-            products[rows] = np.minimum(products[rows] * ratios, 1e100)
-        yield Slot(place, rows, feeds.weights[rows], rewards[rows], ratios, products[rows])
+            now = np.minimum(products[some] * ratios, 1e100)
+        products[some] = now
+        yield Slot(place, rows, feeds.weights[some], rewards[some], ratios, now)
 
 
 def whole_feed_weights(feeds: LoggedFeeds, slots: int) -> Floats:

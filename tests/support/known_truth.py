@@ -100,27 +100,41 @@ class World:
     def _draw_some(
         self, vectors: Floats, serving: Ranker, targets: Sequence[Ranker], generator: np.random.Generator
     ) -> tuple[Integers, Floats, Floats]:
-        n, everyone = len(vectors), np.arange(len(vectors))
-        weights = self._weights(vectors, serving)
-        others = [self._weights(vectors, target) for target in targets]
-        untaken = np.ones((n, CREATORS, VIDEOS_EACH))
-        barred = np.ones((n, CREATORS))
+        """A creator is drawn by what is left of its videos, then one of these: no slot goes through all videos."""
+        n = len(vectors)
+        weights = np.stack([self._weights(vectors, ranker) for ranker in (serving, *targets)], axis=2)
+        # A row each of a person and creator, by which numpy looks up quicker than by two numbers.
+        first = np.arange(n) * CREATORS
+        of_creators = weights.reshape(n * CREATORS, VIDEOS_EACH, -1).sum(axis=1)  # (rows, policies) not taken
+        of_all = of_creators.reshape(n, CREATORS, -1).sum(axis=1)  # (n, policies) neither taken nor barred
+        of_videos = weights.reshape(n * VIDEOS, -1)
+        videos = of_videos[:, 0].reshape(n * CREATORS, VIDEOS_EACH).copy()
+        creators = videos.sum(axis=1)
+        rows = np.zeros((self.slots, n), np.int64)
         items = np.zeros((n, self.slots), np.int64)
-        logged, of_targets = np.zeros((n, self.slots)), np.zeros((len(targets), n, self.slots))
+        propensities = np.zeros((self.slots, n, len(targets) + 1))
         for slot in range(self.slots):
-            may = (untaken * barred[:, :, np.newaxis]).reshape(n, VIDEOS)
-            sums = np.cumsum(weights * may, axis=1)
+            sums = np.cumsum(creators.reshape(n, CREATORS), axis=1)
             drawn = generator.random(n) * sums[:, -1]
-            chosen = np.count_nonzero(sums <= drawn[:, np.newaxis], axis=1)
-            items[:, slot] = chosen
-            logged[:, slot] = weights[everyone, chosen] / sums[:, -1]
-            for place, other in enumerate(others):
-                of_targets[place, :, slot] = other[everyone, chosen] / np.einsum("ij,ij->i", other, may)
-            untaken[everyone, chosen // VIDEOS_EACH, chosen % VIDEOS_EACH] = 0.0
-            barred[everyone, chosen // VIDEOS_EACH] = 0.0
+            creator = np.count_nonzero(sums <= drawn[:, np.newaxis], axis=1)
+            row = rows[slot] = first + creator
+            up_to = np.cumsum(videos[row], axis=1)
+            within = drawn - sums.reshape(-1)[row] + up_to[:, -1]
+            video = np.count_nonzero(up_to[:, :-1] <= within[:, np.newaxis], axis=1)
+            items[:, slot] = creator * VIDEOS_EACH + video
+            place = row * VIDEOS_EACH + video
+            chosen = of_videos[place]
+            propensities[slot] = chosen / of_all
+            videos.reshape(-1)[place] = 0.0
+            creators[row] = 0.0
+            left = of_creators[row]
+            of_all -= left
+            of_creators[row] = left - chosen
             if slot >= WINDOW - 1:
-                barred[everyone, items[:, slot - WINDOW + 1] // VIDEOS_EACH] = 1.0
-        return items, logged, of_targets
+                back = rows[slot - WINDOW + 1]
+                creators[back] = videos[back].sum(axis=1)
+                of_all += of_creators[back]
+        return items, propensities[:, :, 0].T, propensities[:, :, 1:].transpose(2, 1, 0)
 
     def likes(self, vectors: Floats, moods: Floats, items: Integers) -> Floats:
         """(n, s) with what probability an item alone would be rewarded: .15 on average."""

@@ -1,6 +1,6 @@
 """What estimates promise, on simulated logs whose truth is known, in its quick form: 50 logs of each kind and length.
 
-`make evidence` has the long one, docs/quality.md its figures. It takes 15 s of processor time, which is what
+`make evidence` has the long one, docs/quality.md its figures. It takes 9 s of processor time, which is what
 drawing and weighing 300 logs takes.
 """
 
