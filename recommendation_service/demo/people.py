@@ -5,10 +5,11 @@ small array here or a hash of the user's id, so that 198,000 users, or a thousan
 memory at once.
 """
 
+import functools
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from faker import Faker
@@ -141,20 +142,30 @@ def populate(seed: int, now: int, sizes: Sizes) -> Population:
     )
 
 
+class _Pool(NamedTuple):
+    female: list[str]
+    male: list[str]
+    surnames: list[str]
+
+
+@functools.cache
+def _pool(locale: str, seed: int) -> _Pool:
+    """Faker is slow: it fills a pool of a few thousand once, and the pool is combined."""
+    fake = Faker(locale)
+    fake.seed_instance(seed)
+    # Sorted: a set of strings has another order in every process.
+    return _Pool(
+        sorted({fake.first_name_female() for _ in range(_FEW)}),
+        sorted({fake.first_name_male() for _ in range(_FEW)}),
+        sorted({fake.last_name() for _ in range(_FEW)}),
+    )
+
+
 class Names:
-    """Names by country. Faker is slow: it fills a pool of a few thousand once, and the pool is combined."""
+    """Names by country."""
 
     def __init__(self, seed: int) -> None:
-        self._pools: dict[bool, tuple[list[str], list[str], list[str]]] = {}
-        for mexican, locale in ((False, "es_CO"), (True, "es_MX")):
-            fake = Faker(locale)
-            fake.seed_instance(seed)
-            # Sorted: a set of strings has another order in every process.
-            self._pools[mexican] = (
-                sorted({fake.first_name_female() for _ in range(_FEW)}),
-                sorted({fake.first_name_male() for _ in range(_FEW)}),
-                sorted({fake.last_name() for _ in range(_FEW)}),
-            )
+        self._pools = {mexican: _pool(locale, seed) for mexican, locale in ((False, "es_CO"), (True, "es_MX"))}
 
     def draw(self, rng: np.random.Generator, countries: list[str | None]) -> list[tuple[str, str]]:
         """(given names, surnames) for each user."""

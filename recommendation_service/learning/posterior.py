@@ -69,21 +69,30 @@ def mean_precisions(sums: Floats, model: Model) -> Floats:
         squares, products = _seen(sums, model, kind)
         if not squares.any() or model.factor == 1.0:
             continue
-        q = products - squares @ mean
-        priors = _prior(mean, model.precision * factors[:, np.newaxis, np.newaxis])
-        explained = np.linalg.solve(priors + squares, np.broadcast_to(q[:, None], (_TRIED, len(q), 1)))[..., 0] @ q
-        wider = np.linalg.slogdet(priors + squares)[1] - np.linalg.slogdet(priors)[1]
+        # P⁻¹ is λI but for the direction of μ, so one decomposition of S serves all λ (Sherman & Morrison 1950).
+        precisions = model.precision * factors
+        length, shrunk = float(mean @ mean), _shrunk(mean, precisions)
+        of_seen, directions = np.linalg.eigh(squares)
+        q, mu = directions.T @ (products - squares @ mean), directions.T @ mean
+        widths = 1 / (precisions[:, np.newaxis] + np.maximum(of_seen, 0.0))
+        left = 1 - shrunk * (widths @ mu**2)
+        explained = widths @ q**2 + shrunk * (widths @ (q * mu)) ** 2 / left
+        of_prior = len(mean) * np.log(precisions) - np.log1p(precisions * length)
+        wider = np.log(left) - np.log(widths).sum(axis=1) - of_prior
         likely = (explained - wider - (np.log(factors) / _EXPECTED) ** 2) / 2
-        found[kind] = model.precision * factors[np.argmax(likely)]
+        found[kind] = precisions[np.argmax(likely)]
     return found
 
 
-def _prior(mean: Floats, precision: float | Floats) -> Floats:
-    """(d, d), or of precisions (n, 1, 1) one each: the inverse of I/λ + μμᵀ. Besides being as uncertain in all
-    directions, the prior's mean is uncertain in its length by as much as that is. How many points a reward is worth is
-    a guess, and no order follows from it."""
-    shrunk = precision**2 / (1 + precision * float(mean @ mean))
-    return np.asarray(precision * np.eye(len(mean)) - shrunk * np.outer(mean, mean))
+def _shrunk(mean: Floats, precision: float | Floats) -> float | Floats:
+    """What the length's being uncertain takes from the precision in the mean's direction, per square of its length."""
+    return precision**2 / (1 + precision * float(mean @ mean))
+
+
+def _prior(mean: Floats, precision: float) -> Floats:
+    """(d, d) the inverse of I/λ + μμᵀ. Besides being as uncertain in all directions, the prior's mean is uncertain in
+    its length by as much as that is. How many points a reward is worth is a guess, and no order follows from it."""
+    return np.asarray(precision * np.eye(len(mean)) - _shrunk(mean, precision) * np.outer(mean, mean))
 
 
 def believed_matrices(sums: Floats, model: Model) -> Floats:

@@ -19,7 +19,7 @@ from numba import types
 
 from recommendation_service.model.columns import CatalogArrays
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import compiled, entry_for
+from recommendation_service.ranking.compiled import compiled, entry_for, form_of
 from recommendation_service.ranking.working_memory import WorkingMemory
 
 PARTS = ("catalog", "policy", "memory")
@@ -60,7 +60,11 @@ class Frame:
 
     @cached_property
     def numba_type(self) -> "FrameType":
-        return FrameType(*(typeof(part, None) for part in (self.catalog, self.policy, self.memory)))
+        parts = (self.catalog, self.policy, self.memory)
+        forms = tuple(form_of(part) for part in parts)
+        if forms not in _types:
+            _types[forms] = FrameType(*(typeof(part, None) for part in parts))
+        return _types[forms]
 
 
 class FrameType(types.Type):
@@ -75,6 +79,7 @@ class FrameType(types.Type):
         super().__init__(name=f"Frame({digest})")
 
 
+_types: dict[tuple[Any, ...], FrameType] = {}  # by the forms of the three
 extending.register_model(FrameType)(extending.models.OpaqueModel)
 
 
