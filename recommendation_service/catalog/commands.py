@@ -163,10 +163,11 @@ def show(
     $ recs catalog show --item TYPE:812      # of one that is not there, the rule that keeps it out
     $ recs catalog show --user 4711 --json
     """
+    from recommendation_service.catalog.dictionary import open_dictionary
     from recommendation_service.catalog.inspection import describe_item, describe_user, read_item
     from recommendation_service.sources.mapping.words import open_words
 
-    store = _store()
+    store, settings = _store(), load_settings()
     version = store.named(version)
     catalog = store.open(version)
     names = store.names(version)
@@ -175,10 +176,11 @@ def show(
             wanted = read_item(item, catalog.item_types, catalog.text_types)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--item") from None
-        _print(describe_item(catalog, names, wanted, open_words(load_settings())), as_json)
+        words = open_dictionary(settings, open_words(settings)).words
+        _print(describe_item(catalog, names, wanted, words), as_json)
     elif user is not None:
         try:
-            number = open_words(load_settings()).user_number(user)
+            number = open_words(settings).user_number(user)
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--user") from None
         _print(describe_user(catalog, names, number, user if catalog.user_texts is not None else number), as_json)

@@ -1,15 +1,19 @@
 """The way back from the numbers that records, keys and columns have of an operator's text ids, to these ids.
 
-A text's number is the same in every catalog, so whichever still has it tells it.
+A text's number is the same in every catalog, so whichever still has it tells it. The names of kinds that a later policy
+version added are told by the versions that are kept.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from recommendation_service.catalog.store import Catalog, CatalogStore
 from recommendation_service.core.config import Settings
-from recommendation_service.core.errors import CatalogError
+from recommendation_service.core.errors import CatalogError, PolicyError
 from recommendation_service.model.item_keys import CREATOR, item_key, unpack
+from recommendation_service.model.kinds import KINDS, kind_name
 from recommendation_service.model.words import CREATOR_TYPE, FIRST_WORDS, Words
+from recommendation_service.policies.store import PolicyStore
 
 Id = int | str | None  # None: it is text, and none of the catalogs has it any more
 
@@ -73,28 +77,47 @@ def open_dictionary(settings: Settings, words: Words) -> Dictionary:
 
 
 class KeptDictionary:
-    """The same for whoever goes on while catalogs are built."""
+    """The same for whoever goes on while catalogs are built, and policy versions published."""
 
     def __init__(self, settings: Settings, words: Words) -> None:
         self._store = CatalogStore(settings.catalog_dir, settings.catalog_keep, settings.item_time_zone)
+        self._policies = PolicyStore(settings.policy_dir, settings.policy_keep)
         self._words = words
-        self._newest: str | None = None
+        self._newest: tuple[str | None, list[str]] | None = None
         self._dictionary: Dictionary | None = None
 
     def now(self) -> Dictionary:
-        """Another one only when another catalog was published."""
-        newest = self._store.current()
+        """Another one only when another catalog, or policy version, was published."""
+        newest = self._store.current(), _versions(self._policies)
         if self._dictionary is None or newest != self._newest:
-            self._newest, self._dictionary = newest, Dictionary(self._words, _kept(self._store))
+            words = _with_kinds(self._words, self._policies, newest[1])
+            self._newest, self._dictionary = newest, Dictionary(words, _kept(self._store))
         return self._dictionary
 
 
-def _kept(store: CatalogStore) -> Iterator[Catalog]:
+def _versions(store: CatalogStore | PolicyStore) -> list[str]:
     try:
-        versions = store.versions()
-    except OSError:  # there is no folder, or it may not be looked into
-        return
+        return store.versions()
+    except OSError:  # it may not be looked into
+        return []
+
+
+def _with_kinds(words: Words, store: PolicyStore, versions: list[str]) -> Words:
+    """With those kinds beside the mapping's own that a version names, the latest first."""
+    names = {number: name for name, number in words.kinds.items()}
     for version in reversed(versions):
+        try:
+            kinds = store.manifest(version)["kinds"]
+        except PolicyError:  # removed meanwhile, damaged, or of another release
+            continue
+        for number, name in enumerate(kinds[len(KINDS) :], len(KINDS)):
+            if name != kind_name(number) and name not in names.values():
+                names.setdefault(number, name)
+    return replace(words, kinds={name: number for number, name in names.items()})
+
+
+def _kept(store: CatalogStore) -> Iterator[Catalog]:
+    for version in reversed(_versions(store)):
         try:
             yield store.open(version, verify=False)
         except CatalogError:  # removed meanwhile, damaged, or of another release

@@ -125,6 +125,9 @@ def event_of_row(row: Mapping[Any, Any], feed: FeedRecord | None, ids: Dictionar
     if event["item_type"] in words.text_types:
         key = item_key(words.type_number(event["item_type"]), row["item_id"])
         event["item_id"] = row.get("item_text") or ids.item(key)
+    if event["slot_kind"] is not None:
+        with contextlib.suppress(ValueError, IndexError):  # of a kind that nobody has named
+            event["slot_kind"] = words.kind_name(words.kind_number(event["slot_kind"]))
     for name in ("happened_at", "received_at"):
         event[name] = f"{str(event[name]).replace(' ', 'T')}Z"
     return event | (_feed_fields(feed, ids) if feed is not None else dict.fromkeys(_FEED_FIELDS))
