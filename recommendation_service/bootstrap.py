@@ -369,8 +369,14 @@ async def _answer_service_error(request: Request, error: Exception) -> Response:
 async def _answer_invalid_request(request: Request, error: Exception) -> Response:
     """What FastAPI found wrong in an address, in the contract's form."""
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    details = [{"field": str(each["loc"][-1]), "problem": str(each["msg"])} for each in error.errors()]
+    details = [{"field": str(each["loc"][-1]), "problem": _problem(each)} for each in error.errors()]
     return await _answer_service_error(request, InvalidRequest("The request has invalid fields.", details))
+
+
+def _problem(found: dict[str, Any]) -> str:
+    """In the words of the service's own checks: `must be …, but is …`."""
+    rule = re.sub(r"^(?:Input|String) should ", "must ", str(found["msg"]).split(", unable to ")[0])
+    return rule if rule == "Field required" else f"{rule}, but is {str(found['input'])[:64]!r}"
 
 
 async def _answer_failure(request: Request, _error: Exception) -> Response:

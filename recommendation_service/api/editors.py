@@ -23,6 +23,7 @@ from recommendation_service.serving.editing import (
     LONGEST_WHO,
     LONGEST_WHY,
     Known,
+    entries_of,
     largest_id,
     opened,
     ruling_of,
@@ -115,8 +116,8 @@ def add_editors(
         access.check_administrator(request.scope)
         serving.check_place()
         body = decoded(await read_body(request.receive), check_head(request.scope["headers"]))
-        asked, options = _read(body)
-        ruling = ruling_of(asked, there(), serving.clock.now())
+        asked, options, wrong = _read(body)
+        ruling = ruling_of(asked, there(), serving.clock.now(), wrong)
 
         def keep() -> tuple[Rulings, bool]:
             with opened(settings) as store:
@@ -165,8 +166,7 @@ def add_editors(
         """The latest first. Administrators only."""
         access.check_administrator(request.scope)
         entries = await threads.run(RulingsStore(settings.editors_dir).history)
-        found = [one for one in reversed(entries) if item in (None, one.ruling.item)]
-        return _answer({"entries": [told_entry(one) for one in found[:most]]})
+        return _answer({"entries": [told_entry(one) for one in entries_of(entries, item, there)[:most]]})
 
 
 def _answer(body: dict[str, Any]) -> Response:
@@ -174,8 +174,9 @@ def _answer(body: dict[str, Any]) -> Response:
     return Response(content, media_type="application/json", headers={"Cache-Control": "private, no-store"})
 
 
-def _read(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is asked, and the options of the store. Raises NotJson, InvalidRequest."""
+def _read(body: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """What is asked, the options of the store, and what is wrong with these or of no field, by its name. Raises
+    NotJson, and InvalidRequest for what is no object."""
     try:
         content = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -192,7 +193,4 @@ def _read(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
             problems[name] = "must be an integer"
         elif name != "expect" and not isinstance(value, bool):
             problems[name] = "must be true or false"
-    if problems:
-        details = [{"field": name, "problem": problem} for name, problem in problems.items()]
-        raise InvalidRequest("The request has invalid fields.", details)
-    return {name: content.get(name) for name in FIELDS}, options
+    return {name: content.get(name) for name in FIELDS}, options, problems

@@ -1,10 +1,11 @@
 """What an editor asks for, from the words of a call or a command to a ruling, and where it is kept."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeGuard, get_args
 
+from recommendation_service.catalog.inspection import read_item
 from recommendation_service.core.blocking_redis import open_blocking_redis
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import Conflict, InvalidRequest
@@ -55,10 +56,10 @@ def opened(settings: Settings) -> Iterator[RulingsStore]:
             redis.close()
 
 
-def ruling_of(asked: Mapping[str, Any], there: Known, now: float) -> Ruling:
-    """``asked``: FIELDS, of which some may be absent or None. Raises InvalidRequest with all that is
-    wrong, and Conflict for what would be over already."""
-    problems: dict[str, str] = {}
+def ruling_of(asked: Mapping[str, Any], there: Known, now: float, wrong: Mapping[str, str] | None = None) -> Ruling:
+    """``asked``: FIELDS, of which some may be absent or None; ``wrong``: problems by field that were found before.
+    Raises InvalidRequest with all that is wrong, and Conflict for what would be over already."""
+    problems = dict(wrong or {})
     action = asked.get("action")
     if action not in ACTIONS:
         problems["action"] = f"must be one of {', '.join(ACTIONS)}, but is {_shown(action)}"
@@ -94,6 +95,22 @@ def ruling_of(asked: Mapping[str, Any], there: Known, now: float) -> Ruling:
         place or 0,
         end,
     )
+
+
+def entries_of(entries: Sequence[Entry], item: str | None, there: Callable[[], Known]) -> list[Entry]:
+    """The latest first; ``item``: as TYPE:ID, None for all. Raises InvalidRequest where nothing was ruled of it and no
+    item is named so. What was ruled of a type that is no more stays."""
+    found = [one for one in reversed(entries) if item in (None, one.ruling.item)]
+    if item is not None and not found:
+        types = there().types
+        numbers = {name: number for name, (number, _) in types.items()}
+        try:
+            read_item(item, numbers, {name for name, (_, is_text) in types.items() if is_text})
+        except ValueError as error:
+            raise InvalidRequest(
+                "The request has invalid fields.", [{"field": "item", "problem": str(error)}]
+            ) from None
+    return found
 
 
 def _is_in(name: Any, names: Collection[str]) -> TypeGuard[str]:

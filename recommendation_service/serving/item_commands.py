@@ -161,10 +161,14 @@ def history(
     $ recs items history job:812
     """
     from recommendation_service.editors.store import RulingsStore
-    from recommendation_service.serving.editing import told_entry
+    from recommendation_service.serving.editing import entries_of, told_entry
 
-    entries = RulingsStore(load_settings().editors_dir).history()
-    found = [told_entry(one) for one in reversed(entries) if item in (None, one.ruling.item)]
+    settings = load_settings()
+    entries = RulingsStore(settings.editors_dir).history()
+    try:
+        found = [told_entry(one) for one in entries_of(entries, item, lambda: _known(settings))]
+    except InvalidRequest as error:
+        raise typer.BadParameter(error.details[0]["problem"], param_hint="[TYPE:ID]") from None
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
@@ -185,13 +189,10 @@ def _rule(
     here: bool,
     as_json: bool,
 ) -> None:
-    from recommendation_service.policies.choice import PolicyChoice
-    from recommendation_service.serving.editing import known, opened, ruling_of, told
-    from recommendation_service.sources.mapping.mapping import load_mapping
+    from recommendation_service.serving.editing import opened, ruling_of, told
 
     settings = load_settings()
-    mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
-    there = known(mapping, PolicyChoice(settings).take_up().policy)
+    there = _known(settings)
     deed = deed_of(asked["why"], by)
     try:
         ruling = ruling_of({**asked, **_item(item, there), "who": deed.who}, there, time.time())
@@ -210,6 +211,15 @@ def _rule(
         typer.secho("Warning: Redis does not answer: other machines will know once it does.", fg="yellow", err=True)
     if not is_there and ruling.action != "release":
         typer.secho(f"Note: the current catalog has no {ruling.item}: it holds once one has.", err=True)
+
+
+def _known(settings: Settings) -> "Known":
+    from recommendation_service.policies.choice import PolicyChoice
+    from recommendation_service.serving.editing import known
+    from recommendation_service.sources.mapping.mapping import load_mapping
+
+    mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
+    return known(mapping, PolicyChoice(settings).take_up().policy)
 
 
 def _item(text: str, there: "Known") -> dict[str, Any]:

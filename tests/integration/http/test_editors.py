@@ -260,6 +260,9 @@ def test_all_that_is_wrong_is_named(client: httpx.Client) -> None:
         for one in error_of(post(client, "bury", 1, expect="3", replace=1, when=2), 422, "invalid_request")["details"]
     }
     assert set(wrong) == {"expect", "replace", "when"}
+    answer = post(client, "pin", 0, feed="mine", place=0, until="soon", when=2, alone="yes")
+    wrong = {one["field"] for one in error_of(answer, 422, "invalid_request")["details"]}
+    assert wrong == {"id", "feed", "place", "until", "when", "alone"}
     for wrong_type in ([], {}, ["total"], {"a": 1}, 1.5, "x" * 300, "\u0000"):
         answer = post(client, "pin", wrong_type, type=wrong_type, feed=wrong_type, place=wrong_type, until=wrong_type)
         wrong = {one["field"] for one in error_of(answer, 422, "invalid_request")["details"]}
@@ -274,8 +277,22 @@ def test_all_that_is_wrong_is_named(client: httpx.Client) -> None:
             status,
             "not_json" if status == 400 else "invalid_request",
         )
-    assert error_of(client.get("/api/editors/history?most=0", headers=ADMINISTRATOR), 422, "invalid_request")
+    refused = error_of(client.get("/api/editors/history?most=0", headers=ADMINISTRATOR), 422, "invalid_request")
+    assert refused["details"] == [{"field": "most", "problem": "must be greater than or equal to 1, but is '0'"}]
     assert error_of(post(client, "release", 999_999), 404, "not_found")
+
+
+@pytest.mark.parametrize("item", ["812", "song:1", "resume:x", "resume:"])
+def test_no_history_is_told_of_what_is_no_item(client: httpx.Client, folder: Path, item: str) -> None:
+    answer = client.get("/api/editors/history", params={"item": item}, headers=ADMINISTRATOR)
+    [wrong] = error_of(answer, 422, "invalid_request")["details"]
+    assert wrong["field"] == "item"
+    assert f"but is {item!r}" in wrong["problem"]
+    result = CliRunner().invoke(cli.app, ["items", "history", item], env={"DATA_DIR": str(folder), "COLUMNS": "500"})
+    assert result.exit_code == 2
+    assert wrong["problem"] in result.output
+    never = client.get("/api/editors/history?item=resume:77777", headers=ADMINISTRATOR)
+    assert body_of(never, 200) == {"entries": []}
 
 
 def test_two_who_want_one_place_are_told(client: httpx.Client, video: int) -> None:
