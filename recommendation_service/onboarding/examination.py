@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.database import address, begin_reading
-from recommendation_service.core.errors import CatalogError, ConfigurationError, SourceError
-from recommendation_service.doctor.findings import Finding, Severity, error, ok, warning
+from recommendation_service.core.errors import CatalogError, ConfigurationError, PolicyError, SourceError
+from recommendation_service.doctor.findings import Finding, Severity, error, info, ok, warning
 from recommendation_service.doctor.mapped import plans_of
 from recommendation_service.doctor.queries import PlanStep
 from recommendation_service.onboarding.profile import ColumnProfile, profile
@@ -84,6 +84,7 @@ def check_mapping(
                 tables = read(mapping, connection, now, settings.database_zone, observe)
                 findings = tables.findings
                 report.findings += _results(tables, mapping)
+                report.findings += _served(mapping, settings)
                 report.items = shown_items(tables)
                 if with_feeds and any(map(len, tables.items.values())):
                     progress("Making some feeds")
@@ -126,6 +127,22 @@ def _feeds(
         yield error(
             f"feeds.{empty[0]}", "It has no item for somebody.", "Look at the kinds in its pattern, and at filters."
         )
+
+
+def _served(mapping: Mapping, settings: Settings) -> Iterator[Finding]:
+    """Where the policy that is served was not begun with by this file, as it is by now."""
+    from recommendation_service.policies.choice import PolicyChoice
+    from recommendation_service.policies.mapped import starting_policy
+
+    if settings.mapping_file is None or settings.mapping_file.resolve() != mapping.path.resolve():
+        return
+    try:
+        of_file, served = starting_policy(mapping), PolicyChoice(settings).take_up().policy
+    except (ConfigurationError, PolicyError):  # of the file's kinds and feeds the feeds tell it, of the store its start
+        return
+    if of_file.file.model_dump(exclude={"version"}) != served.file.model_dump(exclude={"version"}):
+        advice = "POLICY_FILE is set." if settings.policy_file is not None else "`recs policy publish` serves them."
+        yield info("feeds", f"The policy {served.version} is served, and not the kinds and feeds of this file.", advice)
 
 
 def _note(report: CheckReport, findings: Findings) -> None:

@@ -51,6 +51,7 @@ class PolicyChoice:
             if self._file is None and settings.mapping_file is not None
             else load_policy(self._file)
         )
+        self._feeds = frozenset(self.policy.file.feeds) if settings.mapping_file is not None else frozenset()
         self.shadows: Shadows = ()
         self.experiment: Experiment | None = None
         self.arms: tuple[Policy, ...] = ()  # of the experiment, in its order
@@ -71,6 +72,11 @@ class PolicyChoice:
         if version is not None and version != self.policy.version:
             opened = self._opened(version, "The current policy is not served")
             self.policy = opened or (self._served_before() if is_first else None) or self.policy
+        if absent := self._feeds - self.policy.file.feeds.keys():
+            self.problems.append(
+                f"The policy that is served, {self.policy.version}, lacks feeds of the mapping: "
+                f"{', '.join(sorted(absent))}. `recs policy publish` serves the kinds and feeds of its file."
+            )
         self.shadows = tuple(shadow for name in shadows if (shadow := self._shadow(name)) is not None)
         tried = self._store.tried() if self._has_live and shadows else []
         self.live = tuple(shadow for shadow in self.shadows if shadow.version in tried)

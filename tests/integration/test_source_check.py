@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 
 from examples.world import run
 from recommendation_service import cli
+from recommendation_service.core.config import load_settings
+from recommendation_service.policies.choice import PolicyChoice
+from recommendation_service.policies.store import PolicyStore
 from recommendation_service.sources.mapping.mapping import load_mapping
 from recommendation_service.sources.mapping.reading import read
 
@@ -317,6 +320,38 @@ def test_the_setting_names_the_mapping(filled: Callable[[str, str], URL], monkey
     monkeypatch.setenv("MAPPING_FILE", str(EXAMPLES / "music" / "mapping.toml"))
     monkeypatch.setenv("DATABASE_URL", str(filled("music", "sqlite")))
     assert CliRunner().invoke(cli.app, ["source", "check"]).exit_code == 0
+
+
+def test_a_file_that_is_changed_after_a_version_was_published_is_not_what_is_served(
+    filled: Callable[[str, str], URL], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feed that is added to the file is in /docs, and was 503 for ever with nothing said of it."""
+    url, mapping = filled("jobs", "sqlite"), changed(tmp_path, "jobs")
+    monkeypatch.setenv("MAPPING_FILE", str(mapping))
+    monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
+
+    def told() -> list[str]:
+        return [one for one in sentences(check(mapping, url), "info") if one.startswith("feeds: ")]
+
+    def publish() -> str:
+        assert CliRunner().invoke(cli.app, ["policy", "publish"]).exit_code == 0
+        return str(PolicyStore(load_settings().policy_dir, keep=10).current())
+
+    def problems() -> list[str]:
+        return PolicyChoice(load_settings()).take_up().problems
+
+    assert told() == problems() == []
+    version = publish()
+    assert told() == problems() == []
+    with mapping.open("a") as file:
+        file.write('\n[kinds.front]\nweights = { newness = 1 }\n[feeds.front]\npattern = ["front"]\n')
+    assert told() == [f"feeds: The policy {version} is served, and not the kinds and feeds of this file."]
+    assert problems() == [
+        f"The policy that is served, {version}, lacks feeds of the mapping: front. `recs policy publish` serves the "
+        "kinds and feeds of its file."
+    ]
+    publish()
+    assert told() == problems() == []
 
 
 def test_the_schema_is_printed_for_editors() -> None:
