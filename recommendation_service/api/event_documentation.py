@@ -47,7 +47,7 @@ def _optional() -> dict[str, dict[str, Any]]:
             "The rating, which that event must have; above 5 counts as 5.",
         ),
         "watch_seconds": _known(
-            {"type": "number", "minimum": 0, "maximum": LARGEST_WATCH_SECONDS}, "How long the video was watched."
+            {"type": "number", "minimum": 0, "maximum": LARGEST_WATCH_SECONDS}, "How long it was watched."
         ),
         "timestamp": _known(
             {
@@ -70,6 +70,7 @@ def _optional() -> dict[str, dict[str, Any]]:
 def own_event_schema(words: Words) -> dict[str, Any]:
     """Of a mapping's events: for each of them what it may be of, in the operator's words."""
     common = _optional()
+    common["value"]["description"] = "A number that is kept with it."
     common["user_id"] = _known(
         _text_id() if words.users_are_text else {"anyOf": _id(0, LARGEST_ID)},
         "Who did it; left out: an anonymous person, who is known by the session.",

@@ -61,9 +61,18 @@ def _postgresql_steps(node: Mapping[str, Any], connection: Connection) -> Iterat
         is_scan = node["Node Type"] == "Seq Scan"
         rows = _rows_of(table, connection) if is_scan else int(node["Plan Rows"])
         said = str(node.get("Index Cond") or node.get("Filter") or "")
-        yield PlanStep(table, "ALL" if is_scan else node["Node Type"], node.get("Index Name"), None, rows, said)
+        access = "ALL" if is_scan else node["Node Type"]
+        yield PlanStep(table, access, ", ".join(_indices(node)) or None, None, rows, said)
     for part in node.get("Plans", ()):
         yield from _postgresql_steps(part, connection)
+
+
+def _indices(node: Mapping[str, Any]) -> Iterator[str]:
+    """By which a table is read: of a bitmap the nodes below have them."""
+    if index := node.get("Index Name"):
+        yield index
+    for part in node.get("Plans", ()) if "Bitmap" in node["Node Type"] else ():
+        yield from _indices(part)
 
 
 def _rows_of(table: str, connection: Connection) -> int:

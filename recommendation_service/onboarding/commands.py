@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Your tables: the mapping that says what they mean.")
 
 FAILED = 1
+LONGEST_LINE = 100  # characters of an item in a feed that is shown
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -227,9 +228,10 @@ def _print(report: "CheckReport") -> None:
 
 
 def _named(item: dict[str, Any]) -> str:
-    """An item in a line: its type, and its first field, or else its id."""
+    """An item in a line, which may be cut: its type, and its first field, or else its id."""
     item_type, one, *fields = item.values()
-    return f"{item_type} {fields[0] if fields else one}"
+    line = " ".join(f"{item_type} {fields[0] if fields else one}".split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}…"
 
 
 def _read(plan: "list[PlanStep]") -> str:

@@ -21,7 +21,11 @@ PERSONAL = {
     "birthday",
 }
 TAGS = {"tag", "skill", "category", "genre", "topic", "keyword", "interest", "label", "language", "section", "style"}
-MAKERS = MAKER | {"artist", "company", "channel", "publisher", "brand", "organization", "organisation", "store", "shop"}
+MAKERS = MAKER | {
+    *("artist", "company", "channel", "publisher", "brand", "organization", "organisation", "store", "shop"),
+    *("agent", "agency", "vendor", "merchant", "dealer", "landlord", "employer", "studio", "director", "instructor"),
+    *("coach", "chef", "photographer", "designer", "developer", "journalist", "blogger", "speaker", "organizer"),
+}
 MOST_ITEM_TYPES = 8
 # What people write to each other is no term, however often they write the same.
 _PROSE = re.compile(r"body|text|message|comment|note|content|description|summary|reason|token|(^|_)ip($|_)", re.I)

@@ -1,5 +1,6 @@
 """Some items as people would see them: the newest of each type, with their fields and terms."""
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -62,5 +63,5 @@ def _plain(one: Any) -> int | str:
 def _cut(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
-    shown = text(value)
+    shown = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else text(value)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

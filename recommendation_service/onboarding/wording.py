@@ -47,7 +47,9 @@ _ENDS = re.compile(r"^(clos|expir|end|valid_until|deadline)\w*", re.I)
 _STATE = re.compile(r"^(status|state|visibility)$", re.I)
 _FLAG = re.compile(r"^(?:is_)?(\w+)$", re.I)
 _NUMBER = re.compile(
-    r"price|cost|salary|pay|wage|seconds|minutes|duration|length|size|pages|year|calories|distance", re.I
+    r"price|cost|salary|pay|wage|rent(?!al)|budget|seconds|minutes|duration|length|size|area|surface|pages|year|"
+    r"calories|distance|mileage",
+    re.I,
 )
 _CATEGORY = re.compile(
     r"category|genre|type|kind|section|topic|style|brand|department|city|country|language|level|condition|colou?r|"

@@ -78,7 +78,8 @@ class Writer:
         table = self._tables[self._roles.users]
         time = time_of(table, CAME)
         taken = {str(table.key)}
-        columns = [str(table.key), time, *lists_of(table), *categories_of(table, taken), *numbers_of(table, taken)]
+        columns = [str(table.key), time, *lists_of(table), *categories_of(table, taken)]
+        columns += [column for column in self._item_numbers() if column in numbers_of(table, taken)]
         columns += self._shared
         where = " AND ".join(
             condition.format(self._quote(column))
@@ -191,13 +192,21 @@ class Writer:
             f"JOIN {quote(said.tags)} t ON t.{quote(str(self._tables[said.tags].key))} = j.{quote(str(said.tag))}"
         )
 
-    def _numbers(self) -> Iterable[str]:
+    def _item_numbers(self) -> dict[str, list[str]]:
+        """By column, the item types that have it."""
         found: dict[str, list[str]] = {}
         for item in self._roles.items:
             table = self._tables[item]
             for column in numbers_of(table, {str(table.key), *(one.column for one in self._refers[item])}):
-                found.setdefault(column, []).append(f"items.{self._names[item]} = {_string(column)}")
-        for column, lines in found.items():
+                found.setdefault(column, []).append(self._names[item])
+        return found
+
+    def _numbers(self) -> Iterable[str]:
+        users = self._tables[self._roles.users]
+        of_users = numbers_of(users, {str(users.key)})
+        for column, types in self._item_numbers().items():
+            lines = [f"items.{name} = {_string(column)}" for name in types]
+            lines += [f"users = {_string(column)}"] if column in of_users else []
             yield _section(f"numbers.{_name(column)}", lines)
 
     def _events(self) -> Iterable[str]:

@@ -226,7 +226,9 @@ def test_the_document_shows_the_teams_own_words(client: httpx.Client) -> None:
     assert told["apply"]["required"] == ["event", "item_id"]
     assert told["stars"]["required"] == ["event", "item_id", "value"]
     assert told["apply"]["properties"]["item_id"]["type"] == "string"
-    assert "resume" not in json.dumps(schema)
+    assert told["stars"]["properties"]["value"]["description"] == "What the event's weight is multiplied by."
+    words = json.dumps(schema)
+    assert [word for word in ("resume", "video", "above 5 counts as 5") if word in words] == []
 
 
 def test_a_machine_that_knows_nothing_learns_from_the_table_what_somebody_did(

@@ -89,7 +89,7 @@ def test_each_example_can_be_built_and_nothing_in_it_is_odd(
         assert query["rows"] > 0
         assert query["plan"]
         if query["user_plan"] is not None:
-            assert not any(step["access"] == "ALL" for step in query["user_plan"]), query
+            assert all(step["key"] and step["access"] != "ALL" for step in query["user_plan"]), query
     for items in report["items"].values():
         assert len(items) == 5
         assert all(any(item["terms"].values()) for item in items)
@@ -308,6 +308,24 @@ def test_people_are_told_the_same_in_words(filled: Callable[[str, str], URL]) ->
     assert done.exit_code == 0
     for expected in ("events.read", "Some articles, the newest first", "A catalog can be built of it."):
         assert expected in done.stdout
+
+
+def test_what_is_long_or_of_several_lines_is_told_in_one(filled: Callable[[str, str], URL], tmp_path: Path) -> None:
+    prose = "'First line' || char(10) || 'second' || hex(zeroblob(200)) AS prose"
+    mapping = changed(
+        tmp_path,
+        "jobs",
+        ("SELECT a.id, a.title,", f"SELECT a.id, {prose}, a.title,"),
+        ("fields = [", 'fields = ["prose", '),
+    )
+    url = filled("jobs", "sqlite")
+    options = ["--database", url.render_as_string(hide_password=False)]
+    done = CliRunner().invoke(cli.app, ["source", "check", str(mapping), *options], env={"COLUMNS": "500"})
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stdout.splitlines() if "job First line second000" in line]
+    assert len(lines) > 8
+    assert not [line for line in done.stdout.splitlines() if line.startswith("second")]
+    assert max(map(len, done.stdout.splitlines())) < 500
 
 
 def test_without_a_mapping_the_next_step_is_named(filled: Callable[[str, str], URL]) -> None:

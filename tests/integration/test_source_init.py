@@ -380,6 +380,48 @@ def test_people_and_items_are_seen_behind_the_role_that_a_column_names_first(
     assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []
 
 
+# Who offers a thing bears no name of an author; what people and things have as a number is of one kind.
+HOUSES = """
+CREATE TABLE agents (id INTEGER PRIMARY KEY, name VARCHAR(50), agency VARCHAR(50));
+CREATE TABLE clients (id INTEGER PRIMARY KEY, email VARCHAR(50), area_m2 INTEGER, birth_year INTEGER);
+CREATE TABLE listings (id INTEGER PRIMARY KEY, agent_id INTEGER, headline VARCHAR(50), price DECIMAL(12,2),
+  area_m2 INTEGER, listed_at VARCHAR(30));
+CREATE TABLE favourites (client_id INTEGER, listing_id INTEGER, added_at VARCHAR(30))
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_who_offers_items_and_which_numbers_people_have_of_them_is_found_out(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    statements = HOUSES.split(";\n")
+    statements += [f"INSERT INTO agents VALUES ({n}, 'agent {n}', 'agency {n % 2}')" for n in range(1, 5)]
+    for n in range(1, 21):
+        day = f"'2026-11-{n:02} 10:00:00'"
+        statements += [
+            f"INSERT INTO clients VALUES ({n}, 'c{n}@example.org', {20 + 10 * (n % 8)}, {1950 + n})",
+            f"INSERT INTO listings VALUES ({50 + n}, {1 + n % 4}, 'house {n}', {n * 9.5}, {25 + 10 * (n % 9)}, {day})",
+            f"INSERT INTO favourites VALUES ({n}, {50 + n}, {day})",
+        ]
+    engine = create_engine(postgresql_address(url) if backend == "postgresql" else url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    done = init(url)
+    assert done.exit_code == 0, done.output
+    content = load_mapping(tmp_path / "mapping.toml").content
+    assert content.items["listing"].creator == "agent_id"
+    assert {name: (number.items, number.users) for name, number in content.numbers.items()} == {
+        "price": ({"listing": "price"}, None),
+        "area_m2": ({"listing": "area_m2"}, "area_m2"),
+    }
+    # Nothing is read of people that nothing is done with.
+    assert "birth_year" not in (tmp_path / "mapping.toml").read_text()
+    report = check(tmp_path / "mapping.toml", url)
+    assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []
+
+
 @pytest.mark.parametrize("backend", TYPES)
 def test_a_market_of_uuids_flags_enums_and_dates_is_found_out(
     init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
