@@ -45,6 +45,7 @@ from recommendation_service.core.config import Settings, load_settings
 from recommendation_service.core.errors import InvalidRequest, ServiceError
 from recommendation_service.core.holding import hold
 from recommendation_service.core.logging import configure_logging
+from recommendation_service.core.mysql_exchange import Exchanges
 from recommendation_service.core.redis import open_redis
 from recommendation_service.core.replicas import ReadReplicas
 from recommendation_service.feed.compilation import compile_kernels, kernels_are_compiled
@@ -276,11 +277,14 @@ def _lifespan(
                     fleet_watch = watch_fleet(settings, serving, blocking)
                     stack.callback(fleet_watch.close)
                     work.append(fleet_watch.watch())
+            # Where one statement says all of a user, no other one has to be of the same moment.
+            alone = settings.mapping_file is None and Exchanges.can_speak_to(settings.source_url)
             replicas = ReadReplicas(
                 settings,
                 registry.pool_share(settings, registry.WORKER),
                 numbers=metrics.database,
                 trusted_seconds=TRUSTED_SECONDS,
+                alone=alone,
             )
             stack.callback(replicas.dispose)
             seen: SeenStore = NoStore(group)
@@ -294,7 +298,7 @@ def _lifespan(
                 if redis is not None:
                     seen = FleetStore(machine, FleetMemory(redis, max(serving.lifetimes)))
             people = user_reader(settings, replicas.connect, clock.now)
-            users = Users(people, settings, metrics, redis)
+            users = Users(people, settings, metrics, redis, connect=replicas.connect if alone else None)
             stack.push_async_callback(users.close)
             stream = EventStream(redis) if redis is not None else None
             worker = Worker(

@@ -56,6 +56,9 @@ class MappedUserReader:
         self._by: tuple[str | None, TermsBy] = (None, _no_terms_by())
         self.version = f"{mapping.digest}.{settings.mysql_time_zone}"
 
+    def question(self, users: Sequence[User]) -> None:
+        """A mapping's tables take several statements."""
+
     def read(self, user: User) -> UserFacts | None:
         """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
         return self.read_all([user])[user]

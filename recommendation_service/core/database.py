@@ -86,6 +86,7 @@ def make_engine(
     url: URL | None = None,
     numbers: Numbers | None = None,
     trusted_seconds: float = 0,
+    alone: bool = False,
 ) -> Engine:
     """An engine for ``url``, or else for ``settings.source_url``. Nothing is connected until it is used.
 
@@ -95,7 +96,8 @@ def make_engine(
     may be open at once is the same.
     SQLite is opened so that nothing can be written; of PostgreSQL postgresql.py says more. ``share``: None for a
     command, which a person runs and which is no part of the running service. ``numbers``: where the pool counts.
-    ``trusted_seconds``: a connection is asked whether it lives only where it was not used for so long.
+    ``trusted_seconds``: a connection is asked whether it lives only where it was not used for so long. ``alone``: each
+    statement is a transaction of its own, which nothing has to end.
     """
     url = url or settings.source_url
     if url.get_backend_name() == "sqlite":
@@ -110,6 +112,7 @@ def make_engine(
         pool_recycle=POOL_RECYCLE_SECONDS,
         pool_timeout=CHECKOUT_TIMEOUT_SECONDS,
         connect_args=_connect_args(settings, url, settings.mysql_read_timeout_seconds),
+        **({"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True} if alone else {}),
     )
     _open_connections(engine, settings, url, settings.mysql_read_timeout_seconds)
     if not settings.mysql_use_pooling:

@@ -55,8 +55,8 @@ class ReadReplicas:
     """Gives connections for reading: to a replica that may be used, in turn, else to the primary.
 
     ``stays``: reads go to one server while it may be used. For a reader whose reads belong together: two replicas
-    are never at the same point. ``trusted_seconds``: as in make_engine, for reads that may fail. Nothing is connected,
-    and no thread started, before the first read.
+    are never at the same point. ``trusted_seconds``, for reads that may fail, and ``alone``: as in make_engine. Nothing
+    is connected, and no thread started, before the first read.
     """
 
     def __init__(
@@ -67,13 +67,16 @@ class ReadReplicas:
         stays: bool = False,
         numbers: Numbers | None = None,
         trusted_seconds: float = 0,
+        alone: bool = False,
     ) -> None:
         self._numbers = numbers or NoNumbers()
         self._stays = stays
         self._turn = itertools.count()
         self._last: Replica | None = None
-        self.primary = make_engine(settings, share, numbers=numbers, trusted_seconds=trusted_seconds)
-        self.replicas = [Replica(settings, url, share, numbers, trusted_seconds) for url in settings.replica_urls]
+        self.primary = make_engine(settings, share, numbers=numbers, trusted_seconds=trusted_seconds, alone=alone)
+        self.replicas = [
+            Replica(settings, url, share, numbers, trusted_seconds, alone) for url in settings.replica_urls
+        ]
 
     def connect(self) -> Connection:
         """Raises SQLAlchemyError where neither a replica nor the primary gives a connection."""
@@ -112,10 +115,18 @@ class Replica:
     """One replica: its engine, and what is known of it. Used from any thread."""
 
     def __init__(
-        self, settings: Settings, url: URL, share: PoolShare | None, numbers: Numbers | None, trusted_seconds: float
+        self,
+        settings: Settings,
+        url: URL,
+        share: PoolShare | None,
+        numbers: Numbers | None,
+        trusted_seconds: float,
+        alone: bool,
     ) -> None:
         self.name = f"{url.host}:{url.port or (5432 if is_postgresql(url) else 3306)}"
-        self.engine = make_engine(settings, share, url=url, numbers=numbers, trusted_seconds=trusted_seconds)
+        self.engine = make_engine(
+            settings, share, url=url, numbers=numbers, trusted_seconds=trusted_seconds, alone=alone
+        )
         self._most_lag_seconds = settings.mysql_max_replica_lag_seconds
         # A look must neither wait for the pool nor as long as a query may.
         self._look_engine = make_unpooled_engine(

@@ -1,8 +1,7 @@
 """Reads that come while others are under way share the next one: a round trip for all of them, and not for each."""
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -11,27 +10,25 @@ V = TypeVar("V")
 
 
 class Together(Generic[K, V]):
-    """Reads by key, in threads of its own. One event loop's.
+    """Reads by key. One event loop's.
 
-    ``read``: what the keys stand for, each once and at most ``most`` of them; called in a thread. What it raises, all
-    who asked are told. While one reading is under way, another begins with ``most`` keys, or when the first has taken
-    ``patience_seconds``: so many share a reading, and one that hangs holds up nobody for longer.
+    ``read``: what the keys stand for, each once and at most ``most`` of them. What it raises, all who asked are told.
+    While one reading is under way, another begins with ``most`` keys, or when the first has taken ``patience_seconds``:
+    so many share a reading, and one that hangs holds up nobody for longer. At most ``readings`` are under way.
     """
 
     def __init__(
         self,
-        read: Callable[[Sequence[K]], Mapping[K, V]],
+        read: Callable[[Sequence[K]], Awaitable[Mapping[K, V]]],
         *,
-        threads: int,
+        readings: int,
         most: int,
         patience_seconds: float,
-        name: str,
     ) -> None:
         self._read = read
         self._most = most
         self._patience_seconds = patience_seconds
-        self._threads = ThreadPoolExecutor(threads, name)
-        self._most_readings = threads
+        self._most_readings = readings
         self._begun: list[float] = []  # of the readings under way, the first one first
         self._waiting: dict[K, list[asyncio.Future[V]]] = {}
         self._planned: asyncio.Handle | None = None
@@ -48,13 +45,12 @@ class Together(Generic[K, V]):
         return found
 
     def close(self) -> None:
-        """Without waiting for what is being read: a thread that is held up ends at its own time limit."""
+        """Without waiting for what is being read."""
         self._forget_plan()
         for asked in self._waiting.values():
             for found in asked:
                 found.cancel()
         self._waiting.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _plan(self) -> None:
         """The next reading, where there is one to come and none is planned."""
@@ -76,7 +72,7 @@ class Together(Generic[K, V]):
         asked = {key: self._waiting.pop(key) for key in keys}
         begun = loop.time()
         self._begun.append(begun)
-        reading = loop.run_in_executor(self._threads, self._read, keys)
+        reading = asyncio.ensure_future(self._read(keys))
         reading.add_done_callback(partial(self._end, begun, asked))
         self._plan()
 

@@ -1,15 +1,23 @@
 """What the operator's tables say of one user, for those who are not in the catalog."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from sqlalchemy import TextClause
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from recommendation_service.core.cache import Cache
 from recommendation_service.core.config import Settings
+from recommendation_service.core.database import words_of
+from recommendation_service.core.errors import SourceError
+from recommendation_service.core.mysql_exchange import Answer, Exchanges, Lost
 from recommendation_service.core.redis import RedisGuard
 from recommendation_service.core.together import Together
 from recommendation_service.telemetry.metrics import Metrics
@@ -25,6 +33,10 @@ LARGEST_ENTRY_BYTES = 16 * 1024
 # Of a worker: as many connections to the database as it uses at once.
 READING_THREADS = 2
 MOST_TOGETHER = 32
+# An answer that is longer is gone through in a thread, and holds up no feed meanwhile.
+LONGEST_ON_LOOP_BYTES = 1 << 16
+# Of a connection to the database, while there are readings.
+HELD_SECONDS = 0.1
 
 ENCODING_VERSION = 2
 
@@ -94,22 +106,37 @@ def decode_facts(encoded: bytes) -> UserFacts | None:
     )
 
 
+Facts = Mapping[User, UserFacts | None]
+
+
+class Question(NamedTuple):
+    """One statement that says all of some users."""
+
+    statement: TextClause
+    parameters: dict[str, Any]
+    facts: Callable[[Sequence[Any]], Facts | None]  # of its rows; None: there are more than it gives
+
+
 class ReadsUsers(Protocol):
     """Who reads users from an operator's tables."""
 
     version: str  # of what else the facts are made by: those of another one are of no use
 
+    def question(self, users: Sequence[User]) -> Question | None:
+        """None: these tables take several statements."""
+
     def read(self, user: User) -> UserFacts | None:
         """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
 
-    def read_all(self, users: Sequence[User]) -> dict[User, UserFacts | None]:
+    def read_all(self, users: Sequence[User]) -> Facts:
         """The same of several different ones, each as if alone."""
 
 
 class Users:
     """Users outside the catalog, through L1, L2 and the operator's tables: what a feed asks. One worker's.
 
-    ``cached`` first, which waits for nothing; ``facts`` where it has nothing.
+    ``cached`` first, which waits for nothing; ``facts`` where it has nothing. ``connect``: to where one statement says
+    all of a user, by connections of which each statement is a transaction of its own.
     """
 
     def __init__(
@@ -119,14 +146,17 @@ class Users:
         metrics: Metrics,
         guard: RedisGuard | None,
         clock: Callable[[], float] = time.monotonic,
+        connect: Callable[[], Connection] | None = None,
     ) -> None:
         wait_seconds = settings.user_read_timeout_milliseconds / 1000
-        self._reads = Together(
-            reader.read_all,
-            threads=READING_THREADS,
-            most=MOST_TOGETHER,
-            patience_seconds=wait_seconds / 2,
-            name="user-reader",
+        self._reader = reader
+        self._threads = ThreadPoolExecutor(READING_THREADS, "user-reader")
+        self._exchanges: Exchanges | None = None
+        if connect is not None:
+            limit = settings.mysql_read_timeout_seconds
+            self._exchanges = Exchanges(connect, self._threads, held_seconds=HELD_SECONDS, timeout_seconds=limit)
+        self._reads: Together[User, UserFacts | None] = Together(
+            self._read, readings=READING_THREADS, most=MOST_TOGETHER, patience_seconds=wait_seconds / 2
         )
         self._cache = Cache(
             f"user:{ENCODING_VERSION}.{reader.version}",
@@ -166,3 +196,31 @@ class Users:
         """Without waiting for the database; a thread that it holds up ends at its time limit."""
         await self._cache.close()
         self._reads.close()
+        if self._exchanges is not None:
+            self._exchanges.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _read(self, users: Sequence[User]) -> Facts:
+        """Raises SourceError. What an event loop cannot have, a thread reads; it tells what is wrong, too."""
+        loop = asyncio.get_running_loop()
+        question = self._reader.question(users) if self._exchanges is not None else None
+        if self._exchanges is not None and question is not None:
+            try:
+                answer = await self._exchanges.ask(question.statement, question.parameters)
+            except Lost:
+                return await loop.run_in_executor(self._threads, self._reader.read_all, users)
+            except (SQLAlchemyError, TimeoutError) as error:
+                raise SourceError(
+                    f"user: {words_of(error) if isinstance(error, SQLAlchemyError) else error}"
+                ) from error
+            if len(answer) <= LONGEST_ON_LOOP_BYTES:
+                facts = _facts(question, answer)
+            else:
+                facts = await loop.run_in_executor(self._threads, _facts, question, answer)
+            if facts is not None:
+                return facts
+        return await loop.run_in_executor(self._threads, self._reader.read_all, users)
+
+
+def _facts(question: Question, answer: Answer) -> Facts | None:
+    return question.facts(answer.rows())

@@ -21,7 +21,7 @@ from recommendation_service.mappings.interacpedia.words import CHALLENGE, RESUME
 from recommendation_service.model.item_keys import LARGEST_ITEM, item_key
 from recommendation_service.sources.json_lists import read_list
 from recommendation_service.sources.reader import ZERO_DATE
-from recommendation_service.sources.users import Names, User, UserFacts
+from recommendation_service.sources.users import Facts, Names, Question, User, UserFacts
 
 # Four kinds of interactions, so many of each.
 MOST_OF_A_KIND = 80
@@ -68,38 +68,50 @@ class UserReader:
         """None where there is no such user. Blocks: not on an event loop. Raises SourceError."""
         return self.read_all([user_id])[user_id]
 
-    def read_all(self, user_ids: Sequence[User]) -> dict[User, UserFacts | None]:
+    def read_all(self, user_ids: Sequence[User]) -> Facts:
         """The same of several different ones, each as if alone. Where they have more rows than a statement gives, each
         is read alone, and of one who has more alone the latest of each part."""
-        now = self._clock()
-        most = MOST_OF_ONE + MOST_OF_EACH * len(user_ids)
+        question = self.question(user_ids)
         try:
             with self._connect() as connection:
-                rows = self._read(connection, _together(user_ids), user_ids, now, most)
-                is_cut = len(rows) >= most
-                if is_cut and len(user_ids) == 1:
-                    rows = [
-                        row
-                        for place, most in enumerate(MOST_OF_PART.values())
-                        for row in self._read(connection, _latest_part(place), user_ids, now, most)
-                    ]
+                facts = question.facts(connection.execute(question.statement, question.parameters).fetchall())
+                if facts is None and len(user_ids) == 1:
+                    facts = self._latest_facts(connection, user_ids[0])
         except SQLAlchemyError as error:
             original = getattr(error, "orig", None)
             raise SourceError(f"user: {original or type(error).__name__}") from error
-        if is_cut and len(user_ids) > 1:
+        if facts is None:
             return {user_id: self.read(user_id) for user_id in user_ids}
+        return facts
+
+    def question(self, user_ids: Sequence[User]) -> Question:
+        """What says all of several different ones, unless they have more rows than it gives."""
+        now = self._clock()
+        filled = _filled(user_ids)
+        most = MOST_OF_ONE + MOST_OF_EACH * len(user_ids)
+        users = {f"user_id_{place}": user for place, user in enumerate(filled)}
+
+        def facts(rows: Sequence[Any]) -> Facts | None:
+            return self._facts_of(user_ids, rows, now) if len(rows) < most else None
+
+        return Question(_statement(len(filled)), {**self._parameters(now), **users, "most": most}, facts)
+
+    def _latest_facts(self, connection: Connection, user_id: User) -> Facts:
+        """By the latest rows of each part."""
+        now = self._clock()
+        rows: list[Any] = []
+        for place, most in enumerate(MOST_OF_PART.values()):
+            statement = _latest_part(place)
+            parameters = {**self._parameters(now), "user_id_0": user_id, "most": most}
+            rows += connection.execute(statement, {name: parameters[name] for name in statement._bindparams})
+        return self._facts_of([user_id], rows, now)
+
+    def _facts_of(self, user_ids: Sequence[User], rows: Sequence[Any], now: float) -> Facts:
         found: dict[User, UserFacts | None] = dict.fromkeys(user_ids)
         for user_id, parts in _by_user(rows).items():
             if PROFILE in parts:
                 found[user_id] = self._facts(user_id, parts, now)
         return found
-
-    def _read(
-        self, connection: Connection, statement: TextClause, user_ids: Sequence[User], now: float, most: int
-    ) -> list[Any]:
-        parameters = self._parameters(now) | {f"user_id_{place}": user for place, user in enumerate(_filled(user_ids))}
-        parameters["most"] = most
-        return list(connection.execute(statement, {name: parameters[name] for name in statement._bindparams}))
 
     def _facts(self, user_id: int, parts: dict[str, list[Any]], now: float) -> UserFacts:
         others = _latest(
@@ -158,10 +170,6 @@ def _latest_rows(parts: dict[str, list[Any]], names: Iterable[str]) -> Iterator[
 def _filled(user_ids: Sequence[User]) -> list[User]:
     """So many that it is a power of two, so that there are few statements: the last one once more and again."""
     return [*user_ids, *[user_ids[-1]] * ((1 << (len(user_ids) - 1).bit_length()) - len(user_ids))]
-
-
-def _together(user_ids: Sequence[User]) -> TextClause:
-    return _statement(len(_filled(user_ids)))
 
 
 def _facts_sql() -> str:

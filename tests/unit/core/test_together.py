@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -36,12 +37,19 @@ def with_source(
 ) -> None:
     async def run() -> None:
         source = Source()
-        together = Together(source.read, threads=threads, most=3, patience_seconds=patience, name="test")
-        try:
-            await test(source, together)
-        finally:
-            source.may_go_on.set()
-            together.close()
+        with ThreadPoolExecutor(threads) as pool:
+            loop = asyncio.get_running_loop()
+            together: Together[int, str] = Together(
+                lambda keys: loop.run_in_executor(pool, source.read, keys),
+                readings=threads,
+                most=3,
+                patience_seconds=patience,
+            )
+            try:
+                await test(source, together)
+            finally:
+                source.may_go_on.set()
+                together.close()
 
     asyncio.run(run())
 
