@@ -120,6 +120,11 @@ class Catalog:
         return types or {ITEM_TYPES[number]: number for number in range(CREATOR)}
 
     @property
+    def is_mapped(self) -> bool:
+        """Whether its items are a mapping's: the first operator's types have the numbers before the creators'."""
+        return all(number > CREATOR for number in self.item_types.values())
+
+    @property
     def text_types(self) -> set[str]:
         """Names of the types whose items have ids that are text."""
         told: list[str] | None = self.manifest.get("text_types")

@@ -1,5 +1,6 @@
 """Why an item is in its slot: the pool it was drawn from, with what probability, and what its score is made of."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +19,27 @@ from recommendation_service.ranking.slate import EXPLORATION, RULES
 from recommendation_service.ranking.working_memory import WorkingMemory
 
 DAY_SECONDS = 86400.0
+
+# Of a mapping's items: features that its build has nothing for, which are 0; and what the others, and the terms, are
+# called, by the weights that a mapping knows. Two terms are one of those.
+_UNFILLED = frozenset({"quality", "same_city", "average_rating", "ratings", "saves", "exhibitions"})
+_MAPPED_FEATURES = {
+    "recency": "newness",
+    "attribute_count": "term_count",
+    "skill_similarity": "similar_terms",
+    "attribute_match": "shared_terms",
+    "creator_in_network": "friends",
+    "views": "taken",
+    "skill_rarity": "rarity",
+    "collaborative": "together",
+}
+_MAPPED_TERMS = {
+    "similarity": "closeness",
+    "match": "closeness",
+    "network": "friends",
+    "recency": "newness",
+    "collaborative": "together",
+}
 
 
 class Why(msgspec.Struct):
@@ -67,11 +89,19 @@ def explained(
 ) -> bytes:
     """The explanation of one slot as JSON; ``item``: its row in the catalog."""
     age_days = (catalog.built_at - float(catalog.arrays.created[item])) / DAY_SECONDS
-    return _encode(why(policy, choice, position, age_days, language))
+    return _encode(why(policy, choice, position, age_days, language, is_mapped=catalog.is_mapped))
 
 
-def why(policy: Policy, choice: Choice, position: int, age_days: float | None, language: str = DEFAULT_LANGUAGE) -> Why:
-    """``policy``: that of the feed.
+def why(
+    policy: Policy,
+    choice: Choice,
+    position: int,
+    age_days: float | None,
+    language: str = DEFAULT_LANGUAGE,
+    *,
+    is_mapped: bool = False,
+) -> Why:
+    """``policy``: that of the feed; ``is_mapped``: whether the item is a mapping's.
 
     ``age_days``: of the item when the feed was made; None where that is not known any more: then without terms.
     """
@@ -86,7 +116,7 @@ def why(policy: Policy, choice: Choice, position: int, age_days: float | None, l
         dict(zip(names, x.tolist(), strict=True)),
         dict(zip(names, weighted.tolist(), strict=True)),
     )
-    unweighed = unweighed_why(policy, choice, position, language)
+    unweighed = unweighed_why(policy, choice, position, language, is_mapped=is_mapped)
     return Why(
         position=position,
         slot=unweighed.slot,
@@ -96,9 +126,9 @@ def why(policy: Policy, choice: Choice, position: int, age_days: float | None, l
         expected=expected,
         bonus=bonus,
         width=width,
-        terms=terms,
-        features=features,
-        contributions=contributions,
+        terms=_told(terms, _MAPPED_TERMS) if is_mapped else terms,
+        features=unweighed.features,
+        contributions=_told(contributions, _MAPPED_FEATURES) if is_mapped else contributions,
         relaxed=unweighed.relaxed,
         # What speaks for an item is no reason where an editor chose it.
         sentences=unweighed.sentences
@@ -125,22 +155,36 @@ class UnweighedWhy(msgspec.Struct):
     sentences: list[Sentence]
 
 
-def unweighed_why(policy: Policy, choice: Choice, position: int, language: str) -> UnweighedWhy:
+def unweighed_why(
+    policy: Policy, choice: Choice, position: int, language: str, *, is_mapped: bool = False
+) -> UnweighedWhy:
     """``policy``: any, for names."""
     slot = policy.label(choice.kind)
     pool = {EXPLORATION: "exploration", SEEN_POOL: "seen", PINNED: "editor"}.get(choice.pool) or policy.label(
         choice.pool
     )
     relaxed = [rule for bit, rule in enumerate(RULES) if choice.relaxed >> bit & 1]
+    features = dict(zip(names_of(len(choice.x), policy.feature_names), choice.x.tolist(), strict=True))
     return UnweighedWhy(
         position,
         slot,
         pool,
         choice.propensity if choice.pool != PINNED else None,
-        dict(zip(names_of(len(choice.x), policy.feature_names), choice.x.tolist(), strict=True)),
+        _told(features, _MAPPED_FEATURES) if is_mapped else features,
         relaxed,
         [came_by(language, slot, pool, choice.pool, choice.propensity), *gave_way(language, relaxed)],
     )
+
+
+def _told(values: Mapping[str, float], names: Mapping[str, str]) -> dict[str, float]:
+    """What a mapping has of them, in its words. Those of one name are a sum."""
+    told: dict[str, float] = {}
+    for name, value in values.items():
+        if name not in _UNFILLED:
+            own = names.get(name, name)
+            own = name if own in values else own  # a feature that the policy adds may bear it
+            told[own] = told.get(own, 0.0) + value
+    return told
 
 
 def hand_terms(policy: Policy, x: npt.NDArray[np.float64], kind: int, age_days: float) -> dict[str, float]:

@@ -179,11 +179,12 @@ class Explanation:
         return self._slots.items.tolist() if self._slots is not None else []
 
     def _item(self, place: int, key: int) -> dict[str, Any]:
-        policy, choice = self._versions.policy, self._choice(place)
+        policy, choice, is_mapped = self._versions.policy, self._choice(place), self._ids.words.is_mapped
         if policy is not None and len(choice.x) == len(policy.feature_names):
-            reason: Any = why(policy, choice, place, self._age_days(key), self._language)
+            reason: Any = why(policy, choice, place, self._age_days(key), self._language, is_mapped=is_mapped)
         else:
-            reason = unweighed_why(policy or self._versions.today.policy, choice, place, self._language)
+            today = self._versions.today.policy
+            reason = unweighed_why(policy or today, choice, place, self._language, is_mapped=is_mapped)
         return {
             "type": name_of(self._versions.made.catalog, unpack(key)[0]),
             "id": self._ids.item(key),

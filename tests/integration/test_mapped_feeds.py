@@ -153,6 +153,23 @@ def test_an_explained_item_says_its_slot_by_the_mappings_name(client: httpx.Clie
     assert {item["why"]["slot"] for item in content["items"]} <= {"for_you", "popular", "new"}
 
 
+def test_an_explained_item_has_what_a_mapping_fills_by_the_mappings_words(client: httpx.Client) -> None:
+    whys = [item["why"] for item in feed(client, user=handle_of(0), size=20, explain=True)["items"]]
+    features = {"engagement", "newness", "popularity", "term_count", "similar_terms", "shared_terms", "friends"}
+    features |= {"taken", "rarity", "quality_gate", "reach", "hand_set_score", "together", "trending"}
+
+    assert all(set(why["features"]) == set(why["contributions"]) == features for why in whys)
+    terms = {name for why in whys for name in why["terms"]}
+    assert (
+        {"popularity", "closeness", "together", "friends"}
+        <= terms
+        <= {"popularity", "closeness", "together", "friends", "newness"}
+    )
+    for why in whys:  # nothing that counts is left out
+        assert sum(why["contributions"].values()) == pytest.approx(why["expected"], abs=1e-9)
+        assert sum(why["terms"].values()) == pytest.approx(10 * why["features"]["hand_set_score"], rel=1e-4)
+
+
 @pytest.mark.parametrize("more", [{}, {"colour": 1}, {"session": 5}])
 def test_every_wrong_field_is_named_at_once(client: httpx.Client, more: dict[str, Any]) -> None:
     """Whether it is of another type, or not there, or of a value that cannot be."""

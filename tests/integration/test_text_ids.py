@@ -95,6 +95,8 @@ def test_a_recorded_feed_is_explained_in_the_operators_ids(client: httpx.Client,
     assert body["decision"]["recorded"] == with_decision
     assert body["user_id"] == handle_of(3)
     assert named(body["items"]) == named(feed["items"])
+    reasons = [item["why"] for item in body["items"]]
+    assert all("friends" in why["features"] and "same_city" not in why["features"] for why in reasons)
     assert [f"{one['type']}:{one['id']}" for one in body["missing"]] == wanted
     assert isinstance(body["missing"][3]["id"], int)
     assert (body["missing"][0]["stage"], body["missing"][2]["stage"]) == ("shown", "not_read")
