@@ -479,6 +479,7 @@ def _nothing_to_show(mapping: Mapping, tables: Tables) -> str:
     parts = []
     for name in mapping.content.items:
         facts = tables.findings.queries.get(f"items.{name}")
-        parts.append(f"items.{name} gave {facts.rows if facts else 0} rows, of which none is an item")
+        told = f"{facts.rows} rows, of which none is an item" if facts and facts.rows else "no rows"
+        parts.append(f"items.{name} gave {told}")
     aside = [f"{count} {section}.{column}: {why}" for (section, column, why), count in tables.findings.aside.items()]
     return f"there is nothing to show: {'; '.join([*parts, *aside])}"

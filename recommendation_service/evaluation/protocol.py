@@ -17,7 +17,6 @@ from recommendation_service.evaluation.interaction_log import Int64, Interaction
 
 DAY_SECONDS = 86_400
 PREQUENTIAL, LAST_ITEM = "prequential", "last_item"
-TEST_SHARE = {PREQUENTIAL: 0.2, LAST_ITEM: 0.1}
 LIST_LENGTH = 24  # of a feed, and what is measured of a ranking
 
 

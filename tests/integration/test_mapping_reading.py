@@ -295,6 +295,11 @@ def test_a_query_that_is_no_sql_says_near_what(engine: Engine, tmp_path: Path) -
     assert found.startswith("line 34 [links.friend]: the database cannot read the query near 'follows")
 
 
+def test_a_query_that_breaks_off_is_told_by_its_last_line(engine: Engine, tmp_path: Path) -> None:
+    (found,) = told(engine, tmp_path, ('"SELECT a, b FROM follows"', "'''\nSELECT a, b FROM follows\nWHERE a =\n'''"))
+    assert found == "line 36 [links.friend]: the query ends where the database expects more of it"
+
+
 def test_a_query_may_ask_for_now_and_since(engine: Engine, tmp_path: Path) -> None:
     content = MAPPING.replace("at FROM plays", "at FROM plays WHERE at > :since AND at < :now AND member <> ' \\\\:x'")
     assert tables(engine, tmp_path, content).findings.queries["events.play"].rows == 2

@@ -37,7 +37,7 @@ _NO_FUNCTION = re.compile(
 )
 _SYNTAX = re.compile(
     r"near \"(?P<name>[^\"]*)\": syntax error|near '(?P<mysql>.*)' at line (?P<line>\d+)"
-    r"|syntax error at or near \"(?P<postgresql>[^\"]*)\"",
+    r"|syntax error at or near \"(?P<postgresql>[^\"]*)\"|^incomplete input|syntax error at end of input",
     re.S,
 )
 _DENIED = re.compile(
@@ -168,7 +168,10 @@ def _denied(found: re.Match[str], statement: Statement, names: DatabaseNames) ->
 
 
 def _syntax(found: re.Match[str], statement: Statement, names: DatabaseNames) -> Problem:  # noqa: ARG001
-    near = _name(found)
+    near = _name(found) if found.lastgroup else ""
+    if not near.strip():
+        end = statement.line_at(len(statement.text))
+        return statement.problem("the query ends where the database expects more of it", line=end)
     line = statement.line + int(found["line"]) - 1 if found["line"] else _line_near(near, statement)
     return statement.problem(f"the database cannot read the query near {near.strip()[:40]!r}", line=line)
 
