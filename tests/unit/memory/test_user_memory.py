@@ -346,11 +346,11 @@ ORDERS: dict[str, Callable[[int], int]] = {"mixed": lambda number: number * 2654
 def test_where_it_is_full_what_was_served_longest_ago_gives_way_and_hides_never(tmp_path: Path, order: str) -> None:
     """Three times what there is room for, each user later than the one before; every tenth has hidden something."""
     long = Lifetimes(served=10**6, session=10**6, impressed=10**7, acted=10**7)
-    users, evicted = 60_000, 0
+    users, evicted = 30_000, 0
     keys = [b"u" + (ORDERS[order](number) + 1).to_bytes(8, "big") for number in range(users)]
     served = entries(*((2 * item, NOW, SERVED) for item in range(1, 25)))
     with_hidden, later = np.vstack([served, entries((1000, NOW, HIDDEN))]), np.array([0, 1 << 32])
-    with opened(tmp_path / "seen", 16 << 20) as memory:
+    with opened(tmp_path / "seen", 8 << 20) as memory:
         for number, key in enumerate(keys):
             when = NOW + number
             rows = with_hidden if number % 10 == 0 else served
@@ -380,9 +380,9 @@ def test_what_people_do_finds_room_where_feeds_find_none(tmp_path: Path) -> None
     hide = stored((1000, NOW, HIDDEN))
     feeds = (Change(answer_key(str(number)), b"", ONE * 24) for number in count())
     deeds = (Change(answer_key(f"deed {number}"), b"", hide, is_deed=True) for number in count())
-    with opened(tmp_path / "seen", 16 << 20) as memory:
+    with opened(tmp_path / "seen", 8 << 20) as memory:
         served, failure = written_until_it_fails(memory, feeds)
-        assert "limit of 16 MiB" in str(failure)
+        assert "limit of 8 MiB" in str(failure)
         with pytest.raises(NoRoomForAnswer):
             memory.replace(ALICE, b"", b"", (answer_key("key"), ANSWER))
         with pytest.raises(NoRoomForAnswer):
@@ -390,8 +390,8 @@ def test_what_people_do_finds_room_where_feeds_find_none(tmp_path: Path) -> None
 
         # Hides alone fill it: then it says so, and what is there stays.
         done, failure = written_until_it_fails(memory, deeds)
-        assert done > 20_000
-        assert "limit of 16 MiB" in str(failure)
+        assert done > 10_000
+        assert "limit of 8 MiB" in str(failure)
         assert memory.make_room(LIFETIMES, NOW + 1) == (24 * served, 0)
         assert memory.read(answer_key("deed 7")) == hide
 

@@ -34,9 +34,13 @@ def small_pools(**changes: object) -> PolicyFile:
     return policy_file(**{**pools, "exploration__size": 12, **changes})
 
 
+def pipeline_of(world: World, policy: Policy) -> FeedPipeline:
+    return FeedPipeline(Generation(make_catalog(world, policy), policy))
+
+
 def assert_propensities_are_exact(
     world: World,
-    policy: Policy,
+    pipeline: FeedPipeline,
     oracle: Oracle,
     user_id: int,
     endpoint: str,
@@ -47,7 +51,6 @@ def assert_propensities_are_exact(
 
     Says from where the slots were filled.
     """
-    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
     slots = ranked(pipeline, world, request_for(user_id, endpoint, size))
     pools = {kind: pool_of(pipeline, world, kind) for kind in FEED_KINDS}
     keys = {kind: {item.key for item in pool} for kind, pool in pools.items()}
@@ -90,8 +93,9 @@ def test_a_propensity_is_the_softmax_over_what_was_eligible(endpoint: str, learn
     theta, A = models(11) if learned else (None, None)
     policy = Policy(policy_file(), theta, A)
     oracle = Oracle(world, policy.file, theta, A)
+    pipeline = pipeline_of(world, policy)
     for user in world.users:
-        sources = assert_propensities_are_exact(world, policy, oracle, user.id, endpoint, 24)
+        sources = assert_propensities_are_exact(world, pipeline, oracle, user.id, endpoint, 24)
         assert sources["exploration"] == sources["seen"] == 0
 
 
@@ -101,8 +105,9 @@ def test_propensities_stay_exact_when_pools_are_spent_and_rules_give_way(endpoin
     policy = Policy(small_pools())
     oracle = Oracle(world, policy.file)
     sources: Counter[str] = Counter()
+    pipeline = pipeline_of(world, policy)
     for user in world.users:
-        sources += assert_propensities_are_exact(world, policy, oracle, user.id, endpoint, 100)
+        sources += assert_propensities_are_exact(world, pipeline, oracle, user.id, endpoint, 100)
     assert sources["exploration"] > 0
     assert sources["seen"] > 0
 
@@ -114,8 +119,9 @@ def test_propensities_are_exact_over_a_floor(temperature: float) -> None:
     policy = Policy(small_pools(exploration__floor=0.2, **temperatures))
     oracle = Oracle(world, policy.file)
     sources: Counter[str] = Counter()
+    pipeline = pipeline_of(world, policy)
     for user in world.users:
-        sources += assert_propensities_are_exact(world, policy, oracle, user.id, "total", 100)
+        sources += assert_propensities_are_exact(world, pipeline, oracle, user.id, "total", 100)
     assert sources["exploration"] > 0
     assert sources["seen"] > 0  # whose propensity stays 1
 
@@ -123,7 +129,7 @@ def test_propensities_are_exact_over_a_floor(temperature: float) -> None:
 def test_nothing_that_is_drawn_from_a_pool_is_below_the_floor() -> None:
     world = random_world(11, videos=300, challenges=50, users=8)
     policy = Policy(policy_file(exploration__floor=0.1))
-    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
+    pipeline = pipeline_of(world, policy)
     for number in range(50):
         for slot in ranked(pipeline, world, request_for(world.users[number % 8].id, request_id=f"{number}")):
             assert slot.propensity >= 0.1 / policy.file.kind(slot.pool).pool
@@ -135,7 +141,7 @@ def test_without_a_floor_feeds_are_as_before_there_was_one() -> None:
     content = shipped_content()
     del content["exploration"]["floor"]
     older, none = Policy(PolicyFile.model_validate(content)), Policy(policy_file(exploration__floor=0.0))
-    one, other = (FeedPipeline(Generation(make_catalog(world, policy), policy)) for policy in (older, none))
+    one, other = (pipeline_of(world, policy) for policy in (older, none))
     digest = hashlib.sha256()
     for number in range(20):
         request = request_for(world.users[number % 8].id, request_id=f"{number}")
@@ -152,15 +158,16 @@ def test_propensities_stay_exact_among_scores_far_below_the_best() -> None:
     theta[:, 17] = 1500.0
     policy = Policy(policy_file(), theta)
     oracle = Oracle(world, policy.file, theta)
+    pipeline = pipeline_of(world, policy)
     for user in world.users:
-        assert_propensities_are_exact(world, policy, oracle, user.id, "discover", 40, tolerance=2e-3)
+        assert_propensities_are_exact(world, pipeline, oracle, user.id, "discover", 40, tolerance=2e-3)
 
 
 @pytest.mark.parametrize("videos", [60, 1000], ids=["few", "many"])
 def test_the_exploration_sample_holds_nothing_twice_and_nothing_of_a_pool(videos: int) -> None:
     world = random_world(14, videos=videos, users=3, creators=200)
     policy = Policy(small_pools(exploration__size=40))
-    pipeline = FeedPipeline(Generation(make_catalog(world, policy), policy))
+    pipeline = pipeline_of(world, policy)
     oracle = Oracle(world, policy.file)
     user_id, excluded = world.users[2].id, list(range(1, 11))
     request = request_for(user_id, "discover", 40, excluded=excluded)
