@@ -12,7 +12,7 @@ from recommendation_service.log.records import FeedRecord
 from recommendation_service.model.kinds import MOST_KINDS
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
 from recommendation_service.policies.experiment import LIVE
-from recommendation_service.ranking.packed_slots import Slots
+from recommendation_service.ranking.packed_slots import Draws
 
 _WOULD = {
     BETTER: "It would win, by the evidence",
@@ -22,16 +22,16 @@ _WOULD = {
 }
 
 
-def agreement(record: FeedRecord, slots: Slots) -> list[tuple[str, int, float]]:
+def agreement(record: FeedRecord, draws: Draws) -> list[tuple[str, int, float]]:
     """Of each shadow its version, how many draws from pools the feed has, and how many of them would be alike.
 
     Exploration, and what was seen before, is drawn by all policies alike and says nothing; nor does a feed that the
-    shadow itself made, as an arm of an experiment or for the gate. ``slots``: the record's.
+    shadow itself made, as an arm of an experiment or for the gate. ``draws``: the record's.
     """
     if not record.shadows or record.arm == LIVE:
         return []
-    drawn = (slots.pools < MOST_KINDS) & (slots.propensities > 0)
-    served = slots.propensities[drawn].astype(np.float64)
+    drawn = (draws.pools < MOST_KINDS) & (draws.propensities > 0)
+    served = draws.propensities[drawn].astype(np.float64)
     return [
         (shadow.policy_version, len(served), float(np.minimum(1.0, shadow.values()[drawn] / served).sum()))
         for shadow in record.shadows

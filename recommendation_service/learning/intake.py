@@ -22,7 +22,7 @@ from recommendation_service.model.features import COLLABORATIVE_NAMES, FEATURES
 from recommendation_service.model.item_keys import CREATOR, item_key
 from recommendation_service.model.kinds import MOST_KINDS, PINNED
 from recommendation_service.policies.experiment import LIVE
-from recommendation_service.ranking.packed_slots import Slots, unpack_shown, unpack_slots
+from recommendation_service.ranking.packed_slots import Draws, Slots, unpack_draws, unpack_shown, unpack_slots
 from recommendation_service.sources.rows import OperatorRow
 
 log = structlog.get_logger(__name__)
@@ -108,17 +108,17 @@ class Intake:
         happened_ms = min(record.happened_ms, now_ms)
         if record.shadows:
             with contextlib.suppress(ValueError):  # it is counted once its rewards are looked at
-                self._compare(record, record.slots(), happened_ms)
+                self._compare(record, unpack_draws(record.packed), happened_ms)
         who = record.user_id, record.session_id
         arm = record.arm if record.arm != LIVE else ""
         return Feed(record.request_id, happened_ms, *who, record.packed, record.personal, arm)
 
-    def _compare(self, record: FeedRecord, slots: Slots, happened_ms: int) -> None:
+    def _compare(self, record: FeedRecord, draws: Draws, happened_ms: int) -> None:
         """With what its shadows would have drawn."""
-        for found in agreement(record, slots):
+        for found in agreement(record, draws):
             self._totals.agree(*found)
         if self._weighs:
-            self._ledger.weighed.add(record, slots.propensities, happened_ms)
+            self._ledger.weighed.add(record, draws.propensities, happened_ms)
 
     def _event(self, record: FeedbackRecord) -> list[bytes]:
         """Note it; feeds whose rewards may be others now."""

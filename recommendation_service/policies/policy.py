@@ -1,5 +1,6 @@
 """A policy version: its file, and the arrays that the kernels read."""
 
+import functools
 import hashlib
 import tomllib
 from copy import copy
@@ -126,16 +127,25 @@ def read_policy_file(path: Path | None = None) -> bytes:
 def parse_policy(text: bytes, name: str) -> PolicyFile:
     """Raises ConfigurationError with every problem of the file, each beginning with ``name``."""
     try:
+        return _parsed(text)
+    except ConfigurationError as error:
+        raise ConfigurationError([f"{name}{problem}" for problem in error.problems]) from error.__cause__
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(text: bytes) -> PolicyFile:
+    """A learner's versions are thousands, of one file: to read and check it takes milliseconds."""
+    try:
         content = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError([f"{name} is not TOML: {error}"]) from error
+        raise ConfigurationError([f" is not TOML: {error}"]) from error
     problems = contradictions(content)
     try:
         file = PolicyFile.model_validate(content)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors()] + problems
     if problems:
-        raise ConfigurationError([f"{name}, {problem}" for problem in problems])
+        raise ConfigurationError([f", {problem}" for problem in problems])
     return file
 
 

@@ -11,7 +11,7 @@ from recommendation_service.learning.apprentice import agreement, in_words
 from recommendation_service.learning.status import MOST_AGREEMENTS, Totals
 from recommendation_service.log.records import FeedRecord, ShadowRecord
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, Look
-from recommendation_service.ranking.packed_slots import pack_as_they_are
+from recommendation_service.ranking.packed_slots import pack_as_they_are, unpack_draws
 from tests.support.events import feed
 from tests.unit.learning.test_learner import World
 
@@ -24,7 +24,7 @@ def beside(served: list[float], shadow: list[float], pools: list[int], **fields:
 
 
 def alike_by(record: FeedRecord) -> list[tuple[str, int, float]]:
-    return agreement(record, record.slots())
+    return agreement(record, unpack_draws(record.packed))
 
 
 def test_it_is_the_share_of_draws_that_both_would_make_alike() -> None:

@@ -19,6 +19,7 @@ from recommendation_service.ranking.packed_slots import (
     pack_as_they_are,
     pack_shown,
     pack_slots,
+    unpack_draws,
     unpack_propensities_of_each,
     unpack_shown,
     unpack_shown_of_each,
@@ -80,6 +81,14 @@ def packed(slots: Slots, X: npt.NDArray[np.float64]) -> bytes:
     return MEMORY.packed.tobytes()[:length]
 
 
+def assert_draws_are_those_of_the_slots(whole: bytes) -> None:
+    draws, slots = unpack_draws(whole), unpack_slots(whole)
+    for name in draws._fields:
+        column, expected = getattr(draws, name), getattr(slots, name)
+        assert column.dtype == expected.dtype
+        np.testing.assert_array_equal(column, expected)
+
+
 def assert_equal_but_for_features(found: Slots, slots: Slots) -> None:
     for name in ("items", "kinds", "pools", "relaxed", "propensities"):
         assert getattr(found, name).tolist() == getattr(slots, name).tolist(), name
@@ -95,7 +104,9 @@ def test_any_feed_comes_back_within_the_stated_error(
     size: int, seed: int, span: tuple[int, int], forms: list[str]
 ) -> None:
     X, slots = slots_of(size, seed, span, forms)
-    found = unpack_slots(packed(slots, X))
+    whole = packed(slots, X)
+    assert_draws_are_those_of_the_slots(whole)
+    found = unpack_slots(whole)
     assert_equal_but_for_features(found, slots)
     assert found.features.shape == (size, FEATURES)
     finite = np.isfinite(slots.features)
@@ -126,6 +137,7 @@ def test_features_of_an_older_record_stay_as_they_are(
 
 
 def test_slots_of_the_release_before_are_read_as_it_read_them() -> None:
+    assert_draws_are_those_of_the_slots(SLOTS_IN_STEPS_OF_ONE_SIZE)
     slots = unpack_slots(SLOTS_IN_STEPS_OF_ONE_SIZE)
     assert slots.items.tolist() == [26, 20, 14, 24, 28, 5, 22, 2, 4]
     assert sha256(slots.propensities.tobytes() + slots.features.tobytes()).hexdigest() == SLOTS_READ
@@ -152,6 +164,9 @@ def test_what_is_cut_short_or_goes_on_is_refused() -> None:
     for length in range(len(whole)):
         with pytest.raises(ValueError, match="cut short"):
             unpack_slots(whole[:length])
+    for length in range(40):
+        with pytest.raises(ValueError, match="cut short"):
+            unpack_draws(whole[:length])
     with pytest.raises(ValueError, match="longer"):
         unpack_slots(whole + b"abc")
 
