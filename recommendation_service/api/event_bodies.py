@@ -102,6 +102,7 @@ def _is_valid(event: _Plain, own: OwnEvent, words: Words) -> bool:
         and (event.position is None or 0 <= event.position <= LARGEST_POSITION)
         and (event.value is not None or not own.needs_value)
         and (event.value is None or 0 <= event.value <= LARGEST_VALUE)
+        and (event.value is None or own.marks is None or own.marks[0] <= event.value <= own.marks[1])
         and (event.watch_seconds is None or 0 <= event.watch_seconds <= LARGEST_WATCH_SECONDS)
         and not isinstance(event.timestamp, str)
     )
@@ -233,6 +234,10 @@ def _plain(event: dict[str, Any], prefix: str, details: list[dict[str, str]], wo
         details.append({"field": f"{prefix}item_type", "problem": _misfit(values["event"], item_type, own, words)})
     if own is not None and own.needs_value and event.get("value") is None:
         details.append({"field": f"{prefix}value", "problem": f"is missing: {_article(values['event'])} needs it"})
+    value = values.get("value")
+    if own is not None and own.marks is not None and value is not None and not own.marks[0] <= value <= own.marks[1]:
+        said = f"must be a mark from {own.marks[0]:g} to {own.marks[1]:g}, but is {value:g}"
+        details.append({"field": f"{prefix}value", "problem": said})
     return None if details else _Plain(**values)
 
 

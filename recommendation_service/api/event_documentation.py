@@ -13,7 +13,7 @@ from recommendation_service.api.schemas import LARGEST_ID, LONGEST_SESSION_ID
 from recommendation_service.log.records import Flag
 from recommendation_service.model.item_keys import ITEM_TYPES, LARGEST_ITEM, LARGEST_OTHER
 from recommendation_service.model.text_ids import LONGEST_TEXT_ID
-from recommendation_service.model.words import CREATOR_TYPE, EVENT_NAMES, Words
+from recommendation_service.model.words import CREATOR_TYPE, EVENT_NAMES, OwnEvent, Words
 
 _NUMBER = "an integer, or a string of digits"
 
@@ -92,7 +92,7 @@ def own_event_schema(words: Words) -> dict[str, Any]:
                     "item_type": {"const": item_type},
                     "item_id": _own_item_id(item_type, words),
                     **common,
-                    **({"value": _value("What the event's weight is multiplied by.")} if own.needs_value else {}),
+                    **({"value": _own_value(own)} if own.needs_value else {}),
                 },
             }
             for name, own in words.events.items()
@@ -136,6 +136,12 @@ def _own_item_id(item_type: str, words: Words) -> dict[str, Any]:
         "description": f"Its id: {_NUMBER}.",
         "anyOf": _id(1, LARGEST_ITEM if item_type == CREATOR_TYPE else LARGEST_OTHER),
     }
+
+
+def _own_value(own: OwnEvent) -> dict[str, Any]:
+    if own.marks is None:
+        return _value("What the event's weight is multiplied by.")
+    return {"description": "The mark.", "type": "number", "minimum": own.marks[0], "maximum": own.marks[1]}
 
 
 def _value(description: str) -> dict[str, Any]:

@@ -26,14 +26,19 @@ def under(mapping: Mapping, file: LearningFile) -> LearningFile:
 
 def _rules(mapping: Mapping, file: LearningFile) -> dict[str, EventReward]:
     """An event is worth its weight beside the heaviest; where a value multiplies that, so much of it, and no more than
-    the heaviest. What only shows, skips or hides, and ratings, are worth what the file says."""
+    the heaviest. A mark is worth that from -1, of the worst, to 1. What only shows, skips or hides, and ratings whose
+    marks the mapping does not tell, are worth what the file says."""
     hours = file.rules["like"].hours if "like" in file.rules else 24.0
     events = mapping.content.events
     heaviest = max((event.weight for event in events.values()), default=0.0)
     rules: dict[str, EventReward] = {}
     for name, own in words_of(mapping).events.items():
         event = events.get(name)
-        if own.means in (*ALWAYS, "rating") or event is None:
+        if event is not None and event.marks is not None and event.weight > 0 and own.means not in ALWAYS:
+            middle, best = sum(event.marks) / 2, event.marks[1]
+            reward = event.weight / heaviest
+            rules[name] = EventReward(reward=reward, hours=hours, by="value", neutral=middle, full=best)
+        elif own.means in (*ALWAYS, "rating") or event is None:
             if (rule := file.rules.get(own.means)) is not None:
                 rules[name] = rule
         elif event.weight > 0 and event.value is not None:

@@ -23,11 +23,13 @@ CREATOR_TYPE = ITEM_TYPES[CREATOR]
 
 @dataclass(frozen=True, slots=True)
 class OwnEvent:
-    """``types``: of the items that it may be of; ``needs_value``: it says nothing without one."""
+    """``types``: of the items that it may be of; ``needs_value``: it says nothing without one; ``marks``: the least and
+    the most that it may be."""
 
     means: EventName
     types: tuple[str, ...]
     needs_value: bool = False
+    marks: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,7 +90,7 @@ def _timeless(section: str, event: Event, events: EventTable, tables: Tables) ->
 
 def _marks(section: str, event: Event, events: EventTable) -> Iterator[Finding]:
     """Where what somebody found bad counts as well, only less."""
-    if event.value is None or not is_of_marks(event.value) or event.weight <= 0:
+    if event.value is None or event.marks is not None or not is_of_marks(event.value) or event.weight <= 0:
         return
     marks = events.weights / event.weight
     worst, best = marks.min(), marks.max()
@@ -98,8 +98,8 @@ def _marks(section: str, event: Event, events: EventTable) -> Iterator[Finding]:
         yield warning(
             section,
             f"Its {event.value} of {worst:g} count for the items, too, if less than those of {best:g}.",
-            f"Select 0 for the bad ones: CASE WHEN {event.value} > {(worst + best) / 2:g} THEN {event.value} "
-            f"ELSE 0 END AS {event.value}.",
+            f"Write marks = [{worst:g}, {best:g}], the worst and the best that there are: those up to their middle "
+            "count for no item.",
         )
 
 

@@ -222,19 +222,13 @@ class Writer:
         table, quote = self._tables[one.table], self._quote
         time, value = time_of(table, DID), value_of(table, {one.user, one.item})
         weight, means = says(name)
-        notes: list[str] = []
+        marks: list[str] = []
         if one.header is None:
             scale = scale_of(table.columns[value]) if value else None
             said = quote(value) if value else ""
             where = f" WHERE {said} > 0" if value and scale is None and table.nulls(value) else ""
             if value and scale is not None:
-                middle = f"{sum(scale) / 2:g}"
-                notes = [
-                    f"# Of marks from {scale[0]:g} to {scale[1]} those up to {middle} do not count for an item. "
-                    f"The best counts {weight:g}."
-                ]
-                weight /= scale[1]
-                said = f"CASE WHEN {said} > {middle} THEN {said} ELSE 0 END AS {said}"
+                marks = [f"marks = [{scale[0]:g}, {scale[1]}]"]
             columns = [quote(one.user), quote(one.item), *([said] if value else []), *([quote(time)] if time else [])]
             query = f"SELECT {', '.join(columns)} FROM {quote(one.table)}{where}"
         else:
@@ -248,11 +242,11 @@ class Writer:
             )
         if time is None:
             self.untold.append(f"events.{name}: when it happened; no column of {one.table} says it")
-        lines = [*notes, f"query = {_string(query)}"]
+        lines = [f"query = {_string(query)}"]
         lines += [f'type = "{self._names[one.target]}"'] if several else []
         lines += [f"user = {_string(one.user)}"] if one.user != "user_id" else []
         lines += [f"item = {_string(one.item)}"] if one.item != "item_id" else []
-        numbers = [f"weight = {weight:g}"] if weight != 1 else []
+        numbers = [*marks, *([f"weight = {weight:g}"] if weight != 1 else [])]
         if means and means != name:
             numbers.append(f'means = "{means}"')
         return _section(f"events.{_name(name)}", lines, {"time": time, "value": value}, numbers)

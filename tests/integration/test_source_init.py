@@ -19,6 +19,7 @@ from recommendation_service.core.postgresql_address import postgresql_address
 from recommendation_service.onboarding.looking import Column
 from recommendation_service.onboarding.wording import scale_of
 from recommendation_service.sources.mapping.mapping import load_mapping
+from recommendation_service.sources.mapping.reading import read
 from tests.integration.test_source_check import BACKENDS, NAMES, check, fill
 
 Init = Callable[..., Result]
@@ -236,17 +237,16 @@ def test_a_shop_without_foreign_keys_is_found_out_by_names_and_values(
     assert set(content["events"]) == {"order_item", "review"}
     assert content["events"]["order_item"]["time"] == "created_at"
     assert (content["events"]["review"]["value"], content["events"]["review"]["means"]) == ("stars", "rating")
+    review = content["events"]["review"]
+    assert (review["marks"], review["weight"]) == ([1, 5], 3)
     # A review of one star does not count for a product.
     with create_engine(
         postgresql_address(url) if backend == "postgresql" else url, poolclass=NullPool
     ).connect() as connection:
-        of_reviews = connection.exec_driver_sql(content["events"]["review"]["query"]).fetchall()
+        events = read(load_mapping(tmp_path / "mapping.toml"), connection).events["review"]
         given = connection.exec_driver_sql("SELECT customer_id, product_id, stars FROM reviews").fetchall()
-    assert sorted((user, item, float(mark)) for user, item, mark in of_reviews) == sorted(
-        (user, item, float(stars if stars > 3 else 0)) for user, item, stars in given
-    )
-    assert content["events"]["review"]["weight"] * 5 == 3
-    assert "# Of marks from 1 to 5 those up to 3 do not count" in (tmp_path / "mapping.toml").read_text("utf-8")
+    counted = zip(events.users.tolist(), events.items.tolist(), events.weights.round(6).tolist(), strict=True)
+    assert sorted(counted) == sorted((user, item, round(3 * stars / 5, 6)) for user, item, stars in given if stars > 3)
     assert "price" in content["numbers"]
     report = check(tmp_path / "mapping.toml", url)
     assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []

@@ -122,6 +122,10 @@ def _event(place: tuple[str, ...], event: Event, types: Collection[str]) -> Iter
         for key in ("user", "item", "type_column", "time", "value"):
             if key in event.model_fields_set:
                 yield (*place, key), f"{key} names a column, and there is no query", "add query, or remove it"
+    if event.marks is not None and event.marks[0] >= event.marks[1]:
+        yield (*place, "marks"), "the worst mark comes first", f"write {sorted(event.marks)}, or two that differ"
+    if event.marks is not None and has_query and event.value is None:
+        yield (*place, "marks"), "no column holds the marks", "add value, the column of the mark"
     if event.type is not None and event.type_column is not None:
         yield (*place, "type_column"), "type and type_column exclude each other", "remove one of them"
     elif event.type is not None:

@@ -12,6 +12,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 IdForm = Literal["integer", "text"]
 Weight = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Mark = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Days = Annotated[float, Field(gt=0, le=36500, allow_inf_nan=False)]
 EventMeaning = Literal["impression", "view", "like", "save", "match", "rating", "skip", "hide"]
 Signal = Literal["popularity", "closeness", "together", "friends", "newness"]
@@ -109,7 +110,12 @@ class Event(Queried):
     time: Column | None = Field(default=None, description="column of when it happened")
     weight: Weight = Field(default=1.0, description="how much it says that somebody likes the item")
     value: Column | None = Field(
-        default=None, description="column of a number that the weight is multiplied by, as of stars"
+        default=None, description="column of a number that the weight is multiplied by; with marks, of a mark"
+    )
+    marks: Annotated[tuple[Mark, ...], Field(min_length=2, max_length=2)] | None = Field(
+        default=None,
+        description="the worst and the best mark that a value can be: those up to their middle count for no item, "
+        "the best counts the weight",
     )
     days: Days | None = Field(
         default=None, description="how long it counts, and how far back :since is; unset: for ever, and a year"

@@ -128,9 +128,17 @@ def present_items(mapping: Mapping, connection: Connection, now: datetime, zone:
     return found
 
 
-def events_of(mapping: Mapping, queries: Queries, name: str, result: Result, now: datetime) -> EventTable:
-    """Of a result of the event's query, or of some of its rows. What is wrong is noted in the queries' findings."""
-    return _Reading(mapping, queries, now).events_of(name, mapping.content.events[name], result)
+def events_of(
+    mapping: Mapping, queries: Queries, name: str, result: Result, now: datetime, *, as_given: bool = False
+) -> EventTable:
+    """Of a result of the event's query, or of some of its rows. What is wrong is noted in the queries' findings.
+    ``as_given``: bad marks, too, and the weight times each mark."""
+    return _Reading(mapping, queries, now).events_of(name, mapping.content.events[name], result, as_given=as_given)
+
+
+def _worth(marks: Float64, worst: float, best: float) -> Float64:
+    """(n,) What each mark says for an item, beside the best."""
+    return np.where(marks > (worst + best) / 2, np.minimum(marks, best) / best, 0.0)
 
 
 def by_user(mapping: Mapping, section: str) -> By | None:
@@ -310,14 +318,15 @@ class _Reading:
             return EventTable(_no_ids(), _no_ids(), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
         return self.events_of(name, event, result)
 
-    def events_of(self, name: str, event: Event, result: Result) -> EventTable:
+    def events_of(self, name: str, event: Event, result: Result, *, as_given: bool = False) -> EventTable:
         users = self._queries.ids(result, "user", event.user, self._content.user_ids)
         types = self._types(name, event, result)
         items = self._item_ids(name, event, result, types)
         times = self._queries.times(result, event.time)
         weights = np.full(result.rows, event.weight)
         if event.value is not None:
-            weights = weights * self._queries.weights(result, "value", event.value)
+            given = self._queries.weights(result, "value", event.value)
+            weights = weights * (given if event.marks is None or as_given else _worth(given, *event.marks))
         kept = _given(users) & _given(items) & (types >= 0) & (weights > 0)
         if event.days is not None:
             old = times < self._now.timestamp() - event.days * _DAY_SECONDS

@@ -126,7 +126,7 @@ class MappedMoment:
 
     def _rows(self, event: str, queries: Queries, result: Result, after: int) -> list[OperatorRow]:
         """Those after a number, in order. Raises SourceError."""
-        found = events_of(self._mapping, queries, event, result, self._now)
+        found = events_of(self._mapping, queries, event, result, self._now, as_given=True)
         if queries.findings.fatal:
             raise SourceError("; ".join(map(str, queries.findings.fatal)))
         weight = self._mapping.content.events[event].weight

@@ -47,7 +47,9 @@ def words_of(mapping: Mapping) -> Words:
         one = event.type if event.type is not None else None
         of = (one,) if one is not None else tuple(types)
         means = meaning_of(name, event)
-        events[name] = OwnEvent(means, of, needs_value=event.value is not None or means == "rating")
+        marks = (event.marks[0], event.marks[1]) if event.marks is not None else None
+        needs_value = event.value is not None or marks is not None or means == "rating"
+        events[name] = OwnEvent(means, of, needs_value, marks)
     has_creators = any(items.creator for items in content.items.values())
     text = {name for name in types if content.item_ids(name) == "text"}
     if has_creators and content.creator_ids == "text":
