@@ -46,14 +46,15 @@ def export(
     from recommendation_service.sources.mapping.words import open_words
 
     settings = load_settings()
-    learning, ids = learning_of(settings), open_dictionary(settings, open_words(settings))
+    learning, words = learning_of(settings), open_words(settings)
+    ids = open_dictionary(settings, words)
     until_ms = _milliseconds(until) or time.time_ns() // 1_000_000 - learning.settle_ms
     window = Window(_milliseconds(since) or until_ms - DAYS * 86_400_000, until_ms)
     folder = decisions or settings.decisions_dir
     engine = make_engine(settings)
     try:
         with bar(Console(stderr=True)) as advance:
-            recorded = read_recorded(engine, window, learning, None, advance, settings)
+            recorded = read_recorded(engine, window, learning, None, advance, settings, words=words)
             demand_feeds_of(recorded, endpoint)
             if output is None:
                 written = write_own(recorded, folder, endpoint, sys.stdout.buffer, ids)

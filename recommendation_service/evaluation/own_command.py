@@ -29,6 +29,7 @@ from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.evidence import BETTER, OPEN, REFUSED, WORSE, EvidenceFiles
 from recommendation_service.policies.policy import Policy, load_policy
 from recommendation_service.policies.store import PolicyStore
+from recommendation_service.sources.mapping.words import open_words
 
 DAYS = 30
 _DAY_MS = 86_400_000
@@ -56,7 +57,7 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
     settings = load_settings()
     choice = PolicyChoice(settings).take_up()
     named = _named(settings, choice, asked.policy)
-    learning = learning_of(settings)
+    learning, words = learning_of(settings), open_words(settings)
     now_ms = time.time_ns() // 1_000_000
     until_ms = _milliseconds(asked.until) or now_ms - learning.settle_ms
     window = Window(_milliseconds(asked.since) or until_ms - DAYS * _DAY_MS, until_ms)
@@ -65,7 +66,7 @@ def weigh_own(asked: Asked, *, as_json: bool) -> None:
         with bar(Console(stderr=True)) as advance:
             by_rows = told_by_rows(settings.learning_dir / LEDGER)
             rows = by_rows.told if by_rows is not None else []
-            recorded = read_recorded(engine, window, learning, named.version, advance, settings, rows)
+            recorded = read_recorded(engine, window, learning, named.version, advance, settings, rows, words)
             counted = RewardsByRows.of(by_rows, recorded)
             evidence, unread = _evidence(settings, choice, named, recorded, asked, advance), recorded.unread
             del recorded  # of a million feeds as much again as the estimate needs
@@ -148,8 +149,7 @@ def _evidence(
 def _pools(choice: PolicyChoice) -> Callable[[str], str | None]:
     """From which pools a policy version draws, as far as it is kept."""
     known: dict[str, str | None] = {choice.policy.version: choice.policy.pools_digest}
-    shipped = load_policy()
-    known.setdefault(shipped.version, shipped.pools_digest)
+    known.setdefault(choice.shipped.version, choice.shipped.pools_digest)
 
     def pools_of(version: str) -> str | None:
         if version not in known:

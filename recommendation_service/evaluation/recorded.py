@@ -26,6 +26,7 @@ from recommendation_service.flush.tables import transaction
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.row_notes import ToldByRow
 from recommendation_service.model.item_keys import CREATOR, ITEM_TYPES
+from recommendation_service.model.words import FIRST_WORDS, Words
 
 Advance = Callable[[str, float], None]
 
@@ -53,6 +54,7 @@ class Asked(NamedTuple):
     window: Window
     file: LearningFile
     shadow: str | None  # the policy version whose propensities are
+    words: Words
 
 
 class Part(NamedTuple):
@@ -69,17 +71,19 @@ def read_recorded(
     advance: Advance,
     settings: Settings | None = None,
     by_rows: Iterable[ToldByRow] = (),
+    words: Words = FIRST_WORDS,
 ) -> Recorded:
     """``shadow``: the policy version whose propensities are wanted; ``advance``: told what is done, 0 to 1;
     ``settings``: with which further processes reach the database where there is much to read; None: none do;
-    ``by_rows``: what the operator's tables told of feeds, which counts where no event tells the same.
+    ``by_rows``: what the operator's tables told of feeds, which counts where no event tells the same; ``words``: in
+    which events name types.
 
     Raises SourceError.
     """
     with transaction(engine) as connection:
         last = connection.execute(text("SELECT MAX(id) FROM recs_events")).scalar() or 0
     spans = [(start, min(start + ROWS_OF_A_PART, last)) for start in range(0, last, ROWS_OF_A_PART)]
-    asked = Asked(window, file, shadow)
+    asked = Asked(window, file, shadow, words)
     feeds, told, unread = Feeds(shadow), Told(), 0
     for place, part in enumerate(_parts(engine, spans, asked, settings, advance), 1):
         feeds.extend(part.feeds)
@@ -136,7 +140,7 @@ def read_part(engine: Engine, span: tuple[int, int], asked: Asked) -> Part:
                 of_feeds.append(FeedRow(user, request, session, endpoint, properties, slots, moment))
             elif event in rules and item_type != _CREATOR:
                 deeds.append(DeedRow(event, user, item_type, item, request, session, value, seconds, moment))
-        unread += feeds.add(of_feeds) + told.add(deeds, asked.file)
+        unread += feeds.add(of_feeds) + told.add(deeds, asked.file, asked.words)
     return Part(feeds, told, unread)
 
 

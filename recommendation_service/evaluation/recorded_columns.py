@@ -13,7 +13,8 @@ from recommendation_service.evaluation.attribution import Deeds, Shown, attribut
 from recommendation_service.flush.rows import WeighedRow, weighed_row
 from recommendation_service.learning.format import LearningFile
 from recommendation_service.learning.row_notes import ToldByRow
-from recommendation_service.model.item_keys import item_keys, type_of_name
+from recommendation_service.model.item_keys import item_keys
+from recommendation_service.model.words import Words
 from recommendation_service.ranking.packed_slots import pinned_of_each, unpack_propensities_of_each
 
 Float32 = npt.NDArray[np.float32]
@@ -209,11 +210,11 @@ class Told:
         self._name = array("H")
         self._names: dict[str, int] = {}
 
-    def add(self, rows: Sequence[DeedRow], file: LearningFile) -> int:
-        """How many cannot be read, or name no item."""
-        return _in_halves(lambda some: self._add(some, file), rows)
+    def add(self, rows: Sequence[DeedRow], file: LearningFile, words: Words) -> int:
+        """How many cannot be read, or name no item. ``words``: in which rows name types."""
+        return _in_halves(lambda some: self._add(some, file, words), rows)
 
-    def _add(self, rows: Sequence[DeedRow], file: LearningFile) -> None:
+    def _add(self, rows: Sequence[DeedRow], file: LearningFile, words: Words) -> None:
         if not rows:
             return
         columns: Iterator[tuple[Any, ...]] = zip(*rows, strict=True)
@@ -227,7 +228,7 @@ class Told:
         items = np.array(array("q", numbers))  # which, other than NumPy, takes integers alone
         for name in set(types):
             own = np.array([each == name for each in types])
-            items[own] = item_keys(type_of_name(name), items[own])
+            items[own] = item_keys(words.type_number(name), items[own])
         people = [
             user or (_number_of(session.encode()) if session else 0)
             for user, session in zip(users, sessions, strict=True)

@@ -34,8 +34,9 @@ def shipped(settings: Settings) -> bytes:
 class PolicyChoice:
     """Follows the store for whoever serves, or builds with, a policy.
 
-    ``policy``, ``shadows`` and ``experiment`` are what was last taken up, before that POLICY_FILE, the mapping's or
-    the one that ships: nothing of DATA_DIR is read until then. A version that cannot be served changes nothing, and
+    ``shipped`` is what the mapping begins with, and without one the policy that ships. ``policy``, ``shadows`` and
+    ``experiment`` are what was last taken up, before that POLICY_FILE or what is shipped: nothing of DATA_DIR is read
+    until then. A version that cannot be served changes nothing, and
     ``problems`` says why; of an experiment that lacks an arm no arm is served.
     """
 
@@ -46,12 +47,10 @@ class PolicyChoice:
         self._refused = refused
         self.problems: list[str] = []
         self._looked_at: _Named | None = None
-        self.policy = (
-            starting_policy(load_mapping(settings.mapping_file))
-            if self._file is None and settings.mapping_file is not None
-            else load_policy(self._file)
-        )
-        self._feeds = frozenset(self.policy.file.feeds) if settings.mapping_file is not None else frozenset()
+        mapping = load_mapping(settings.mapping_file) if settings.mapping_file is not None else None
+        self.shipped = starting_policy(mapping) if mapping is not None else load_policy()
+        self.policy = self.shipped if self._file is None else load_policy(self._file)
+        self._feeds = frozenset(self.shipped.file.feeds) if mapping is not None else frozenset[str]()
         self.shadows: Shadows = ()
         self.experiment: Experiment | None = None
         self.arms: tuple[Policy, ...] = ()  # of the experiment, in its order

@@ -19,7 +19,7 @@ from recommendation_service.feed.pipeline import FeedPipeline
 from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.policies.choice import PolicyChoice
-from recommendation_service.policies.policy import Policy, load_policy
+from recommendation_service.policies.policy import Policy
 from recommendation_service.processes.registry import REFRESHER
 from recommendation_service.processes.supervision import ProcessSupervisor
 from recommendation_service.sources.blacklist import missing_blacklist
@@ -194,7 +194,7 @@ class Serving:
             self._misfit, self._misfit_reason = (catalog.version, policy.version), f"The {reason}."
             self._metrics.policy_refused.inc()
             log.error("policy refused", version=policy.version, reason=reason)
-        other = served or Generation(catalog, load_policy())
+        other = served or Generation(catalog, self._policies.shipped)
         if not misfit(catalog, other.policy):
             return other._replace(catalog=catalog, experiment=None, arms=(), live=())
         self._refused, self._refused_reason = catalog.version, reason
