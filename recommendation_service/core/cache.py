@@ -11,11 +11,11 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
-from prometheus_client import Counter, Summary
 
+from recommendation_service.core.cache_metrics import CacheMetrics, TurnCounts
 from recommendation_service.core.lru import LruBytes
 from recommendation_service.core.redis import Allowance, Call, RedisGuard, RedisUnavailable, WrongType
 
@@ -59,24 +59,6 @@ return redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2], 'NX')
 """
 
 
-class CacheSizes(Protocol):
-    read: Callable[[], tuple[int, int]] | None  # bytes, entries
-
-
-class CacheMetrics(Protocol):
-    """Where it is counted."""
-
-    cache_lookups: Counter  # level, outcome
-    cache_evictions: Counter
-    cache_collapsed: Counter  # where
-    cache_late: Counter
-    cache_reads: Counter  # outcome
-    cache_read_seconds: Summary
-
-    @property
-    def cache_sizes(self) -> CacheSizes: ...
-
-
 class Cache(Generic[T]):
     """Values by number, through L1 and L2 from ``load``. One worker's, on one event loop.
 
@@ -114,6 +96,7 @@ class Cache(Generic[T]):
         self._l1_negatives = metrics.cache_lookups.labels("l1", "negative")
         self._l1_misses = metrics.cache_lookups.labels("l1", "miss")
         self._reads_of = {outcome: metrics.cache_reads.labels(outcome) for outcome in ("found", "unknown")}
+        self._counts = TurnCounts(metrics.cache_read_seconds)
         self._flights: dict[int, asyncio.Future[T | None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._epoch = "0"
@@ -141,7 +124,7 @@ class Cache(Generic[T]):
         known, value = self.cached(key)
         if known:
             return value
-        self._l1_misses.inc()
+        self._counts.add(self._l1_misses)
         flight = self._flights.get(key)
         if flight is not None:
             self._metrics.cache_collapsed.labels("worker").inc()
@@ -152,7 +135,7 @@ class Cache(Generic[T]):
             flight = self._read_source(key, stands_for or key)
             if flight is None:
                 return None
-        await asyncio.wait({flight}, timeout=self._wait_seconds)
+        await self._wait(flight)
         if not flight.done():
             self._metrics.cache_late.inc()
             return None
@@ -327,8 +310,7 @@ class Cache(Generic[T]):
             return
         value = reading.result()
         seconds = time.perf_counter() - started
-        self._metrics.cache_read_seconds.observe(seconds)
-        self._reads_of["unknown" if value is None else "found"].inc()
+        self._counts.add(self._reads_of["unknown" if value is None else "found"], seconds)
         payload = b"" if value is None else self._encode(value)
         is_valid = epoch == self._epoch and is_current
         if is_valid:
@@ -349,6 +331,25 @@ class Cache(Generic[T]):
             self._metrics.cache_reads.labels("busy").inc()
             return False
         return True
+
+    async def _wait(self, flight: asyncio.Future[T | None]) -> None:
+        """Until it has ended, or for as long as a feed waits; as asyncio.wait does, which is for several."""
+        if flight.done():
+            return
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def end(_: object = None) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        limit = loop.call_later(self._wait_seconds, end)
+        flight.add_done_callback(end)
+        try:
+            await ended
+        finally:
+            limit.cancel()
+            flight.remove_done_callback(end)
 
     def _fill(self, key: int, frame: bytes, seconds: int, token: str, replaces: bool) -> None:
         """Write to L2, which nobody waits for; without a frame only the lease is given back."""

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedRequest, Outsider
 from recommendation_service.feed.withheld import pack_withheld
 from recommendation_service.mappings.answers import IDS_FIELDS
-from recommendation_service.model.columns import Bytes, hash_token
+from recommendation_service.model.columns import Bytes, CatalogArrays, hash_token
 from recommendation_service.model.kinds import PINNED
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.policy import Policy
@@ -50,6 +51,7 @@ from recommendation_service.ranking.working_memory import (
 _HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
 BODY_BYTES = 1 << 16  # room for an answer to begin with
 WITHHELD_ITEMS = 1 << 10  # likewise for what a feed could not hold
+MOST_TOKENS_KNOWN = 4096  # that users outside the catalog had lately
 
 _encode = msgspec.json.Encoder().encode
 
@@ -163,6 +165,7 @@ class FeedPipeline:
         self._weigh_shadows = self._weigher(shadows) if shadows else None
         self._find = entry_for(find, catalog.arrays.user_id, 0, 0, 0)
         self._looked_up = (0, ANONYMOUS_ROW)  # a user, and the user's row
+        self._token_number = lru_cache(MOST_TOKENS_KNOWN)(partial(_token_number, catalog.arrays))
         self.rule(generation.rulings)
 
     def rule(self, rulings: tuple[Ruling, ...]) -> None:
@@ -327,14 +330,8 @@ class FeedPipeline:
         return Outsider(history, network, connections, self._token_numbers(attributes), asked)
 
     def _token_numbers(self, attributes: Sequence[Sequence[str]]) -> npt.NDArray[np.int32]:
-        arrays = self.catalog.arrays
-        numbers = []
-        for kind, texts in enumerate(attributes):
-            for text in texts:
-                place = find(arrays.token_hash, hash_token(kind, text), 0, len(arrays.token_hash))
-                if place >= 0:
-                    numbers.append(arrays.token_of_hash[place])
-        return np.array(numbers, np.int32)
+        numbers = [self._token_number(kind, text) for kind, texts in enumerate(attributes) for text in texts]
+        return np.array([number for number in numbers if number >= 0], np.int32)
 
     def _handled(self, stage: str) -> int:
         """Items that a stage of the last feed handled."""
@@ -439,6 +436,12 @@ def fitted(policy: Policy, catalog: Catalog) -> PolicyArrays:
     if measuring.creators_each is None or window is None:
         return arrays
     return arrays._replace(creator_window=min(arrays.creator_window, window))
+
+
+def _token_number(arrays: CatalogArrays, kind: int, text: str) -> int:
+    """-1 where no item here has it."""
+    place = find(arrays.token_hash, hash_token(kind, text), 0, len(arrays.token_hash))
+    return int(arrays.token_of_hash[place]) if place >= 0 else -1
 
 
 def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:

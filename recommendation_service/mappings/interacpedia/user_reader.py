@@ -43,6 +43,7 @@ LARGEST_ID = 2**63 - 1
 # Clocks of two machines differ; a time so little ahead is now, and one further ahead is an error.
 CLOCK_TOLERANCE_SECONDS = 300
 _DAY_SECONDS = 86400
+_NO_HISTORY, _NO_NETWORK = np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
 
 
 class UserReader:
@@ -58,6 +59,7 @@ class UserReader:
         self._settings = settings
         self._zone = settings.database_zone
         self._clock = clock
+        self._windows: tuple[int, dict[str, Any]] = (-1, {})  # of a second
         self.version = (
             f"{settings.interactions_window_days}.{settings.views_window_days}.{settings.connections_window_days}"
         )
@@ -114,6 +116,8 @@ class UserReader:
         return found
 
     def _facts(self, user_id: int, parts: dict[str, list[Any]], now: float) -> UserFacts:
+        if len(parts) == 1:  # as nearly all who are outside the catalog
+            return UserFacts(_NO_HISTORY, _NO_NETWORK, 0, _attributes(parts[PROFILE]))
         others = _latest(
             (
                 (other, when)
@@ -137,17 +141,23 @@ class UserReader:
         )
 
     def _parameters(self, now: float) -> dict[str, Any]:
-        settings, moment = self._settings, datetime.fromtimestamp(now, UTC)
+        """The windows, which move by whole seconds."""
+        second = int(now)
+        known, windows = self._windows
+        if second != known:
+            settings, moment = self._settings, datetime.fromtimestamp(second, UTC)
 
-        def since(days: int) -> str:
-            return local_text(moment - timedelta(days=days), self._zone)
+            def since(days: int) -> str:
+                return local_text(moment - timedelta(days=days), self._zone)
 
-        return {
-            "interactions_since": since(settings.interactions_window_days),
-            "views_since": since(settings.views_window_days),
-            "connections_since": since(settings.connections_window_days),
-            "zero_date": ZERO_DATE,
-        }
+            windows = {
+                "interactions_since": since(settings.interactions_window_days),
+                "views_since": since(settings.views_window_days),
+                "connections_since": since(settings.connections_window_days),
+                "zero_date": ZERO_DATE,
+            }
+            self._windows = second, windows
+        return windows
 
 
 def _by_user(rows: Iterable[Any]) -> dict[int, dict[str, list[Any]]]:
