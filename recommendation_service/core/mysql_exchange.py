@@ -19,6 +19,7 @@ from pymysql.converters import decoders
 from pymysql.protocol import FieldDescriptorPacket
 from sqlalchemy import TextClause
 from sqlalchemy.engine import URL, Connection
+from sqlalchemy.pool import QueuePool
 
 Row = list[Any]
 
@@ -129,8 +130,8 @@ class Exchanges:
     """One event loop's.
 
     ``connect`` gives a connection, of which each statement is a transaction of its own; it is called in ``threads``. A
-    connection is held for ``held_seconds``: statements that follow each other do not ask the pool, and others get it
-    soon. A server that has not answered after ``timeout_seconds`` is given up.
+    connection is held for ``held_seconds`` where the pool has more, so that statements that follow each other do not
+    ask it. A server that has not answered after ``timeout_seconds`` is given up.
     """
 
     def __init__(
@@ -159,10 +160,10 @@ class Exchanges:
             raise
         finally:
             self._asking.discard(held)
-        if asyncio.get_running_loop().time() < held.until:
+        if held.may_rest():
             self._resting.append(held)
         else:
-            self._give_back(held)
+            held.give_back()
         return answer
 
     def close(self) -> None:
@@ -181,14 +182,7 @@ class Exchanges:
     def _give_back_resting(self, held: "_Held") -> None:
         if held in self._resting:
             self._resting.remove(held)
-            self._give_back(held)
-
-    def _give_back(self, held: "_Held") -> None:
-        """Which may take a round trip."""
-        if held.leave():
-            self._threads.submit(held.connection.close)
-        else:
-            held.drop()
+            held.give_back()
 
     def _said(self, held: "_Held", statement: TextClause, parameters: Mapping[str, Any]) -> bytes:
         text = self._texts.get(statement)
@@ -232,12 +226,19 @@ class _Held:
             limit.cancel()
             self._asked = None
 
-    def leave(self) -> bool:
-        """Have the event loop take nothing from it any more; False where it is of no use."""
-        if not self._is_lost:
-            self._loop.remove_reader(self._socket)
-            self._socket.settimeout(self._limit)
-        return not self._is_lost
+    def may_rest(self) -> bool:
+        """Whether others who want a connection find one meanwhile."""
+        pool = self.connection.engine.pool
+        return self._loop.time() < self.until and isinstance(pool, QueuePool) and pool.checkedout() < pool.size()
+
+    def give_back(self) -> None:
+        """To the pool. That is no round trip: there is no transaction to end."""
+        if self._is_lost:
+            self.drop()
+            return
+        self._loop.remove_reader(self._socket)
+        self._socket.settimeout(self._limit)
+        self.connection.close()
 
     def drop(self) -> None:
         """Without a round trip: the pool makes another one instead."""

@@ -134,13 +134,30 @@ def test_a_connection_whose_time_is_over_while_it_is_asked_is_given_back_after_t
     run(scenario)
 
 
+def test_the_only_connection_of_a_pool_is_given_back_at_once(mariadb_url: URL) -> None:
+    engine = engine_of(mariadb_url, connections=1)
+
+    async def scenario() -> None:
+        async with exchanges_of(engine) as exchanges:
+            first = (await exchanges.ask(OWN, {})).rows()
+            assert in_use(engine) == 0
+            one, two = await asyncio.gather(exchanges.ask(OWN, {}), exchanges.ask(OWN, {}))
+            assert one.rows() == two.rows() == first
+
+    run(scenario)
+    engine.dispose()
+
+
 def test_two_that_ask_at_once_have_a_connection_each(engine: Engine) -> None:
     async def scenario() -> None:
         async with exchanges_of(engine) as exchanges:
             asked = text("SELECT CONNECTION_ID(), SLEEP(.2)")
-            one, two = await asyncio.gather(exchanges.ask(asked, {}), exchanges.ask(asked, {}))
+            both = [asyncio.ensure_future(exchanges.ask(asked, {})) for _ in range(2)]
+            while in_use(engine) < 2:
+                await asyncio.sleep(0.01)
+            one, two = await asyncio.gather(*both)
             assert one.rows() != two.rows()
-            assert in_use(engine) == 2
+            assert in_use(engine) == 1, "one is left to others"
 
     run(scenario)
 
