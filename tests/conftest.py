@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pytest
 import structlog
 import typer.testing
 import xdist
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy import URL, Engine, event
 
 from recommendation_service.core.config import Settings
 from tests.postgresql import PrivatePostgreSQL
@@ -58,6 +59,19 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         patch.chdir(tmp_path_factory.mktemp("working-directory"))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_need_not_outlive_a_power_failure() -> Iterator[None]:
+    """SQLite waits for the disk at each commit; nothing that a test does in this process asks for that."""
+
+    def hurry(connection: object, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hurry)
+    yield
+    event.remove(Engine, "connect", hurry)
 
 
 @pytest.fixture(scope="session", autouse=True)
