@@ -11,19 +11,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import structlog
-import typer.testing
 import xdist
-from sqlalchemy import URL, Engine, event
 
-from recommendation_service.core.config import Settings
-from tests.postgresql import PrivatePostgreSQL
-from tests.servers import PrivateMariaDB, PrivateRedis
+import recommendation_service  # noqa: F401 - before NumPy: it says how many threads that takes
 from tests.side_by_side import pytest_xdist_auto_num_workers, pytest_xdist_make_scheduler  # noqa: F401 - hooks
 from tests.support import made_once
-from tests.support.flushed import prepared, settings_for
+
+# The rest is imported where it is needed: who hands out tests to workers loads this file too, before they begin.
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Engine
+
+    from tests.postgresql import PrivatePostgreSQL
+    from tests.servers import PrivateMariaDB, PrivateRedis
 
 # Beside the settings that there are: those that a runbook names and a later version may read.
 SETTING_PREFIXES = ("mysql_", "redis_", "gunicorn_", "recs_")
@@ -31,16 +33,16 @@ SETTING_PREFIXES = ("mysql_", "redis_", "gunicorn_", "recs_")
 LOCK_WAIT_TIMEOUT_SECONDS = 10
 
 
-# What is imported and collected is all kept: looking through it meanwhile would take a fifth of the time.
-gc.disable()
+def pytest_configure() -> None:
+    """What is imported and collected is all kept: looking through it meanwhile would take a fifth of the time."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """What was imported and collected, a million objects, stays: each full collection would walk through it anew."""
     gc.freeze()
-    gc.set_threshold(
-        10_000, 20, 20
-    )  # tests make much and leave little: looking for garbage was a fifteenth of the time
+    # Tests make much and leave little: looking for garbage was a fifteenth of the time.
+    gc.set_threshold(10_000, 20, 20)
     gc.enable()
 
 
@@ -51,6 +53,8 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
     The working directory is an empty one, since a `.env` file is looked for there; a test that starts
     a program from the repository passes `cwd`.
     """
+    from recommendation_service.core.config import Settings
+
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.lower() in Settings.model_fields or name.lower().startswith(SETTING_PREFIXES):
@@ -64,6 +68,7 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="session", autouse=True)
 def tables_need_not_outlive_a_power_failure() -> Iterator[None]:
     """SQLite waits for the disk at each commit; nothing that a test does in this process asks for that."""
+    from sqlalchemy import Engine, event
 
     def hurry(connection: object, _record: object) -> None:
         if isinstance(connection, sqlite3.Connection):
@@ -91,6 +96,8 @@ def made_once_for_all_workers(
 @pytest.fixture(scope="session", autouse=True)
 def loggers_are_not_kept() -> Iterator[None]:
     """A program keeps its loggers from the first line on; kept here, they would tell the tests of logs nothing."""
+    import structlog
+
     configure = structlog.configure
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -102,6 +109,8 @@ def loggers_are_not_kept() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def commands_are_put_together_once() -> Iterator[None]:
     """A program does it once, too; Typer's runner, for each command of a test."""
+    import typer.testing
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.testing, "_get_command", functools.cache(typer.testing._get_command))
         yield
@@ -124,6 +133,8 @@ def logs_as_they_were() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateMariaDB]:
     """One MariaDB server for the whole run. A test that stops or kills one starts its own."""
+    from tests.servers import PrivateMariaDB
+
     folder = tmp_path_factory.mktemp("mariadb")
     with PrivateMariaDB(folder) as server:
         yield server
@@ -147,6 +158,8 @@ def module_mariadb_url(mariadb: PrivateMariaDB) -> Iterator[URL]:
 @pytest.fixture(scope="session")
 def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivatePostgreSQL]:
     """One PostgreSQL server for the whole run, started by the first test that asks for it."""
+    from tests.postgresql import PrivatePostgreSQL
+
     server = PrivatePostgreSQL(tmp_path_factory.mktemp("postgresql"))
     try:
         server.start()
@@ -169,6 +182,8 @@ def postgresql_url(postgresql: PrivatePostgreSQL) -> Iterator[URL]:
 @pytest.fixture(scope="module")
 def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRedis]:
     """A Redis server that the tests of one file share."""
+    from tests.servers import PrivateRedis
+
     folder = tmp_path_factory.mktemp("redis")
     with PrivateRedis(folder) as server:
         yield server
@@ -189,12 +204,16 @@ def redis(module_redis: PrivateRedis) -> Iterator[PrivateRedis]:
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> URL:
     """The address of an SQLite file that does not exist yet."""
+    from sqlalchemy import URL
+
     return URL.create("sqlite", database=str(tmp_path / "interacpedia.sqlite"))
 
 
 @pytest.fixture
 def flushed_sqlite(sqlite_url: URL, tmp_path: Path) -> Iterator[Engine]:
     """An SQLite file that events are flushed into: the service's tables and the operator's activity_log, all empty."""
+    from tests.support.flushed import prepared, settings_for
+
     (tmp_path / "interacpedia.sqlite").touch()
     with prepared(settings_for(sqlite_url, tmp_path)) as engine:
         yield engine
@@ -202,6 +221,8 @@ def flushed_sqlite(sqlite_url: URL, tmp_path: Path) -> Iterator[Engine]:
 
 @contextmanager
 def _logs_as_they_were() -> Iterator[None]:
+    import structlog
+
     configured = structlog.get_config()
     yield
     structlog.configure(**configured)
