@@ -19,7 +19,9 @@ MOST_COUNTED = 1_000_000  # rows; beyond, it is enough to know that there are so
 MOST_TABLES = 300
 OWN = "recs_"  # the service's own tables
 
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?")
+_WHEN = re.compile(r"(_at|time|date|_on|stamp|(^|_)(ts|when))$")
 _EPOCH = (10**9, 5 * 10**9)  # seconds, from 2001 on; or a thousand times as much
 _KINDS: tuple[tuple[type, str], ...] = (
     (sql.Boolean, "integer"),
@@ -69,6 +71,11 @@ class Table:
         return self.sampled - len(self.columns[column].sample)
 
 
+def snake(name: str) -> str:
+    """A name in small letters, its words with underscores between: created_at of createdAt."""
+    return _CAMEL.sub("_", name).replace(" ", "_").lower()
+
+
 def look(
     connection: Connection, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[str, Table], list[str]]:
@@ -115,7 +122,7 @@ def _kind(declared: Any, name: str, values: list[Any]) -> str:
         if all(isinstance(content, list) and reason is None for content, reason in lists):
             return "json"
         return "text" if kind == "text" else "other"
-    if kind == "integer" and values and re.search(r"(_at|time|date|_on|stamp)$", name, re.I):
+    if kind == "integer" and values and _WHEN.search(snake(name)):
         low, high = _EPOCH
         if all(low < abs(value) < high or 1000 * low < abs(value) < 1000 * high for value in values):
             return "time"

@@ -8,14 +8,13 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, ProgrammingError
 
 from recommendation_service.core.database import attempt
-from recommendation_service.onboarding.looking import Column, Table
+from recommendation_service.onboarding.looking import Column, Table, snake
 
 MOST_VALUES = 50
 ENOUGH = 0.8  # share of the values that must be there: rows of what was deleted may be left
 CONCLUSIVE = 5  # different texts that are all keys of one table are no accident
 
 _SUFFIX = re.compile(r"_?(id|uuid|guid|slug|key|ref|sku)$", re.I)
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _IN_IE = re.compile(r"(^|_)(movie|cookie|calorie|smoothie|hoodie|selfie|brownie|rookie|zombie|genie)s$")
 # What a person is called in a table about two of them, or about what they made.
 PEOPLE = {
@@ -84,7 +83,7 @@ class Reference:
 
 def singular(word: str) -> str:
     """Of an English plural, in small letters and with underscores."""
-    word = _CAMEL.sub("_", word).lower()
+    word = snake(word)
     if word.endswith("people"):
         return word.removesuffix("people") + "person"
     if _IN_IE.search(word):
@@ -100,7 +99,7 @@ def singular(word: str) -> str:
 
 def stem(column: str) -> str:
     """What a column is of: user of user_id, userId, user."""
-    return _SUFFIX.sub("", _CAMEL.sub("_", column).lower())
+    return _SUFFIX.sub("", snake(column))
 
 
 def parts(column: str) -> set[str]:
@@ -116,7 +115,7 @@ def _said_of(column: str) -> list[str]:
     own = stem(column)
     words = own.split("_")
     shorter = ["_".join(words[place:]) for place in range(1, len(words))]
-    is_key = own != _CAMEL.sub("_", column).lower()
+    is_key = own != snake(column)
     return [own, *(word for word in shorter if is_key or word in PEOPLE)]
 
 

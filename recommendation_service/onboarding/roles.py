@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from recommendation_service.onboarding.looking import Column, Table
+from recommendation_service.onboarding.looking import Column, Table, snake
 from recommendation_service.onboarding.references import MAKER, PEOPLE, SECOND, Reference, parts, singular, stem
 
 TITLES = ("title", "name", "headline", "label", "subject", "caption")
@@ -85,7 +85,7 @@ def people_of(tables: dict[str, Table]) -> str | None:
 def _person(table: Table, tables: dict[str, Table]) -> float:
     own = singular(table.name)
     score = 3.0 if own in PEOPLE else 1.5 if own.rsplit("_", 1)[-1] in PEOPLE else 0.0
-    score += 2.0 * bool(PERSONAL & {name.lower() for name in table.columns})
+    score += 2.0 * bool(PERSONAL & set(map(snake, table.columns)))
     named = sum(f"_{stem(column)}".endswith(f"_{own}") for other in tables.values() for column in other.columns)
     declared = sum(table.name in other.refers.values() for other in tables.values())
     return score + min(1.0, 0.25 * (named + declared)) if score else 0.0
@@ -123,7 +123,7 @@ def roles_of(
 
 
 def title_of(table: Table) -> str | None:
-    by_name = {name.lower(): name for name, column in table.columns.items() if column.kind == "text"}
+    by_name = {snake(name): name for name, column in table.columns.items() if column.kind == "text"}
     exact = next((by_name[title] for title in TITLES if title in by_name), None)
     return exact or next((by_name[name] for name in by_name for title in TITLES if name.endswith(f"_{title}")), None)
 

@@ -2,7 +2,7 @@
 
 import re
 
-from recommendation_service.onboarding.looking import Column, Table
+from recommendation_service.onboarding.looking import Column, Table, snake
 from recommendation_service.onboarding.references import singular
 from recommendation_service.onboarding.roles import title_of
 
@@ -75,7 +75,7 @@ LONG = 200  # characters: prose, and no field
 
 def time_of(table: Table, order: tuple[str, ...]) -> str | None:
     """The column that says when; None: none does."""
-    times = [c.name for c in table.columns.values() if c.kind == "time" and not _NOT_WHEN.search(c.name)]
+    times = [c.name for c in table.columns.values() if c.kind == "time" and not _NOT_WHEN.search(snake(c.name))]
     ranked = sorted(times, key=lambda name: next((i for i, word in enumerate(order) if word in name.lower()), 99))
     return ranked[0] if ranked else None
 
@@ -84,7 +84,7 @@ def conditions(table: Table) -> list[tuple[str, str]]:
     """(condition with {} for the column, column): what has to hold of an item that is shown."""
     found = []
     for column in table.columns.values():
-        name = column.name.lower()
+        name = snake(column.name)
         if name in {"deleted_at", "removed_at", "archived_at"}:
             found.append(("{} IS NULL", column.name))
         elif column.kind == "time" and _ENDS.search(name):
@@ -100,7 +100,7 @@ def conditions(table: Table) -> list[tuple[str, str]]:
 
 def _flag(column: Column) -> str | None:
     """Of a column of yes and no that shows or hides; others, as is_featured, say nothing of that."""
-    word = _FLAG.match(column.name.lower())
+    word = _FLAG.match(snake(column.name))
     values = set(map(str, column.sample))
     is_boolean = values <= {"False", "True"}
     if column.kind != "integer" or word is None or not values or not (is_boolean or values <= {"0", "1"}):
@@ -187,7 +187,7 @@ def value_of(table: Table, skipped: set[str]) -> str | None:
 
 def is_of_marks(name: str) -> bool:
     """Whether a column's name says that what it holds is how good something was found, the bad as well."""
-    return _MARK.search(name) is not None
+    return _MARK.search(snake(name)) is not None
 
 
 def scale_of(column: Column) -> tuple[float, int] | None:

@@ -422,6 +422,50 @@ def test_who_offers_items_and_which_numbers_people_have_of_them_is_found_out(
     assert [one for one in report["findings"] if one["severity"] in {"warning", "error"}] == []
 
 
+# As many libraries of JavaScript name columns, with times in milliseconds.
+CAMELS = """
+CREATE TABLE {q}UserAccounts{q} ({q}userId{q} INTEGER PRIMARY KEY, {q}firstName{q} VARCHAR(50),
+  {q}createdAt{q} BIGINT);
+CREATE TABLE {q}Products{q} ({q}productId{q} INTEGER PRIMARY KEY, {q}productTitle{q} VARCHAR(50),
+  {q}isActive{q} INTEGER, {q}deletedAt{q} BIGINT, {q}createdAt{q} BIGINT, {q}lastSeenAt{q} BIGINT);
+CREATE TABLE {q}ProductViews{q} ({q}userId{q} INTEGER, {q}productId{q} INTEGER,
+  {q}userRating{q} INTEGER, {q}ts{q} BIGINT)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_names_of_several_words_without_underscores_are_understood(
+    init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
+) -> None:
+    """Else what is deleted or not active was shown, and nothing had a time."""
+    url: URL = request.getfixturevalue(f"{backend}_url")
+    statements = CAMELS.format(q="`" if backend == "mariadb" else '"').split(";\n")
+    quoted = '"{}"' if backend != "mariadb" else "`{}`"
+    for n in range(1, 21):
+        ms = 1_790_000_000_000 + n * 86_400_000
+        statements += [
+            f"INSERT INTO {quoted.format('UserAccounts')} VALUES ({n}, 'name {n}', {ms})",
+            f"INSERT INTO {quoted.format('Products')} VALUES "
+            f"({50 + n}, 'thing {n}', {int(n % 4 > 0)}, {ms if n % 5 == 0 else 'NULL'}, {ms}, {ms})",
+            f"INSERT INTO {quoted.format('ProductViews')} VALUES ({n}, {50 + n}, {1 + n % 5}, {ms})",
+        ]
+    engine = create_engine(postgresql_address(url) if backend == "postgresql" else url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    done = init(url)
+    assert done.exit_code == 0, done.output
+    content = load_mapping(tmp_path / "mapping.toml").content
+    [(_, products)] = content.items.items()
+    assert (products.time, products.fields) == ("createdAt", ("productTitle",))
+    [(_, views)] = content.events.items()
+    assert (views.user, views.item, views.time, views.value) == ("userId", "productId", "ts", "userRating")
+    assert content.users.time == "createdAt"
+    report = check(tmp_path / "mapping.toml", url)
+    shown = sum(n % 4 > 0 and n % 5 > 0 for n in range(1, 21))
+    assert {query["section"]: query["rows"] for query in report["queries"]}["items.product"] == shown
+
+
 @pytest.mark.parametrize("backend", TYPES)
 def test_a_market_of_uuids_flags_enums_and_dates_is_found_out(
     init: Init, request: pytest.FixtureRequest, tmp_path: Path, backend: str
