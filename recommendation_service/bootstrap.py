@@ -304,7 +304,7 @@ def _lifespan(
             worker = Worker(
                 Feeds(serving, users, seen, metrics, clock.now, decisions),
                 Feedback(serving, seen, event_log, stream, metrics),
-                Forgetting(seen, users, stream, learned_slots),
+                Forgetting(seen, users, stream, serving.drop_pools, learned_slots),
                 Condition(settings, store, clock, serving, keeper.memory, editors),
                 seen,
                 people,

@@ -446,6 +446,13 @@ class Settings(OperatorSettings):
         description="most that the memory of what users have seen may take of the disk",
         json_schema_extra={"unit": "MiB"},
     )
+    kept_pools_megabytes: int = Field(
+        64,
+        ge=0,
+        le=1 << 16,
+        description="most that pools kept between feeds take of memory, of all workers; 0: each is looked for anew",
+        json_schema_extra={"unit": "MiB"},
+    )
 
     # What is eligible.
     users_window_days: WindowDays = Field(90, description="users created or updated since are loaded")

@@ -18,6 +18,7 @@ from recommendation_service.catalog.filter_columns import FilterColumn, Listed
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.frame import Frame
+from recommendation_service.ranking.kept_pools import NO_SLOTS
 from recommendation_service.ranking.working_memory import EXCLUDED, WorkingMemory
 
 # What a filter asks: of at_most a number, else the numbers of the texts of which an item has to have one.
@@ -80,7 +81,8 @@ class Filters:
         """``frames``: of feeds without filters."""
         self._columns = {column.name: column for column in columns}
         self._frames = frames
-        catalog, self._policy, self._memory = frames.personal.catalog, frames.personal.policy, frames.personal.memory
+        catalog, self._policy, memory = frames.personal.catalog, frames.personal.policy, frames.personal.memory
+        self._without_kept = memory._replace(kept=memory.kept._replace(slots=NO_SLOTS))  # these are of what all pass
         self._catalog = catalog
         self._always = {column.name: _always(column, len(catalog.item_id)) for column in columns}
         self._places = _places_in_orderings(catalog)
@@ -139,7 +141,7 @@ class Filters:
             self._catalog._replace(order_offsets=order_offsets, order_items=order_items),
             self._policy._replace(exact_up_to_videos=max(self._policy.exact_up_to_videos, FEW)),
             # To the kernels an empty list is the whole catalog.
-            self._memory._replace(allowed=rows if len(rows) else _NOBODY),
+            self._without_kept._replace(allowed=rows if len(rows) else _NOBODY),
         )
         return Passing(frames, rows, None, rows.nbytes + order_items.nbytes + 2 * FRAME_BYTES)
 
@@ -153,7 +155,7 @@ class Filters:
             entries_per_pair=int(policy.entries_per_pair * times),
             static_entries=int(policy.static_entries * times),
         )
-        frames = self._frames.with_others(self._catalog, policy, self._memory)
+        frames = self._frames.with_others(self._catalog, policy, self._without_kept)
         return Passing(frames, None, barred, barred.nbytes + 2 * FRAME_BYTES)
 
 

@@ -28,6 +28,7 @@ from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.policies.policy import Policy
 from recommendation_service.ranking.compiled import entry_for
 from recommendation_service.ranking.frame import Frame
+from recommendation_service.ranking.kept_pools import NO_SLOTS
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
@@ -99,14 +100,17 @@ class FeedPipeline:
         lifetimes: Lifetimes = Lifetimes(),  # noqa: B008
         *,
         needs_list: bool = False,
+        kept_slots: Int64 = NO_SLOTS,
     ) -> None:
         """``needs_list``: there should be a list of who is not personal; without one in the catalog nobody is.
+        ``kept_slots``: where pools are kept from one feed of a user to the next.
 
         Raises PolicyError where the catalog lacks features that the policy adds."""
         if reason := misfit(generation.catalog, generation.policy):
             raise PolicyError(reason)
         self.generation = generation
         catalog, policy, shadows = generation[:3]
+        options: dict[str, Any] = {"needs_list": needs_list, "kept_slots": kept_slots}
         self.catalog, self.policy = catalog, policy
         self.arms: Arms | None = None  # pipelines of the experiment that runs
         if generation.experiment is not None:
@@ -114,19 +118,20 @@ class FeedPipeline:
             for arm in generation.arms:
                 if arm.version not in made:
                     of_arm = generation.of_arm(arm)
-                    made[arm.version] = FeedPipeline(of_arm, seed, observe_stage, lifetimes, needs_list=needs_list)
+                    made[arm.version] = FeedPipeline(of_arm, seed, observe_stage, lifetimes, **options)
             self.arms = Arms(generation.experiment, [made[arm.version] for arm in generation.arms])
         self.live: Live | None = None  # pipelines of shadows that make feeds, too
         if generation.experiment is None and generation.live:
             others = [generation.of_live(policy) for policy in generation.live]
             self.live = Live(
                 generation,
-                [FeedPipeline(each, seed, observe_stage, lifetimes, needs_list=needs_list) for each in others],
+                [FeedPipeline(each, seed, observe_stage, lifetimes, **options) for each in others],
             )
         arrays = fitted(policy, catalog)
         memory = self.memory = make_working_memory(
-            catalog.arrays, arrays, policy.file.rows_of_kinds(catalog.rows_of_type)
+            catalog.arrays, arrays, policy.file.rows_of_kinds(catalog.rows_of_type), kept_slots
         )
+        memory.kept.source[0] = self._source(NO_ROWS)
         memory.lifetimes[:] = lifetimes
         self._needs_list = needs_list
         self._seed = seed
@@ -254,7 +259,15 @@ class FeedPipeline:
         else:
             memory.flags[self._barred_rows] = 0
         memory.flags[rows] = EXCLUDED
+        if rows is not self._barred_rows:
+            memory.kept.source[0] = self._source(rows)
         self._laid, self._barred_rows = passing, rows
+
+    def _source(self, barred: Int32) -> int:
+        """Names what pools are looked for in."""
+        digest = hashlib.blake2b(barred.tobytes(), digest_size=8)
+        digest.update(f"{self.catalog.version} {self.policy.pools_digest}".encode())
+        return int.from_bytes(digest.digest(), "big", signed=True)
 
     def _rank_by_stages(self, frame: Frame, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()

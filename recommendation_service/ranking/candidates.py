@@ -14,16 +14,28 @@ from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import Place, compiled, inlined, part
 from recommendation_service.ranking.features import match_of, write_similarity
 from recommendation_service.ranking.frame import Frame
+from recommendation_service.ranking.kept_pools import (
+    CAPACITY,
+    FIRST_ITEM,
+    IS_WHOLE,
+    KEPT_TIMES,
+    copy_kept,
+    keep,
+    sort_best_first,
+    who_of,
+)
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     HAS_NETWORK,
     HAS_TOKENS,
+    LARGEST_FEED,
     NEIGHBOURS,
     POOLED,
     SCANNED,
     SEEN,
+    SEEN_CAPACITY,
     TOUCHED_ITEMS,
     TOUCHED_TOKENS,
     WorkingMemory,
@@ -44,14 +56,69 @@ def candidate_pools(frame: Frame, request: RankingRequest) -> None:
         for slot in range(policy.pattern_length[request.endpoint]):
             wanted = wanted or policy.pattern[request.endpoint, slot] == kind
         if wanted:
-            bound = _user_bound(catalog, policy, memory, kind)
-            neighbours = memory.counts[NEIGHBOURS] if policy.weight_collaborative[kind] > 0.0 else 0
-            if bound == 0.0 and neighbours == 0:
-                place = _head_of_ordering(catalog, policy, memory, kind, place)
-            else:
-                place = _search(catalog, policy, memory, kind, neighbours, bound, place)
+            place = _pool_of_kind(catalog, policy, request, memory, kind, place)
     memory.pool_offsets[len(policy.pool)] = place
     _flag_pooled(memory, place)
+
+
+@inlined
+def _pool_of_kind(
+    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory, kind: int, place: int
+) -> int:
+    """Fill ``pool_items`` from ``place`` on; where the pool ends."""
+    size, kept = policy.pool[kind], memory.kept
+    is_kept = _may_be_kept(policy, request, memory, kind)
+    who = who_of(kept, request.user_row, kind)
+    if is_kept:
+        end = _take_kept(request, memory, who, size, place)
+        if end >= 0:
+            return end
+    bound = _user_bound(catalog, policy, memory, kind)
+    neighbours = memory.counts[NEIGHBOURS] if policy.weight_collaborative[kind] > 0.0 else 0
+    if bound == 0.0 and neighbours == 0:
+        return _head_of_ordering(catalog, policy, memory, kind, place)
+    limit = min(KEPT_TIMES * size, CAPACITY) if is_kept else size
+    found = _search(catalog, policy, memory, kind, neighbours, bound, limit)
+    items, pool = memory.heap_items, memory.pool_items
+    if is_kept:
+        sort_best_first(memory.heap_scores, items, found)
+        if len(request.excluded) == 0:  # what this request excludes the next one may have
+            keep(kept, who, request.user_row, request.now, items, found, found < limit)
+    end = place + min(size, found)
+    for i in range(end - place):
+        pool[place + i] = items[i]
+    return end
+
+
+@inlined
+def _may_be_kept(policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory, kind: int) -> bool:
+    """A pool that depends on a user of the catalog, of whom no entry had to give way to others."""
+    depends = (
+        policy.weight_similarity[kind] > 0.0
+        or policy.weight_match[kind] > 0.0
+        or policy.weight_network[kind] > 0.0
+        or policy.weight_collaborative[kind] > 0.0
+    )
+    has_all = request.seen + LARGEST_FEED <= SEEN_CAPACITY
+    is_on = len(memory.kept.slots) > 0 and policy.pool[kind] < CAPACITY
+    return is_on and depends and has_all and request.user_row >= 0
+
+
+@inlined
+def _take_kept(request: RankingRequest, memory: WorkingMemory, who: int, size: int, place: int) -> int:
+    """Fill ``pool_items`` from the kept pool with what the user may still have; where that ends, or -1: too little is
+    left, or nothing is kept."""
+    kept, flags, pool = memory.kept, memory.flags, memory.pool_items
+    count = copy_kept(kept, who, request.now)
+    items, end, full = kept.copied_items, place, place + size
+    for i in range(count):
+        if end == full:
+            break
+        item = items[2 * FIRST_ITEM + i]
+        # Without a branch: what is hidden is overwritten by the next.
+        pool[end] = item
+        end += int(flags[Place(item)] & HIDDEN == 0)
+    return end if end == full or (count >= 0 and kept.copied[IS_WHOLE] != 0) else -1
 
 
 @inlined
@@ -137,30 +204,26 @@ def _search(
     kind: int,
     neighbours: int,
     bound: float,
-    place: int,
+    limit: int,
 ) -> int:
-    """The best n by the whole hand-set sum, kept in a heap whose root is the worst of them."""
+    """The best ``limit`` by the whole hand-set sum, in a heap whose root is the worst of them; how many there are."""
     start, end = catalog.order_offsets[kind], catalog.order_offsets[kind + 1]
     size = 0
     if memory.counts[HAS_TOKENS] == 0:  # then the similarity is the same for each item, and not 0
         bound += policy.weight_similarity[kind] * policy.similarity[2]
     prune = end - start > policy.exact_up_to_videos and policy.weight_similarity[kind] > 0.0
     if neighbours > 0:
-        size = _offer(catalog, policy, memory, kind, memory.neighbours, 0, neighbours, True, False, bound, size)
+        size = _offer(catalog, policy, memory, kind, memory.neighbours, 0, neighbours, True, False, bound, limit, size)
     if prune:
-        size = _search_inverted_lists(catalog, policy, memory, kind, size)
+        size = _search_inverted_lists(catalog, policy, memory, kind, limit, size)
         end = min(end, start + policy.static_entries)
     once = prune or neighbours > 0
-    size = _offer(catalog, policy, memory, kind, catalog.order_items, start, end, once, True, bound, size)
-    items, pool = memory.heap_items, memory.pool_items
-    for i in range(size):
-        pool[place + i] = items[i]
-    return place + size
+    return _offer(catalog, policy, memory, kind, catalog.order_items, start, end, once, True, bound, limit, size)
 
 
 @part
 def _search_inverted_lists(
-    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, size: int
+    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, limit: int, size: int
 ) -> int:
     """Offer the heads of the inverted lists of the user's most frequent skills, and of their pairs."""
     strongest = memory.strongest
@@ -185,10 +248,12 @@ def _search_inverted_lists(
             if pair >= 0:
                 first, last = catalog.pair_offsets[pair], catalog.pair_offsets[pair + 1]
                 last = min(last, first + policy.entries_per_pair)
-                size = _offer(catalog, policy, memory, kind, catalog.pair_items, first, last, True, True, np.inf, size)
+                pairs = catalog.pair_items
+                size = _offer(catalog, policy, memory, kind, pairs, first, last, True, True, np.inf, limit, size)
         first, last = catalog.token_offsets[token], catalog.token_offsets[token + 1]
         last = min(last, first + policy.entries_per_skill)
-        size = _offer(catalog, policy, memory, kind, catalog.token_items, first, last, True, True, np.inf, size)
+        entries = catalog.token_items
+        size = _offer(catalog, policy, memory, kind, entries, first, last, True, True, np.inf, limit, size)
     return size
 
 
@@ -204,6 +269,7 @@ def _offer(
     once: bool,
     ordered: bool,
     bound: float,
+    limit: int,
     size: int,
 ) -> int:
     """Score offered[start:end] and keep what is among the best so far.
@@ -224,7 +290,7 @@ def _offer(
     block_items, block_scores, block_close = memory.block_items, memory.block_scores, memory.block_close
     collaborative, weight_collaborative = memory.collaborative, policy.weight_collaborative[kind]
     weight_similarity, weight_match = policy.weight_similarity[kind], policy.weight_match[kind]
-    weight_network, limit = policy.weight_network[kind], policy.pool[kind]
+    weight_network = policy.weight_network[kind]
     cap = policy.match_cap * memory.closeness_scale[0]
     most_more = weight_match * memory.largest_match[0] + weight_network  # beside what is closest
     worded, group = catalog.worded, memory.kind_group[kind]

@@ -9,6 +9,7 @@ is remembered of the user since: so what a session did counts in its next feed.
 from recommendation_service.model.columns import CatalogArrays, Int32
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
+from recommendation_service.ranking.kept_pools import add_to_state
 from recommendation_service.ranking.places import find_item
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import ACTED, when_of
@@ -34,6 +35,7 @@ def load_collaborative(
                 neighbours[count] = item
                 count += 1
             collaborative[item] += weights[place] * values[i]
+        add_to_state(memory.kept, latest[place])
     memory.counts[NEIGHBOURS] = count
 
 

@@ -16,7 +16,12 @@ State = npt.NDArray[np.uint64]
 def next_word(state: State) -> np.uint64:
     """Advance ``state`` (shape (1,)) and give 64 evenly distributed bits."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = state[0]
+    return mixed(state[0])
+
+
+@inlined
+def mixed(z: np.uint64) -> np.uint64:
+    """Another number for each, of which each bit depends on all of its bits."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.uint64(z ^ (z >> np.uint64(31)))

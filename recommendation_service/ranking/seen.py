@@ -17,6 +17,7 @@ import numpy as np
 from recommendation_service.model.columns import Bytes, CatalogArrays, Int32, Int64
 from recommendation_service.model.kinds import PINNED
 from recommendation_service.ranking.compiled import Place, compiled, inlined
+from recommendation_service.ranking.kept_pools import NEVER_ENDS
 from recommendation_service.ranking.places import find, find_item, is_creator
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.working_memory import (
@@ -176,17 +177,21 @@ def _judge(request: RankingRequest, memory: WorkingMemory) -> bool:
     """What each entry says of its item, but for sessions; whether there were any."""
     numbers, judged, lifetimes, now = memory.seen_numbers, memory.seen_judged, memory.lifetimes, request.now
     served, impressed, acted = lifetimes[0], lifetimes[2], lifetimes[3]
-    creators, deeds, sessions = 0, 0, 0
+    creators, deeds, sessions, hidden, until = 0, 0, 0, 0, NEVER_ENDS
     for i in range(request.seen):
         detail = numbers[2 * i + 1]
         state, age = detail & 15, now - when_of(detail)
         lifetime = acted if state == ACTED else impressed if state == IMPRESSED else served
         stays = SEEN | KEPT if age < lifetime else 0
         judged[i] = EXCLUDED | DISLIKED | KEPT if state == HIDDEN else stays
+        hidden += int(judged[i] != 0)
+        ends = now - age + lifetime
+        until = min(until, ends if (ends > now) & (state != HIDDEN) else NEVER_ENDS)
         creators += int(is_creator(numbers[2 * i]))
         deeds += int(state == ACTED)
         sessions |= _session(detail)
     memory.counts[SEEN_CREATORS], memory.counts[SEEN_ACTED] = creators, deeds
+    memory.kept.until[0], memory.kept.hidden[0] = until, hidden
     memory.live_count[0] = 0
     return sessions != NO_SESSION
 
@@ -195,10 +200,20 @@ def _judge(request: RankingRequest, memory: WorkingMemory) -> bool:
 def _let_sessions_live(request: RankingRequest, memory: WorkingMemory) -> None:
     """What was served in a session that lives is kept, and stays away from that session."""
     numbers, judged, live, found = memory.seen_numbers, memory.seen_judged, memory.live_sessions, memory.live_count[0]
+    hidden, last_feed = 0, 0
     for i in range(request.seen):
         detail = numbers[2 * i + 1]
+        is_own = _session(detail) == request.session
+        if is_own:
+            last_feed = max(last_feed, when_of(detail))
         if judged[i] == 0 and detail & 15 == SERVED and _lives(detail, live, found):
-            judged[i] = SEEN | KEPT if _session(detail) == request.session else KEPT
+            judged[i] = SEEN | KEPT if is_own else KEPT
+            hidden += int(is_own)
+    if hidden > 0:
+        memory.kept.hidden[0] += hidden
+        # Or until another session, which may have them, was served one of them and that has expired.
+        ends = min(last_feed + memory.lifetimes[1] + 1, request.now + memory.lifetimes[0])
+        memory.kept.until[0] = min(memory.kept.until[0], ends)
 
 
 @inlined

@@ -47,6 +47,7 @@ def load_user(frame: Frame, request: RankingRequest) -> None:
                 if item >= 0:
                     flag(memory, item, EXCLUDED)
     load_seen(catalog, request, memory)
+    memory.kept.state[0] = request.session
     row = request.user_row
     memory.reach[0] = log1p(request.connections) / policy.reach_scale
     if row < 0:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays
+from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays, Int64
 from recommendation_service.model.policy_arrays import PolicyArrays
 from recommendation_service.ranking.compiled import inlined
+from recommendation_service.ranking.kept_pools import KEPT_TIMES, NO_SLOTS, KeptPools, make_kept_pools
 from recommendation_service.ranking.packed_columns import PackingMemory
 from recommendation_service.ranking.packed_slots import make_slot_packing
 from recommendation_service.ranking.randomness import State
@@ -119,10 +120,11 @@ class WorkingMemory(NamedTuple):
     own_network: npt.NDArray[np.int64]  # (OWN_NETWORK,) numbers of connected users
     own_tokens: npt.NDArray[np.int32]  # (OWN_TOKENS,)
     # The pools.
+    kept: KeptPools
     pool_offsets: npt.NDArray[np.int64]  # (K + 1,)
     pool_items: npt.NDArray[np.int32]  # (P,)
     pool_kinds: Bytes  # (P,)
-    heap_scores: npt.NDArray[np.float64]  # (largest pool,)
+    heap_scores: npt.NDArray[np.float64]  # (KEPT_TIMES largest pool,)
     heap_items: npt.NDArray[np.int32]
     block_items: npt.NDArray[np.int32]  # (OFFERED,) what may be among the best of a block that is offered
     block_scores: npt.NDArray[np.float64]  # (OFFERED,)
@@ -165,9 +167,13 @@ class WorkingMemory(NamedTuple):
 
 
 def make_working_memory(
-    catalog: CatalogArrays, policy: PolicyArrays, kind_rows: Sequence[tuple[int, int]]
+    catalog: CatalogArrays,
+    policy: PolicyArrays,
+    kind_rows: Sequence[tuple[int, int]],
+    kept_slots: Int64 = NO_SLOTS,
 ) -> WorkingMemory:
-    """``kind_rows``: of each kind the catalog's rows that its items are among, the first and the one after the last."""
+    """``kind_rows``: of each kind the catalog's rows that its items are among, the first and the one after the last.
+    ``kept_slots``: where pools are kept."""
     groups = {rows: place for place, rows in enumerate(dict.fromkeys(kind_rows))}
     items, tokens = len(catalog.item_id), len(catalog.token_kind)
     largest, candidates = int(policy.pool.max()), int(policy.pool.sum())
@@ -215,11 +221,12 @@ def make_working_memory(
         own_history=np.zeros((OWN_HISTORY, 2), np.int64),
         own_network=np.zeros(OWN_NETWORK, np.int64),
         own_tokens=np.zeros(OWN_TOKENS, np.int32),
+        kept=make_kept_pools(kept_slots),
         pool_offsets=np.zeros(len(policy.pool) + 1, np.int64),
         pool_items=np.zeros(candidates, np.int32),
         pool_kinds=np.zeros(candidates, np.uint8),
-        heap_scores=np.zeros(largest),
-        heap_items=np.zeros(largest, np.int32),
+        heap_scores=np.zeros(KEPT_TIMES * largest),
+        heap_items=np.zeros(KEPT_TIMES * largest, np.int32),
         block_items=np.zeros(OFFERED, np.int32),
         block_scores=np.zeros(OFFERED),
         block_close=np.zeros(OFFERED),

@@ -20,15 +20,21 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Forgetting:
-    """One worker's. ``stream``: None without Redis. ``learned_slots``: the most shown items of one person that what was
-    learned on a machine is of, which no sum can unlearn; None: nothing was learned here."""
+    """One worker's. ``stream``: None without Redis. ``drop_pools``: of a user. ``learned_slots``: the most shown items
+    of one person that what was learned on a machine is of, which no sum can unlearn; None: nothing was learned here."""
 
     def __init__(
-        self, store: SeenStore, users: Users, stream: EventStream | None, learned_slots: Callable[[], float | None]
+        self,
+        store: SeenStore,
+        users: Users,
+        stream: EventStream | None,
+        drop_pools: Callable[[int], None],
+        learned_slots: Callable[[], float | None],
     ) -> None:
         self._store = store
         self._users = users
         self._stream = stream
+        self._drop_pools = drop_pools
         self._learned_slots = learned_slots
 
     async def forget(self, user_id: int) -> Removed:
@@ -36,6 +42,7 @@ class Forgetting:
         key, moment = user_key(user_id, 0), None
         assert key is not None, "nobody is not remembered"  # noqa: S101
         forgotten = await self._store.forget(key)
+        self._drop_pools(user_id)
         found = {"user_id": user_id, **forgotten.removed}
         if self._stream is not None:
             moment = await self._stream.forget(user_id)

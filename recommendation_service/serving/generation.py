@@ -22,6 +22,7 @@ from recommendation_service.policies.choice import PolicyChoice
 from recommendation_service.policies.policy import Policy
 from recommendation_service.processes.registry import REFRESHER
 from recommendation_service.processes.supervision import ProcessSupervisor
+from recommendation_service.ranking.kept_pools import drop_of_user, make_slots
 from recommendation_service.sources.blacklist import missing_blacklist
 from recommendation_service.telemetry.metrics import Metrics
 
@@ -57,6 +58,7 @@ class Serving:
         self.waiting: dict[str, str] = {}  # what a first start has to do before a feed, in words
         self.wrong_place: str | None = None  # why nothing may be served from DATA_DIR, nor written to it
         self.rulings: tuple[Ruling, ...] = ()  # of editors, that hold now
+        self._kept_slots = make_slots(settings.kept_pools_megabytes)  # before workers are forked, who share it
         self._pipeline: FeedPipeline | None = None
         self._refused: str | None = None
         self._refused_reason = ""
@@ -66,6 +68,11 @@ class Serving:
         self._looks_behind = 0
         self._loading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "catalog")
+
+    def drop_pools(self, user_id: int) -> None:
+        """What is kept of a user for the next feeds, of all workers."""
+        if self._pipeline is not None and (row := self._pipeline.user_row(user_id)) >= 0:
+            drop_of_user(self._kept_slots, row)
 
     @property
     def catalog(self) -> Catalog | None:
@@ -252,6 +259,7 @@ class Serving:
             self._observe_stage,
             self.lifetimes,
             needs_list=self._settings.not_personal_table is not None,
+            kept_slots=self._kept_slots,
         )
         # The first feed loads machine code and touches the version's pages: nobody should wait for that.
         others = [one for of in (pipeline.arms, pipeline.live) if of is not None for one in of.pipelines]

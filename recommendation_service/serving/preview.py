@@ -7,6 +7,7 @@ from recommendation_service.feed.request import FeedRequest
 from recommendation_service.memory.user_memory import lifetimes_of
 from recommendation_service.policies.policy import Policy
 from recommendation_service.policies.store import PolicyStore
+from recommendation_service.ranking.kept_pools import make_slots
 from recommendation_service.sources.users import UserFacts
 
 
@@ -20,6 +21,7 @@ class Preview:
             settings.feed_seed,
             lifetimes=lifetimes_of(settings),
             needs_list=settings.not_personal_table is not None,
+            kept_slots=make_slots(min(1, settings.kept_pools_megabytes)),  # the same candidates in the same order
         )
 
     def knows(self, user_id: int) -> bool:
