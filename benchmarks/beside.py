@@ -40,7 +40,7 @@ EVERYTHING = {
 }
 FIRST_PAGES = 12  # of 24 items, for each user; then both begin anew
 LATE_PAGE = 61
-LATE_USERS = 400  # few, so that each comes so far
+LATE_USERS = 800  # few, so that each comes so far; as many that none has seen all within the second that is measured
 Figures = dict[str, float]
 Start = Callable[[Path], AbstractContextManager[Service]]  # a service, in a folder of its own
 Told = Callable[[str, float], None]  # what is being done, and the share of all that is done
@@ -108,20 +108,24 @@ def measure_late_beside(commit: str, folder: Path, rounds: int, seconds: int, to
                     stack.enter_context(own_service(database, own, tree=tree))
                     for own, tree in zip(folders, trees, strict=True)
                 ]
-                script = feed_script(folder, users_with_history(folders[1])[:LATE_USERS])
+                users = users_with_history(folders[1])[:LATE_USERS]
+                script = feed_script(folder, users)
                 for service in services:
                     told("until page 61", round_ / rounds)
-                    _drive_to_page(service, script, LATE_PAGE)
+                    _drive_to_page(service, folder, users)
                 order = (0, 1) if round_ % 2 == 0 else (1, 0)
                 runs = {side: _run(services[side], script, seconds) for side in order}
                 pairs.append((runs[0], runs[1]))
     return _rows(pairs)
 
 
-def _drive_to_page(service: Service, script: Path, page: int) -> None:
-    feeds = 0.0
-    while feeds < LATE_USERS * (page - 1):
-        feeds += drive(service, FEED_PATH, script, 1).requests_per_second
+def _drive_to_page(service: Service, folder: Path, users: Sequence[int]) -> None:
+    """Until each has seen the pages before LATE_PAGE: a script begins with the first user, so in whole rounds."""
+    left = len(users) * (LATE_PAGE - 1)
+    while left > 0:
+        load = drive(service, FEED_PATH, feed_script(folder, users, left), 1)
+        left -= load.requests
+        users = [*users[load.requests % len(users) :], *users[: load.requests % len(users)]]
 
 
 def measure_pairs(starts: Sequence[Start], folder: Path, rounds: int, seconds: int, told: Told) -> list[Row]:

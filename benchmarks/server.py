@@ -35,6 +35,7 @@ DECLARED_PATH = "/bench/declared"
 class Load:
     """One run of wrk."""
 
+    requests: int
     requests_per_second: float
     p99_ms: float
     errors: int
@@ -152,11 +153,12 @@ def write_script(folder: Path, data_dir: Path) -> Path:
     return feed_script(folder, users_with_history(data_dir))
 
 
-def feed_script(folder: Path, users: Sequence[int]) -> Path:
-    """The same of these users."""
-    script = folder / "feed.lua"
+def feed_script(folder: Path, users: Sequence[int], most: int | None = None) -> Path:
+    """The same of these users. ``most``: after so many answers no more is asked for."""
+    script = folder / ("feed.lua" if most is None else f"feed-{most}.lua")
+    stop = f"local left = {most}\nresponse = function() left = left - 1; if left == 0 then wrk.thread:stop() end end\n"
     script.write_text(
-        f"local users = {{{','.join(map(str, users))}}}\n"
+        ("" if most is None else stop) + f"local users = {{{','.join(map(str, users))}}}\n"
         "local at = 0\n"
         'wrk.method = "POST"\n'
         'wrk.headers["Content-Type"] = "application/json"\n'
@@ -200,6 +202,7 @@ def drive(
     requests, microseconds, size, p99, errors = map(int, match.groups())
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Load(
+        requests,
         requests / microseconds * 1e6,
         p99 / 1000,
         errors,
