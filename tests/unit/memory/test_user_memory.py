@@ -364,7 +364,7 @@ def test_where_it_is_full_what_was_served_longest_ago_gives_way_and_hides_never(
     has_served = [SERVED in of_user for of_user in states]
     assert has_served[-2_000:] == [True] * 2_000
     first = has_served.index(True)
-    assert has_served[first + 600 :] == [True] * (users - first - 600), "of an age, all or none"
+    assert has_served[first + 300 :] == [True] * (users - first - 300), "of an age, all or none"
 
 
 def written_until_it_fails(memory: UserMemory, changes: Iterator[Change]) -> tuple[int, MemoryFailed]:
