@@ -14,14 +14,15 @@ from recommendation_service.policies.policy import SHIPPED, Policy
 from recommendation_service.sources.mapping.format import Kind
 from recommendation_service.sources.mapping.mapping import Mapping
 
-# What a weight of 1 comes to, in natural logarithms of the chance that an item is taken: as popularity is, so that its
-# sum with the others is a product of chances, and a temperature a share of one. The build measures how much lists and
-# closeness tell beside popularity (catalog/measuring.py), and scales what it gives accordingly.
+# What a weight of 1 comes to, of which ten are one in natural logarithms of the chance that an item is taken: as
+# popularity is, so that its sum with the others is a product of chances, and a temperature a share of one. The build
+# measures how much lists and closeness tell beside popularity (catalog/measuring.py), and scales what it gives
+# accordingly.
 SIGNALS = {
     "popularity": {"popularity": 10.0},
     "closeness": {"similarity": 2.0, "match": 1.0},
     "together": {"collaborative": 30.0},
-    "friends": {"network": 1.0},
+    "friends": {"network": 10.0},
     "newness": {"recency": 2.0},
 }
 # What docs/quality.md says they cost is what they may: 3 % of what popularity finds for people without a past.
