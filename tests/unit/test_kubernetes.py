@@ -379,7 +379,8 @@ class Derived:
     def _service(self, settings: Settings) -> float:
         workers = settings.gunicorn_workers or 0
         processes = FIGURES["memory_five_workers"] + (workers - 5) * FIGURES["memory_further_worker"]
-        return processes + workers * settings.cache_l1_megabytes + FIGURES["memory_flusher"] + 2 * self.catalog
+        shared = settings.kept_pools_megabytes + FIGURES["memory_flusher"] + 2 * self.catalog
+        return processes + workers * settings.cache_l1_megabytes + shared
 
     @staticmethod
     def _rounded(memory: float) -> int:
