@@ -5,6 +5,9 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
+# Of the event loop, before a reading: those whom the last one told are answered, and who asks then is read with it.
+GATHERING_TURNS = 3
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -62,7 +65,10 @@ class Together(Generic[K, V]):
         elif self._planned is None and self._begun:
             self._planned = loop.call_at(self._begun[0] + self._patience_seconds, self._begin)
         elif self._planned is None:
-            self._planned = loop.call_soon(self._begin)  # with those who ask in this turn of the loop
+            self._planned = loop.call_soon(self._gather, GATHERING_TURNS)
+
+    def _gather(self, turns: int) -> None:
+        self._planned = asyncio.get_running_loop().call_soon(*((self._gather, turns - 1) if turns else (self._begin,)))
 
     def _begin(self) -> None:
         self._forget_plan()

@@ -112,6 +112,19 @@ def test_who_comes_meanwhile_is_read_as_soon_as_the_reading_ends() -> None:
     with_source(test, threads=2, patience=3600)
 
 
+def test_who_asks_when_the_others_were_told_is_read_with_those_who_waited() -> None:
+    async def test(source: Source, together: Together[int, str]) -> None:
+        first = together.get(1)
+        await source.begun(1)
+        waits = together.get(2)
+        source.may_go_on.set()
+        await first
+        assert await asyncio.gather(waits, together.get(3)) == ["value 2", "value 3"]
+        assert source.reads == [[1], [2, 3]]
+
+    with_source(test, threads=2, patience=3600)
+
+
 def test_a_failure_is_told_to_all_who_asked_and_the_next_are_read() -> None:
     async def test(source: Source, together: Together[int, str]) -> None:
         source.failure = RuntimeError("away")
