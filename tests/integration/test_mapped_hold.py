@@ -196,7 +196,7 @@ def test_a_catalog_of_nothing_is_an_error_and_takes_no_place_of_one_of_something
     current = small.store.current()
     small.run("DELETE FROM ads", "DELETE FROM notes")
     for force in (False, True):
-        with pytest.raises(SourceError, match=r"there is nothing to show: items\.ad gave 0 rows"):
+        with pytest.raises(SourceError, match=r"there is nothing to show: items\.ad gave no rows"):
             small.publish(force=force)
     assert small.store.current() == current
 

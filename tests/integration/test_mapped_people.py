@@ -63,7 +63,7 @@ def test_a_preview_is_of_a_feed_of_the_mapping(client: httpx.Client) -> None:
     assert [item["id"] for item in shown["feed"]["items"]] == shown["feed"]["ids"]
     assert all(item["why"]["sentences"] for item in shown["feed"]["items"])
     [wrong] = error_of(client.get(path, params={"endpoint": "total"}), 422, "invalid_request")["details"]
-    assert wrong == {"field": "endpoint", "problem": "must be one of home"}
+    assert wrong == {"field": "endpoint", "problem": "must be one of home, but is 'total'"}
     parameters = client.get("/openapi.json").json()["paths"]["/api/users/{user_id}/preview"]["get"]["parameters"]
     [endpoint] = [one["schema"] for one in parameters if one["name"] == "endpoint"]
     assert (endpoint["enum"], endpoint["default"]) == (["home"], "home")
