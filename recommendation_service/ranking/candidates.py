@@ -26,6 +26,7 @@ from recommendation_service.ranking.kept_pools import (
 )
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.seen import when_of
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     HAS_NETWORK,
@@ -43,6 +44,7 @@ from recommendation_service.ranking.working_memory import (
 )
 
 HIDDEN = EXCLUDED | SEEN
+SCROLLING_SECONDS = 600  # since the user's last feed or event
 
 
 @compiled
@@ -92,16 +94,19 @@ def _pool_of_kind(
 
 @inlined
 def _may_be_kept(policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory, kind: int) -> bool:
-    """A pool that depends on a user of the catalog, of whom no entry had to give way to others."""
+    """A pool that depends on a user of the catalog who scrolls, as two feeds from it pay for the larger search. None is
+    kept of a user of whom entries have to give way to others."""
     depends = (
         policy.weight_similarity[kind] > 0.0
         or policy.weight_match[kind] > 0.0
         or policy.weight_network[kind] > 0.0
         or policy.weight_collaborative[kind] > 0.0
     )
-    has_all = request.seen + LARGEST_FEED <= SEEN_CAPACITY
+    has_all = 0 < request.seen <= SEEN_CAPACITY - LARGEST_FEED
     is_on = len(memory.kept.slots) > 0 and policy.pool[kind] < CAPACITY
-    return is_on and depends and has_all and request.user_row >= 0
+    if not (is_on and depends and has_all and request.user_row >= 0):
+        return False
+    return request.now - when_of(memory.seen_numbers[2 * request.seen - 1]) < SCROLLING_SECONDS
 
 
 @inlined

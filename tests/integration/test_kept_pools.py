@@ -10,10 +10,12 @@ import pytest
 
 from recommendation_service.catalog.store import CatalogStore
 from recommendation_service.core.config import Settings
+from recommendation_service.feed.compilation import compile_apart
 from recommendation_service.ranking.kept_pools import USER_ROW, WHO, make_slots
 from recommendation_service.serving import generation
 from tests.end_to_end.in_process import logs_left_alone, make_app, publish_catalog, served
-from tests.end_to_end.service import load_demo
+from tests.end_to_end.service import PATIENCE_SECONDS, load_demo
+from tests.servers import wait_until
 
 TOKEN = "a token that only administrators know"
 ADMINISTRATOR = {"Authorization": f"Bearer {TOKEN}"}
@@ -21,6 +23,7 @@ ADMINISTRATOR = {"Authorization": f"Bearer {TOKEN}"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compile_apart(lambda *_: None)
     folder = tmp_path_factory.mktemp("kept_pools")
     load_demo(folder)
     publish_catalog(Settings(data_dir=folder / "data"))
@@ -44,6 +47,7 @@ def test_pools_are_kept_where_there_is_room_until_their_user_is_forgotten(
     with logs_left_alone():
         app = make_app(folder / "data", event_flusher=False, admin_token=TOKEN, kept_pools_megabytes=megabytes)
         with served(app) as client:
+            assert wait_until(lambda: client.get("/ready").status_code == 200, PATIENCE_SECONDS)
             for user in (*users, *users):
                 assert client.post("/api/search/total", json={"SELF_ID": user, "N_VIDEOS": 24}).status_code == 200
             [slots] = made
