@@ -21,7 +21,6 @@ from recommendation_service.ranking.kept_pools import (
     KEPT_TIMES,
     copy_kept,
     keep,
-    sort_best_first,
     who_of,
 )
 from recommendation_service.ranking.places import find
@@ -83,7 +82,7 @@ def _pool_of_kind(
     found = _search(catalog, policy, memory, kind, neighbours, bound, limit)
     items, pool = memory.heap_items, memory.pool_items
     if is_kept:
-        sort_best_first(memory.heap_scores, items, found)
+        _sort_best_first(memory.heap_scores, items, found)
         if len(request.excluded) == 0:  # what this request excludes the next one may have
             keep(kept, who, request.user_row, request.now, items, found, found < limit)
     end = place + min(size, found)
@@ -382,3 +381,18 @@ def _sift_down(scores: Float64, items: Int32, size: int) -> None:
         place = child
         child = 2 * place + 1
     scores[place], items[place] = score, item
+
+
+@inlined
+def _sort_best_first(scores: Float64, items: Int32, size: int) -> None:
+    """A heap: its worst goes to the end, until all are in order; of equals the lower row first."""
+    for end in range(size - 1, 0, -1):
+        scores[0], scores[end] = scores[end], scores[0]
+        items[0], items[end] = items[end], items[0]
+        _sift_down(scores, items, end)
+    for i in range(1, size):
+        at, item = i, items[i]
+        while at > 0 and scores[at - 1] == scores[i] and items[at - 1] > item:
+            items[at] = items[at - 1]
+            at -= 1
+        items[at] = item

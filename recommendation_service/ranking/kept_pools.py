@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recommendation_service.model.columns import Float64, Int32, Int64
+from recommendation_service.model.columns import Int32, Int64
 from recommendation_service.ranking.compiled import inlined, part
 from recommendation_service.ranking.randomness import mixed
 
@@ -144,28 +144,3 @@ def keep(kept: KeptPools, who: int, user_row: int, now: int, items: Int32, size:
     words = kept.slots[slot]
     for i in range(FIRST_ITEM + (size + 1) // 2):
         words[i] = copied[i]
-
-
-@inlined
-def sort_best_first(scores: Float64, items: Int32, size: int) -> None:
-    """Of a heap whose root is the worst: the worst goes to the end, until all are in order; of equals the lower row
-    first."""
-    for end in range(size - 1, 0, -1):
-        score, item = scores[end], items[end]
-        scores[end], items[end] = scores[0], items[0]
-        place, child = 0, 1
-        while child < end:
-            if child + 1 < end:
-                child += int(scores[child + 1] < scores[child])
-            if score <= scores[child]:
-                break
-            scores[place], items[place] = scores[child], items[child]
-            place = child
-            child = 2 * place + 1
-        scores[place], items[place] = score, item
-    for i in range(1, size):
-        at, item = i, items[i]
-        while at > 0 and scores[at - 1] == scores[i] and items[at - 1] > item:
-            items[at] = items[at - 1]
-            at -= 1
-        items[at] = item
