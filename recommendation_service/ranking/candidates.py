@@ -43,6 +43,7 @@ from recommendation_service.ranking.working_memory import (
 )
 
 HIDDEN = EXCLUDED | SEEN
+ZERO = np.int64(0)  # to begin with: a plain 0 is a type of its own to Numba, which compiles twice what takes it
 SCROLLING_SECONDS = 600  # since the user's last feed or event
 
 
@@ -50,7 +51,7 @@ SCROLLING_SECONDS = 600  # since the user's last feed or event
 def candidate_pools(frame: Frame, request: RankingRequest) -> None:
     """Fill ``pool_items`` for the kinds that the endpoint's pattern names."""
     catalog, policy, memory = frame.catalog, frame.policy, frame.memory
-    place = 0
+    place = int(ZERO)
     for kind in range(len(policy.pool)):
         memory.pool_offsets[kind] = place
         wanted = False
@@ -200,7 +201,7 @@ def _head_of_ordering(
     return place
 
 
-@inlined
+@part
 def _search(
     catalog: CatalogArrays,
     policy: PolicyArrays,
@@ -212,12 +213,13 @@ def _search(
 ) -> int:
     """The best ``limit`` by the whole hand-set sum, in a heap whose root is the worst of them; how many there are."""
     start, end = catalog.order_offsets[kind], catalog.order_offsets[kind + 1]
-    size = 0
+    size = int(ZERO)
     if memory.counts[HAS_TOKENS] == 0:  # then the similarity is the same for each item, and not 0
         bound += policy.weight_similarity[kind] * policy.similarity[2]
     prune = end - start > policy.exact_up_to_videos and policy.weight_similarity[kind] > 0.0
     if neighbours > 0:
-        size = _offer(catalog, policy, memory, kind, memory.neighbours, 0, neighbours, True, False, bound, limit, size)
+        expected, first = memory.neighbours, int(ZERO)
+        size = _offer(catalog, policy, memory, kind, expected, first, neighbours, True, False, bound, limit, size)
     if prune:
         size = _search_inverted_lists(catalog, policy, memory, kind, limit, size)
         end = min(end, start + policy.static_entries)
@@ -383,7 +385,7 @@ def _sift_down(scores: Float64, items: Int32, size: int) -> None:
     scores[place], items[place] = score, item
 
 
-@inlined
+@part
 def _sort_best_first(scores: Float64, items: Int32, size: int) -> None:
     """A heap: its worst goes to the end, until all are in order; of equals the lower row first."""
     for end in range(size - 1, 0, -1):
