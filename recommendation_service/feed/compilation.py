@@ -35,7 +35,7 @@ from recommendation_service.ranking.seen import merge_entries, remember_events
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.slate_body import join_items, join_named_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
-from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
+from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory, pack_withheld
 from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import make_working_memory
 
@@ -43,18 +43,18 @@ Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
 _FEW = ("find", "remember", "merge", "body", "named body", "frame")
-NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "shadows", "rank")
+NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "packed withheld", "shadows", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
 # take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
         (*_FEW, "slate", "describe", "features", "scores"),
-        ("candidates", "user", "decision", "withheld", "shadows"),
+        ("candidates", "user", "decision", "withheld", "packed withheld", "shadows"),
     ),
     3: (
         ("slate", "describe"),
-        ("candidates", "decision", "withheld", "shadows"),
+        ("candidates", "decision", "withheld", "packed withheld", "shadows"),
         (*_FEW, "user", "features", "scores"),
     ),
 }
@@ -148,6 +148,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
     frame, candidates = Frame(arrays, policy, memory), len(memory.pool_items)
     request = RankingRequest(ANONYMOUS_ROW, 1, 0, 0, np.zeros(0, np.int64))
     shadows, decision = stack_shadows([policy]), make_decision_memory(arrays, policy)
+    withheld = make_withheld_memory(1)
     entries, keys = memory.seen_entries, np.zeros(1, np.int64)
     events = (np.ones(1, np.uint8), np.zeros(1, np.int32), np.zeros(1, np.uint8), 0)
     limits = (memory.lifetimes, memory.live_sessions, memory.remembered)
@@ -162,7 +163,8 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "frame": partial(getattr, frame, "address"),
         **{name: partial(entry_for, stage, frame, request) for name, stage in STAGES},
         "decision": partial(entry_for, pack_decision, frame, decision),
-        "withheld": partial(entry_for, collect_withheld, frame, decision, keys, 0, make_withheld_memory(1)),
+        "withheld": partial(entry_for, collect_withheld, frame, decision, keys, 0, withheld),
+        "packed withheld": partial(entry_for, pack_withheld, withheld, 0),
         "shadows": partial(entry_for, weigh_shadows, frame, shadows, make_shadow_memory(shadows, candidates)),
         "rank": partial(entry_for, rank, frame, request),
     }

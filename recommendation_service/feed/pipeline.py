@@ -20,7 +20,6 @@ from recommendation_service.feed.explain import Choice, choice_of, explained
 from recommendation_service.feed.filters import Filters, Frames, Passing
 from recommendation_service.feed.generation import Generation, misfit
 from recommendation_service.feed.request import NO_IDS, AskedFilters, FeedRequest, Outsider
-from recommendation_service.feed.withheld import pack_withheld
 from recommendation_service.mappings.answers import IDS_FIELDS
 from recommendation_service.model.columns import Bytes, CatalogArrays, hash_token
 from recommendation_service.model.kinds import PINNED
@@ -36,7 +35,7 @@ from recommendation_service.ranking.shadows import make_shadow_memory, stack_sha
 from recommendation_service.ranking.slate import RULES
 from recommendation_service.ranking.slate_body import join_items, join_named_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
-from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory
+from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory, pack_withheld
 from recommendation_service.ranking.stages import STAGES, rank
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
@@ -152,6 +151,7 @@ class FeedPipeline:
         self._pack_decision = entry_for(pack_decision, self._frame, self._decision)
         self._withheld_items = make_withheld_memory(WITHHELD_ITEMS)
         self._collect = entry_for(collect_withheld, self._frame, self._decision, NO_IDS, 0, self._withheld_items)
+        self._pack_withheld = entry_for(pack_withheld, self._withheld_items, 0)
         self._item_bytes = np.asarray(catalog.item_bytes)
         self._body = np.empty(BODY_BYTES, np.uint8)
         self._join = entry_for(
@@ -306,12 +306,12 @@ class FeedPipeline:
         return bytes(self._decided_bytes[:length])
 
     def _withheld(self, request: FeedRequest, entries: int) -> bytes:
-        asked = (self._frame, self._decision, request.excluded, entries)
-        count = self._collect(*asked, self._withheld_items)
-        if count > len(self._withheld_items.keys):
-            self._withheld_items = make_withheld_memory(2 * count)
-            self._collect(*asked, self._withheld_items)
-        return pack_withheld(self._withheld_items, count)
+        """What they could not, because of the request or the user."""
+        if len(self._withheld_items.keys) < (touched := int(self.memory.counts[TOUCHED_ITEMS])):
+            self._withheld_items = make_withheld_memory(2 * touched)
+        found = self._withheld_items
+        count = self._collect(self._frame, self._decision, request.excluded, entries, found)
+        return found.packing.packed.data.cast("B")[: self._pack_withheld(found, count)].tobytes()
 
     def _weigher(self, policies: tuple[Policy, ...]) -> Callable[[int], ShadowPropensities]:
         """What gives the shadows' propensities of so many slots that are in the memory."""

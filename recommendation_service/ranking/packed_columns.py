@@ -95,7 +95,7 @@ def put_integers(memory: PackingMemory, stream: Stream, n: np.uint64) -> Stream:
     width, least_width = _bit_length(most - least), _bit_length(least)
     stream = put(packed, stream, width | least_width << Word(_INTEGER_WIDTH), Word(2 * _INTEGER_WIDTH))
     stream = put_long(packed, stream, least, least_width)
-    for i in range(n):
+    for i in range(n if width > Word(0) else Word(0)):
         stream = put_long(packed, stream, integers[i] - least, width)
     return stream
 
