@@ -26,7 +26,7 @@ from recommendation_service.serving.generation import Serving
 from recommendation_service.serving.recording import record_of
 from recommendation_service.serving.seen_store import Answer, MadeFeed, SeenStore
 from recommendation_service.sources.users import Users
-from recommendation_service.telemetry.metrics import Metrics
+from recommendation_service.telemetry.metrics import CountedByTurn, Metrics
 
 
 def asked_feed(
@@ -92,6 +92,7 @@ class Feeds:
         self._store = store
         self._decisions = decisions
         self._metrics = metrics
+        self._relaxed = CountedByTurn(metrics.relaxed)
         self._now = now
 
     async def feed(self, endpoint: str, fields: FeedFields, request_id: str, asked: Asked | None = None) -> Answer:
@@ -134,4 +135,4 @@ class Feeds:
 
     def _count_relaxed(self, slate: Slate) -> None:
         for rule in slate.relaxed:
-            self._metrics.relaxed.labels(rule).inc()
+            self._relaxed.add(rule)

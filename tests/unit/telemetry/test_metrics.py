@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -21,7 +22,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from recommendation_service.core.machine import cpu_cores
 from recommendation_service.telemetry import metrics_files
-from recommendation_service.telemetry.metrics import LATENCY_BUCKETS, CpuAccount, Metrics, observe_all, render_metrics
+from recommendation_service.telemetry.metrics import (
+    LATENCY_BUCKETS,
+    CountedByTurn,
+    CpuAccount,
+    Metrics,
+    observe_all,
+    render_metrics,
+)
 from recommendation_service.telemetry.metrics_files import (
     DEAD_FILE,
     exact_sum,
@@ -53,6 +61,27 @@ def test_many_observations_at_once_are_those_of_each(amounts: list[float]) -> No
     )
     assert ours == pytest.approx(theirs)
     assert ours["_count",] == len(amounts)
+
+
+def test_what_is_counted_by_the_turn_is_all_there_when_the_turn_has_ended() -> None:
+    metrics = Metrics()
+    counted = CountedByTurn(metrics.relaxed)
+
+    def values() -> tuple[float | None, ...]:
+        get = metrics.registry.get_sample_value
+        return tuple(get("recs_feed_relaxed_total", {"rule": rule}) for rule in ("slot_kind", "seen"))
+
+    async def run() -> None:
+        for rule in ("slot_kind", "seen", "slot_kind"):
+            counted.add(rule)
+        assert values() == (None, None)
+        await asyncio.sleep(0)
+        assert values() == (2, 1)
+        counted.add("seen")
+        await asyncio.sleep(0)
+        assert values() == (2, 2)
+
+    asyncio.run(run())
 
 
 def write(folder: Path, pid: int, kind: str, name: str, value: float, **labels: str) -> None:
