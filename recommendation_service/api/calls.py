@@ -1,8 +1,8 @@
 """A call of one of the endpoints of which there are thousands a second, feeds and feedback: the request whole, and what
 is replied. How it came and how it leaves, `hot.py` knows."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 import msgspec
 from starlette.types import Send
@@ -14,16 +14,23 @@ Headers = Sequence[tuple[bytes, bytes]]  # names in lower case
 JSON = ((b"content-type", b"application/json"),)
 
 
+Address = Callable[[Headers], str]  # of the client whose request has these, behind proxies that are trusted
+
+
 class Call(msgspec.Struct, frozen=True, gc=False):
     headers: Headers
     body: bytes  # out of its codings
     key: str  # the API key, or nothing where none is needed
     request_id: str
     worker: Worker
-    address: Callable[[], str]  # of the client, behind proxies that are trusted
+    address_by: Address
+
+    def address(self) -> str:
+        """The client's; looked for only where it is asked for."""
+        return self.address_by(self.headers)
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = JSON  # beside the body's length and the request's id
@@ -31,8 +38,8 @@ class Reply(NamedTuple):
 
 
 class Endpoint(Protocol):
-    async def answer(self, call: Call) -> Reply:
-        """Raises ServiceError."""
+    def answer(self, call: Call) -> Awaitable[Reply]:
+        """Raises ServiceError, at once or awaited."""
 
 
 async def send_reply(send: Send, reply: Reply) -> None:

@@ -1,6 +1,7 @@
 """The three feed endpoints: body in, ready-made bytes out; documentation.py describes them in the OpenAPI document."""
 
 import hashlib
+from collections.abc import Awaitable
 
 from recommendation_service.api.calls import JSON, Call, Headers, Reply
 from recommendation_service.api.limits import RateLimiter
@@ -24,13 +25,13 @@ class FeedEndpoint:
         self._name = name
         self._per_user = per_user
 
-    async def answer(self, call: Call) -> Reply:
+    def answer(self, call: Call) -> Awaitable[Reply]:
         fields = read_feed_body(call.body, self._name)
         if fields.explain:
             fields = fields.but(language=accepted_language(call.headers))
         if self._per_user.is_on:
             self._per_user.check(str(fields.user_id) if fields.user_id else f"address {call.address()}")
-        return await answered(call, self._name, fields, self._name)
+        return answered(call, self._name, fields, self._name)
 
 
 async def answered(call: Call, feed: str, fields: FeedFields, endpoint: str) -> Reply:

@@ -5,14 +5,14 @@
 nearly all are: ASGI's messages, and the layers around them, would cost a tenth of a feed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.types import Receive, Scope, Send
 
 from recommendation_service.api.access import Access
 from recommendation_service.api.accounts import Accounts
 from recommendation_service.api.bodies import check_head, decoded, read_body
-from recommendation_service.api.calls import Call, Endpoint, Headers, Reply, send_reply
+from recommendation_service.api.calls import Address, Call, Endpoint, Headers, Reply, send_reply
 from recommendation_service.api.errors import failure, refusal
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.core.errors import BodyIncomplete, ServiceError
@@ -28,13 +28,15 @@ class Admission:
     def __init__(self, access: Access, per_key: RateLimiter) -> None:
         self._access = access
         self._per_key = per_key
+        self._is_open = not access.keys_required and not per_key.is_on
 
     def check(self, headers: Headers, codings: Sequence[bytes] | None = None) -> tuple[str, Sequence[bytes]]:
         """The API key, and the codings of the body. ``codings``: where it was looked for them. Raises ServiceError."""
-        key = self._access.check_api_key(headers)
+        key = "" if self._is_open else self._access.check_api_key(headers)
         if codings is None:
             codings = check_head(headers)
-        self._per_key.check(key)
+        if not self._is_open:
+            self._per_key.check(key)
         return key, codings
 
     def check_bodiless(self, headers: Headers) -> None:
@@ -54,7 +56,7 @@ class HotRoute:
         key, codings = self._admission.check(headers)
         body = decoded(await read_body(receive), codings)
 
-        def address() -> str:
+        def address(_headers: Headers) -> str:
             client = scope.get("client")
             return client[0] if client else "unknown"
 
@@ -75,7 +77,7 @@ class DirectCalls:
         cors: bool,
     ) -> None:
         """``endpoints``: by path. ``cors``: whether scripts of other origins may call, whom a layer answers."""
-        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
+        self._endpoints = {path.encode(): (path, endpoint) for path, endpoint in endpoints.items()}
         self._admission = admission
         self._accounts = accounts
         self._worker = worker
@@ -110,21 +112,21 @@ class DirectCalls:
         target: bytes,
         headers: Headers,
         body: bytes,
-        address: Callable[[], str],
+        address: Address,
         codings: Sequence[bytes] | None = None,
     ) -> tuple[str, Reply]:
         """The request's id, and what is replied, whatever happens. ``codings``: where the head was looked at."""
+        path, endpoint = self._endpoints[target]
         request_id, started = self._accounts.open()
         reply = NOTHING
         try:
             key, codings = self._admission.check(headers, codings)
-            call = Call(headers, decoded(body, codings), key, request_id, self._worker, address)
-            reply = await self._endpoints[target].answer(call)
+            reply = await endpoint.answer(Call(headers, decoded(body, codings), key, request_id, self._worker, address))
         except ServiceError as error:
             reply = refusal(error)
         except Exception:  # noqa: BLE001 - it is logged there
-            self._accounts.failed(request_id, target.decode())
+            self._accounts.failed(request_id, path)
             reply = failure(request_id)
         finally:
-            self._accounts.close(request_id, started, "POST", target.decode(), reply.status, reply.error_code)
+            self._accounts.close(request_id, started, "POST", path, reply.status, reply.error_code)
         return request_id, reply

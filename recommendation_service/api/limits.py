@@ -23,17 +23,14 @@ class RateLimiter:
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval = 1.0 / per_second if per_second > 0 else 0.0
+        self.is_on = per_second > 0
         self._clock = clock
         # A worker that was not forked from a preloaded application has memory of its own.
         self._used_up = np.frombuffer(mmap.mmap(-1, SLOTS * 8), np.float64) if per_second > 0 else np.zeros(0)
 
-    @property
-    def is_on(self) -> bool:
-        return self._interval != 0.0
-
     def check(self, client: str) -> None:
         """Count a request of ``client``. Raises TooManyRequests where it comes too early."""
-        if self._interval == 0.0:
+        if not self.is_on:
             return
         place = zlib.crc32(client.encode()) % SLOTS
         now = self._clock()

@@ -1,7 +1,7 @@
 """Feeds by name: `POST {prefix}/feeds/{name}`, for any operator's items, with ids of either form."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -76,12 +76,12 @@ class NamedFeedEndpoint:
         self._forms = forms
         self._per_user = per_user
 
-    async def answer(self, call: Call) -> Reply:
+    def answer(self, call: Call) -> Awaitable[Reply]:
         fields = read_named_body(call.body, self._feed, self._forms)
         if self._per_user.is_on:
             self._per_user.check(str(fields.user_id) if fields.user_id else f"address {call.address()}")
         # Of the same name, but of another form: an answer that is kept for one is none for the other.
-        return await answered(call, self._feed.name, fields, f"feeds/{self._feed.name}")
+        return answered(call, self._feed.name, fields, f"feeds/{self._feed.name}")
 
 
 def add_unknown_feeds(app: FastAPI, prefix: str, names: Sequence[str], admission: Admission) -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from recommendation_service.api.calls import Headers
 
@@ -103,15 +106,34 @@ class Stepped:
                 waits_for.add_done_callback(self._step)
 
 
-class DirectCycle:
+class DirectCycle(msgspec.Struct, eq=False):
     """A request that is answered without ASGI: as much of Uvicorn's RequestResponseCycle as a connection asks for."""
 
-    __slots__ = ("body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started", "scope")
+    scope: object
+    body: bytes = b""
+    more_body: bool = True
+    keep_alive: bool = True
+    disconnected: bool = False
+    response_started: bool = False
+    response_complete: bool = False
 
-    message_event = _Unheard()
+    message_event: ClassVar[_Unheard] = _Unheard()
 
-    def __init__(self, scope: object) -> None:
-        self.scope = scope
-        self.body = b""
-        self.keep_alive = self.more_body = True
-        self.disconnected = self.response_started = self.response_complete = False
+
+class ReplyHeads:
+    """Status lines and headers of replies, joined once a second: the date is one of them."""
+
+    def __init__(self) -> None:
+        self._always: Headers = ()
+        self._joined: dict[tuple[int, Headers], bytes] = {}
+
+    def lines(self, status: int, headers: Headers, always: Headers) -> bytes:
+        """``always``: the server's, another object whenever one of them changes."""
+        if always is not self._always:
+            self._always, self._joined = always, {}
+        key = (status, headers)
+        joined = self._joined.get(key)
+        if joined is None:
+            lines = [STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in (*always, *headers))]
+            joined = self._joined[key] = b"".join(lines)
+        return joined

@@ -12,9 +12,8 @@ import os
 import select
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import httptools
 from uvicorn.config import Config
@@ -25,7 +24,7 @@ from recommendation_service.api.calls import Headers
 from recommendation_service.api.errors import error_body
 from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.server.direct import DirectCycle, KnownHeads, Stepped, client_address
+from recommendation_service.server.direct import DirectCycle, KnownHeads, ReplyHeads, Stepped, client_address
 from recommendation_service.server.door import Door, Reason, Stage
 from recommendation_service.server.refusals import (
     BadRequest,
@@ -49,6 +48,7 @@ SLICE_BYTES = 4096
 MOST_HEADERS = 1000
 HTTP2_PREFACE = b"PRI * HTTP/2.0"
 RETRY_SECONDS = 5
+REPLY_HEADS = ReplyHeads()
 
 
 def has_arrivals(descriptor: int) -> bool:
@@ -56,12 +56,6 @@ def has_arrivals(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-@lru_cache(64)
-def _head_lines(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """They change with the second."""
-    return b"".join((STATUS_LINE[status], *(b"%b: %b\r\n" % header for header in headers)))
 
 
 class _Flow(FlowControl):
@@ -195,9 +189,8 @@ class DoorProtocol(HttpToolsProtocol):
             return False
         head, body = found
         scope = object()  # by which the door tells it from the request before
-        cycle = DirectCycle(scope)
-        cycle.body, cycle.more_body = body, False
-        self.scope, self.cycle = cast(Any, scope), cast(Any, cycle)
+        cycle = DirectCycle(scope, body, more_body=False)
+        self.scope, self.cycle = scope, cycle  # type: ignore[assignment]
         self.expect_100_continue = False
         self._begin(cycle, head.target, head.headers, head.codings)
         return True
@@ -278,11 +271,7 @@ class DoorProtocol(HttpToolsProtocol):
         self, cycle: DirectCycle, target: bytes, headers: Headers, codings: Sequence[bytes] | None
     ) -> None:
         assert self._direct is not None  # noqa: S101
-
-        def address() -> str:
-            return client_address(self.client, headers, self._trusted())
-
-        request_id, reply = await self._direct.answer(target, headers, cycle.body, address, codings)
+        request_id, reply = await self._direct.answer(target, headers, cycle.body, self._address, codings)
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
         if cycle.disconnected or self.transport.is_closing():
@@ -290,11 +279,14 @@ class DoorProtocol(HttpToolsProtocol):
         last = b"" if cycle.keep_alive else b"connection: close\r\n"
         lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (last, len(reply.body), request_id.encode())
         cycle.response_started = cycle.response_complete = True
-        head = _head_lines(reply.status, (*self.server_state.default_headers, *reply.headers))
+        head = REPLY_HEADS.lines(reply.status, reply.headers, self.server_state.default_headers)
         self._write((head + lines, reply.body))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def _address(self, headers: Headers) -> str:
+        return client_address(self.client, headers, self._trusted())
 
     def _should_upgrade(self) -> bool:
         """Uvicorn's parser callbacks then leave such a request alone; see _read_past_offer."""
