@@ -24,7 +24,14 @@ from recommendation_service.api.calls import Headers
 from recommendation_service.api.errors import error_body
 from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
-from recommendation_service.server.direct import DirectCycle, KnownHeads, ReplyHeads, Stepped, client_address
+from recommendation_service.server.direct import (
+    DirectCycle,
+    KnownHeads,
+    QuietTimer,
+    ReplyHeads,
+    Stepped,
+    client_address,
+)
 from recommendation_service.server.door import Door, Reason, Stage
 from recommendation_service.server.refusals import (
     BadRequest,
@@ -95,7 +102,7 @@ class DoorProtocol(HttpToolsProtocol):
     """A connection, as the door sees it."""
 
     # Uvicorn's own 28 attributes leave room for two: with more than 30, CPython finds each of them more slowly.
-    __slots__ = ("_direct", "_farewell", "_head_bytes", "_heads", "_held", "_is_ending", "_write", "door")
+    __slots__ = ("_direct", "_farewell", "_head_bytes", "_heads", "_held", "_is_ending", "_quiet", "_write", "door")
 
     def __init__(
         self,
@@ -116,6 +123,7 @@ class DoorProtocol(HttpToolsProtocol):
         self._held = b""  # read, and not yet parsed
         self._is_ending = False
         self._farewell = Stage.ENDING
+        self._quiet = QuietTimer(self.loop, self.timeout_keep_alive_handler)
 
     # From the transport.
 
@@ -140,6 +148,7 @@ class DoorProtocol(HttpToolsProtocol):
         self.door.leave(self)
         self._held = b""
         self._miss_body()
+        self._quiet.end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -284,6 +293,20 @@ class DoorProtocol(HttpToolsProtocol):
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """As Uvicorn's own does, but for the timer."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._quiet.set(self.timeout_keep_alive)
+            self.timeout_keep_alive_task = self._quiet  # type: ignore[assignment]
 
     def _address(self, headers: Headers) -> str:
         return client_address(self.client, headers, self._trusted())

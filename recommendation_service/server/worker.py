@@ -46,7 +46,8 @@ class JoinedWrites:
 
     def write_whole(self, parts: Iterable[bytes]) -> None:
         """Send an answer that is whole."""
-        self._flush()
+        if self._held:
+            self._flush()
         self._transport.writelines(parts)
 
     def write_eof(self) -> None:

@@ -43,7 +43,7 @@ SPELLINGS = {  # by endpoint
 }
 
 
-class _Plain(msgspec.Struct):
+class _Plain(msgspec.Struct, gc=False):
     """The shape of nearly all bodies; anything else takes the careful way."""
 
     SELF_ID: int | None = None
@@ -90,7 +90,7 @@ def read_feed_body(body: bytes, endpoint: str = "total") -> FeedFields:
         and 1 <= size <= MOST_ITEMS
         and (excluded is None or len(excluded) <= MOST_EXCLUDED)
         and (plain.session_id is None or len(plain.session_id) <= LONGEST_SESSION_ID)
-        and _at_most_one_each(plain)
+        and _at_most_one_each(plain, excluded is not None)
     ):
         personal = plain.personal is not False
         return FeedFields(user_id, size, as_ids(excluded), plain.session_id, bool(plain.explain), personal)
@@ -102,16 +102,20 @@ def example_body(user_id: int) -> str:
     return f'{{"SELF_ID": {user_id}, "N_VIDEOS": {DEFAULT_ITEMS}}}'
 
 
-def _at_most_one_each(plain: _Plain) -> bool:
+def _at_most_one_each(plain: _Plain, excludes: bool) -> bool:
     """Where a body spells a field twice, every spelling must be valid, and the endpoint says which one counts: that
-    is looked at carefully."""
-    lists = (plain.EXCLUDED_IDS, plain.excluded_ids, plain.LAST_IDS, plain.videos_excluidos)
+    is looked at carefully. ``excludes``: whether any spelling of the list is there."""
     return (
         (plain.SELF_ID is None or plain.user_id is None)
         and (plain.N_VIDEOS is None or (plain.MAX_SIZE is None and plain.size is None))
         and (plain.MAX_SIZE is None or plain.size is None)
-        and lists.count(None) >= len(lists) - 1
+        and (not excludes or _excludes_once(plain))
     )
+
+
+def _excludes_once(plain: _Plain) -> bool:
+    lists = (plain.EXCLUDED_IDS, plain.excluded_ids, plain.LAST_IDS, plain.videos_excluidos)
+    return lists.count(None) == len(lists) - 1
 
 
 def _read_carefully(body: bytes, endpoint: str = "total") -> FeedFields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from recommendation_service.api.hot import Admission, DirectCalls
 from recommendation_service.api.limits import RateLimiter
 from recommendation_service.core.config import Settings
 from recommendation_service.core.errors import InvalidRequest
-from recommendation_service.server.direct import DirectCycle, Stepped, client_address
+from recommendation_service.server.direct import DirectCycle, QuietTimer, ReplyHeads, Stepped, client_address
 from recommendation_service.server.door import Stage
 from recommendation_service.server.protocol import DIRECT_KEY, DoorProtocol
 from recommendation_service.server.stopping import StoppableProtocol, StoppableServer
@@ -324,6 +324,84 @@ def test_a_coroutine_is_stepped_at_once_and_through_all_that_it_waits_for() -> N
         assert not stepped.cancel()
 
     asyncio.run(run())
+
+
+class Times:
+    """A loop's time and timers, by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, (), cast(Any, self))
+        self.timers.append(handle)
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        self.timers.remove(handle)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now += seconds
+        for handle in [handle for handle in self.timers if handle.when() <= self.now]:
+            self.timers.remove(handle)
+            handle._run()
+
+
+def test_quiet_is_counted_from_where_it_began_last_and_takes_one_timer_however_often_it_begins() -> None:
+    times, expired = Times(), list[float]()
+    timer = QuietTimer(cast(Any, times), lambda: expired.append(times.now))
+    for _ in range(70):
+        timer.set(5)
+        times.pass_seconds(0.1)
+        timer.cancel()
+        times.pass_seconds(0.02)
+        assert len(times.timers) <= 1
+    times.pass_seconds(20)
+    assert not expired
+    assert not times.timers  # a connection that is at work for long leaves none
+    timer.set(5)
+    times.pass_seconds(4)
+    timer.cancel()
+    timer.set(5)  # at 4 s
+    times.pass_seconds(4.9)
+    assert not expired
+    times.pass_seconds(0.2)
+    assert expired == [times.now]
+    timer.set(5)
+    timer.end()
+    assert not times.timers
+    times.pass_seconds(9)
+    assert len(expired) == 1
+
+
+def test_a_connection_that_is_quiet_for_as_long_as_it_may_be_is_closed() -> None:
+    async def run() -> None:
+        async with direct() as scene, scene.connected() as (reader, writer, protocol):
+            protocol.timeout_keep_alive = 0.05  # type: ignore[assignment]
+            writer.write(post(b"12345"))
+            assert await body_of(reader) == b"12345"
+            assert await rest(reader) == b""
+            await until(lambda: not scene.server.server_state.connections)
+
+    asyncio.run(run())
+
+
+def test_what_all_replies_say_is_taken_up_when_it_changes() -> None:
+    heads, headers = ReplyHeads(), ((b"content-type", b"application/json"),)
+    first, second = [(b"date", b"Mon"), (b"a", b"b")], [(b"date", b"Tue")]
+    for _ in range(2):
+        assert heads.lines(200, headers, first) == (
+            b"HTTP/1.1 200 OK\r\ndate: Mon\r\na: b\r\ncontent-type: application/json\r\n"
+        )
+    assert heads.lines(503, (), first) == b"HTTP/1.1 503 Service Unavailable\r\ndate: Mon\r\na: b\r\n"
+    assert heads.lines(200, headers, second) == b"HTTP/1.1 200 OK\r\ndate: Tue\r\ncontent-type: application/json\r\n"
 
 
 def test_a_clients_address_is_the_one_that_a_trusted_proxy_names() -> None:
