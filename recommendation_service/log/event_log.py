@@ -18,7 +18,7 @@ import structlog
 
 from recommendation_service.core.files import make_folder
 from recommendation_service.log.lags import LogLags
-from recommendation_service.log.segments import FILE_HEADER, SUFFIX, SegmentWriter, record_bytes
+from recommendation_service.log.segments import FILE_HEADER, SUFFIX, SegmentWriter, most_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class EventLog:
 
         Raises LogFull.
         """
-        segment = self._segment_with(sum(map(record_bytes, payloads)))
+        segment = self._segment_with(most_bytes(payloads))
         if segment is None or self._crowded:
             self._look_for_room(self._segment_bytes * (segment is None))
         self._append(segment or self._new_segment(), *payloads)
@@ -98,7 +98,7 @@ class EventLog:
 
     def append_all(self, payloads: Sequence[bytes]) -> None:
         """The same for several, in one segment: all of them or, where LogFull is raised, none."""
-        segment = self._segment_with(sum(map(record_bytes, payloads)))
+        segment = self._segment_with(most_bytes(payloads))
         self._append(segment or self._new_segment(), *payloads)
 
     def _append(self, segment: SegmentWriter, *payloads: bytes) -> None:

@@ -18,6 +18,7 @@ import mmap
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ class SegmentWriter:
         parts: list[bytes] = []
         for payload in payloads:
             length = len(payload)
-            parts += (_HEADER.pack(MAGIC, length, _checksum(payload, number), number), payload, _PADDING[-length % 8])
+            header = _HEADER.pack(MAGIC, length, zlib.crc32(payload, number), number)
+            parts += (header, payload, _PADDING[-length % 8])
             number += 1
         records = b"".join(parts)
         end = self.position + len(records)
@@ -94,9 +96,9 @@ def _write(descriptor: int, data: bytes, position: int) -> None:
         raise OSError(errno.EIO, f"only {written:,} of {len(data):,} bytes were written")
 
 
-def record_bytes(payload: bytes) -> int:
-    """What a record takes of a segment."""
-    return HEADER_BYTES + len(payload) + (-len(payload)) % 8
+def most_bytes(payloads: Sequence[bytes]) -> int:
+    """What records take of a segment, at most: each is rounded up."""
+    return sum(map(len, payloads)) + (HEADER_BYTES + 7) * len(payloads)
 
 
 class Scan(NamedTuple):
@@ -205,7 +207,7 @@ def _record(memory: mmap.mmap | bytes, position: int) -> tuple[bytes, int] | Non
     if magic != MAGIC or length == 0 or body + length > len(memory):
         return None
     payload = memory[body : body + length]
-    if _checksum(payload, number) != checksum:
+    if zlib.crc32(payload, number) != checksum:
         return None
     return payload, body + length + (-length) % 8
 
@@ -216,10 +218,6 @@ def _next_record(memory: mmap.mmap, position: int) -> int:
         position = memory.find(MAGIC, position + 1)
         if position < 0 or _record(memory, position) is not None:
             return position
-
-
-def _checksum(payload: bytes, number: int) -> int:
-    return zlib.crc32(payload, number)
 
 
 def is_complete(descriptor: int) -> bool:

@@ -48,6 +48,7 @@ class GroupCommit:
         self._memory = memory
         self._event_log = event_log
         self._unrecorded = unrecorded
+        self._loop: asyncio.AbstractEventLoop  # from the first write on
         self._waiting: list[_Waiting] = []
         self._waits_again = 0.0  # of time.monotonic(): until then nobody waits for pages that are held
         self._pending: dict[bytes, bytes] = {}  # the users' entries as they are once the turn is written
@@ -73,10 +74,10 @@ class GroupCommit:
     def write(self, change: Change | None, feed: UnwrittenFeed | None) -> "asyncio.Future[StoredAnswer | bool]":
         """Change the memory (None: nothing) as UserMemory.replace does, and where that was done, record the feed
         (None: nothing) in the log. To be awaited. Raises MemoryFailed, and then nothing was recorded."""
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[StoredAnswer | bool] = loop.create_future()
         if not self._waiting:
-            loop.call_soon(self._commit)
+            self._loop = asyncio.get_running_loop()
+            self._loop.call_soon(self._commit)
+        outcome: asyncio.Future[StoredAnswer | bool] = self._loop.create_future()
         self._waiting.append(_Waiting(change, feed, outcome))
         if change is not None:
             self._pending[change.key] = change.new
@@ -96,14 +97,14 @@ class GroupCommit:
         for each, outcome in zip(waiting, outcomes, strict=True):
             if each.outcome.done():
                 continue  # its request was cancelled
-            if isinstance(outcome, PagesHeld) and self._may_wait(each):
-                held.append(each)
-            elif isinstance(outcome, MemoryFailed):
-                each.outcome.set_exception(outcome)
-            else:
+            if not isinstance(outcome, MemoryFailed):
                 each.outcome.set_result(outcome)
+            elif isinstance(outcome, PagesHeld) and self._may_wait(each):
+                held.append(each)
+            else:
+                each.outcome.set_exception(outcome)
         if held:
-            asyncio.get_running_loop().call_later(HELD_LOOK_SECONDS, self._try_again, held)
+            self._loop.call_later(HELD_LOOK_SECONDS, self._try_again, held)
 
     def _may_wait(self, each: _Waiting) -> bool:
         """For pages that are held."""
