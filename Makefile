@@ -28,7 +28,7 @@ test: setup ## Run every test, side by side, on private MariaDB and Redis server
 
 test-unit: setup ## Run the tests that need no server and no further process, in about a minute
 	@# One process more than processors: a tenth of their time they wait for the disk.
-	@exec .venv/bin/python -m pytest -n "$$(( $$(nproc) + 1 ))" tests/unit $(ARGS)
+	@exec .venv/bin/python -m pytest -p tests.forks --forks "$$(( $$(nproc) + 1 ))" tests/unit $(ARGS)
 
 check: setup ## Check format, rules and types
 	@.venv/bin/ruff format --check .

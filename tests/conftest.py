@@ -85,7 +85,7 @@ def made_once_for_all_workers(
 ) -> Iterator[None]:
     """Servers' system tables and the demo are made by the first worker that needs them, and copied by all."""
     folder = tmp_path_factory.getbasetemp()
-    if xdist.is_xdist_worker(request):
+    if xdist.is_xdist_worker(request) or request.config.getoption("forked", False):
         folder = folder.parent  # each worker has one of its own in the run's
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_once, "folder", folder / "made-once")
