@@ -26,6 +26,7 @@ from recommendation_service.api.hot import DirectCalls
 from recommendation_service.core.errors import ServiceError
 from recommendation_service.server.direct import (
     DirectCycle,
+    Head,
     KnownHeads,
     QuietTimer,
     ReplyHeads,
@@ -161,8 +162,12 @@ class DoorProtocol(HttpToolsProtocol):
             self._held += data
             self.read_on()
             return
-        is_between = self._heads is not None and self._is_between_requests()
-        if is_between and self._answers_known(data):
+        heads = self._heads
+        before: RequestResponseCycle | None = self.cycle
+        # Whether the parser has nothing of a request that is not whole, and all that were are answered.
+        is_between = self._head_bytes == 0 and (before is None or (before.response_complete and not before.more_body))
+        if is_between and heads is not None and (known := heads.find(data)) is not None:
+            self._answer_known(*known)
             return
         try:
             self.parser.feed_data(data)
@@ -185,24 +190,12 @@ class DoorProtocol(HttpToolsProtocol):
                 if self.expect_100_continue:
                     self._ask_newer_clients_only()
 
-    def _is_between_requests(self) -> bool:
-        """Whether the parser has nothing of a request that is not whole, and all that were are answered."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return self._head_bytes == 0 and (cycle is None or (cycle.response_complete and not cycle.more_body))
-
-    def _answers_known(self, data: bytes) -> bool:
-        """Answer a call whose head is known, past the parser, which is between two requests and stays there."""
-        assert self._heads is not None  # noqa: S101
-        found = self._heads.find(data)
-        if found is None:
-            return False
-        head, body = found
+    def _answer_known(self, head: Head, body: bytes) -> None:
+        """Past the parser, which is between two requests and stays there."""
         scope = object()  # by which the door tells it from the request before
         cycle = DirectCycle(scope, body, more_body=False)
-        self.scope, self.cycle = scope, cycle  # type: ignore[assignment]
-        self.expect_100_continue = False
-        self._begin(cycle, head.target, head.headers, head.codings)
-        return True
+        self.scope, self.cycle, self.expect_100_continue = scope, cycle, False  # type: ignore[assignment]
+        Stepped(self._answer_directly(cycle, head.target, head.headers, head.codings), self.tasks, self.loop)
 
     def _note_head(self, data: bytes, body: bytes) -> None:
         if self._heads is not None and self._direct is not None:
@@ -248,14 +241,7 @@ class DoorProtocol(HttpToolsProtocol):
             super().on_message_complete()
         elif cycle.more_body:
             cycle.more_body = False
-            self._begin(cycle, self.url, self.headers)
-
-    def _begin(
-        self, cycle: DirectCycle, target: bytes, headers: Headers, codings: Sequence[bytes] | None = None
-    ) -> None:
-        """``codings``: of the body, where the head was looked at before."""
-        assert self._direct is not None  # noqa: S101
-        Stepped(self._answer_directly(cycle, target, headers, codings), self.tasks, self.loop)
+            Stepped(self._answer_directly(cycle, self.url, self.headers, None), self.tasks, self.loop)
 
     def _miss_body(self) -> None:
         """The rest of a body does not come any more."""
@@ -279,17 +265,18 @@ class DoorProtocol(HttpToolsProtocol):
     async def _answer_directly(
         self, cycle: DirectCycle, target: bytes, headers: Headers, codings: Sequence[bytes] | None
     ) -> None:
+        """``codings``: of the body, where the head was looked at before."""
         assert self._direct is not None  # noqa: S101
         request_id, reply = await self._direct.answer(target, headers, cycle.body, self._address, codings)
         if self.flow.write_paused and not cycle.disconnected:
             await self.flow.drain()
         if cycle.disconnected or self.transport.is_closing():
             return
+        shared = REPLY_HEADS.lines(reply.status, reply.headers, self.server_state.default_headers)
         last = b"" if cycle.keep_alive else b"connection: close\r\n"
-        lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % (last, len(reply.body), request_id.encode())
+        own = (shared, last, len(reply.body), request_id.encode())
         cycle.response_started = cycle.response_complete = True
-        head = REPLY_HEADS.lines(reply.status, reply.headers, self.server_state.default_headers)
-        self._write((head + lines, reply.body))
+        self._write((b"%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n" % own, reply.body))
         if not cycle.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -299,14 +286,18 @@ class DoorProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self._unset_keepalive_if_required()
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self.pipeline:
+            self._unset_keepalive_if_required()
             self._start_asgi_task(*self.pipeline.pop())
         else:
-            self._quiet.set(self.timeout_keep_alive)
-            self.timeout_keep_alive_task = self._quiet  # type: ignore[assignment]
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """Be closed once no request has come for long."""
+        self._quiet.set(self.timeout_keep_alive)
+        self.timeout_keep_alive_task = self._quiet  # type: ignore[assignment]
 
     def _address(self, headers: Headers) -> str:
         return client_address(self.client, headers, self._trusted())

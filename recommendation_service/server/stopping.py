@@ -86,40 +86,32 @@ class StoppableProtocol(DoorProtocol):
         super().connection_made(transport)
         if self.server_state.is_stopping:
             self._heads = None
-            self._close_once_quiet()
+            self.timeout_keep_alive = QUIET_SECONDS  # type: ignore[assignment]
+            self._await_next()
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         if self.server_state.is_stopping and self.cycle is not None:
             self.cycle.keep_alive = False  # its answer says `Connection: close`
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        # An answer whose head had left before the stop could not say so.
-        if self.server_state.is_stopping and self.timeout_keep_alive_task is not None:
-            self._close_once_quiet()
-
     def shutdown(self) -> None:
         """Called by the server when it begins to stop, and once more when it stops listening."""
         if self.timeout_keep_alive == QUIET_SECONDS:
             return
         self._heads = None  # from now on each answer says `Connection: close`
+        self._quiet.end()  # its timer waits for longer
+        self.timeout_keep_alive = QUIET_SECONDS  # type: ignore[assignment]
         if self.cycle is None or self.cycle.response_complete:
-            self._close_once_quiet()
+            self._await_next()
         elif not self.cycle.response_started:
-            self.cycle.keep_alive = False
+            self.cycle.keep_alive = False  # an answer whose head has left cannot say so
 
     def timeout_keep_alive_handler(self) -> None:
         """Nothing has been read for long. What arrived while the loop was busy is read first, and answered."""
         if not self.transport.is_closing() and self.has_unread():
-            self.timeout_keep_alive_task = self.loop.call_later(POLL_SECONDS, self.timeout_keep_alive_handler)
+            self._quiet.set(POLL_SECONDS)
         else:
             super().timeout_keep_alive_handler()
-
-    def _close_once_quiet(self) -> None:
-        self.timeout_keep_alive = QUIET_SECONDS  # type: ignore[assignment]
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(QUIET_SECONDS, self.timeout_keep_alive_handler)
 
 
 class StoppableServer(Server):
