@@ -60,11 +60,11 @@ class Accounts:
 
     def close(self, request_id: str, started: float, method: str, path: str, status: int, error_code: str) -> None:
         """``status``: 0 where nothing was answered. ``error_code``: empty where all went well."""
-        name = self._names.get(path, "other")
         seconds = time.perf_counter() - started
-        if not self._turn:
+        name, turn = self._names.get(path, "other"), self._turn
+        if not turn:
             asyncio.get_running_loop().call_soon(self._count)
-        self._turn.setdefault((name, status), []).append(seconds)
+        turn.setdefault((name, status), []).append(seconds)
         if error_code:
             self._metrics.errors.labels(name, error_code).inc()
         if self._access_log:

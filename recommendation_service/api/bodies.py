@@ -62,8 +62,9 @@ async def read_body(receive: Receive) -> bytes:
 
 def decoded(body: bytes, codings: Sequence[bytes]) -> bytes:
     """The body out of its codings. Raises BodyTooLarge, or NotDecodable for what is not of its coding."""
-    for coding in reversed(codings):
-        body = _decoded(body, coding)
+    if codings:
+        for coding in reversed(codings):
+            body = _decoded(body, coding)
     return body[3:] if body.startswith(_BYTE_ORDER_MARK) else body  # some clients' libraries begin every text with one
 
 

@@ -197,6 +197,7 @@ Record = FeedbackRecord | FeedRecord
 LogRecord = Record | StreamedRecord
 
 _encoder = msgspec.msgpack.Encoder()
+_encode = _encoder.encode
 _FEED_TAG = _ShortFeedRecord.__struct_config__.tag
 _AnyRecord = LogRecord | _ShortFeedRecord | _OlderFeedRecord
 _decoder: msgspec.msgpack.Decoder[_AnyRecord] = msgspec.msgpack.Decoder(_AnyRecord)
@@ -227,25 +228,24 @@ class UnwrittenFeed(msgspec.Struct, frozen=True, gc=False):
 def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
     """FeedRecords, each with an event_id of its own."""
     random = os.urandom(8 * len(feeds))
-    return [
-        _encoder.encode(
-            (
-                _FEED_TAG,
-                random[8 * place : 8 * place + 8],
-                bytes.fromhex(feed.request_id),
-                feed.user_id,
-                short_session(feed.session_id),
-                feed.endpoint,
-                feed.happened_ms,
-                short_version(feed.catalog_version),
-                short_version(feed.policy_version),
-                feed.seed,
-                feed.packed,
-                *_seldom(feed),
-            )
+    records = []
+    for place, feed in enumerate(feeds):
+        seldom = _seldom(feed)
+        usual = (
+            _FEED_TAG,
+            random[8 * place : 8 * place + 8],
+            bytes.fromhex(feed.request_id),
+            feed.user_id,
+            short_session(feed.session_id) if feed.session_id is not None else None,
+            feed.endpoint,
+            feed.happened_ms,
+            short_version(feed.catalog_version),
+            short_version(feed.policy_version),
+            feed.seed,
+            feed.packed,
         )
-        for place, feed in enumerate(feeds)
-    ]
+        records.append(_encode(usual + seldom if seldom else usual))
+    return records
 
 
 def _seldom(feed: UnwrittenFeed) -> tuple[object, ...]:

@@ -21,7 +21,7 @@ from recommendation_service.api.schemas import (
     parse_user_id,
 )
 from recommendation_service.core.errors import InvalidRequest, NotJson
-from recommendation_service.feed.request import FeedFields
+from recommendation_service.feed.request import NO_IDS, FeedFields
 
 
 class Spellings(NamedTuple):
@@ -92,8 +92,8 @@ def read_feed_body(body: bytes, endpoint: str = "total") -> FeedFields:
         and (plain.session_id is None or len(plain.session_id) <= LONGEST_SESSION_ID)
         and _at_most_one_each(plain, excluded is not None)
     ):
-        personal = plain.personal is not False
-        return FeedFields(user_id, size, as_ids(excluded), plain.session_id, bool(plain.explain), personal)
+        ids = NO_IDS if excluded is None else as_ids(excluded)
+        return FeedFields(user_id, size, ids, plain.session_id, plain.explain is True, plain.personal is not False)
     return _read_carefully(body, endpoint)
 
 
