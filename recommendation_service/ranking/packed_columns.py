@@ -21,7 +21,7 @@ from recommendation_service.ranking.compiled import inlined, part
 
 Word = np.uint64
 Stream = tuple[np.uint64, np.uint64, np.uint64]
-Words = npt.NDArray[np.uint32]
+Words = npt.NDArray[np.uint64]
 
 # How a column of floats is rounded: a propensity not beyond float32, a feature of a slot by at most RELATIVE_ERROR of
 # itself, and a feature of a decision's candidates, from which scores are computed, by CLOSE_RELATIVE_ERROR; with the
@@ -36,6 +36,7 @@ STEPS = np.array([(1, 1, 1, 1), (832, 1040, 1248, 1456), (16, 20, 24, 28)], np.u
 _QUARTER_BITS = 21
 _OCTAVE_BITS = 23
 _IN_QUARTER = (1 << _QUARTER_BITS) - 1
+_ODD_QUARTER, _UPPER_QUARTERS = np.uint64(1 << _QUARTER_BITS), np.uint64(2 << _QUARTER_BITS)
 # How many steps a quarter has, those before it in its octave, and those of an octave.
 _COUNTS = (np.uint64(_IN_QUARTER) + STEPS) // STEPS
 _BEFORE = np.cumsum(_COUNTS, axis=1, dtype=np.uint64) - _COUNTS
@@ -44,6 +45,8 @@ _OF_OCTAVE = _COUNTS.sum(axis=1, dtype=np.uint64)
 _SHIFT = 40
 _RECIPROCALS = (np.uint64((1 << _SHIFT) - 1) + STEPS) // STEPS
 _HALVES = STEPS // np.uint64(2)
+# What is added before the shift: to round, and the steps before the quarter.
+_ADDED = _HALVES * _RECIPROCALS + (_BEFORE << np.uint64(_SHIFT))
 
 # The two bits that a column of floats begins with.
 ALL_ZERO, WITHOUT_ZEROS, WITH_ZEROS, AS_IT_IS = 0, 1, 2, 3
@@ -65,22 +68,22 @@ OLDER_BASE = 16
 
 
 class PackingMemory(NamedTuple):
-    """Of C columns of up to R rows."""
+    """Of columns of up to R rows."""
 
     integers: npt.NDArray[np.uint64]  # (R,) a column
     choices: npt.NDArray[np.uint64]  # (MOST_CHOICES,) its different values
     bits: Bytes  # (R,) a column of 0 and 1
-    floats: Words  # (C, R) float32, bit by bit; column by column, as the machine looks at several rows at once
+    floats: npt.NDArray[np.uint32]  # (R,) a column of float32, bit by bit
     packed: Words  # room for the longest
 
 
-def make_packing_memory(rows: int, columns: int, words: int) -> PackingMemory:
+def make_packing_memory(rows: int, words: int) -> PackingMemory:
     return PackingMemory(
         integers=np.zeros(rows, np.uint64),
         choices=np.zeros(MOST_CHOICES, np.uint64),
         bits=np.zeros(rows, np.uint8),
-        floats=np.zeros((columns, rows), np.uint32),
-        packed=np.zeros(words, np.uint32),
+        floats=np.zeros(rows, np.uint32),
+        packed=np.zeros(words, np.uint64),
     )
 
 
@@ -94,9 +97,9 @@ def put_integers(memory: PackingMemory, stream: Stream, n: np.uint64) -> Stream:
     least = min(least, most)
     width, least_width = _bit_length(most - least), _bit_length(least)
     stream = put(packed, stream, width | least_width << Word(_INTEGER_WIDTH), Word(2 * _INTEGER_WIDTH))
-    stream = put_long(packed, stream, least, least_width)
+    stream = put(packed, stream, least, least_width)
     for i in range(n if width > Word(0) else Word(0)):
-        stream = put_long(packed, stream, integers[i] - least, width)
+        stream = put(packed, stream, integers[i] - least, width)
     return stream
 
 
@@ -109,14 +112,14 @@ def begin() -> Stream:
 def finish(packed: Words, stream: Stream) -> int:
     """How many bytes were put."""
     held, bits, at = stream
-    packed[at] = held & Word(0xFFFFFFFF)
-    return int(at * Word(4) + (bits + Word(7)) // Word(8))
+    packed[at] = held
+    return int(at * Word(8) + (bits + Word(7)) // Word(8))
 
 
 @part
-def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.uint64, form: int) -> Stream:
-    """A column of ``memory.floats``."""
-    packed, words, above = memory.packed, memory.floats[column], memory.integers
+def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, form: int) -> Stream:
+    """The column in ``memory.floats``."""
+    packed, words, above, bits = memory.packed, memory.floats, memory.integers, memory.bits
     below, largest, zero = np.uint32(0xFFFFFFFF), np.uint32(0), np.uint32(0)
     for i in range(n):
         below = min(below, np.uint32(words[i] - np.uint32(1)))  # of a 0 the largest number
@@ -141,22 +144,19 @@ def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.u
         width = max(_bit_length(_step_of(most, form) - (base << left_out)), Word(1))
     stream = put(packed, stream, Word(WITH_ZEROS if zeros > Word(0) else WITHOUT_ZEROS) | width << Word(2), Word(7))
     stream = put(packed, stream, base, base_width)
+    if zeros > Word(0):
+        for i in range(n):
+            bits[i] = words[i] == np.uint32(0)
+        stream = put_bits(memory, stream, n)
+    if width == Word(0):
+        return stream
+    _write_steps(memory, n, form, base << left_out)
     present = n
     if zeros > Word(0):
         present = Word(0)
         for i in range(n):
-            memory.bits[i] = words[i] == np.uint32(0)
-            above[present] = Word(words[i])
+            above[present] = above[i]
             present += Word(words[i] != np.uint32(0))
-        stream = put_bits(memory, stream, n)
-    else:
-        for i in range(n):
-            above[i] = Word(words[i])
-    if width == Word(0):
-        return stream
-    base <<= left_out
-    for i in range(present):
-        above[i] = _step_of(above[i], form) - base
     choices = _find_choices(above, present, memory.choices)
     which = _bit_length(choices - Word(1))
     if choices == Word(0) or Word(CHOICES_WIDTH) + choices * width + present * which >= present * width:
@@ -176,11 +176,28 @@ def put_floats(memory: PackingMemory, stream: Stream, n: np.uint64, column: np.u
 
 
 @inlined
+def _write_steps(memory: PackingMemory, n: np.uint64, form: int, base: np.uint64) -> None:
+    """As ``_step_of``, above ``base``. What a quarter has is chosen by two bits, not looked up: the machine does then
+    several rows at once."""
+    words, above, of_octave = memory.floats, memory.integers, _OF_OCTAVE[form]
+    times, added = _RECIPROCALS[form], _ADDED[form]
+    times_0, times_1, times_2, times_3 = times[0], times[1], times[2], times[3]
+    added_0, added_1, added_2, added_3 = added[0], added[1], added[2], added[3]
+    for i in range(n):
+        word = Word(words[i])
+        is_odd, is_upper = word & _ODD_QUARTER != Word(0), word & _UPPER_QUARTERS != Word(0)
+        by = (times_3 if is_odd else times_2) if is_upper else (times_1 if is_odd else times_0)
+        to = (added_3 if is_odd else added_2) if is_upper else (added_1 if is_odd else added_0)
+        within = (word & Word(_IN_QUARTER)) * by + to
+        above[i] = (word >> Word(_OCTAVE_BITS)) * of_octave + (within >> Word(_SHIFT)) - base
+
+
+@inlined
 def put_bits(memory: PackingMemory, stream: Stream, n: np.uint64) -> Stream:
-    """The column in ``memory.bits``, 32 rows at once."""
+    """The column in ``memory.bits``, 64 rows at once."""
     bits = memory.bits
-    for start in range(Word(0), n, Word(32)):
-        some, word = min(Word(32), n - start), Word(0)
+    for start in range(Word(0), n, Word(64)):
+        some, word = min(Word(64), n - start), Word(0)
         for i in range(some):
             word |= Word(bits[start + i]) << i
         stream = put(memory.packed, stream, word, some)
@@ -223,28 +240,20 @@ def _ones(places: np.uint64) -> np.uint64:
 def _step_of(word: np.uint64, form: int) -> np.uint64:
     """The nearest step to a float32 that is not negative, counted from 0 on."""
     octave, quarter = word >> Word(_OCTAVE_BITS), (word >> Word(_QUARTER_BITS)) & Word(3)
-    within = (word & Word(_IN_QUARTER)) + _HALVES[form, quarter]
-    before = octave * _OF_OCTAVE[form] + _BEFORE[form, quarter]
-    return before + (within * _RECIPROCALS[form, quarter] >> Word(_SHIFT))
-
-
-@inlined
-def put_long(packed: Words, stream: Stream, value: np.uint64, width: np.uint64) -> Stream:
-    if width <= Word(32):
-        return put(packed, stream, value, width)
-    stream = put(packed, stream, value & Word(0xFFFFFFFF), Word(32))
-    return put(packed, stream, value >> Word(32), width - Word(32))
+    within = (word & Word(_IN_QUARTER)) * _RECIPROCALS[form, quarter] + _ADDED[form, quarter]
+    return octave * _OF_OCTAVE[form] + (within >> Word(_SHIFT))
 
 
 @inlined
 def put(packed: Words, stream: Stream, value: np.uint64, width: np.uint64) -> Stream:
-    """Up to 32 bits. A stream is what the word being filled holds, how many bits that are, and the word's place."""
+    """Up to 64 bits. A stream is what the word being filled holds, how many bits that are, and the word's place."""
     held, bits, at = stream
     held |= value << bits
-    bits += width
-    packed[at] = held & Word(0xFFFFFFFF)
-    full = bits >> Word(5)
-    return held >> (full << Word(5)), bits & Word(31), at + full
+    if bits + width < Word(64):
+        return held, bits + width, at
+    packed[at] = held
+    # In two shifts, as there is none by 64.
+    return value >> Word(1) >> (Word(63) - bits), bits + width - Word(64), at + Word(1)
 
 
 @inlined

@@ -58,7 +58,7 @@ class Draws(NamedTuple):
 
 def make_slot_packing(slots: int, features: int) -> PackingMemory:
     """For feeds of up to so many slots."""
-    return make_packing_memory(slots, features + 1, 16 + slots * (6 + features) + features)
+    return make_packing_memory(slots, 16 + slots * (4 + features // 2) + features)
 
 
 @compiled
@@ -89,12 +89,12 @@ def pack_slots(
         stream = put_integers(memory, stream, n)
     stream = put(packed, stream, d + Word(GROWING_STEPS), Word(8))
     for i in range(n):
-        floats[d, i] = np.float32(propensities[i]).view(np.uint32)
-    stream = put_floats(memory, stream, n, d, EXACTLY)
+        floats[i] = np.float32(propensities[i]).view(np.uint32)
+    stream = put_floats(memory, stream, n, EXACTLY)
     for feature in range(d):
         for i in range(n):
-            floats[feature, i] = np.float32(X[feature, i]).view(np.uint32)
-        stream = put_floats(memory, stream, n, Word(feature), IN_STEPS)
+            floats[i] = np.float32(X[feature, i]).view(np.uint32)
+        stream = put_floats(memory, stream, n, IN_STEPS)
     return finish(packed, stream)
 
 

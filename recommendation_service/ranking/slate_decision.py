@@ -26,7 +26,6 @@ from recommendation_service.ranking.packed_columns import (
     put_bits,
     put_floats,
     put_integers,
-    put_long,
 )
 from recommendation_service.ranking.packed_slots import GROWING_STEPS
 from recommendation_service.ranking.places import key_at
@@ -58,7 +57,7 @@ def make_decision_memory(catalog: CatalogArrays, policy: PolicyArrays) -> Decisi
         candidate=np.zeros(candidates, np.int32),
         ordered=np.zeros(candidates, np.int32),
         packing=make_packing_memory(
-            candidates, features, 64 + candidates * (features + 6) + LARGEST_FEED * (8 + candidates // 32)
+            candidates, 64 + candidates * (features // 2 + 4) + LARGEST_FEED * (4 + candidates // 64)
         ),
     )
 
@@ -77,8 +76,8 @@ def pack_decision(frame: Frame, decision: DecisionMemory) -> int:
     for feature in range(len(X)):
         if feature != HAND_SET:
             for i in range(different):
-                floats[feature, i] = np.float32(X[feature, rows[i]]).view(np.uint32)
-            stream = put_floats(packing, stream, Word(different), Word(feature), CLOSELY)
+                floats[i] = np.float32(X[feature, rows[i]]).view(np.uint32)
+            stream = put_floats(packing, stream, Word(different), CLOSELY)
     stream = put(packing.packed, stream, Word(len(policy.pool)), Word(8))
     for kind in range(len(policy.pool)):
         stream = _put_pool(policy, memory, decision, stream, kind, different)
@@ -111,7 +110,7 @@ def _put_pool(
 ) -> Stream:
     """Which of the candidates are in a kind's pool, their hand-set sum, which is the kind's own, and their weights."""
     packing, candidate, ordered = decision.packing, decision.candidate, decision.ordered
-    own, scores = packing.floats[HAND_SET], memory.scoring.score
+    floats, scores = packing.floats, memory.scoring.score
     start, end = memory.pool_offsets[kind], memory.pool_offsets[kind + 1]
     stream = put(packing.packed, stream, Word(end - start), Word(16))
     if start == end:
@@ -129,8 +128,8 @@ def _put_pool(
             members += 1
     stream = put_bits(packing, stream, Word(different))
     for i in range(end - start):
-        own[i] = np.float32(memory.X[HAND_SET, ordered[start + i]]).view(np.uint32)
-    stream = put_floats(packing, stream, Word(end - start), Word(HAND_SET), CLOSELY)
+        floats[i] = np.float32(memory.X[HAND_SET, ordered[start + i]]).view(np.uint32)
+    stream = put_floats(packing, stream, Word(end - start), CLOSELY)
     for i in range(end - start):
         below = 0.0 if best == -np.inf else (best - scores[ordered[start + i]]) / policy.temperature[kind]
         packing.integers[i] = Word(min(below, FARTHEST) * 2.0**FRACTION_BITS + 0.5)
@@ -148,11 +147,11 @@ def _put_slots(memory: WorkingMemory, decision: DecisionMemory, stream: Stream, 
         stream = put(packed, stream, Word(memory.slot_kind[slot]), Word(8))
         stream = put(packed, stream, Word(pool), Word(8))
         stream = put(packed, stream, Word(memory.slot_relaxed[slot]), Word(4))
-        stream = put_long(packed, stream, Word(memory.slot_key[slot]), Word(64))
-        stream = put_long(packed, stream, Word(np.float64(memory.slot_propensity[slot]).view(np.uint64)), Word(64))
+        stream = put(packed, stream, Word(memory.slot_key[slot]), Word(64))
+        stream = put(packed, stream, Word(np.float64(memory.slot_propensity[slot]).view(np.uint64)), Word(64))
         if pool < len(memory.pool_offsets) - 1:
             start, members = memory.pool_offsets[pool], memory.pool_offsets[pool + 1] - memory.pool_offsets[pool]
             for i in range(members):
                 packing.bits[i] = eligible[ordered[start + i]]
             stream = put_bits(packing, stream, Word(members))
-    return stream if floor == 0.0 else put_long(packed, stream, Word(np.float64(floor).view(np.uint64)), Word(64))
+    return stream if floor == 0.0 else put(packed, stream, Word(np.float64(floor).view(np.uint64)), Word(64))

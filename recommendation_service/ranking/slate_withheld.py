@@ -52,7 +52,7 @@ def make_withheld_memory(items: int) -> WithheldMemory:
         when=np.zeros(items, np.int64),
         why=np.zeros(items, np.uint8),
         begins=np.zeros(items + 1, np.int64),
-        packing=make_packing_memory(BLOCK, 0, (items + BLOCK) * _MOST_BITS // 32),
+        packing=make_packing_memory(BLOCK, (items + BLOCK) * _MOST_BITS // 64),
     )
 
 
