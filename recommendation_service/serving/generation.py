@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import structlog
@@ -66,6 +67,7 @@ class Serving:
         self._misfit_reason = ""
         self._unlisted = ""  # why what was built without a blacklist is not served
         self._looks_behind = 0
+        self._of_stage = cache(lambda stage: (metrics.stage_seconds.labels(stage), metrics.stage_items.labels(stage)))
         self._loading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "catalog")
 
@@ -313,8 +315,9 @@ class Serving:
             log.warning("feeds are refused until this worker has caught up", behind_seconds=round(seconds, 3))
 
     def _observe_stage(self, stage: str, seconds: float, items: int) -> None:
-        self._metrics.stage_seconds.labels(stage).observe(seconds)
-        self._metrics.stage_items.labels(stage).observe(items)
+        taken, handled = self._of_stage(stage)
+        taken.observe(seconds)
+        handled.observe(items)
 
 
 def blacklist_report(manifest: dict[str, Any]) -> dict[str, Any]:
