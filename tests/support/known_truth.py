@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -66,6 +67,63 @@ TRUTHS: dict[int, Truth] = {
 }
 
 
+@numba.njit(cache=True)
+def _fill(
+    chances: Floats,
+    of_videos: Floats,
+    of_creators: Floats,
+    of_all: Floats,
+    videos: Floats,
+    items: Integers,
+    propensities: Floats,
+) -> None:
+    """Draws ``items`` (n, s) by ``chances`` (s, n), and ``propensities`` (P, s, n) of all policies.
+
+    What each policy, the first of which serves, has not taken: ``of_videos`` (n · VIDEOS, P), ``of_creators``
+    (n · CREATORS, P), and ``of_all`` (n, P) of creators who are not barred; ``videos`` (n · CREATORS, VIDEOS_EACH): of
+    the first. All but the first are changed.
+    """
+    slots, n = chances.shape
+    creators = np.zeros(CREATORS)
+    rows = np.zeros(slots, np.int64)
+    for person in range(n):
+        first = person * CREATORS
+        for creator in range(CREATORS):
+            creators[creator] = 0.0
+            for video in range(VIDEOS_EACH):
+                creators[creator] += videos[first + creator, video]
+        for slot in range(slots):
+            drawn = 0.0
+            for creator in range(CREATORS):
+                drawn += creators[creator]
+            drawn *= chances[slot, person]
+            creator, up_to, before = 0, creators[0], 0.0
+            while creator < CREATORS - 1 and up_to <= drawn:
+                creator += 1
+                before = up_to
+                up_to += creators[creator]
+            row = rows[slot] = first + creator
+            video, up_to, within = 0, videos[row, 0], drawn - before
+            while video < VIDEOS_EACH - 1 and up_to <= within:
+                video += 1
+                up_to += videos[row, video]
+            items[person, slot] = creator * VIDEOS_EACH + video
+            videos[row, video] = 0.0
+            creators[creator] = 0.0
+            place = row * VIDEOS_EACH + video
+            for policy in range(of_all.shape[1]):
+                chosen = of_videos[place, policy]
+                propensities[policy, slot, person] = chosen / of_all[person, policy]
+                of_all[person, policy] -= of_creators[row, policy]
+                of_creators[row, policy] -= chosen
+            if slot >= WINDOW - 1:
+                back = rows[slot - WINDOW + 1]
+                for video in range(VIDEOS_EACH):
+                    creators[back - first] += videos[back, video]
+                for policy in range(of_all.shape[1]):
+                    of_all[person, policy] += of_creators[back, policy]
+
+
 class World:
     """Videos, and the people who come; ``slots`` of each feed."""
 
@@ -103,38 +161,14 @@ class World:
         """A creator is drawn by what is left of its videos, then one of these: no slot goes through all videos."""
         n = len(vectors)
         weights = np.stack([self._weights(vectors, ranker) for ranker in (serving, *targets)], axis=2)
-        # A row each of a person and creator, by which numpy looks up quicker than by two numbers.
-        first = np.arange(n) * CREATORS
         of_creators = weights.reshape(n * CREATORS, VIDEOS_EACH, -1).sum(axis=1)  # (rows, policies) not taken
         of_all = of_creators.reshape(n, CREATORS, -1).sum(axis=1)  # (n, policies) neither taken nor barred
         of_videos = weights.reshape(n * VIDEOS, -1)
         videos = of_videos[:, 0].reshape(n * CREATORS, VIDEOS_EACH).copy()
-        creators = videos.sum(axis=1)
-        rows = np.zeros((self.slots, n), np.int64)
         items = np.zeros((n, self.slots), np.int64)
-        propensities = np.zeros((self.slots, n, len(targets) + 1))
-        for slot in range(self.slots):
-            sums = np.cumsum(creators.reshape(n, CREATORS), axis=1)
-            drawn = generator.random(n) * sums[:, -1]
-            creator = np.count_nonzero(sums <= drawn[:, np.newaxis], axis=1)
-            row = rows[slot] = first + creator
-            up_to = np.cumsum(videos[row], axis=1)
-            within = drawn - sums.reshape(-1)[row] + up_to[:, -1]
-            video = np.count_nonzero(up_to[:, :-1] <= within[:, np.newaxis], axis=1)
-            items[:, slot] = creator * VIDEOS_EACH + video
-            place = row * VIDEOS_EACH + video
-            chosen = of_videos[place]
-            propensities[slot] = chosen / of_all
-            videos.reshape(-1)[place] = 0.0
-            creators[row] = 0.0
-            left = of_creators[row]
-            of_all -= left
-            of_creators[row] = left - chosen
-            if slot >= WINDOW - 1:
-                back = rows[slot - WINDOW + 1]
-                creators[back] = videos[back].sum(axis=1)
-                of_all += of_creators[back]
-        return items, propensities[:, :, 0].T, propensities[:, :, 1:].transpose(2, 1, 0)
+        propensities = np.zeros((len(targets) + 1, self.slots, n))
+        _fill(generator.random((self.slots, n)), of_videos, of_creators, of_all, videos, items, propensities)
+        return items, propensities[0].T, propensities[1:].transpose(0, 2, 1)
 
     def likes(self, vectors: Floats, moods: Floats, items: Integers) -> Floats:
         """(n, s) with what probability an item alone would be rewarded: .15 on average."""
