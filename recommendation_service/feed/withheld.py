@@ -13,7 +13,7 @@ import numpy as np
 
 from recommendation_service.model.columns import Bytes, Int64
 from recommendation_service.ranking.packed_columns import Reader
-from recommendation_service.ranking.slate_withheld import BLOCK, COUNT_BITS, FORM, LOWER_BITS
+from recommendation_service.ranking.slate_withheld import BLOCK, FORM, LOWER_BITS
 
 _OF_BYTES, _OF_DIFFERENCES = 2, 1
 _COLUMNS: tuple[np.dtype[Any], ...] = (np.dtype("<i8"), np.dtype("<i8"), np.dtype("u1"))
@@ -51,7 +51,7 @@ def unpack_withheld(packed: bytes) -> Withheld:
 def _of_bits(packed: bytes) -> tuple[Int64, Int64, Bytes]:
     reader = Reader(packed)
     reader.take(8)
-    count, runs = reader.take(COUNT_BITS), reader.take(COUNT_BITS)
+    count, runs = reader.integers(2)
     if not runs <= count <= 8 * len(packed):  # different keys take a bit each
         raise ValueError("it has other numbers of items and runs than it could hold")
     upper, lower = _column(reader, count), _column(reader, count)

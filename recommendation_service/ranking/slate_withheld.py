@@ -27,7 +27,6 @@ from recommendation_service.ranking.working_memory import DISLIKED, EXCLUDED, SE
 # Why, beside the states of ranking/seen.py, 1 to 4.
 BY_REQUEST, CREATOR_HIDDEN, TAKEN = 5, 6, 7
 FORM = 3  # the first byte of what is packed; others were older releases'
-COUNT_BITS = 32
 # Of a key: above those are the types of other operators' items, which a catalog has few of (model/item_keys.py).
 LOWER_BITS = 54
 LOWER = (1 << LOWER_BITS) - 1
@@ -113,8 +112,8 @@ def pack_withheld(withheld: WithheldMemory, count: int) -> int:
         runs += Word(i == Word(0) or when[i] != when[i - Word(1)] or why[i] != why[i - Word(1)])
     begins[runs] = n
     stream = put(packing.packed, begin(), Word(FORM), Word(8))
-    stream = put(packing.packed, stream, n, Word(COUNT_BITS))
-    stream = put(packing.packed, stream, runs, Word(COUNT_BITS))
+    integers[0], integers[1] = n, runs
+    stream = put_integers(packing, stream, Word(2))
     for column in range(5):
         length = n if column < 2 else runs
         for start in range(Word(0), length, Word(BLOCK)):

@@ -62,8 +62,8 @@ def test_nothing_of_an_older_release_is_nothing(form: int) -> None:
 
 def in_bits(count: int, runs: int, *columns: list[int]) -> bytes:
     writer = Writer()
-    for value, width in ((3, 8), (count, 32), (runs, 32)):
-        writer.put(value, width)
+    writer.put(3, 8)
+    writer.integers([count, runs])
     for column in columns:
         for start in range(0, len(column), 128):
             writer.integers(column[start : start + 128])
