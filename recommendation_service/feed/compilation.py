@@ -37,24 +37,25 @@ from recommendation_service.ranking.slate_body import join_items, join_named_ite
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory, pack_withheld
 from recommendation_service.ranking.stages import STAGES, rank
+from recommendation_service.ranking.summary import summarise
 from recommendation_service.ranking.working_memory import make_working_memory
 
 Told = Callable[[int, int], None]  # kernels that are compiled, of how many
 
 POLL_SECONDS = 0.2
 _FEW = ("find", "remember", "merge", "body", "named body", "frame")
-NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "packed withheld", "shadows", "rank")
+NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "packed withheld", "summary", "shadows", "rank")
 # Which process compiles what, by how many there are: about as much to do for each (slate, candidates, user and describe
 # take two thirds of the time; "rank", all stages in one, has to come last and is left to the end).
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
         (*_FEW, "slate", "describe", "features", "scores"),
-        ("candidates", "user", "decision", "withheld", "packed withheld", "shadows"),
+        ("candidates", "user", "decision", "withheld", "packed withheld", "summary", "shadows"),
     ),
     3: (
         ("slate", "describe"),
-        ("candidates", "decision", "withheld", "packed withheld", "shadows"),
+        ("candidates", "decision", "withheld", "packed withheld", "summary", "shadows"),
         (*_FEW, "user", "features", "scores"),
     ),
 }
@@ -165,6 +166,7 @@ def _calls() -> dict[str, Callable[[], Any]]:
         "decision": partial(entry_for, pack_decision, frame, decision),
         "withheld": partial(entry_for, collect_withheld, frame, decision, keys, 0, withheld),
         "packed withheld": partial(entry_for, pack_withheld, withheld, 0),
+        "summary": partial(entry_for, summarise, frame, request),
         "shadows": partial(entry_for, weigh_shadows, frame, shadows, make_shadow_memory(shadows, candidates)),
         "rank": partial(entry_for, rank, frame, request),
     }

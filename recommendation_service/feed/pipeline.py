@@ -31,18 +31,23 @@ from recommendation_service.ranking.kept_pools import NO_SLOTS
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
+from recommendation_service.ranking.settled import SOURCE, WORD_BYTES, summarised
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.slate import RULES
 from recommendation_service.ranking.slate_body import join_items, join_named_items
 from recommendation_service.ranking.slate_decision import make_decision_memory, pack_decision
 from recommendation_service.ranking.slate_withheld import collect_withheld, make_withheld_memory, pack_withheld
 from recommendation_service.ranking.stages import STAGES, rank
+from recommendation_service.ranking.summary import summarise
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
+    LARGEST_FEED,
     PACKED,
     RELAXED,
     REMEMBERED,
     SCANNED,
+    SEEN_CAPACITY,
+    SEEN_ITEMS,
     SLOTS,
     TOUCHED_ITEMS,
     make_working_memory,
@@ -51,6 +56,7 @@ from recommendation_service.ranking.working_memory import (
 _HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
 BODY_BYTES = 1 << 16  # room for an answer to begin with
 WITHHELD_ITEMS = 1 << 10  # likewise for what a feed could not hold
+SETTLES_FROM = 240 * ENTRY_BYTES  # what is remembered of a user has a summary from so much on
 MOST_TOKENS_KNOWN = 4096  # that users outside the catalog had lately
 
 _encode = msgspec.json.Encoder().encode
@@ -80,12 +86,13 @@ class Slate(msgspec.Struct, frozen=True, gc=False):
     numbers: Int64  # (n,) the operator's numbers of the items
     packed: bytes  # as a record has the slots, see ranking/packed_slots.py
     relaxed: list[str]  # names of the rules that gave way, in the order in which they do
-    remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says
+    remembered: bytes  # what is to be remembered of the user from now on, as ranking/seen.py says, but for what settled
     choices: tuple[Choice, ...]  # where the request wants an explanation; else none
     decision: bytes  # what else the slots could have held, see ranking/slate_decision.py; empty where nobody wanted it
     withheld: bytes  # and what they could not, because of the request or the user, see withheld.py; empty likewise
     shadows: ShadowPropensities  # of each shadow its version, and its propensities: n float32
     pinned: int  # how many of the slots editors gave
+    summary: bytes = b""  # of what was remembered before, where that has settled, as ranking/settled.py says
 
 
 class FeedPipeline:
@@ -143,6 +150,9 @@ class FeedPipeline:
         self._rank = entry_for(rank, self._frame, example)
         self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
         self._seen = self.memory.seen_entries.data.cast("B")
+        self._settled = self.memory.settled.words.data.cast("B")
+        self._settles = _number_of(f"{catalog.version} {lifetimes}".encode())  # what summaries are for
+        self._summarise = entry_for(summarise, self._frame, example)
         self._remembered = self.memory.remembered.data.cast("B")
         self._views: dict[int, tuple[Int32, Int64, Int64]] = {}  # by number of slots, what a slate has of the memory
         self._packed = self.memory.packing.packed.data.cast("B")
@@ -186,10 +196,40 @@ class FeedPipeline:
 
     def rank(self, request: FeedRequest, seen: bytes = b"", wants_decision: Wants | None = None) -> Slate:
         """``seen``: what is remembered of the user, as ranking/seen.py says."""
-        memory, outsider = self.memory, request.outsider
         remembered = min(len(seen), len(self._seen))
         if remembered:
             self._seen[:remembered] = seen[-remembered:]
+        seed = feed_seed(self._seed, request.user_id, request.request_id)
+        wanted = wants_decision is not None and wants_decision(request, seed)
+        ranked = self._run(request, seed, remembered // ENTRY_BYTES)
+        if wanted:
+            return self._slate(request, seed, self._withheld(request, ranked.seen), b"")
+        return self._slate(request, seed, b"", self._summary(ranked) if remembered >= SETTLES_FROM else b"")
+
+    def rank_since(
+        self, request: FeedRequest, recent: bytes, summary: bytes, wants_decision: Wants | None = None
+    ) -> Slate | None:
+        """The same where what is remembered has settled but for the ``recent`` entries; None: it takes all of them."""
+        entries, carried = summarised(summary, self._settles, request.now)
+        if not 0 < entries <= SEEN_CAPACITY - LARGEST_FEED - len(recent) // ENTRY_BYTES or not recent:
+            return None
+        if request.explain or self.editorial is not None:
+            return None
+        seed = feed_seed(self._seed, request.user_id, request.request_id)
+        if wants_decision is not None and wants_decision(request, seed):
+            return None
+        self._settled[: len(summary)] = summary
+        start = carried * ENTRY_BYTES
+        end = start + len(recent)
+        self._seen[start:end] = recent
+        self._run(request, seed, end // ENTRY_BYTES, is_settled=True)
+        if self.memory.counts[SEEN_ITEMS]:  # something seen had to come back: what was seen longest ago
+            return None
+        return self._slate(request, seed, b"", b"")
+
+    def _run(self, request: FeedRequest, seed: int, seen: int, *, is_settled: bool = False) -> RankingRequest:
+        """Have the feed in the memory, where the first ``seen`` entries hold."""
+        memory, outsider = self.memory, request.outsider
         row = self.user_row(request.user_id) if request.personal else ANONYMOUS_ROW
         history = network = tokens = connections = 0
         if outsider is not None and row < 0 and request.personal:
@@ -197,7 +237,6 @@ class FeedPipeline:
             network = _copy(outsider.network, memory.own_network)
             tokens = _copy(outsider.tokens, memory.own_tokens)
             connections = outsider.connections
-        seed = feed_seed(self._seed, request.user_id, request.request_id)
         ranking_request = RankingRequest(
             row,
             request.size,
@@ -206,11 +245,12 @@ class FeedPipeline:
             request.excluded,
             request.now,
             request.session,
-            remembered // ENTRY_BYTES,
+            seen,
             history,
             network,
             tokens,
             connections,
+            is_settled,
         )
         passing = self._passing(request.filters, request.user_id, outsider) if self._filters is not None else None
         rows, pins = self.editorial.of(request.endpoint) if self.editorial is not None else NOTHING_RULED
@@ -225,8 +265,15 @@ class FeedPipeline:
             self._rank(frame, ranking_request)
         else:
             self._rank_by_stages(frame, ranking_request, self._observe_stage)
-        wanted = wants_decision is not None and wants_decision(request, seed)
-        return self._slate(request, seed, self._withheld(request, ranking_request.seen) if wanted else b"")
+        return ranking_request
+
+    def _summary(self, request: RankingRequest) -> bytes:
+        """Of the entries of the feed that is in the memory; empty: they have not settled."""
+        words = 0 if self.editorial is not None else self._summarise(self._frame, request)
+        if not words:
+            return b""
+        self.memory.settled.words[SOURCE] = self._settles
+        return bytes(self._settled[: words * WORD_BYTES])
 
     def barred(self, filters: AskedFilters, user_id: int, outsider: Outsider | None = None) -> Bytes | None:
         """(M,) not 0 where no list may have an item for a user who asks for that, by the filters and what editors took
@@ -265,9 +312,7 @@ class FeedPipeline:
 
     def _source(self, barred: Int32) -> int:
         """Names what pools are looked for in."""
-        digest = hashlib.blake2b(barred.tobytes(), digest_size=8)
-        digest.update(f"{self.catalog.version} {self.policy.pools_digest}".encode())
-        return int.from_bytes(digest.digest(), "big", signed=True)
+        return _number_of(f"{self.catalog.version} {self.policy.pools_digest}".encode(), barred.tobytes())
 
     def _rank_by_stages(self, frame: Frame, request: RankingRequest, observe: ObserveStage) -> None:
         started = time.perf_counter()
@@ -277,7 +322,7 @@ class FeedPipeline:
             observe(name, ended - started, self._handled(name))
             started = ended
 
-    def _slate(self, request: FeedRequest, seed: int, withheld: bytes) -> Slate:
+    def _slate(self, request: FeedRequest, seed: int, withheld: bytes, summary: bytes) -> Slate:
         """``withheld``: empty where no decision is wanted."""
         memory, counts = self.memory, self.memory.counts
         slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
@@ -298,6 +343,7 @@ class FeedPipeline:
             withheld,
             self._weigh_shadows(slots) if self._weigh_shadows is not None and request.personal else (),
             int(np.count_nonzero(memory.slot_pool[:slots] == PINNED)) if self._pins is not NO_PINS else 0,
+            summary,
         )
 
     def _decided(self) -> bytes:
@@ -449,6 +495,11 @@ def fitted(policy: Policy, catalog: Catalog) -> PolicyArrays:
     if measuring.creators_each is None or window is None:
         return arrays
     return arrays._replace(creator_window=min(arrays.creator_window, window))
+
+
+def _number_of(*parts: bytes) -> int:
+    """64 bits that name them."""
+    return int.from_bytes(hashlib.blake2b(b"\0".join(parts), digest_size=8).digest(), "big", signed=True)
 
 
 def _token_number(arrays: CatalogArrays, kind: int, text: str) -> int:

@@ -1,6 +1,7 @@
 """What gives way where the memory of users is full: what was served longest ago, then what was impressed or acted on
 longest ago, and what is hidden never."""
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recommendation_service.memory.entries import Entries, as_entries
+from recommendation_service.memory.user_entries import UserEntries
 from recommendation_service.ranking.seen import ENTRY_BYTES, EPOCH, HIDDEN, SERVED, Lifetimes
 
 if TYPE_CHECKING:
@@ -80,51 +82,41 @@ def stays(entries: Entries, cutoffs: Cutoffs, now: float) -> npt.NDArray[np.bool
     return kept
 
 
-def count_ages(begin: "Begin", now: float, pause: Callable[[], None]) -> AgeCensus:
+def count_ages(begin: "Begin", users: UserEntries, now: float, pause: Callable[[], None]) -> AgeCensus:
     """Of all users, in steps with a ``pause`` after each. Raises lmdb.Error."""
     census, after = AgeCensus(now), b""
     while True:
         with begin() as transaction:  # no longer than it takes: what is replaced meanwhile keeps its pages
-            keys, values = _users_from(transaction.cursor(), after, COUNTED_TOGETHER)
-        census.add(as_entries(b"".join(values)), len(keys))
-        if len(keys) < COUNTED_TOGETHER:
+            some = list(itertools.islice(users.users_from(transaction, after), COUNTED_TOGETHER))
+        census.add(as_entries(b"".join(stored for _, stored in some)), len(some))
+        if len(some) < COUNTED_TOGETHER:
             return census
-        after = keys[-1] + b"\0"
+        after = some[-1][0] + b"\0"
         pause()
 
 
-def let_go(begin: "Begin", cutoffs: Cutoffs, now: float, pause: Callable[[], None]) -> tuple[int, int]:
+def let_go(
+    begin: "Begin", users: UserEntries, cutoffs: Cutoffs, now: float, pause: Callable[[], None]
+) -> tuple[int, int]:
     """Remove what does not stay: how many served entries, and others. Raises lmdb.Error."""
     served, others, after = 0, 0, b""
     while True:
         with begin() as transaction:
-            keys, values = _users_from(transaction.cursor(), after, CHANGED_TOGETHER)
-            entries = as_entries(b"".join(values))
+            some = list(itertools.islice(users.users_from(transaction, after), CHANGED_TOGETHER))
+            entries = as_entries(b"".join(stored for _, stored in some))
             kept = stays(entries, cutoffs, now)
             went = entries[~kept, 1] & 15
             start = 0
-            for key, value in zip(keys, values, strict=True):
-                end = start + len(value) // ENTRY_BYTES
+            for key, stored in some:
+                end = start + len(stored) // ENTRY_BYTES
                 keeps = kept[start:end]
                 if not keeps.any():
-                    transaction.delete(key)
+                    users.delete(transaction, key)
                 elif not keeps.all():
-                    transaction.put(key, entries[start:end][keeps].tobytes())
+                    users.put(transaction, key, entries[start:end][keeps].tobytes())
                 start = end
         served, others = served + int((went == SERVED).sum()), others + int((went != SERVED).sum())
-        if len(keys) < CHANGED_TOGETHER:
+        if len(some) < CHANGED_TOGETHER:
             return served, others
-        after = keys[-1] + b"\0"
+        after = some[-1][0] + b"\0"
         pause()
-
-
-def _users_from(cursor: "lmdb.Cursor[bytes]", after: bytes, most: int) -> tuple[list[bytes], list[bytes]]:
-    """Keys and values of so many users, from a key on."""
-    keys: list[bytes] = []
-    values: list[bytes] = []
-    more = cursor.set_range(after)
-    while more and len(keys) < most:
-        keys.append(bytes(cursor.key()))
-        values.append(bytes(cursor.value()))
-        more = cursor.next()
-    return keys, values

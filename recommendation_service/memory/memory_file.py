@@ -21,7 +21,8 @@ BOOT_FILE = "boot"
 LOCK_FILE = "lock"
 FOLDER = "lmdb"
 DAMAGED_FOLDER = "damaged"  # what was moved aside last, for whoever wants to look into it
-FORMAT = "2"
+FORMAT = "3"
+READABLE = ("2", FORMAT)
 DAMAGES = (
     lmdb.InvalidError,
     lmdb.CorruptedError,
@@ -85,7 +86,7 @@ def _open(folder: Path, limit_bytes: int) -> lmdb.Environment:
         str(folder),
         # Never less than there is: a process with a lower limit would else cut off what others have mapped.
         map_size=max(limit_bytes, there),
-        max_dbs=4,
+        max_dbs=5,
         max_readers=2048,
         sync=False,
         metasync=False,
@@ -113,13 +114,15 @@ def _move_aside(folder: Path, reason: str) -> None:
 def _distrust_after_a_crash(folder: Path) -> None:
     """Begin anew where the machine has been started since: what was not synced may be half there."""
     try:
-        boot = f"{FORMAT} {BOOT_ID.read_text().strip()}"
+        boot = f" {BOOT_ID.read_text().strip()}"
     except OSError:
-        boot = FORMAT
+        boot = ""
     file = folder / BOOT_FILE
     known = file.read_text(errors="replace") if file.exists() else None
-    if known != boot:
+    if known == FORMAT + boot:
+        return
+    if known not in [form + boot for form in READABLE]:
         if (folder / FOLDER).exists():
             log.warning("the machine was restarted: what users have seen is read again from recs_events as they come")
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        write_whole(file, boot)
+    write_whole(file, FORMAT + boot)

@@ -16,11 +16,13 @@ served longest ago gives way (``make_room``); the rest is LMDB's, which deletes 
 """
 
 import contextlib
+import itertools
+import math
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 import msgspec
@@ -33,11 +35,13 @@ from recommendation_service.memory.disk_room import DiskRoom
 from recommendation_service.memory.entries import NOTHING, Entries, as_entries, user_key
 from recommendation_service.memory.eviction import count_ages, let_go
 from recommendation_service.memory.memory_file import DAMAGES, LOCK_FILE, FileId, file_id, open_file
+from recommendation_service.memory.user_entries import Stored, UserEntries, has_mark
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, Lifetimes, merge_entries
 
 if TYPE_CHECKING:
     from lmdb import _Database as Database
 
+T = TypeVar("T")
 DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
@@ -49,6 +53,9 @@ _SECONDS = struct.Struct(">Q")
 BEGAN = b"began"
 HAD_ALL = b"rebuilt"  # noted by releases that read all of recs_events when a memory was begun
 LOG_READ = b"log"
+SETTLES_FROM = b"settles from"
+# A memory that an older release began has readers that know nothing of entries that settle, until they have ended.
+OLDER_RELEASE_SECONDS = 3600
 MOST_OWED = 100_000
 SPARE_BYTES = 8 << 20  # of the limit: a full map could not even be swept, as LMDB deletes by copying
 # Of the part that feeds may fill: from where on room is made, down to how much content, and most that answers take.
@@ -76,10 +83,11 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     """What a request wants to be written, see UserMemory.replace."""
 
     key: bytes
-    old: bytes
-    new: bytes
+    old: bytes  # as it was read
+    new: bytes  # as UserEntries.put takes it; or with a summary what comes after ``old``
     answer: tuple[bytes, StoredAnswer] | None = None
     is_deed: bool = False  # what a person did, for which there is room when feeds find none
+    summary: bytes = b""  # of ``old``, which settles
 
 
 class UserMemory:
@@ -122,34 +130,68 @@ class UserMemory:
             self._map_bytes = int(self._environment.info()["map_size"])
             self._disk_room = DiskRoom(self._file, self._map_bytes, RESERVE_BYTES, TRANSACTION_BYTES)
             has_room = self._has_room()  # without it what is there can be read
-            self._seen = self._environment.open_db(b"seen", create=has_room)
+            seen = self._environment.open_db(b"seen", create=has_room)
             self._answers = Answers(self._environment.open_db(b"answers", create=has_room))
             self._facts = self._environment.open_db(b"facts", create=has_room)
             self._owed = self._environment.open_db(b"owed", create=has_room)
-            self._limited, self._room_until = (self._seen, self._answers.database), -1
+            self._entries = UserEntries(seen, self._open_settled(seen, has_room))
+            self._limited, self._room_until = (self._answers.database, *self._entries.tables), -1
             self.began = self._began(writes=has_room)
         except BaseException:
             self._environment.close()
             raise
         return identity, was_damaged
 
+    def _open_settled(self, seen: "Database", has_room: bool) -> "Database | None":
+        """Where it is made now, beside users of an older release, nothing settles for a while."""
+        try:
+            settled = self._environment.open_db(b"settled", create=False)
+        except lmdb.NotFoundError:
+            if not has_room:
+                self._settles_from = math.inf
+                return None
+            settled = self._environment.open_db(b"settled")
+            with self._begin(self._facts) as transaction:
+                if transaction.stat(seen)["entries"]:
+                    transaction.put(SETTLES_FROM, _SECONDS.pack(int(self._now()) + OLDER_RELEASE_SECONDS))
+        with self._environment.begin(db=self._facts) as transaction:
+            [self._settles_from] = _SECONDS.unpack(transaction.get(SETTLES_FROM) or bytes(_SECONDS.size))
+        return settled
+
     def close(self) -> None:
         self._environment.close()
 
     def read(self, key: bytes) -> bytes:
-        """The user's entries as they are stored; nothing of one who is not remembered. Raises MemoryFailed."""
+        """The user's entries; nothing of one who is not remembered. Raises MemoryFailed."""
         return self.read_all((key,))[0]
 
-    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
-        """``read`` of several, some dozens at most.
-
-        In a transaction of their own, over within some microseconds: what is replaced meanwhile keeps its room, so a
-        process that is stopped in the middle of one has the file grow to its limit.
-        """
+    def stored(self, key: bytes) -> Stored:
+        """The user's entries as a feed takes them. Raises MemoryFailed."""
         try:
-            transaction = self._environment.begin(db=self._seen)
+            transaction = self._environment.begin(db=self._entries.database)
             try:
-                return [transaction.get(key) or b"" for key in keys]
+                value: bytes = transaction.get(key) or b""
+                return self._entries.stored(transaction, key, value) if has_mark(value) else Stored(value)
+            finally:
+                transaction.abort()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+
+    def settled_of(self, key: bytes) -> bytes:
+        """Of a user's entries those that have settled. Raises MemoryFailed."""
+        return self._read(lambda transaction: self._entries.settled_of(transaction, key))
+
+    def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
+        """``read`` of several, some dozens at most. Raises MemoryFailed."""
+        return self._read(lambda transaction: [self._entries.read(transaction, key) for key in keys])
+
+    def _read(self, read: "Callable[[lmdb.Transaction[bytes]], T]") -> T:
+        """In a transaction of its own, over within some microseconds: what is replaced meanwhile keeps its room, so a
+        process that is stopped in the middle of one has the file grow to its limit. Raises MemoryFailed."""
+        try:
+            transaction = self._environment.begin()
+            try:
+                return read(transaction)
             finally:
                 transaction.abort()
         except lmdb.Error as error:
@@ -174,7 +216,7 @@ class UserMemory:
         for some in _transactions(changes):
             done: list[StoredAnswer | bool | MemoryFailed]
             try:
-                with self._begin(self._seen) as transaction:
+                with self._begin(self._entries.database) as transaction:
                     done = [self._replace(transaction, change) for change in some]
             except lmdb.Error as error:
                 if len(some) > 1:  # nothing of it was written: what failed one of them is not to befall the others
@@ -192,17 +234,29 @@ class UserMemory:
             there = self._answers.find(transaction, answer[0], self._now())
             if there is not None:
                 return there
-        if (transaction.get(key) or b"") != old:
+        value: bytes = transaction.get(key) or b""
+        if value != old and (has_mark(old) or self._entries.whole(transaction, key, value) != old):
             return False
-        if len(new) > len(old) and (self._full or (self._full_for_feeds and not change.is_deed)):
+        if (change.summary or len(new) > len(old)) and (self._full or (self._full_for_feeds and not change.is_deed)):
             return self._limit_reached()
         if answer is not None and (self._full_of_answers or self._full_for_feeds):
             return _no_room_for_answer()
-        if new != old:
-            transaction.put(key, new)
+        if change.summary:
+            self._settle(transaction, change)
+        elif new != old:
+            if has_mark(value) and not has_mark(new):
+                self._entries.put(transaction, key, new)
+            else:
+                transaction.put(key, new)
         if answer is not None:
             self._answers.put(transaction, *answer, self._now())
         return True
+
+    def _settle(self, transaction: "lmdb.Transaction[bytes]", change: Change) -> None:
+        if self._now() >= self._settles_from:
+            self._entries.settle(transaction, change.key, change.old, change.summary, change.new)
+        else:
+            self._entries.put(transaction, change.key, change.old + change.new)
 
     def take_back(self, key: bytes, written: Entries) -> None:
         """Remove entries that were put for a feed that nobody was shown, where they are still as written.
@@ -210,11 +264,11 @@ class UserMemory:
         Raises MemoryFailed.
         """
         try:
-            with self._begin(self._seen) as transaction:
-                now = as_entries(transaction.get(key) or b"")
+            with self._begin() as transaction:
+                now = as_entries(self._entries.read(transaction, key))
                 unwanted = {(int(item), int(detail)) for item, detail in written}
                 kept = [row for row in now.tolist() if tuple(row) not in unwanted]
-                transaction.put(key, np.array(kept, np.int64).reshape(-1, 2).tobytes())
+                self._entries.put(transaction, key, np.array(kept, np.int64).reshape(-1, 2).tobytes())
         except lmdb.Error as error:
             raise self._failed(error) from error
 
@@ -229,12 +283,15 @@ class UserMemory:
     def merge(self, key: bytes, entries: Entries) -> None:
         """Add entries that another memory has: a record in the database, or another machine. Raises MemoryFailed."""
         try:
-            with self._begin(self._seen) as transaction:
+            with self._begin() as transaction:
                 self._check_limit()
-                ours = as_entries(transaction.get(key) or b"")
-                transaction.put(key, merge_entries(ours, entries).tobytes())
+                self._merge(transaction, key, entries)
         except lmdb.Error as error:
             raise self._failed(error) from error
+
+    def _merge(self, transaction: "lmdb.Transaction[bytes]", key: bytes, entries: Entries) -> None:
+        ours = as_entries(self._entries.read(transaction, key))
+        self._entries.put(transaction, key, merge_entries(ours, entries).tobytes())
 
     def forget(self, key: bytes, until: int | None = None, now: int = 0) -> int:
         """Remove a user's entries up to ``until`` (None: all), and those of a time that is yet to come; how many.
@@ -242,12 +299,13 @@ class UserMemory:
         ``until``, ``now``: seconds since 1970. Raises MemoryFailed.
         """
         try:
-            with self._begin(self._seen) as transaction:
-                old = as_entries(transaction.pop(key) or b"")
+            with self._begin() as transaction:
+                old = as_entries(self._entries.read(transaction, key))
+                self._entries.delete(transaction, key)
                 when = (old[:, 1] >> 32) + EPOCH
                 kept = old[(until < when) & (when <= now)] if until is not None else NOTHING
                 if len(kept):
-                    transaction.put(key, kept.tobytes())
+                    self._entries.put(transaction, key, kept.tobytes())
         except lmdb.Error as error:
             raise self._failed(error) from error
         return len(old) - len(kept)
@@ -255,11 +313,10 @@ class UserMemory:
     def merge_past(self, key: bytes, entries: Entries) -> None:
         """Add what the database knows of a user, who then is owed nothing more. Raises MemoryFailed."""
         try:
-            with self._begin(self._seen) as transaction:
+            with self._begin() as transaction:
                 if len(entries):
                     self._check_limit()
-                    ours = as_entries(transaction.get(key) or b"")
-                    transaction.put(key, merge_entries(ours, entries).tobytes())
+                    self._merge(transaction, key, entries)
                 transaction.delete(key, db=self._owed)
         except lmdb.Error as error:
             raise self._failed(error) from error
@@ -339,12 +396,12 @@ class UserMemory:
                 # many pages there are does not tell by itself whether there is room.
                 if not self.is_crowded or (used < self._bytes_to_look_at and not self._full_for_feeds):
                     break
-                census = count_ages(lambda: self._environment.begin(db=self._seen), now, pause)
+                census = count_ages(self._environment.begin, self._entries, now, pause)
                 keeps = self._room * CROWDED * ROOMY
                 if self._full_for_feeds:
                     keeps = min(keeps, census.content_bytes * 3 / 4)
                 cutoffs = census.cutoffs(int(census.content_bytes - keeps), lifetimes)
-                went = let_go(lambda: self._begin(self._seen), cutoffs, now, pause)
+                went = let_go(self._begin, self._entries, cutoffs, now, pause)
                 self._bytes_to_look_at = self.filled()[0] + int(self._room * (1 - CROWDED) / 4)
                 served, others = served + went[0], others + went[1]
                 if not any(went):
@@ -372,7 +429,7 @@ class UserMemory:
                 step = min(SWEPT_TOGETHER, most - done)
                 with self._begin() as transaction:
                     self._answers.delete_old(transaction, now, step)
-                with self._begin(self._seen) as transaction:
+                with self._begin() as transaction:
                     self._delete_users(transaction, lifetimes, now, step)
         except lmdb.Error as error:
             raise self._failed(error) from error
@@ -381,21 +438,18 @@ class UserMemory:
         self, transaction: "lmdb.Transaction[bytes]", lifetimes: Lifetimes, now: float, most: int
     ) -> None:
         oldest = int(now) - max(lifetimes)
-        cursor = transaction.cursor()
-        more = cursor.set_range(self._swept)
-        for _ in range(most):
-            if not more:
-                break
-            entries = as_entries(bytes(cursor.value()))
+        users = self._entries.users_from(transaction, self._swept)
+        for key, stored in itertools.islice(users, most):
+            entries = as_entries(stored)
             lasts = len(entries) and int(entries[-1, 1] >> 32) + EPOCH >= oldest
-            lasts = lasts or ((entries[:, 1] & 15) == HIDDEN).any()
-            more = cursor.next() if lasts else cursor.delete()  # which then stands on the next
-        self._swept = bytes(cursor.key()) if more else b""
+            if not lasts and not ((entries[:, 1] & 15) == HIDDEN).any():
+                self._entries.delete(transaction, key)
+        self._swept, _ = next(users, (b"", b""))
 
     def users(self) -> int:
         """How many are remembered."""
-        with self._environment.begin(db=self._seen) as transaction:
-            return int(transaction.stat()["entries"])
+        with self._environment.begin() as transaction:
+            return int(transaction.stat(self._entries.database)["entries"])
 
     @property
     def used_bytes(self) -> int:
@@ -423,8 +477,8 @@ class UserMemory:
         """Bytes of the pages in use, with what follows from them noted."""
         if not self._limited:
             return 0
-        users, answers = (self._bytes_of(transaction, database) for database in self._limited)
-        used = users + answers
+        answers, *users = (self._bytes_of(transaction, database) for database in self._limited)
+        used = sum(users) + answers
         self._full, self._full_for_feeds = used >= self._room_of_deeds, used >= self._room
         self._full_of_answers = answers >= self._room * MOST_ANSWERS
         self.is_crowded = used >= self._room * CROWDED
@@ -504,6 +558,7 @@ def _transactions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
     start = added = 0
     for place, change in enumerate(changes):
         adds = len(change.new) + CHANGE_BYTES + (len(change.answer[1].body) if change.answer is not None else 0)
+        adds += 2 * len(change.old) if change.summary or not has_mark(change.new) else 0
         if added + adds > TRANSACTION_BYTES and place > start:
             yield changes[start:place]
             start, added = place, 0

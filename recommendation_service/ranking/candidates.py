@@ -25,7 +25,7 @@ from recommendation_service.ranking.kept_pools import (
 )
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
-from recommendation_service.ranking.seen import when_of
+from recommendation_service.ranking.seen import SCROLLING_SECONDS, when_of
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     HAS_NETWORK,
@@ -44,7 +44,6 @@ from recommendation_service.ranking.working_memory import (
 
 HIDDEN = EXCLUDED | SEEN
 ZERO = np.int64(0)  # to begin with: a plain 0 is a type of its own to Numba, which compiles twice what takes it
-SCROLLING_SECONDS = 600  # since the user's last feed or event
 
 
 @compiled

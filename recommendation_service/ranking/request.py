@@ -23,3 +23,4 @@ class RankingRequest(NamedTuple):
     network: int = 0
     tokens: int = 0
     connections: int = 0
+    is_settled: bool = False  # a summary has what else is remembered, and the first of the ``seen`` entries, settled.py

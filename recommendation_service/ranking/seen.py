@@ -20,6 +20,7 @@ from recommendation_service.ranking.compiled import Place, compiled, inlined
 from recommendation_service.ranking.kept_pools import NEVER_ENDS
 from recommendation_service.ranking.places import find, find_item, is_creator
 from recommendation_service.ranking.request import RankingRequest
+from recommendation_service.ranking.settled import CARRIED, ENTRIES, FIRST_WORD, ROWS, UNTIL
 from recommendation_service.ranking.working_memory import (
     DISLIKED,
     EXCLUDED,
@@ -43,6 +44,7 @@ ENTRY_BYTES = 16
 NO_SESSION = 0
 SESSION_BITS = 24
 _SESSION_PLACE = 8
+SCROLLING_SECONDS = 600  # since the user's last feed or event
 SEEN_POOL = 101  # value of slot_pool: the item came back because the user had seen everything
 
 
@@ -101,6 +103,19 @@ def _stays_away(detail: int, now: int, lives: bool, lifetimes: Int64) -> bool:
 
 
 @inlined
+def lifetime_of(detail: int, lifetimes: Int64) -> int:
+    """Seconds for which an entry, not of what is hidden, keeps its item away, whatever becomes of its session."""
+    state = detail & 15
+    return lifetimes[3] if state == ACTED else lifetimes[2] if state == IMPRESSED else lifetimes[0]
+
+
+@inlined
+def carried(request: RankingRequest, memory: WorkingMemory) -> int:
+    """How many of the first entries belong to what has settled."""
+    return int(memory.settled.words[CARRIED]) if request.is_settled else 0
+
+
+@inlined
 def _find_live_sessions(entries: Int64, count: int, now: int, live: Int64, lifetimes: Int64) -> int:
     """The sessions with a feed not long ago, the latest first; how many there are."""
     found = 0
@@ -139,12 +154,14 @@ def mark_seen(memory: WorkingMemory, item: int, when: int) -> None:
 @inlined
 def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMemory) -> None:
     """Part of stage 1, and the first to note items: flag what must stay away, from the first ``request.seen`` entries
-    of the memory.
+    of the memory, and by its summary what has settled.
 
     Entries are gone through several times, for little each: the machine has registers for no more, and looks at
     several entries at once where nothing is asked that depends on the one before.
     """
     numbers, rows, counts = memory.seen_numbers, memory.seen_rows, memory.counts
+    for i in range(2 * carried(request, memory)):
+        numbers[i] = memory.settled.words[FIRST_WORD + i]
     _correct_clocks(request, memory)
     if _judge(request, memory):
         live = memory.live_sessions
@@ -156,6 +173,8 @@ def load_seen(catalog: CatalogArrays, request: RankingRequest, memory: WorkingMe
         key = numbers[2 * i]
         rows[i] = NOTHING if is_creator(key) else find_item(catalog, key)
     _flag_seen(request, memory)
+    if request.is_settled:
+        _flag_settled(memory)
     if counts[SEEN_CREATORS] > 0:
         for i in range(request.seen):
             if is_creator(numbers[2 * i]):
@@ -237,6 +256,24 @@ def _flag_seen(request: RankingRequest, memory: WorkingMemory) -> None:
 
 
 @inlined
+def _flag_settled(memory: WorkingMemory) -> None:
+    """The same of what has settled, but for when it was seen."""
+    words, places, flags, touched = memory.settled.words, memory.settled.rows, memory.flags, memory.touched_items
+    noted, first = Place(memory.counts[TOUCHED_ITEMS]), 2 * (FIRST_WORD + 2 * words[CARRIED])
+    rows = places[first : first + words[ROWS]]
+    last = Place(len(flags) - 1)
+    for i in range(len(rows)):
+        row = rows[i]
+        item = min(Place(max(row, -1 - row)), last)  # a row of another catalog, if one were there, is none of ours
+        touched[noted] = item
+        noted += Place(flags[item] == 0)
+        flags[item] |= SEEN if row >= 0 else EXCLUDED | DISLIKED
+    memory.counts[TOUCHED_ITEMS] = np.int64(noted)
+    memory.kept.until[0] = min(memory.kept.until[0], words[UNTIL])
+    memory.kept.hidden[0] += words[ENTRIES] - words[CARRIED]
+
+
+@inlined
 def _hide_creator(catalog: CatalogArrays, memory: WorkingMemory, number: int) -> None:
     creator = find(catalog.creator_id, number, 0, len(catalog.creator_id))
     if creator >= 0:
@@ -246,15 +283,16 @@ def _hide_creator(catalog: CatalogArrays, memory: WorkingMemory, number: int) ->
 
 @inlined
 def remember_feed(request: RankingRequest, memory: WorkingMemory) -> None:
-    """Part of stage 6: write the user's entries as they are after this feed to ``memory.remembered``."""
+    """Part of stage 6: write the user's entries as they are after this feed, but for what has settled, to
+    ``memory.remembered``."""
     numbers, rows, judged, out = memory.seen_numbers, memory.seen_rows, memory.seen_judged, memory.remembered_numbers
-    flags, count = memory.flags, Place(0)
-    if _all_stay(request, memory):
-        for i in range(2 * request.seen):
-            out[i] = numbers[i]
-        count = Place(2 * request.seen)
+    flags, first, count = memory.flags, carried(request, memory), Place(0)
+    if all_stay(request, memory):
+        for i in range(2 * (request.seen - first)):
+            out[i] = numbers[2 * first + i]
+        count = Place(2 * (request.seen - first))
     else:
-        for i in range(request.seen):
+        for i in range(first, request.seen):
             # Without a branch: what is dropped is overwritten by the next.
             out[count], out[count + Place(1)] = numbers[2 * i], numbers[2 * i + 1]
             is_used = (rows[i] >= 0) & (flags[Place(max(rows[i], 0))] & USED != 0)
@@ -272,7 +310,7 @@ def remember_feed(request: RankingRequest, memory: WorkingMemory) -> None:
 
 
 @inlined
-def _all_stay(request: RankingRequest, memory: WorkingMemory) -> bool:
+def all_stay(request: RankingRequest, memory: WorkingMemory) -> bool:
     """Whether no entry gives way: none has expired, each kept its item away, and nothing was shown all the same."""
     judged, pools, all_stay = memory.seen_judged, memory.slot_pool, True
     for i in range(request.seen):

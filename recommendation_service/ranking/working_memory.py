@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from recommendation_service.model.columns import SKILL_PLACES, Bytes, CatalogArrays, Int64
 from recommendation_service.model.policy_arrays import PolicyArrays
-from recommendation_service.ranking.compiled import inlined
+from recommendation_service.ranking.compiled import Place, inlined
 from recommendation_service.ranking.kept_pools import KEPT_TIMES, NO_SLOTS, KeptPools, make_kept_pools
 from recommendation_service.ranking.packed_columns import PackingMemory
 from recommendation_service.ranking.packed_slots import make_slot_packing
 from recommendation_service.ranking.randomness import State
+from recommendation_service.ranking.settled import SettledEntries, make_settled
 
 LARGEST_FEED = 100
 SEEN_CAPACITY = 4096  # entries that are remembered of a user, see seen.py
@@ -108,6 +109,7 @@ class WorkingMemory(NamedTuple):
     seen_numbers: npt.NDArray[np.int64]  # (2 SEEN_CAPACITY,) the same memory, so that loops see how far its numbers lie
     seen_rows: npt.NDArray[np.int32]  # (SEEN_CAPACITY,) the entries' items
     seen_judged: Bytes  # (SEEN_CAPACITY,) bits of ``flags`` that the entries give their items, and KEPT
+    settled: SettledEntries  # where a feed takes them by a summary
     remembered: npt.NDArray[np.int64]  # (SEEN_CAPACITY + S, 2)
     remembered_numbers: npt.NDArray[np.int64]  # (2 (SEEN_CAPACITY + S),) likewise
     lifetimes: npt.NDArray[np.int64]  # (4,) seconds, see seen.Lifetimes
@@ -211,6 +213,7 @@ def make_working_memory(
         seen_numbers=seen_numbers,
         seen_rows=np.zeros(SEEN_CAPACITY, np.int32),
         seen_judged=np.zeros(SEEN_CAPACITY, np.uint8),
+        settled=make_settled(SEEN_CAPACITY),
         remembered=remembered_numbers.reshape(-1, 2),
         remembered_numbers=remembered_numbers,
         lifetimes=np.zeros(4, np.int64),
@@ -271,8 +274,10 @@ def clear(memory: WorkingMemory) -> None:
     """Undo what the previous request noted."""
     counts, flags, scored, touched = memory.counts, memory.flags, memory.scored, memory.touched_items
     for i in range(counts[TOUCHED_ITEMS]):
-        flags[touched[i]] = 0
-        scored[touched[i]] = 0
+        flags[Place(touched[i])] = 0
+    if counts[SCANNED] > 0:
+        for i in range(counts[TOUCHED_ITEMS]):
+            scored[Place(touched[i])] = 0
     skill_count, match_weight, touched_tokens = memory.skill_count, memory.match_weight, memory.touched_tokens
     has_token = memory.has_token
     for i in range(counts[TOUCHED_TOKENS]):

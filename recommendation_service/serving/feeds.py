@@ -16,9 +16,10 @@ down since: then it is made anew.
 from collections.abc import Callable
 
 from recommendation_service.core.errors import NotReady
-from recommendation_service.feed.pipeline import FeedPipeline, Slate
+from recommendation_service.feed.pipeline import FeedPipeline, Slate, Wants
 from recommendation_service.feed.request import FeedFields, FeedRequest
 from recommendation_service.memory.answers import Asked, under
+from recommendation_service.memory.user_entries import Stored
 from recommendation_service.policies.experiment import LIVE
 from recommendation_service.ranking.seen import session_number
 from recommendation_service.serving.decisions import Decisions
@@ -74,6 +75,14 @@ async def with_facts(request: FeedRequest, pipeline: FeedPipeline, users: Users)
     return request if facts is None else request.but(outsider=pipeline.outsider(*facts))
 
 
+def ranked(pipeline: FeedPipeline, request: FeedRequest, seen: Stored, wants: Wants | None) -> Slate | None:
+    """On what is remembered of the user: by the summary of what has settled, where there is one. None: that does not
+    suffice."""
+    if seen.summary:
+        return pipeline.rank_since(request, seen.recent, seen.summary, wants)
+    return pipeline.rank(request, seen.value, wants)
+
+
 class Feeds:
     """One worker's."""
 
@@ -98,6 +107,7 @@ class Feeds:
     async def feed(self, endpoint: str, fields: FeedFields, request_id: str, asked: Asked | None = None) -> Answer:
         """Raises NotReady, Overloaded; OtherRequest for an Idempotency-Key that was used otherwise."""
         decisions = self._decisions
+        wants = decisions.wants if decisions is not None else None
         pipeline, arm, request = asked_feed(
             await self._serving.ready_pipeline(), endpoint, fields, request_id, self._now()
         )
@@ -110,8 +120,9 @@ class Feeds:
             return answer
         request = await with_facts(request, pipeline, self._users)
         while True:
-            seen = await visit.read()
-            slate = pipeline.rank(request, seen, decisions.wants if decisions is not None else None)
+            slate = ranked(pipeline, request, await visit.read(), wants)
+            if slate is None:
+                slate = pipeline.rank(request, await visit.read_whole(), wants)
             decision = decisions.record_of(slate) if decisions is not None else None
             answer = await visit.commit(self._made(pipeline, slate, arm))
             if answer is not None:
@@ -131,7 +142,7 @@ class Feeds:
     def _made(self, pipeline: FeedPipeline, slate: Slate, arm: str) -> MadeFeed:
         """All that a feed leaves. ``arm``: of the experiment that runs, or LIVE; empty: what serves made it."""
         record = record_of(slate, arm) if self._decisions is not None else None
-        return MadeFeed(pipeline.render(slate), slate.keys.tobytes(), slate.remembered, record)
+        return MadeFeed(pipeline.render(slate), slate.keys.tobytes(), slate.remembered, record, slate.summary)
 
     def _count_relaxed(self, slate: Slate) -> None:
         for rule in slate.relaxed:

@@ -14,6 +14,7 @@ import numpy as np
 from recommendation_service.core.redis import Allowance
 from recommendation_service.memory.answers import Asked, StoredAnswer
 from recommendation_service.memory.entries import Entries, as_entries, user_key
+from recommendation_service.memory.user_entries import Stored
 from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer
 from recommendation_service.model.columns import Int64
 from recommendation_service.ranking.seen import merge_entries
@@ -139,10 +140,13 @@ class FleetVisit:
                 self._machine.failed(error)
         return stored
 
-    async def read(self) -> bytes:
+    async def read(self) -> Stored:
+        return Stored(await self.read_whole())
+
+    async def read_whole(self) -> bytes:
         if self._machine.group.memory is not None:
             self._theirs = b"" if self._key is NOBODY else await self._fleet.read(self._key, self._allowance)
-        ours = await self._here.read(self._theirs or b"")
+        ours = await self._here.read_whole(self._theirs or b"")
         return b"" if self._here.is_lost else merged(ours, self._theirs)
 
     async def commit(self, feed: MadeFeed) -> Answer | None:

@@ -16,6 +16,7 @@ import msgspec
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import UnwrittenFeed, encode_feeds
 from recommendation_service.memory.answers import StoredAnswer
+from recommendation_service.memory.user_entries import MARK_BYTES, Stored, has_mark
 from recommendation_service.memory.user_memory import Change, MemoryFailed, PagesHeld, UserMemory
 
 RECORDS_AT_ONCE = 64  # of the largest feeds, these are a tenth of a segment
@@ -25,6 +26,7 @@ ATTEMPTS = 128
 # A process that is halted while it reads holds the pages that gave way since. So long a request waits for it, looking
 # again and again; after one that waited in vain the next ones wait no more for a while.
 HELD_SECONDS, HELD_LOOK_SECONDS, HELD_IN_VAIN_SECONDS = 0.5, 0.01, 5.0
+NOTHING_STORED = Stored(b"")
 
 
 class _Waiting(msgspec.Struct):
@@ -51,7 +53,7 @@ class GroupCommit:
         self._loop: asyncio.AbstractEventLoop  # from the first write on
         self._waiting: list[_Waiting] = []
         self._waits_again = 0.0  # of time.monotonic(): until then nobody waits for pages that are held
-        self._pending: dict[bytes, bytes] = {}  # the users' entries as they are once the turn is written
+        self._pending: dict[bytes, Change] = {}  # what is written of each user with this turn
 
     @property
     def memory(self) -> UserMemory | None:
@@ -59,17 +61,26 @@ class GroupCommit:
 
     def read(self, key: bytes) -> bytes:
         """The user's entries, with what this worker is about to write. Raises MemoryFailed."""
-        pending = self._pending.get(key)
+        memory, pending = self._memory(), self._pending.get(key)
         if pending is not None:
-            return pending
-        memory = self._memory()
+            return _after(pending, memory)
         return memory.read(key) if memory is not None else b""
+
+    def stored(self, key: bytes) -> Stored:
+        """The same as a feed takes them. Raises MemoryFailed."""
+        if key in self._pending:
+            return Stored(self.read(key))
+        memory = self._memory()
+        return memory.stored(key) if memory is not None else NOTHING_STORED
 
     def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
         """``read`` of several. Raises MemoryFailed."""
         memory = self._memory()
         stored = memory.read_all(keys) if memory is not None else [b""] * len(keys)
-        return [self._pending.get(key, of_user) for key, of_user in zip(keys, stored, strict=True)]
+        return [
+            _after(self._pending[key], memory) if key in self._pending else of_user
+            for key, of_user in zip(keys, stored, strict=True)
+        ]
 
     def write(self, change: Change | None, feed: UnwrittenFeed | None) -> "asyncio.Future[StoredAnswer | bool]":
         """Change the memory (None: nothing) as UserMemory.replace does, and where that was done, record the feed
@@ -80,7 +91,7 @@ class GroupCommit:
         outcome: asyncio.Future[StoredAnswer | bool] = self._loop.create_future()
         self._waiting.append(_Waiting(change, feed, outcome))
         if change is not None:
-            self._pending[change.key] = change.new
+            self._pending[change.key] = change
         return outcome
 
     def _commit(self) -> None:
@@ -150,3 +161,12 @@ class GroupCommit:
                 event_log.append_if_roomy(some)
             except LogFull as full:
                 self._unrecorded(full, len(some))
+
+
+def _after(change: Change, memory: UserMemory | None) -> bytes:
+    """All of a user's entries as they are once it is written. Raises MemoryFailed."""
+    if change.summary:
+        return change.old + change.new
+    if has_mark(change.new) and memory is not None:
+        return memory.settled_of(change.key) + change.new[MARK_BYTES:]
+    return change.new

@@ -16,8 +16,9 @@ from recommendation_service.core.logging import Seldom
 from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.memory.answers import Asked, StoredAnswer
 from recommendation_service.memory.entries import user_key
+from recommendation_service.memory.user_entries import MARK_BYTES, Stored, has_mark
 from recommendation_service.memory.user_memory import Change, MemoryFailed, NoRoomForAnswer
-from recommendation_service.serving.group_commit import ATTEMPTS, GroupCommit
+from recommendation_service.serving.group_commit import ATTEMPTS, NOTHING_STORED, GroupCommit
 from recommendation_service.serving.past import Past
 from recommendation_service.telemetry.metrics import Metrics
 
@@ -45,8 +46,9 @@ class MadeFeed(msgspec.Struct, frozen=True, gc=False):
 
     body: bytes
     shown: bytes  # keys of its items, int64
-    entries: bytes  # what is to be remembered of its user
+    entries: bytes  # what is to be remembered of its user; of a feed by a summary, what is since that
     record: UnwrittenFeed | None  # where feeds are recorded
+    summary: bytes = b""  # of what was read of the user, where that has settled
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -63,8 +65,11 @@ class Visit(Protocol):
     async def answer(self) -> Answer | None:
         """What was answered before under the request's Idempotency-Key. Raises OtherRequest."""
 
-    async def read(self) -> bytes:
-        """The user's entries, as ranking/seen.py says."""
+    async def read(self) -> Stored:
+        """The user's entries, as ranking/seen.py says; of one who scrolls on, the last ones and a summary."""
+
+    async def read_whole(self) -> bytes:
+        """All of the user's entries."""
 
     async def commit(self, feed: MadeFeed) -> Answer | None:
         """Remember what is about to be shown, keep the answer, and record the feed. None: somebody has served the
@@ -119,7 +124,10 @@ class NoStore:
     async def answer(self) -> Answer | None:
         return None
 
-    async def read(self) -> bytes:
+    async def read(self) -> Stored:
+        return NOTHING_STORED
+
+    async def read_whole(self) -> bytes:
         return b""
 
     async def commit(self, feed: MadeFeed) -> Answer | None:
@@ -251,7 +259,7 @@ class MachineVisit:
         self._asked = asked
         self._attempts = 0
         self._has_room = True  # for the answer
-        self.ours = b""  # the entries that were read
+        self.ours = b""  # the entries that were read, or the value that is stored
         self.is_lost = False  # the memory failed: the feed is made without
 
     async def answer(self) -> Answer | None:
@@ -265,21 +273,34 @@ class MachineVisit:
             return None
         return given_again(stored, asked) if stored is not None else None
 
-    async def read(self, elsewhere: bytes = b"") -> bytes:
+    async def read(self) -> Stored:
+        try:
+            stored = self._store.group.stored(self._key)
+        except MemoryFailed as error:
+            return Stored(self._lost(error))
+        if not stored.value:
+            return Stored(await self.read_whole())
+        self.ours = stored.value
+        return stored
+
+    async def read_whole(self, elsewhere: bytes = b"") -> bytes:
+        """``elsewhere``: what another memory has of the user."""
         try:
             self.ours = await self._store.read(self._key, elsewhere)
         except MemoryFailed as error:
-            self._store.failed(error)
-            self.is_lost = True
-            return b""
+            return self._lost(error)
         return self.ours
+
+    def _lost(self, error: MemoryFailed) -> bytes:
+        self._store.failed(error)
+        self.is_lost = True
+        return b""
 
     async def commit(self, feed: MadeFeed) -> Answer | None:
         if self.is_lost:
             return await self.give_up(feed)
-        change = Change(self._key, self.ours, self.after(feed), self.to_keep(feed))
         try:
-            outcome = await self._store.group.write(change, feed.record)
+            outcome = await self._store.group.write(self._change(feed), feed.record)
         except NoRoomForAnswer as error:
             self._store.failed(error)
             self._has_room = False
@@ -290,8 +311,18 @@ class MachineVisit:
             return Answer(feed.body, self._asked is not None and self._has_room)
         return await self.refused(feed, outcome)
 
+    def _change(self, feed: MadeFeed) -> Change:
+        new, summary, ours = self.after(feed), feed.summary, self.ours
+        if summary and ours and new.startswith(ours):
+            new = new[len(ours) :]
+        else:
+            summary = b""
+        return Change(self._key, ours, new, self.to_keep(feed), summary=summary)
+
     def after(self, feed: MadeFeed) -> bytes:
-        return self.ours if self._key is NOBODY else feed.entries
+        if self._key is NOBODY:
+            return self.ours
+        return self.ours[:MARK_BYTES] + feed.entries if has_mark(self.ours) else feed.entries
 
     def to_keep(self, feed: MadeFeed) -> tuple[bytes, StoredAnswer] | None:
         """The answer, under its name."""

@@ -98,7 +98,7 @@ def test_a_feed_that_redis_agrees_to_is_made_again_where_this_machine_showed_the
             async def visit() -> tuple[Visit, set[int]]:
                 """Where a request stands that has read, and what it read."""
                 begun = store.visit(7, 0, Asked(name, bytes(16)))
-                return begun, shown(await begun.read())
+                return begun, shown(await begun.read_whole())
 
             async def serve(begun: Visit, before: list[int], now: list[int]) -> bytes:
                 new = entries_of(*before, *now)

@@ -117,7 +117,7 @@ def _count_up(folder: Path, turns: int, gate: Connection) -> None:
 def _hold_a_write(folder: Path, gate: Connection) -> None:
     """Stand still in the middle of a replacement."""
     with opened(folder, LIMIT) as memory, memory._environment.begin(write=True) as transaction:
-        transaction.put(ALICE, TWO, db=memory._seen)
+        transaction.put(ALICE, TWO, db=memory._entries.database)
         gate.send("holding")
         threading.Event().wait(PATIENCE_SECONDS)
 

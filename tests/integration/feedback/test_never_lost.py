@@ -23,6 +23,7 @@ from recommendation_service.log.records import FeedbackRecord, FeedRecord
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.mappings.interacpedia.words import RESUME
 from recommendation_service.memory.entries import user_key
+from recommendation_service.memory.user_entries import Stored
 from recommendation_service.memory.user_memory import MemoryFailed, UserMemory
 from recommendation_service.model.item_keys import item_key
 from recommendation_service.ranking.seen import SERVED, pack_detail
@@ -99,7 +100,7 @@ def test_a_disk_that_fails_is_no_acknowledgement(
 def test_who_meets_another_worker_at_each_attempt_is_answered_and_counted(
     start: Start, user: int, videos: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, read, read_all = start(), GroupCommit.read, GroupCommit.read_all
+    service, read, read_all, stored = start(), GroupCommit.read, GroupCommit.read_all, GroupCommit.stored
     others = itertools.count(1_000_000)
 
     def serve_another(group: GroupCommit, key: bytes) -> None:
@@ -114,6 +115,11 @@ def test_who_meets_another_worker_at_each_attempt_is_answered_and_counted(
         serve_another(group, key)
         return ours
 
+    def stored_forestalled(group: GroupCommit, key: bytes) -> Stored:
+        ours = stored(group, key)
+        serve_another(group, key)
+        return ours
+
     def all_forestalled(group: GroupCommit, keys: Sequence[bytes]) -> list[bytes]:
         ours = read_all(group, keys)
         for key in keys:
@@ -122,6 +128,7 @@ def test_who_meets_another_worker_at_each_attempt_is_answered_and_counted(
 
     with monkeypatch.context() as patch:
         patch.setattr(GroupCommit, "read", forestalled)
+        patch.setattr(GroupCommit, "stored", stored_forestalled)
         patch.setattr(GroupCommit, "read_all", all_forestalled)
         assert service.accept(event(user, videos[0], event_id="kept"))["accepted"] == 1
         assert service.metric("recs_memory_failures_total") == 1

@@ -17,12 +17,12 @@ from recommendation_service.mappings.interacpedia.words import RESUME
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.model.item_keys import pack
 from recommendation_service.policies.policy import Policy
-from recommendation_service.ranking.candidates import SCROLLING_SECONDS
 from recommendation_service.ranking.kept_pools import SUM, WHO, drop_of_user, make_slots
 from recommendation_service.ranking.seen import (
     ACTED,
     HIDDEN,
     IMPRESSED,
+    SCROLLING_SECONDS,
     Lifetimes,
     pack_detail,
     session_number,
