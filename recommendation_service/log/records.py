@@ -236,7 +236,7 @@ def encode_feeds(feeds: Sequence[UnwrittenFeed]) -> list[bytes]:
             random[8 * place : 8 * place + 8],
             bytes.fromhex(feed.request_id),
             feed.user_id,
-            short_session(feed.session_id) if feed.session_id is not None else None,
+            short_session(feed.session_id),
             feed.endpoint,
             feed.happened_ms,
             short_version(feed.catalog_version),
