@@ -1,5 +1,6 @@
 """Catalogs of any size, made in memory: the demo's words and tastes, without a database to fill first."""
 
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -99,15 +100,15 @@ def _tables(videos: int, skew: float, views_per_video: int, rng: np.random.Gener
 def _interactions(field_of: np.ndarray, popularity: np.ndarray, rng: np.random.Generator) -> Table:  # type: ignore[type-arg]
     """Users who mostly follow one or two fields, and within these popularity."""
     by_field = [np.flatnonzero(field_of == field) for field in range(int(field_of.max()) + 1)]
-    cumulative = [np.cumsum(popularity[members]) for members in by_field]
+    cumulative = [np.cumsum(popularity[members]).tolist() for members in by_field]
     users, items = [], []
     for user in range(1, USERS + 1):
-        tastes = rng.choice(len(by_field), 2)
+        tastes = rng.choice(len(by_field), 2).tolist()
         for _ in range(int(rng.integers(5, 81))):
-            field = int(rng.choice(tastes)) if rng.random() < 0.8 else int(rng.integers(len(by_field)))
+            field = tastes[rng.integers(2)] if rng.random() < 0.8 else int(rng.integers(len(by_field)))
             if len(by_field[field]) == 0:
                 continue
-            place = int(np.searchsorted(cumulative[field], rng.random() * cumulative[field][-1]))
+            place = bisect_left(cumulative[field], rng.random() * cumulative[field][-1])
             users.append(10_000_000 + user)
             items.append(int(by_field[field][min(place, len(by_field[field]) - 1)]) + 1)
     days = rng.uniform(0, 89, len(users))
@@ -116,7 +117,7 @@ def _interactions(field_of: np.ndarray, popularity: np.ndarray, rng: np.random.G
             "user_id": users,
             "item_id": items,
             "weight": [2] * len(users),
-            "happened_at": [(NOW - timedelta(days=float(d))).strftime("%Y-%m-%d %H:%M:%S") for d in days],
+            "happened_at": [(NOW - timedelta(days=day)).isoformat(" ")[:19] for day in days.tolist()],
         }
     )
 

@@ -53,7 +53,8 @@ class Sums:
             rows = np.flatnonzero(kinds == kind)
             for start in range(0, len(rows), CHUNK):
                 some = rows[start : start + CHUNK]
-                product = (Z[some] * weights[some, None]).T @ Z[some]
+                z = Z[some]
+                product = (z * weights[some, None]).T @ z
                 add_exactly(self.total[kind], self.low[kind], (product + product.T) / 2)
 
     def merge(self, others: Self) -> None:

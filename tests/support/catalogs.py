@@ -65,7 +65,7 @@ class Video:
     exhibitions: int = 0
     views: int = 0
 
-    @property
+    @cached_property  # asked for millions of times
     def key(self) -> Key:
         return ("resume", self.id)
 
@@ -78,7 +78,7 @@ class Challenge:
     age_days: float = 10.0
     updated_days: float = 0.0
 
-    @property
+    @cached_property
     def key(self) -> Key:
         return ("challenge", self.id)
 

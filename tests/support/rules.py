@@ -39,6 +39,10 @@ class Pools:
     by_kind: dict[str, set[Key]]
     seen: Collection[Key]
 
+    @functools.cached_property
+    def _in_any(self) -> set[Key]:
+        return set().union(*self.by_kind.values())
+
     def breaks_slot_kind(self, item: Item, kind: str) -> bool:
         """An unseen item belongs to the kinds whose pools hold it, and what no pool holds, or was seen, to all
         kinds of its type."""
@@ -47,7 +51,7 @@ class Pools:
             return True
         if item.key in self.seen or item.key in self.by_kind[kind]:
             return False
-        return any(item.key in pool for pool in self.by_kind.values())
+        return item.key in self._in_any
 
 
 class FeedSoFar:
