@@ -69,6 +69,9 @@ class Video:
     def key(self) -> Key:
         return ("resume", self.id)
 
+    def __hash__(self) -> int:  # oracles look things up by items and users all the time, and all fields are many
+        return self.id
+
 
 @dataclass(frozen=True)
 class Challenge:
@@ -81,6 +84,9 @@ class Challenge:
     @cached_property
     def key(self) -> Key:
         return ("challenge", self.id)
+
+    def __hash__(self) -> int:
+        return self.id
 
 
 Item = Video | Challenge
@@ -95,7 +101,7 @@ class Interaction:
     kind: InteractionKind = "save"
     item_type: ItemType = "resume"
 
-    @property
+    @cached_property
     def key(self) -> Key:
         return (self.item_type, self.item_id)
 
@@ -111,6 +117,9 @@ class User:
     tools: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     recent: bool = True
+
+    def __hash__(self) -> int:
+        return self.id
 
 
 @dataclass(frozen=True)
