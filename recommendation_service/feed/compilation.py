@@ -50,12 +50,12 @@ NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "packed w
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
-        (*_FEW, "slate", "describe", "features", "scores"),
-        ("candidates", "user", "decision", "withheld", "packed withheld", "summary", "shadows"),
+        (*_FEW, "slate", "describe", "features", "scores", "packed withheld"),
+        ("candidates", "user", "decision", "withheld", "summary", "shadows"),
     ),
     3: (
-        ("slate", "describe"),
-        ("candidates", "decision", "withheld", "packed withheld", "summary", "shadows"),
+        ("slate", "describe", "packed withheld"),
+        ("candidates", "decision", "withheld", "summary", "shadows"),
         (*_FEW, "user", "features", "scores"),
     ),
 }
