@@ -56,7 +56,8 @@ from recommendation_service.ranking.working_memory import (
 _HEADS = {name: b'{"statusCode":200,"body":{"%b":[' % field.encode() for name, field in IDS_FIELDS.items()}
 BODY_BYTES = 1 << 16  # room for an answer to begin with
 WITHHELD_ITEMS = 1 << 10  # likewise for what a feed could not hold
-SETTLES_FROM = 240 * ENTRY_BYTES  # what is remembered of a user has a summary from so much on
+SETTLES_FROM = 240 * ENTRY_BYTES  # what is remembered of a user has a summary from so much on, ...
+SETTLES_MORE_FROM = 96 * ENTRY_BYTES  # ... which then takes up what came since, whenever that is so much
 MOST_TOKENS_KNOWN = 4096  # that users outside the catalog had lately
 
 _encode = msgspec.json.Encoder().encode
@@ -222,10 +223,10 @@ class FeedPipeline:
         start = carried * ENTRY_BYTES
         end = start + len(recent)
         self._seen[start:end] = recent
-        self._run(request, seed, end // ENTRY_BYTES, is_settled=True)
+        ranked = self._run(request, seed, end // ENTRY_BYTES, is_settled=True)
         if self.memory.counts[SEEN_ITEMS]:  # something seen had to come back: what was seen longest ago
             return None
-        return self._slate(request, seed, b"", b"")
+        return self._slate(request, seed, b"", self._summary(ranked) if len(recent) >= SETTLES_MORE_FROM else b"")
 
     def _run(self, request: FeedRequest, seed: int, seen: int, *, is_settled: bool = False) -> RankingRequest:
         """Have the feed in the memory, where the first ``seen`` entries hold."""

@@ -177,9 +177,9 @@ class UserMemory:
         except lmdb.Error as error:
             raise self._failed(error) from error
 
-    def settled_of(self, key: bytes) -> bytes:
-        """Of a user's entries those that have settled. Raises MemoryFailed."""
-        return self._read(lambda transaction: self._entries.settled_of(transaction, key))
+    def whole(self, key: bytes, value: bytes) -> bytes:
+        """All of a user's entries, where ``value`` is what is stored, or is about to be. Raises MemoryFailed."""
+        return self._read(lambda transaction: self._entries.whole(transaction, key, value))
 
     def read_all(self, keys: Sequence[bytes]) -> list[bytes]:
         """``read`` of several, some dozens at most. Raises MemoryFailed."""
@@ -242,7 +242,7 @@ class UserMemory:
         if answer is not None and (self._full_of_answers or self._full_for_feeds):
             return _no_room_for_answer()
         if change.summary:
-            self._settle(transaction, change)
+            self._settle(transaction, change, value)
         elif new != old:
             if has_mark(value) and not has_mark(new):
                 self._entries.put(transaction, key, new)
@@ -252,11 +252,12 @@ class UserMemory:
             self._answers.put(transaction, *answer, self._now())
         return True
 
-    def _settle(self, transaction: "lmdb.Transaction[bytes]", change: Change) -> None:
+    def _settle(self, transaction: "lmdb.Transaction[bytes]", change: Change, value: bytes) -> None:
+        key, old, new = change.key, change.old, change.new
         if self._now() >= self._settles_from:
-            self._entries.settle(transaction, change.key, change.old, change.summary, change.new)
+            self._entries.settle(transaction, key, value, old, change.summary, new)
         else:
-            self._entries.put(transaction, change.key, change.old + change.new)
+            self._entries.put(transaction, key, old + new)
 
     def take_back(self, key: bytes, written: Entries) -> None:
         """Remove entries that were put for a feed that nobody was shown, where they are still as written.

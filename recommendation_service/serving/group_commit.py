@@ -16,7 +16,7 @@ import msgspec
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import UnwrittenFeed, encode_feeds
 from recommendation_service.memory.answers import StoredAnswer
-from recommendation_service.memory.user_entries import MARK_BYTES, Stored, has_mark
+from recommendation_service.memory.user_entries import Stored, has_mark
 from recommendation_service.memory.user_memory import Change, MemoryFailed, PagesHeld, UserMemory
 
 RECORDS_AT_ONCE = 64  # of the largest feeds, these are a tenth of a segment
@@ -165,8 +165,5 @@ class GroupCommit:
 
 def _after(change: Change, memory: UserMemory | None) -> bytes:
     """All of a user's entries as they are once it is written. Raises MemoryFailed."""
-    if change.summary:
-        return change.old + change.new
-    if has_mark(change.new) and memory is not None:
-        return memory.settled_of(change.key) + change.new[MARK_BYTES:]
-    return change.new
+    value = change.old + change.new if change.summary else change.new
+    return memory.whole(change.key, value) if has_mark(value) and memory is not None else value

@@ -48,13 +48,12 @@ def settle(memory: UserMemory, key: bytes = ALICE, old: bytes = OLD, new: bytes 
     assert memory.replace_all([Change(key, old, new, summary=SUMMARY)]) == [True]
 
 
-def settled_users(memory: UserMemory) -> int:
+def kept_apart(memory: UserMemory) -> int:
+    """Pieces and summaries."""
     with memory._environment.begin() as transaction:
         table = memory._entries.settled
         assert table is not None
-        entries = int(transaction.stat(table)["entries"])
-    assert entries % 2 == 0
-    return entries // 2
+        return int(transaction.stat(table)["entries"])
 
 
 def test_a_feed_reads_a_summary_and_what_came_since_and_everybody_else_all(settled: UserMemory) -> None:
@@ -62,7 +61,6 @@ def test_a_feed_reads_a_summary_and_what_came_since_and_everybody_else_all(settl
     assert (stored.summary, stored.recent) == (SUMMARY, NEW)
     assert has_mark(stored.value)
     assert settled.read(ALICE) == OLD + NEW
-    assert settled.settled_of(ALICE) == OLD
     assert settled.users() == 1
 
 
@@ -96,7 +94,7 @@ def test_what_was_changed_of_what_has_settled_is_as_written_and_no_longer_settle
     value, changed = settled.stored(ALICE).value, OLD[16:] + NEW + OLD[:16]
     assert settled.replace(ALICE, OLD + NEW, changed) is True
     assert settled.stored(ALICE).value == changed
-    assert settled_users(settled) == 0
+    assert kept_apart(settled) == 0
     assert settled.replace(ALICE, value, value + NEXT) is False
 
 
@@ -112,21 +110,41 @@ def test_whoever_read_before_entries_settled_anew_is_told(settled: UserMemory) -
     assert settled.read(ALICE) == other + NEW
 
 
-def test_when_much_came_since_all_is_read_and_settles_anew(settled: UserMemory) -> None:
+def test_when_much_came_since_that_did_not_settle_all_is_read_and_may_settle_anew(settled: UserMemory) -> None:
     since = served(300, 301 + MOST_SINCE // 16)
     assert settled.replace(ALICE, OLD + NEW, OLD + since) is True
     stored = settled.stored(ALICE)
     assert (stored.value, stored.summary) == (OLD + since, b"")
     settle(settled, old=OLD + since, new=NEXT)
-    assert settled.settled_of(ALICE) == OLD + since
+    assert settled.read(ALICE) == OLD + since + NEXT
     assert settled.stored(ALICE).recent == NEXT
+    assert kept_apart(settled) == 2
+
+
+def test_what_came_since_settles_piece_by_piece(settled: UserMemory) -> None:
+    whole, new = OLD, NEW
+    for number in range(1, 300):
+        value = settled.stored(ALICE).value
+        later = served(1000 * number, 1000 * number + 3)
+        assert settled.replace_all([Change(ALICE, value, later, summary=b"%d" % number)]) == [True]
+        assert settled.replace_all([Change(ALICE, value, later, summary=b"late")]) == [False]
+        whole, new = whole + new, later
+        stored = settled.stored(ALICE)
+        assert (stored.recent, stored.summary) == (new, b"%d" % number)
+        assert kept_apart(settled) == number + 2
+    assert settled.read(ALICE) == whole + new
+    assert settled.replace(ALICE, whole + new, whole + new + NEXT) is True
+    assert settled.stored(ALICE).recent == new + NEXT
+    assert settled.replace(ALICE, whole + new + NEXT, whole[16:]) is True
+    assert settled.stored(ALICE).value == whole[16:]
+    assert kept_apart(settled) == 0
 
 
 def test_what_is_forgotten_is_gone_from_both_tables(settled: UserMemory) -> None:
     settle(settled, BOB)
     assert settled.forget(ALICE) == 324
     assert (settled.read(ALICE), settled.read(BOB)) == (b"", OLD + NEW)
-    assert settled_users(settled) == 1
+    assert kept_apart(settled) == 2
     assert settled.forget(BOB, until=NOW - 1, now=NOW) == 0
     assert settled.read(BOB) == OLD + NEW
 
@@ -149,7 +167,8 @@ def test_a_sweep_looks_at_all_entries_and_clears_both_tables(settled: UserMemory
     settle(settled, BOB, old, served(300, 301, NOW - 100))
     settle(settled, CAROL, old + served(900, 901, NOW - 100, HIDDEN), served(300, 301, NOW - 100))
     settled.sweep(LONG_AGO, NOW)
-    assert settled.users() == settled_users(settled) == 2
+    assert settled.users() == 2
+    assert kept_apart(settled) == 4
     assert settled.read(BOB) == b""
     assert has_mark(settled.stored(CAROL).value)
 
@@ -170,7 +189,7 @@ def test_where_room_is_made_what_has_settled_gives_way_as_well(tmp_path: Path) -
         assert states[0] == {HIDDEN}
         assert states[-1] == {SERVED, HIDDEN}
         assert all(HIDDEN in of_user for of_user in states)
-        assert 0 < settled_users(memory) < users
+        assert 0 < kept_apart(memory) < 2 * users
 
 
 def test_in_a_full_memory_nothing_settles_and_what_is_there_stays(tmp_path: Path) -> None:
