@@ -150,6 +150,7 @@ class FeedPipeline:
         self._frame = self._frames.personal
         self._rank = entry_for(rank, self._frame, example)
         self._stages = [(name, entry_for(stage, self._frame, example)) for name, stage in STAGES]
+        self._counts = self.memory.counts.data
         self._seen = self.memory.seen_entries.data.cast("B")
         self._settled = self.memory.settled.words.data.cast("B")
         self._settles = _number_of(f"{catalog.version} {lifetimes}".encode())  # what summaries are for
@@ -224,7 +225,7 @@ class FeedPipeline:
         end = start + len(recent)
         self._seen[start:end] = recent
         ranked = self._run(request, seed, end // ENTRY_BYTES, is_settled=True)
-        if self.memory.counts[SEEN_ITEMS]:  # something seen had to come back: what was seen longest ago
+        if self._counts[SEEN_ITEMS]:  # something seen had to come back: what was seen longest ago
             return None
         return self._slate(request, seed, b"", self._summary(ranked) if len(recent) >= SETTLES_MORE_FROM else b"")
 
@@ -274,7 +275,7 @@ class FeedPipeline:
         if not words:
             return b""
         self.memory.settled.words[SOURCE] = self._settles
-        return bytes(self._settled[: words * WORD_BYTES])
+        return self._settled[: words * WORD_BYTES].tobytes()
 
     def barred(self, filters: AskedFilters, user_id: int, outsider: Outsider | None = None) -> Bytes | None:
         """(M,) not 0 where no list may have an item for a user who asks for that, by the filters and what editors took
@@ -325,8 +326,8 @@ class FeedPipeline:
 
     def _slate(self, request: FeedRequest, seed: int, withheld: bytes, summary: bytes) -> Slate:
         """``withheld``: empty where no decision is wanted."""
-        memory, counts = self.memory, self.memory.counts
-        slots, broken = int(counts[SLOTS]), int(counts[RELAXED])
+        memory, counts = self.memory, self._counts
+        slots, broken = counts[SLOTS], counts[RELAXED]
         views = self._views.get(slots)
         if views is None:
             views = self._views[slots] = memory.slot_item[:slots], memory.slot_key[:slots], memory.slot_number[:slots]
@@ -336,9 +337,9 @@ class FeedPipeline:
             self.policy.version,
             seed,
             *views,
-            bytes(self._packed[: int(counts[PACKED])]),
+            self._packed[: counts[PACKED]].tobytes(),
             [rule for bit, rule in enumerate(RULES) if broken >> bit & 1] if broken else [],
-            bytes(self._remembered[: ENTRY_BYTES * int(counts[REMEMBERED])]),
+            self._remembered[: ENTRY_BYTES * counts[REMEMBERED]].tobytes(),
             tuple(choice_of(memory, slot) for slot in range(slots)) if request.explain else (),
             self._decided() if withheld else b"",
             withheld,
@@ -518,5 +519,11 @@ def _copy(values: npt.NDArray[Any], memory: npt.NDArray[Any]) -> int:
 
 def feed_seed(seed: int, user_id: int, request_id: str) -> int:
     """63 bits from (seed, user, request): the same three give the same feed on the same versions."""
-    digest = hashlib.blake2b(f"{seed}:{user_id}:{request_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    digest = _seeded(seed).copy()
+    digest.update(f"{user_id}:{request_id}".encode())
+    return int.from_bytes(digest.digest(), "big") >> 1
+
+
+@lru_cache(4)
+def _seeded(seed: int) -> "hashlib.blake2b":
+    return hashlib.blake2b(f"{seed}:".encode(), digest_size=8)

@@ -114,11 +114,11 @@ class Feeds:
         if asked is not None and pipeline.editorial is not None:
             asked = under(asked, pipeline.editorial.takedowns)
         visit = self._store.visit(fields.user_id, request.session, asked)
-        answer = await visit.answer()
-        if answer is not None:
+        if asked is not None and (answer := await visit.answer()) is not None:
             self._metrics.feeds_repeated.inc()
             return answer
-        request = await with_facts(request, pipeline, self._users)
+        if pipeline.user_row(request.user_id) < 0:  # asked here as well: of nearly all nothing is to be waited for
+            request = await with_facts(request, pipeline, self._users)
         while True:
             slate = ranked(pipeline, request, await visit.read(), wants)
             if slate is None:
