@@ -31,7 +31,7 @@ from recommendation_service.ranking.kept_pools import NO_SLOTS
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import ANONYMOUS_ROW, RankingRequest
 from recommendation_service.ranking.seen import ENTRY_BYTES, Lifetimes
-from recommendation_service.ranking.settled import SOURCE, WORD_BYTES, summarised
+from recommendation_service.ranking.settled import FIRST_WORD, HEADS, SOURCE, WORD_BYTES, summarised
 from recommendation_service.ranking.shadows import make_shadow_memory, stack_shadows, weigh_shadows
 from recommendation_service.ranking.slate import RULES
 from recommendation_service.ranking.slate_body import join_items, join_named_items
@@ -206,7 +206,8 @@ class FeedPipeline:
         ranked = self._run(request, seed, remembered // ENTRY_BYTES)
         if wanted:
             return self._slate(request, seed, self._withheld(request, ranked.seen), b"")
-        return self._slate(request, seed, b"", self._summary(ranked) if remembered >= SETTLES_FROM else b"")
+        settles = request.personal and remembered >= SETTLES_FROM
+        return self._slate(request, seed, b"", self._summary(ranked) if settles else b"")
 
     def rank_since(
         self, request: FeedRequest, recent: bytes, summary: bytes, wants_decision: Wants | None = None
@@ -215,7 +216,7 @@ class FeedPipeline:
         entries, carried = summarised(summary, self._settles, request.now)
         if not 0 < entries <= SEEN_CAPACITY - LARGEST_FEED - len(recent) // ENTRY_BYTES or not recent:
             return None
-        if request.explain or self.editorial is not None:
+        if request.explain or not request.personal or self.editorial is not None:
             return None
         seed = feed_seed(self._seed, request.user_id, request.request_id)
         if wants_decision is not None and wants_decision(request, seed):
@@ -260,7 +261,10 @@ class FeedPipeline:
             self._lay(passing, rows)
         if pins is not self._pins:
             memory.pinned[:] = self._pins = pins
-        frames = self._frames if passing is None else passing.frames
+        frames = self._frames
+        if passing is not None:
+            frames = passing.frames
+            memory.settled.words[HEADS:FIRST_WORD] = 0  # its orderings may be others
         frame = frames.personal if request.personal else frames.impersonal
         self._feeds += 1
         if self._observe_stage is None or self._feeds % TIMED_EVERY:
@@ -270,8 +274,10 @@ class FeedPipeline:
         return ranking_request
 
     def _summary(self, request: RankingRequest) -> bytes:
-        """Of the entries of the feed that is in the memory; empty: they have not settled."""
-        words = 0 if self.editorial is not None else self._summarise(self._frame, request)
+        """Of the entries of the feed that is in the memory; empty: they have not settled, or something else keeps items
+        away as well."""
+        is_alone = self.editorial is None and self._laid is None
+        words = self._summarise(self._frame, request) if is_alone else 0
         if not words:
             return b""
         self.memory.settled.words[SOURCE] = self._settles

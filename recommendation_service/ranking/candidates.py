@@ -26,6 +26,7 @@ from recommendation_service.ranking.kept_pools import (
 from recommendation_service.ranking.places import find
 from recommendation_service.ranking.request import RankingRequest
 from recommendation_service.ranking.seen import SCROLLING_SECONDS, when_of
+from recommendation_service.ranking.settled import HEADS
 from recommendation_service.ranking.working_memory import (
     EXCLUDED,
     HAS_NETWORK,
@@ -77,7 +78,7 @@ def _pool_of_kind(
     bound = _user_bound(catalog, policy, memory, kind)
     neighbours = memory.counts[NEIGHBOURS] if policy.weight_collaborative[kind] > 0.0 else 0
     if bound == 0.0 and neighbours == 0:
-        return _head_of_ordering(catalog, policy, memory, kind, place)
+        return _head_of_ordering(catalog, policy, request, memory, kind, place)
     limit = min(KEPT_TIMES * size, CAPACITY) if is_kept else size
     found = _search(catalog, policy, memory, kind, neighbours, bound, limit)
     items, pool = memory.heap_items, memory.pool_items
@@ -187,11 +188,14 @@ def _largest_match(catalog: CatalogArrays, policy: PolicyArrays, memory: Working
 
 @inlined
 def _head_of_ordering(
-    catalog: CatalogArrays, policy: PolicyArrays, memory: WorkingMemory, kind: int, place: int
+    catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory, kind: int, place: int
 ) -> int:
     order, flags, pool = catalog.order_items, memory.flags, memory.pool_items
     full = place + policy.pool[kind]
-    for i in range(catalog.order_offsets[kind], catalog.order_offsets[kind + 1]):
+    start = catalog.order_offsets[kind]
+    if request.is_settled:
+        start += max(np.int32(0), memory.settled.rows[2 * HEADS + kind])
+    for i in range(start, catalog.order_offsets[kind + 1]):
         if place == full:
             break
         # Without a branch, which nobody could foretell: what is hidden is overwritten by the next.

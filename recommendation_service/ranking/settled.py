@@ -15,11 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from recommendation_service.model.columns import Int32, Int64
+from recommendation_service.model.kinds import MOST_KINDS
 
 # Words of a summary: what names the catalog and the lifetimes that it is for; seconds since 1970 until when it holds,
-# and of the latest entry; how many entries there are, how many of them are carried, and how many rows there are. Then
-# the carried entries, and the rows, two to a word; of what the user hid, -1 - row.
-SOURCE, UNTIL, LATEST, ENTRIES, CARRIED, ROWS, FIRST_WORD = range(7)
+# and of the latest entry; how many entries there are, how many of them are carried, and how many rows there are. Then,
+# two to a word, how many of the first items of each kind's ordering are kept away; the carried entries; and the rows,
+# two to a word: of what the user hid, -1 - row.
+SOURCE, UNTIL, LATEST, ENTRIES, CARRIED, ROWS, HEADS = range(7)
+FIRST_WORD = HEADS + (MOST_KINDS + 1) // 2
 WORD_BYTES = 8
 _HEAD = struct.Struct("<6q")
 MOST_CARRIED = 16  # entries of what the user acted on

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from recommendation_service.model.columns import Int32, Int64
-from recommendation_service.ranking.compiled import compiled, inlined
+from recommendation_service.model.columns import CatalogArrays, Int32, Int64
+from recommendation_service.model.policy_arrays import PolicyArrays
+from recommendation_service.ranking.compiled import Place, compiled, inlined
 from recommendation_service.ranking.frame import Frame
 from recommendation_service.ranking.kept_pools import NEVER_ENDS
 from recommendation_service.ranking.request import RankingRequest
@@ -16,8 +17,17 @@ from recommendation_service.ranking.seen import (
     lifetime_of,
     when_of,
 )
-from recommendation_service.ranking.settled import CARRIED, ENTRIES, FIRST_WORD, LATEST, MOST_CARRIED, ROWS, UNTIL
-from recommendation_service.ranking.working_memory import SEEN_CREATORS
+from recommendation_service.ranking.settled import (
+    CARRIED,
+    ENTRIES,
+    FIRST_WORD,
+    HEADS,
+    LATEST,
+    MOST_CARRIED,
+    ROWS,
+    UNTIL,
+)
+from recommendation_service.ranking.working_memory import EXCLUDED, SEEN, SEEN_CREATORS, WorkingMemory
 
 HOLDS_SECONDS = 60  # at least, or it is not worth the writing
 NO_SUMMARY = 0
@@ -59,8 +69,24 @@ def summarise(frame: Frame, request: RankingRequest) -> int:
             place += 1
     if place & 1:
         places[place] = 0  # the half of a word that is left
+    _find_heads(frame.catalog, frame.policy, request, memory)
     words[UNTIL], words[LATEST], words[ENTRIES], words[ROWS] = until, latest, entries + count - known, place - first
     return (place + 1) // 2
+
+
+@inlined
+def _find_heads(catalog: CatalogArrays, policy: PolicyArrays, request: RankingRequest, memory: WorkingMemory) -> None:
+    """None where the request, or a fact that is not the catalog's, keeps something away as well."""
+    flags, order, places = memory.flags, catalog.order_items, memory.settled.rows
+    if not request.is_settled:
+        memory.settled.words[HEADS:FIRST_WORD] = 0
+    if len(request.excluded) > 0 or request.history > 0:
+        return
+    for kind in range(len(policy.pool)):
+        place = catalog.order_offsets[kind] + places[2 * HEADS + kind]
+        while place < catalog.order_offsets[kind + 1] and flags[Place(order[place])] & (EXCLUDED | SEEN) != 0:
+            place += 1
+        places[2 * HEADS + kind] = place - catalog.order_offsets[kind]
 
 
 @inlined
