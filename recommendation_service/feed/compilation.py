@@ -50,8 +50,8 @@ NAMES = (*_FEW, *(name for name, _ in STAGES), "decision", "withheld", "packed w
 _SHARES: dict[int, tuple[tuple[str, ...], ...]] = {
     1: (),
     2: (
-        (*_FEW, "slate", "describe", "features", "scores", "packed withheld"),
-        ("candidates", "user", "decision", "withheld", "summary", "shadows"),
+        (*_FEW, "slate", "describe", "features", "scores", "packed withheld", "shadows"),
+        ("candidates", "user", "decision", "withheld", "summary"),
     ),
     3: (
         ("slate", "describe", "packed withheld"),
