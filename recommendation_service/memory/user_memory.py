@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
-import msgspec
 import numpy as np
 
 from recommendation_service.core.config import Settings
 from recommendation_service.core.files import locked, make_folder
 from recommendation_service.memory.answers import Answers, StoredAnswer
+from recommendation_service.memory.changes import TRANSACTION_BYTES, Change, transactions
 from recommendation_service.memory.disk_room import DiskRoom
 from recommendation_service.memory.entries import NOTHING, Entries, as_entries, user_key
 from recommendation_service.memory.eviction import count_ages, let_go
@@ -45,9 +45,6 @@ T = TypeVar("T")
 DAY_SECONDS = 86_400
 # On the disk beyond what is used: LMDB would else meet a full disk when it commits.
 RESERVE_BYTES = 16 << 20
-# The most that a transaction adds to the file: a user's entries, an answer, and the pages on the way to them.
-TRANSACTION_BYTES = 1 << 19
-CHANGE_BYTES = 1 << 14  # of these: pages on the way to a user's entries and to an answer
 SWEPT_TOGETHER = 50  # whom a sweep deletes in one
 _SECONDS = struct.Struct(">Q")
 BEGAN = b"began"
@@ -77,17 +74,6 @@ class NoRoomForAnswer(MemoryFailed):
 
 class AnswerNotKept(MemoryFailed):
     """All else was done."""
-
-
-class Change(msgspec.Struct, frozen=True, gc=False):
-    """What a request wants to be written, see UserMemory.replace."""
-
-    key: bytes
-    old: bytes  # as it was read
-    new: bytes  # as UserEntries.put takes it; or with a summary what comes after ``old``
-    answer: tuple[bytes, StoredAnswer] | None = None
-    is_deed: bool = False  # what a person did, for which there is room when feeds find none
-    summary: bytes = b""  # of ``old``, which settles
 
 
 class UserMemory:
@@ -213,7 +199,7 @@ class UserMemory:
     def replace_all(self, changes: Sequence[Change]) -> list[StoredAnswer | bool | MemoryFailed]:
         """``replace`` for each, in their order, in as few transactions as there is room for."""
         outcomes: list[StoredAnswer | bool | MemoryFailed] = []
-        for some in _transactions(changes):
+        for some in transactions(changes):
             done: list[StoredAnswer | bool | MemoryFailed]
             try:
                 with self._begin(self._entries.database) as transaction:
@@ -552,17 +538,3 @@ def forget_seen(settings: Settings, user_id: int, until: int, now: int) -> None:
     if key is not None:
         with opened(settings.seen_dir, settings.seen_megabytes << 20) as memory:
             memory.forget(key, until, now)
-
-
-def _transactions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
-    """The changes, in parts that add no more than TRANSACTION_BYTES to the file."""
-    start = added = 0
-    for place, change in enumerate(changes):
-        adds = len(change.new) + CHANGE_BYTES + (len(change.answer[1].body) if change.answer is not None else 0)
-        adds += 2 * len(change.old) if change.summary or not has_mark(change.new) else 0
-        if added + adds > TRANSACTION_BYTES and place > start:
-            yield changes[start:place]
-            start, added = place, 0
-        added += adds
-    if start < len(changes):
-        yield changes[start:]

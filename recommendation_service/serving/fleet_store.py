@@ -13,9 +13,10 @@ import numpy as np
 
 from recommendation_service.core.redis import Allowance
 from recommendation_service.memory.answers import Asked, StoredAnswer
+from recommendation_service.memory.changes import Change
 from recommendation_service.memory.entries import Entries, as_entries, user_key
 from recommendation_service.memory.user_entries import Stored
-from recommendation_service.memory.user_memory import AnswerNotKept, Change, MemoryFailed, NoRoomForAnswer
+from recommendation_service.memory.user_memory import AnswerNotKept, MemoryFailed, NoRoomForAnswer
 from recommendation_service.model.columns import Int64
 from recommendation_service.ranking.seen import merge_entries
 from recommendation_service.serving.fleet_memory import FleetMemory

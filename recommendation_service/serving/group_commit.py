@@ -16,8 +16,9 @@ import msgspec
 from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import UnwrittenFeed, encode_feeds
 from recommendation_service.memory.answers import StoredAnswer
+from recommendation_service.memory.changes import Change
 from recommendation_service.memory.user_entries import Stored, has_mark
-from recommendation_service.memory.user_memory import Change, MemoryFailed, PagesHeld, UserMemory
+from recommendation_service.memory.user_memory import MemoryFailed, PagesHeld, UserMemory
 
 RECORDS_AT_ONCE = 64  # of the largest feeds, these are a tenth of a segment
 # A request whose change is refused, as somebody else made one meanwhile, tries again so often. Of workers that serve

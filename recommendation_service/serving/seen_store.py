@@ -15,9 +15,10 @@ import structlog
 from recommendation_service.core.logging import Seldom
 from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.memory.answers import Asked, StoredAnswer
+from recommendation_service.memory.changes import Change
 from recommendation_service.memory.entries import user_key
 from recommendation_service.memory.user_entries import MARK_BYTES, Stored, has_mark
-from recommendation_service.memory.user_memory import Change, MemoryFailed, NoRoomForAnswer
+from recommendation_service.memory.user_memory import MemoryFailed, NoRoomForAnswer
 from recommendation_service.serving.group_commit import ATTEMPTS, NOTHING_STORED, GroupCommit
 from recommendation_service.serving.past import Past
 from recommendation_service.telemetry.metrics import Metrics

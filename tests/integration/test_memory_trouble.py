@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from recommendation_service.memory.answers import answer_key
+from recommendation_service.memory.changes import Change
 from recommendation_service.memory.entries import Entries
-from recommendation_service.memory.user_memory import Change, MemoryFailed, UserMemory, opened
+from recommendation_service.memory.user_memory import MemoryFailed, UserMemory, opened
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED
 from tests.end_to_end.service import ADMIN_TOKEN, Service, load_demo
 from tests.support.disks import fill_disk, small_disk

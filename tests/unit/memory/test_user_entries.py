@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recommendation_service.memory.changes import Change
 from recommendation_service.memory.entries import as_entries
 from recommendation_service.memory.memory_file import BOOT_FILE
 from recommendation_service.memory.user_entries import MARK_BYTES, MOST_SINCE, has_mark
-from recommendation_service.memory.user_memory import OLDER_RELEASE_SECONDS, Change, UserMemory, opened
+from recommendation_service.memory.user_memory import OLDER_RELEASE_SECONDS, UserMemory, opened
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED, Lifetimes
 
 ALICE, BOB, CAROL = (b"u" + bytes(7) + bytes([number]) for number in (1, 2, 3))

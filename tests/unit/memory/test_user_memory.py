@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from recommendation_service.memory.answers import StoredAnswer, answer_key
+from recommendation_service.memory.changes import Change
 from recommendation_service.memory.disk_room import file_system
 from recommendation_service.memory.entries import NOTHING, Entries, as_entries, user_key
 from recommendation_service.memory.memory_file import BOOT_FILE
-from recommendation_service.memory.user_memory import Change, MemoryFailed, NoRoomForAnswer, UserMemory, opened
+from recommendation_service.memory.user_memory import MemoryFailed, NoRoomForAnswer, UserMemory, opened
 from recommendation_service.ranking.seen import EPOCH, HIDDEN, SERVED, Lifetimes
 
 LIMIT = 64 << 20

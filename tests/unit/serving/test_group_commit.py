@@ -18,15 +18,8 @@ from recommendation_service.log.event_log import EventLog, LogFull
 from recommendation_service.log.records import UnwrittenFeed
 from recommendation_service.log.segments import SUFFIX, scan
 from recommendation_service.memory.answers import StoredAnswer, answer_key
-from recommendation_service.memory.user_memory import (
-    TRANSACTION_BYTES,
-    Change,
-    MemoryFailed,
-    PagesHeld,
-    UserMemory,
-    _transactions,
-    opened,
-)
+from recommendation_service.memory.changes import TRANSACTION_BYTES, Change, transactions
+from recommendation_service.memory.user_memory import MemoryFailed, PagesHeld, UserMemory, opened
 from recommendation_service.serving import group_commit
 from recommendation_service.serving.group_commit import GroupCommit
 from tests.support import events
@@ -312,7 +305,7 @@ def test_without_memory_and_log_there_is_nothing_to_read() -> None:
 @given(st.lists(st.tuples(st.integers(0, 65_536), st.integers(0, 400_000)), max_size=60))
 def test_the_transactions_of_a_turn_have_all_its_changes_in_their_order(sizes: list[tuple[int, int]]) -> None:
     changes = [change(place, size, body) for place, (size, body) in enumerate(sizes)]
-    assert [each for part in _transactions(changes) for each in part] == changes
+    assert [each for part in transactions(changes) for each in part] == changes
 
 
 def change(place: int, size: int, body: int) -> Change:
@@ -326,10 +319,30 @@ def test_a_transaction_adds_no_more_to_the_file_than_there_is_room_for(tmp_path:
         for place in range(3_000):  # so that the ways to a user's entries have several pages
             assert memory.replace(user(place), b"", b"") is True
         memory.replace_all([change(place, 384, 0) for place in range(3_000)])
-        first = next(iter(_transactions([change(7 * place, size, body) for place in range(400)])))
+        first = next(iter(transactions([change(7 * place, size, body) for place in range(400)])))
         changes = [Change(each.key, memory.read(each.key), each.new, each.answer) for each in first]
         with memory._environment.begin():  # a reader, so that no room is used again
             memory.replace(user(5_000), b"", ENTRY)
             used = memory.used_bytes
             assert set(memory.replace_all(changes)) == {True}
             assert 0 < memory.used_bytes - used <= TRANSACTION_BYTES
+
+
+@pytest.mark.parametrize(("pieces", "size"), [(0, 3_840), (0, 65_536), (1, 1_920), (30, 1_920)])
+def test_nor_does_one_in_which_entries_settle(tmp_path: Path, pieces: int, size: int) -> None:
+    """``size``: of what settles."""
+    summary, new = bytes((size + pieces * 1_920) // 4 + 512), bytes(1_920)
+    with opened(tmp_path, LIMIT) as memory, memory._environment.begin():  # a reader, so that no room is used again
+        memory.replace_all([Change(user(place), b"", bytes(size)) for place in range(600)])
+
+        def settling(new: bytes) -> list[Change]:
+            keys = [user(7 * place) for place in range(60)]
+            return [Change(key, memory.stored(key).value, new, summary=summary) for key in keys]
+
+        for _ in range(pieces):
+            assert set(memory.replace_all(settling(new))) == {True}
+        first = next(iter(transactions(settling(bytes(384)))))
+        assert len(first) > 1
+        used = memory.used_bytes
+        assert set(memory.replace_all(first)) == {True}
+        assert 0 < memory.used_bytes - used <= TRANSACTION_BYTES
