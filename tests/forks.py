@@ -3,7 +3,7 @@ imports and collects for itself is there once.
 
 For `tests/unit` only: what talks to servers or starts threads while it is imported must not be forked, and what
 `tests/side_by_side.py` says of tests that run alone is not looked at. A file is one process's, which takes the next one
-when it is about to end.
+at its end.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -141,10 +142,26 @@ def _work(session: pytest.Session, files: list[list[pytest.Item]], queue: int, c
     item = next(items, None)
     with suppress(KeyboardInterrupt):  # the parent is interrupted, too, and says so
         while item is not None:
-            following = next(items, None)
+            following = _Following(items)
             config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            item = following
+            item = following.item
     config._ensure_unconfigure()  # what was left behind and only now is found is an error, as in any other run
+
+
+class _Following:
+    """The test after one that runs, as pytest asks for it: what it shares with that one is not torn down. It is looked
+    for only then, so that no file waits for a test that takes long while another process has nothing to do."""
+
+    def __init__(self, items: Iterator[pytest.Item]) -> None:
+        self._items = items
+
+    @cached_property
+    def item(self) -> pytest.Item | None:
+        """None: it was the last."""
+        return next(self._items, None)
+
+    def listchain(self) -> list[Any]:
+        return self.item.listchain() if self.item is not None else []
 
 
 def _handed_out(files: list[list[pytest.Item]], queue: int) -> Iterator[pytest.Item]:
