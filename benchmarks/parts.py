@@ -35,7 +35,7 @@ PARTS = [
     (re.compile(pattern), part)
     for pattern, part in (
         (r"/(server|api)/worker\.py:(write|write_whole|_flush)$", "the kernel's TCP: sending"),
-        (r"/feed/pipeline\.py:(rank|_rank_by_stages)$", RANKING),
+        (r"/feed/pipeline\.py:(rank|_run|_rank_by_stages)$", RANKING),
         (r"/feed/(pipeline|slate|stages)\.py:(_decided|weighed)$", "decisions and shadows"),
         (r"/(serving|log)/decisions\.py:", "decisions and shadows"),
         (r"/feed/pipeline\.py:render$", "joining the answer"),

@@ -14,6 +14,7 @@ FEEDS = (f"{HERE}/serving/feeds.py", "feed", 80, 45)
     ("stack", "part"),
     [
         ([(f"{HERE}/feed/pipeline.py", "rank", 160, 130), FEEDS, PROTOCOL, *LOOPS], RANKING),
+        ([(f"{HERE}/feed/pipeline.py", "_run", 160, 130), FEEDS, PROTOCOL, *LOOPS], RANKING),
         ([(f"{HERE}/feed/pipeline.py", "render", 270, 260), FEEDS, PROTOCOL, *LOOPS], "joining the answer"),
         ([(f"{HERE}/serving/group_commit.py", "_write", 90, 80), *LOOPS], "memory"),
         ([(f"{HERE}/serving/recording.py", "record_of", 9, 5), FEEDS, PROTOCOL, *LOOPS], "record"),
